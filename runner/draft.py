@@ -1,0 +1,98 @@
+"""What a stage wants done, in words that become a command line and a fingerprint."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner import identity
+
+OUTPUT = "{output}"  # stands, in a draft, for the folder that the step writes
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a command line: how it is written, and what it contributes to the fingerprint.
+
+    A plain string contributes itself, an artifact its key, a file its content, an option that
+    cannot change the result nothing.
+    """
+
+    text: str
+    identity: str
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a stage wants done; `runner.plan` makes a Step of it.
+
+    `processes` > 1 starts the program under torchrun. An artifact that is not `cached` is made on every
+    run. A `resumable` program goes on from what an earlier try left in its output folder.
+    """
+
+    title: str
+    program: str
+    options: Sequence[str | Word]
+    processes: int = 1
+    env: Mapping[str, str] = field(default_factory=dict)
+    cached: bool = True
+    resumable: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a plan will run: absolute paths on that machine."""
+
+    code: Path
+    store: Path
+    python: str = sys.executable
+
+
+class Artifacts:
+    """What the steps so far will have made, and what lies outside the store."""
+
+    def __init__(self, place: Place):
+        self.place = place
+        self.keys: dict[str, str] = {}
+
+    def made(self, stage: str) -> bool:
+        """Whether the plan has a step of this stage."""
+        return stage in self.keys
+
+    def path(self, stage: str, below: str = "") -> Word:
+        """The artifact of an earlier stage, or a folder in it."""
+        key = self.keys[stage]
+        return Word(str(self.place.store / "objects" / key / below), f"{key}/{below}")
+
+    def outside(self, path: str, key: str) -> Word:
+        """A file or folder that the recipe names under `key`; it counts by its content."""
+        absolute = Path(path).expanduser().absolute()
+        return Word(str(absolute), identity.of_path(absolute, key, self.place.store / "digests"))
+
+
+def neutral(*words: str) -> list[Word]:
+    """Options that cannot change the result, so that another value does not redo the step."""
+    return [Word(word, "") for word in words]
+
+
+def options(**values: Any) -> list[str]:
+    """Flags from keyword arguments: `seq_len=256` is `--seq-len 256`, True is `--flag`, False is `--no-flag`.
+
+    None and empty lists are left out; a list gives several words.
+
+    >>> options(seq_len=256, pack=False, metrics=["a", "b"])
+    ['--seq-len', '256', '--no-pack', '--metrics', 'a', 'b']
+    """
+    words: list[str] = []
+    for name, value in values.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, list):
+            words += [f"--{flag}", *value] if value else []
+        elif value is not None:
+            words += [f"--{flag}", f"{value:g}" if isinstance(value, float) else str(value)]
+    return words

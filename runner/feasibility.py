@@ -1,0 +1,81 @@
+"""Whether the shapes of a recipe fit together, before any work. The rules of the shard format are NxD's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from runner.errors import RecipeError
+from runner.schema import Architecture, Recipe
+from runner.validate import InvalidKey, build, keys
+
+
+def check(recipe: Recipe) -> None:
+    """Raises RecipeError with the reason for the first thing that cannot work."""
+    _check_device(recipe)
+    architecture = architecture_of(recipe)
+    if architecture:
+        _check_cut(recipe, architecture)
+        _check_length(recipe, architecture)
+
+
+def architecture_of(recipe: Recipe) -> Architecture | None:
+    """Shapes of the model: what the recipe says, or config.json of a local folder; None if neither does."""
+    if recipe.model.architecture or recipe.model.source != "folder":
+        return recipe.model.architecture
+    path = Path(recipe.model.path).expanduser() / "config.json"
+    if not path.is_file():
+        raise RecipeError(f"model.path: {path}: no such file; model.path names a Hugging Face folder")
+    try:
+        config = json.loads(path.read_text())
+        return build(Architecture, {name: config[name] for name, _ in keys(Architecture)})
+    except (json.JSONDecodeError, KeyError, InvalidKey) as error:
+        raise RecipeError(f"model.path: {path}: not a Llama configuration: {error}") from error
+
+
+def kv_size_multiplier(recipe: Recipe, architecture: Architecture) -> int:
+    """Copies of each K/V head: as the recipe says, or so few that every rank holds a whole one.
+
+    >>> kv_size_multiplier(Recipe(parallel=Parallel(tp_size=32)), llama3_8b)  # 8 K/V heads
+    4
+    """
+    heads, tp_size = architecture.num_key_value_heads, recipe.parallel.tp_size
+    return recipe.parallel.kv_size_multiplier or max(1, -(-tp_size // heads))
+
+
+def _check_device(recipe: Recipe) -> None:
+    hardware, tp_size = recipe.hardware, recipe.parallel.tp_size
+    if recipe.train.backend == "torch" and hardware.device != "cpu":
+        raise RecipeError(f"hardware={hardware.name}: train=torch_lora trains on hardware=cpu; "
+                          f"hardware=cpu hardware.layout={hardware.layout} rehearses the same shards")
+    if hardware.cores and tp_size > hardware.cores:
+        raise RecipeError(f"parallel.tp_size: {tp_size} is more than the {hardware.cores} cores of {hardware.name}")
+
+
+def _check_cut(recipe: Recipe, architecture: Architecture) -> None:
+    tp_size, multiplier = recipe.parallel.tp_size, kv_size_multiplier(recipe, architecture)
+    heads = architecture.num_key_value_heads * multiplier
+    for name in ("num_attention_heads", "intermediate_size", "vocab_size"):
+        size = getattr(architecture, name)
+        if size % tp_size:
+            raise RecipeError(f"parallel.tp_size: {tp_size} does not divide {name} {size} of {recipe.model.name}; "
+                              f"try {_divisors(architecture)}")
+    if heads < tp_size or heads % tp_size or architecture.num_attention_heads % heads:
+        raise RecipeError(f"parallel.kv_size_multiplier: {architecture.num_key_value_heads} K/V heads x {multiplier} "
+                          f"do not spread evenly over tp_size {tp_size}; leave it out to have it derived")
+    if recipe.hardware.layout == "trn1" and multiplier > 1 and heads != tp_size:
+        raise RecipeError(f"parallel.kv_size_multiplier: the trn1 layout wants K/V heads x multiplier = tp_size, "
+                          f"not {architecture.num_key_value_heads} x {multiplier} with tp_size {tp_size}")
+
+
+def _divisors(architecture: Architecture) -> str:
+    sizes = (architecture.num_attention_heads, architecture.intermediate_size, architecture.vocab_size)
+    fitting = (n for n in range(1, sizes[0] + 1) if not any(size % n for size in sizes))
+    return ", ".join(map(str, fitting))
+
+
+def _check_length(recipe: Recipe, architecture: Architecture) -> None:
+    longest = architecture.max_position_embeddings
+    if recipe.dataset.seq_len > longest:
+        raise RecipeError(f"dataset.seq_len: {recipe.dataset.seq_len} is more than the {longest} positions "
+                          f"of {recipe.model.name}")

@@ -1,0 +1,48 @@
+"""`runner run` with Hydra's own flags: --cfg, --info, --help, -m and the rest go through Hydra's application."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.console import Console
+
+from runner import compose
+from runner.errors import RecipeError
+from runner.run import run
+
+
+def main(name: str, words: Sequence[str]) -> int:
+    """Run the recipe `name` as a Hydra application with `words`, flags and overrides, as its command line."""
+    source = compose.locate(name)
+    flags, overrides = _split(words)
+    compose.check_overrides(overrides)
+    compose.prepare_hydra()
+    statuses: list[int] = []
+
+    def job(config: DictConfig) -> None:
+        statuses.append(_run_job(config, source))
+
+    sys.argv = ["runner", *flags, *compose.quote_options(overrides)]
+    hydra.main(config_path=str(source.parent), config_name=source.stem, version_base="1.3")(job)()
+    return max(statuses, default=0)
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Flags with their values, and overrides; Hydra wants the flags first."""
+    overrides = [word for word in words if not word.startswith("-") and ("=" in word or word.startswith("~"))]
+    return [word for word in words if word not in overrides], overrides
+
+
+def _run_job(config: DictConfig, source: Path) -> int:
+    hydra_config = HydraConfig.get()
+    choices = {group: str(option) for group, option in hydra_config.runtime.choices.items()}
+    try:
+        return run(compose.from_config(config, source, hydra_config.overrides.task, choices), Console())
+    except RecipeError as error:
+        print(f"runner: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,88 @@
+"""What a step depends on besides its options: the content of files, and the source of programs."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+from functools import cache
+from pathlib import Path
+
+from runner.errors import RecipeError
+
+_LARGE = 64 * 2**20  # bytes; the digest of a larger file is remembered, by size and time of change
+
+
+def of_text(*parts: str) -> str:
+    """The hex SHA-256 of texts; where one ends and the next begins counts."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def of_program(program: Path) -> str:
+    """Of a stage program: its source and that of the modules beside it that it imports, to any depth."""
+    sources = sorted(_imported(program.resolve()))
+    return of_text(*(text for path in sources for text in (path.name, path.read_text())))
+
+
+def of_path(path: Path, key: str, memory: Path) -> str:
+    """Of the content of a file, or of all files in a folder. `key` is the recipe's, for the error line.
+
+    `memory` is a folder that keeps the digests of large files.
+    """
+    try:
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file() and not _hidden(file.relative_to(path)))
+            return of_text(*(text for file in files for text in (str(file.relative_to(path)), _of_file(file, memory))))
+        return _of_file(path, memory)
+    except FileNotFoundError:
+        raise RecipeError(f"{key}: {path}: no such file or folder") from None
+    except OSError as error:
+        raise RecipeError(f"{key}: {path}: {error.strerror}") from None
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _of_file(path: Path, memory: Path) -> str:
+    status = path.stat()
+    if status.st_size < _LARGE:
+        return _digest(path)
+    note = memory / of_text(str(path.resolve()), str(status.st_size), str(status.st_mtime_ns))
+    if not note.is_file():
+        digest = _digest(path)
+        memory.mkdir(parents=True, exist_ok=True)
+        aside = note.with_name(f"{note.name}.{os.getpid()}")
+        aside.write_text(digest)
+        aside.replace(note)
+    return note.read_text()
+
+
+def _digest(path: Path) -> str:
+    sha = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(2**20):
+            sha.update(chunk)
+    return sha.hexdigest()
+
+
+@cache
+def _imported(program: Path) -> frozenset[Path]:
+    found, todo = set(), {program}
+    while todo:
+        path = todo.pop()
+        found.add(path)
+        todo |= {file for file in _local_imports(path, program.parent) if file not in found}
+    return frozenset(found)
+
+
+def _local_imports(path: Path, folder: Path) -> set[Path]:
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    files = (folder / f"{module.replace('.', '/')}.py" for module in modules)
+    return {file for file in files if file.is_file()}

@@ -1,0 +1,68 @@
+"""Recipe → Plan: the command lines that will run, each with its inputs, its output and its fingerprint."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runner import feasibility, identity
+from runner.compose import ROOT
+from runner.draft import OUTPUT, Artifacts, Draft, Place, Word
+from runner.schema import Recipe
+from runner.stages import STAGES
+
+@dataclass(frozen=True)
+class Step:
+    """One command line of a plan. `key` names the artifact in the store: stage and fingerprint."""
+
+    stage: str
+    title: str
+    key: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cached: bool
+    resumable: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in the order in which they run, on the machine whose store is at `store`."""
+
+    recipe: str
+    store: str
+    steps: tuple[Step, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"version": 1, **dataclasses.asdict(self)}
+
+
+def build(recipe: Recipe, place: Place) -> Plan:
+    """The plan of a recipe for a place. Raises RecipeError where an outside file is missing or the shapes do not fit."""
+    feasibility.check(recipe)
+    artifacts, steps = Artifacts(place), []
+    for stage, draft_of in STAGES.items():
+        draft = draft_of(recipe, artifacts)
+        if draft:
+            step = _step(stage, draft, place)
+            artifacts.keys[stage] = step.key
+            steps.append(step)
+    return Plan(recipe.name, str(place.store), tuple(steps))
+
+
+def _step(stage: str, draft: Draft, place: Place) -> Step:
+    program = place.code / "scripts" / draft.program
+    words = [word if isinstance(word, Word) else Word(word, word) for word in draft.options]
+    identities = (word.identity for word in words if word.identity)
+    source = identity.of_program(ROOT / "scripts" / draft.program)
+    key = f"{stage}-{identity.of_text(stage, source, str(draft.processes), *identities)[:16]}"
+    output = str(place.store / "partial" / key)
+    argv = (*_launcher(place, draft.processes), str(program), *(word.text.replace(OUTPUT, output) for word in words))
+    return Step(stage, draft.title, key, argv, draft.env, draft.cached, draft.resumable)
+
+
+def _launcher(place: Place, processes: int) -> list[str]:
+    if processes == 1:
+        return [place.python]
+    return [place.python, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]

@@ -1,0 +1,92 @@
+"""The record of a run: a folder with what was asked, what was planned, and what happened.
+
+    recipe.yaml    the composed recipe          plan.json    the command lines
+    manifest.json  overrides, code, versions    events.jsonl what happened, live
+    logs/          output of every step         artifacts/   links to what the steps made
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from runner.compose import ROOT, Composed
+from runner.plan import Plan
+
+_PACKAGES = ("hydra-core", "omegaconf", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
+
+
+def create(composed: Composed, plan: Plan) -> Path:
+    """A new run folder with everything that is known before the first step."""
+    folder = _new_folder(Path(composed.recipe.paths.runs).absolute(), composed.recipe.name)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(dataclasses.asdict(composed.recipe), sort_keys=False))
+    _write_json(folder / "plan.json", plan.as_json())
+    _write_json(folder / "manifest.json", _manifest(composed))
+    (folder / "events.jsonl").touch()
+    return folder
+
+
+def artifact_json(run: Path, stage: str, name: str) -> dict[str, Any] | None:
+    """A JSON file that a stage left in its artifact, if there is one."""
+    path = run / "artifacts" / stage / name
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _new_folder(runs: Path, name: str) -> Path:
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+    for number in range(1, 1000):
+        folder = runs / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+    raise FileExistsError(runs / stem)
+
+
+def _manifest(composed: Composed) -> dict[str, Any]:
+    return {
+        "recipe": str(composed.source),
+        "overrides": list(composed.overrides),
+        "choices": dict(composed.choices),
+        "command": sys.argv,
+        "git": _git(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "machine": {"host": platform.node(), "system": platform.platform(), "cores": os.cpu_count()},
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _git() -> dict[str, Any] | None:
+    commit = _git_says("rev-parse", "HEAD")
+    return commit and {"commit": commit, "changed": bool(_git_says("status", "--porcelain"))}
+
+
+def _git_says(*words: str) -> Any:
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")

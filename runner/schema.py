@@ -1,0 +1,195 @@
+"""What a recipe may say: every key with its type, range, default and one line of help.
+
+The classes are plain dataclasses; `runner.validate` reads the field metadata that `key` writes.
+A key that defaults to None is derived, or not used, as its help says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def key(
+    help: str,
+    default: Any,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A dataclass field with its help and the values that it takes, bounds included."""
+    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def section(kind: type, help: str) -> Any:
+    """A dataclass field that holds another section of the recipe."""
+    return field(default_factory=kind, metadata={"help": help})
+
+
+@dataclass
+class Hardware:
+    name: str = key("the instance type, or cpu", "cpu")
+    device: str = key("what the trainer and the server compute on", "cpu", choices=("cpu", "neuron"))
+    layout: str = key("order of heads in tensor-parallel shards", "trn2", choices=("trn1", "trn2"))
+    cores: int | None = key("NeuronCores (logical) of one machine; none on a CPU", None, minimum=1)
+    core_memory_gb: float | None = key("HBM of one NeuronCore, GiB", None, minimum=1)
+    host_memory_gb: float | None = key("memory of the host, GiB", None, minimum=1)
+
+
+@dataclass
+class Sdk:
+    name: str = key("the Neuron SDK release, or cpu", "cpu")
+    python: str | None = key("Python that runs the stage programs; default: the one that runs the runner", None)
+
+
+@dataclass
+class Architecture:
+    hidden_size: int = key("width of the model", 0, minimum=1)
+    intermediate_size: int = key("width of the MLP", 0, minimum=1)
+    num_hidden_layers: int = key("decoder layers", 0, minimum=1)
+    num_attention_heads: int = key("query heads", 0, minimum=1)
+    num_key_value_heads: int = key("key/value heads", 0, minimum=1)
+    vocab_size: int = key("rows of the embedding", 0, minimum=1)
+    max_position_embeddings: int = key("longest sequence the model was made for", 0, minimum=1)
+
+
+@dataclass
+class Model:
+    name: str = key("how the model is called in reports", "model")
+    source: str = key("where the weights come from", "folder", choices=("folder", "hub", "gguf"))
+    path: str = key("a folder, a hub id, or a GGUF file (package:NAME/FILE for one inside a Python package)", "")
+    revision: str | None = key("commit, tag or branch of a hub model", None)
+    dtype: str = key("dtype that a GGUF file is expanded to", "bf16", choices=("fp32", "bf16"))
+    architecture: Architecture | None = key("shapes, where they can't be read from path/config.json", None)
+
+
+@dataclass
+class Parallel:
+    tp_size: int = key("tensor-parallel size: the model is cut over this many ranks", 1, minimum=1, maximum=1024)
+    kv_size_multiplier: int | None = key("copies of each K/V head; default: as few as tp_size needs", None, minimum=1)
+
+
+@dataclass
+class Template:
+    sections: list[str] = key("parts of the prompt, {column} is filled in; one whose columns are empty is left out", [])
+    separator: str = key("what stands between the sections", "\n\n")
+    response: str = key("the answer that is learnt", "{response}")
+    system: str | None = key("the system message of a chat", None)
+    chat: bool = key("wrap the prompt in the tokenizer's chat template", False)
+
+
+@dataclass
+class Dataset:
+    name: str = key("how the data set is called in reports", "dataset")
+    source: str = key("where the rows come from", "files", choices=("files", "hub"))
+    path: str = key("a JSONL, JSON, CSV or Parquet file, or a hub id", "")
+    revision: str | None = key("commit, tag or branch of a hub data set", None)
+    split: str = key("split of a hub data set", "train")
+    eval_path: str | None = key("a file of held-out rows; default: eval_rows are taken from path", None)
+    eval_rows: int = key("rows held out when there is no eval_path", 200, minimum=1)
+    train_rows: int = key("rows to train on; 0 = all", 0, minimum=0)
+    where: dict[str, str] = key("keep only the rows with these values, column: value", {})
+    template: Template = section(Template, "the one prompt template of training, evaluation and serving")
+    seq_len: int = key("length of a training sequence, tokens", 1024, minimum=8, maximum=131072)
+    pack: bool = key("put several examples into one sequence", True)
+    loss_on: str = key("tokens that are learnt", "response", choices=("response", "all"))
+    seed: int = key("seed of shuffle and split", 42, minimum=0)
+
+
+@dataclass
+class Lora:
+    rank: int = key("rank of the update; higher learns more and costs memory", 16, minimum=1, maximum=1024)
+    alpha: float = key("scale of the update: alpha / rank, with rslora alpha / sqrt(rank)", 32.0, minimum=1e-6)
+    dropout: float = key("dropout before lora_A", 0.0, minimum=0.0, maximum=0.99)
+    rslora: bool = key("rank-stabilised scale", False)
+    targets: list[str] = key("linear layers that get an adapter", list(LORA_TARGETS), choices=LORA_TARGETS)
+
+
+@dataclass
+class Train:
+    backend: str = key("the trainer", "torch", choices=("torch",))
+    epochs: int = key("passes over the data", 1, minimum=1)
+    max_steps: int = key("stop after so many optimizer steps; 0 = epochs decide", 0, minimum=0)
+    batch_size: int = key("sequences a micro-step", 8, minimum=1)
+    accumulate: int = key("micro-steps an optimizer step", 1, minimum=1)
+    learning_rate: float = key("peak learning rate", 2e-4, minimum=0.0, maximum=10.0)
+    warmup_ratio: float = key("share of the steps that warm up", 0.05, minimum=0.0, maximum=1.0)
+    schedule: str = key("learning rate after warm-up", "cosine", choices=("linear", "cosine", "constant"))
+    weight_decay: float = key("AdamW weight decay", 0.0, minimum=0.0)
+    max_grad_norm: float = key("gradients are clipped to this norm; 0 = never", 1.0, minimum=0.0)
+    dtype: str = key("dtype of weights and activations; LoRA weights stay fp32", "bf16", choices=("fp32", "bf16"))
+    gradient_checkpointing: bool = key("recompute activations: less memory, about 16 % more time", False)
+    checkpoint_every: int = key("optimizer steps between checkpoints; 0 = none", 50, minimum=0)
+    seed: int = key("seed of LoRA weights, data order and dropout", 42, minimum=0)
+    lora: Lora = section(Lora, "the adapter")
+
+
+@dataclass
+class Export:
+    merge: bool = key("also write the model with the adapter merged in", False)
+
+
+@dataclass
+class Evaluate:
+    enabled: bool = key("measure base and adapter on the held-out rows", True)
+    examples: int = key("held-out rows to use; 0 = all", 200, minimum=0)
+    metrics: list[str] = key("scores", ["exact_match", "rouge_l"], choices=("exact_match", "rouge_l", "sql"))
+    sql_schema: str = key("column that holds CREATE TABLE statements", "context")
+    sql_rows: str = key("column that holds INSERT statements; rows are invented where it is absent", "rows")
+    max_new_tokens: int = key("longest answer, tokens", 128, minimum=1)
+    batch_size: int = key("prompts generated at once", 32, minimum=1)
+    dtype: str = key("dtype of the model", "fp32", choices=("fp32", "bf16"))
+
+
+@dataclass
+class Serve:
+    engine: str = key("what serves the model; none = nothing", "embedded", choices=("embedded", "none"))
+    mode: str = key("smoke: start, ask, compare, stop; foreground: serve until Ctrl-C", "smoke",
+                    choices=("smoke", "foreground"))
+    host: str = key("address to listen on", "127.0.0.1")
+    port: int | None = key("port; default: derived from the adapter, so that runs side by side differ", None,
+                           minimum=1, maximum=65535)
+    base_name: str = key("name that asks the base model", "base")
+    adapter_name: str = key("name that asks the adapter", "adapter")
+    dtype: str = key("dtype of the model", "fp32", choices=("fp32", "bf16"))
+    smoke_prompts: int = key("prompts that the smoke test asks", 8, minimum=1)
+    timeout: float = key("seconds that the server may take to start", 300.0, minimum=1)
+
+
+@dataclass
+class Target:
+    kind: str = key("where the plan runs", "local", choices=("local",))
+
+
+@dataclass
+class Tracker:
+    kind: str = key("where metrics go besides the run folder", "none", choices=("none",))
+
+
+@dataclass
+class Paths:
+    store: str = key("folder of finished artifacts, shared by all runs", "store")
+    runs: str = key("folder of run records", "runs")
+
+
+@dataclass
+class Recipe:
+    name: str = key("how the recipe is called in reports; default: its file name", "")
+    hardware: Hardware = section(Hardware, "the machine that trains and serves")
+    sdk: Sdk = section(Sdk, "the software on that machine")
+    model: Model = section(Model, "the base model")
+    parallel: Parallel = section(Parallel, "how the model is cut")
+    dataset: Dataset = section(Dataset, "the rows and their prompt template")
+    train: Train = section(Train, "the trainer and its settings")
+    export: Export = section(Export, "what is made of the trained adapter")
+    evaluate: Evaluate = section(Evaluate, "how base and adapter are measured")
+    serve: Serve = section(Serve, "the server")
+    target: Target = section(Target, "where the plan runs")
+    tracker: Tracker = section(Tracker, "where metrics go besides the run folder")
+    paths: Paths = section(Paths, "where artifacts and records are kept")

@@ -1,0 +1,17 @@
+"""Sharded adapter → a PEFT folder, and a merged model by choice."""
+
+from __future__ import annotations
+
+from runner.draft import OUTPUT, Artifacts, Draft
+from runner.schema import Recipe
+
+
+def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
+    words = [
+        "--model", artifacts.path("fetch"),
+        "--adapter", artifacts.path("train"),
+        *(["--merge"] if recipe.export.merge else []),
+        "--output", OUTPUT,
+    ]  # fmt: skip
+    title = "gather the adapter for PEFT and vLLM" + (" and merge it" if recipe.export.merge else "")
+    return Draft(title, "export_adapter.py", words)

@@ -1,0 +1,39 @@
+"""Rows and their prompt template → arrays of tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from runner.errors import RecipeError
+from runner.draft import OUTPUT, Artifacts, Draft, Word, options
+from runner.schema import Dataset, Recipe
+
+
+def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
+    dataset = recipe.dataset
+    words = [
+        "--model", artifacts.path("fetch"),
+        *_rows(dataset, artifacts),
+        *_held_out(dataset, artifacts),
+        "--template", json.dumps(dataclasses.asdict(dataset.template)),
+        *options(seq_len=dataset.seq_len, pack=dataset.pack, loss_on=dataset.loss_on, seed=dataset.seed),
+        *options(train_rows=dataset.train_rows or None),
+        *(word for item in dataset.where.items() for word in ("--where", "=".join(item))),
+        "--output", OUTPUT,
+    ]  # fmt: skip
+    return Draft(f"tokenize {dataset.name} to sequences of {dataset.seq_len}", "tokenize_dataset.py", words)
+
+
+def _rows(dataset: Dataset, artifacts: Artifacts) -> list[str | Word]:
+    if not dataset.path:
+        raise RecipeError("dataset.path: says where the rows are; for example dataset.path=rows.jsonl")
+    if dataset.source == "hub":
+        return ["--hub", dataset.path, *options(revision=dataset.revision, hub_split=dataset.split)]
+    return ["--input", artifacts.outside(dataset.path, "dataset.path")]
+
+
+def _held_out(dataset: Dataset, artifacts: Artifacts) -> list[str | Word]:
+    if dataset.eval_path:
+        return ["--eval-input", artifacts.outside(dataset.eval_path, "dataset.eval_path")]
+    return options(eval_rows=dataset.eval_rows)

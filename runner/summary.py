@@ -1,0 +1,80 @@
+"""The closing words of a run: base against adapter, a sample, and where things are."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from runner.record import artifact_json
+
+_NAMES = {
+    "loss": "held-out loss",
+    "perplexity": "perplexity",
+    "exact_match": "exact match",
+    "rouge_l": "ROUGE-L",
+    "execution_accuracy": "execution accuracy",
+}
+_SHARES = ("exact_match", "rouge_l", "execution_accuracy")
+
+
+def show(run: Path, console: Console) -> None:
+    """Print what came of the run in the folder `run`."""
+    report = artifact_json(run, "evaluate", "report.json")
+    if report:
+        console.print(_comparison(report))
+        _show_sample(run, console)
+    smoke = artifact_json(run, "serve", "smoke.json")
+    if smoke:
+        console.print(Text(f"served: {smoke['equal_to_evaluation']} of {smoke['prompts']} answers equal the evaluation's "
+                           f"token for token, {smoke['differs_from_base']} differ from the base model's"))
+    for name, path in _places(run):
+        console.print(Text(f"{name:<8} {_short(path)}"), soft_wrap=True)
+
+
+def _comparison(report: dict[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=f"{report['examples']} held-out examples", title_justify="left")
+    for heading in ("", "base", "adapter"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, title in _NAMES.items():
+        if name in report["base"]:
+            table.add_row(title, *(_number(name, report[side][name]) for side in ("base", "adapter")))
+    return table
+
+
+def _number(name: str, value: float) -> str:
+    return f"{value:.1%}" if name in _SHARES else f"{value:.4g}"
+
+
+def _show_sample(run: Path, console: Console) -> None:
+    """The first example that shows a difference: right with the adapter, if there is one."""
+    path = run / "artifacts" / "evaluate" / "samples.jsonl"
+    with path.open() as lines:
+        samples = [json.loads(line) for line in itertools.islice(lines, 50)]
+    best = max(samples, key=lambda sample: sample["adapter"]["text"].strip() == sample["reference"].strip())
+    for side, text in (("prompt", best["prompt"]), ("base", best["base"]["text"]), ("adapter", best["adapter"]["text"])):
+        indented = text.strip().replace("\n", "\n" + " " * 9)
+        console.print(Text(f"{side:<8} {indented[:400]}", style="" if side == "adapter" else "dim"), soft_wrap=True)
+    console.print()
+
+
+def _places(run: Path) -> list[tuple[str, Path]]:
+    made = {
+        "adapter": run / "artifacts" / "export" / "adapter",
+        "merged": run / "artifacts" / "export" / "merged",
+        "samples": run / "artifacts" / "evaluate" / "samples.jsonl",
+        "run": run,
+    }
+    return [(name, path) for name, path in made.items() if path.exists()]
+
+
+def _short(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return relative if not relative.startswith("..") else str(path)

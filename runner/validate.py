@@ -1,0 +1,103 @@
+"""Turns plain values (what YAML and overrides give) into the dataclasses of `runner.schema`, or says why not."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, TypeVar
+
+from runner.errors import did_you_mean
+
+T = TypeVar("T")
+
+
+class InvalidKey(Exception):
+    """A key that the schema does not know, or a value that it does not take."""
+
+    def __init__(self, key: str, problem: str):
+        super().__init__(f"{key}: {problem}")
+        self.key, self.problem = key, problem
+
+
+def build(kind: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+    """An instance of the dataclass `kind` from nested mappings. Raises InvalidKey for the first mistake."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in fields:
+            raise InvalidKey(f"{prefix}{name}", f"no such key; {did_you_mean(str(name), fields)}")
+    hints = _hints(kind)
+    given = {
+        name: _convert(f"{prefix}{name}", value, hints[name], fields[name].metadata) for name, value in values.items()
+    }
+    return kind(**given)
+
+
+def keys(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+    """Every dotted key below `kind` with its field, sections included."""
+    for field in dataclasses.fields(kind):
+        yield f"{prefix}{field.name}", field
+        nested = _dataclass_in(_hints(kind)[field.name])
+        if nested:
+            yield from keys(nested, f"{prefix}{field.name}.")
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    return next((kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)), None)  # type: ignore[return-value]
+
+
+def _convert(key: str, value: Any, hint: Any, limits: Mapping[str, Any]) -> Any:
+    if isinstance(hint, types.UnionType):  # the schema's only unions are `X | None`
+        if value is None:
+            return None
+        hint = typing.get_args(hint)[0]
+    if dataclasses.is_dataclass(hint):
+        return build(hint, _mapping(key, value), f"{key}.")  # type: ignore[arg-type]
+    if typing.get_origin(hint) is list:
+        return _list(key, value, limits)
+    if typing.get_origin(hint) is dict:
+        return {str(name): str(item) for name, item in _mapping(key, value).items()}
+    return _in_limits(key, _scalar(key, value, hint), limits)
+
+
+def _mapping(key: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidKey(key, f"takes keys below it, not {value!r}")
+    return value
+
+
+def _list(key: str, value: Any, limits: Mapping[str, Any]) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise InvalidKey(key, f"takes a list of words like [a,b], not {value!r}")
+    return [_in_limits(key, item, limits) for item in value]
+
+
+def _scalar(key: str, value: Any, kind: type) -> Any:
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is str and type(value) in (int, float):  # `model.revision=2026` is a word all the same
+        return str(value)
+    if type(value) is not kind:
+        raise InvalidKey(key, f"takes {_NAMES[kind]}, not {value!r}")
+    return value
+
+
+_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+
+
+def _in_limits(key: str, value: Any, limits: Mapping[str, Any]) -> Any:
+    minimum, maximum, choices = limits["minimum"], limits["maximum"], limits["choices"]
+    if choices and value not in choices:
+        raise InvalidKey(key, f"{value!r} is none of its values; {did_you_mean(value, choices)}")
+    if minimum is not None and not value >= minimum:
+        raise InvalidKey(key, f"{value} is too small; the least is {minimum:g}")
+    if maximum is not None and value > maximum:
+        raise InvalidKey(key, f"{value} is too large; the most is {maximum:g}")
+    return value

@@ -1,0 +1,1 @@
+"""What the stage programs share. Standard library and NumPy only, unless a module says otherwise."""

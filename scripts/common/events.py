@@ -1,0 +1,62 @@
+"""Progress, metrics and messages of a stage program, one JSON object a line.
+
+Under the runner the lines go to the file named by RUNNER_EVENTS (shared with other writers, so each
+line is one appending write); by hand they are shown as text on stderr.
+
+    {"time": 1763760000.1, "stage": "train", "event": "progress", "done": 12, "total": 80, "unit": "step"}
+    {"time": ..., "stage": "train", "event": "metric", "at": 12, "values": {"loss": 2.31, "learning_rate": 0.0004}}
+    {"time": ..., "stage": "train", "event": "log", "level": "warning", "message": "..."}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+_SECONDS_BETWEEN = 0.1  # a progress line costs a write; a person sees no more than ten a second
+_last_progress = 0.0
+
+
+def progress(done: int, total: int, unit: str = "step") -> None:
+    """Say that `done` of `total` units are finished. The last one is always told, others when due."""
+    global _last_progress
+    now = time.monotonic()
+    if done < total and now - _last_progress < _SECONDS_BETWEEN:
+        return
+    _last_progress = now
+    _emit({"event": "progress", "done": done, "total": total, "unit": unit})
+
+
+def metric(values: dict[str, float], at: int | None = None) -> None:
+    """Record named numbers, `at` a step of training where there is one."""
+    _emit({"event": "metric", "at": at, "values": values})
+
+
+def log(message: str, level: str = "info") -> None:
+    """Tell the user something: `level` is info, warning or error."""
+    _emit({"event": "log", "level": level, "message": message})
+
+
+def _emit(fields: dict[str, Any]) -> None:
+    sink = os.environ.get("RUNNER_EVENTS")
+    if not sink:
+        print(_as_text(fields), file=sys.stderr, flush=True)
+        return
+    line = json.dumps({"time": round(time.time(), 3), "stage": os.environ.get("RUNNER_STAGE", ""), **fields})
+    descriptor = os.open(sink, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, line.encode() + b"\n")
+    finally:
+        os.close(descriptor)
+
+
+def _as_text(fields: dict[str, Any]) -> str:
+    if fields["event"] == "progress":
+        return f"{fields['done']}/{fields['total']} {fields['unit']}"
+    if fields["event"] == "metric":
+        numbers = " ".join(f"{name}={value:.6g}" for name, value in fields["values"].items())
+        return numbers if fields["at"] is None else f"[{fields['at']}] {numbers}"
+    return f"{fields['level']}: {fields['message']}"

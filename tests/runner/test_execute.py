@@ -1,0 +1,113 @@
+"""The executor with real child processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from runner.execute import execute
+
+
+def step(store: Path, stage: str, code: str, *, key: str = "", cached: bool = True, resumable: bool = False) -> dict:
+    key = key or f"{stage}-1"
+    output = str(store / "partial" / key)
+    argv = [sys.executable, "-c", code, output]
+    return {"stage": stage, "key": key, "argv": argv, "env": {}, "cached": cached, "resumable": resumable}
+
+
+def events(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+
+
+def states(run: Path) -> list[tuple[str, str]]:
+    return [(event["stage"], event["state"]) for event in events(run) if event["event"] == "step"]
+
+
+WRITE = "import sys, pathlib; pathlib.Path(sys.argv[1], 'made').write_text('x')"
+
+
+def test_second_run_makes_nothing(tmp_path: Path) -> None:
+    plan = {"store": str(tmp_path / "store"), "steps": [step(tmp_path / "store", "convert", WRITE)]}
+    assert execute(plan, tmp_path / "one") == 0
+    assert execute(plan, tmp_path / "two") == 0
+    assert states(tmp_path / "one") == [("convert", "begun"), ("convert", "finished")]
+    assert states(tmp_path / "two") == [("convert", "begun"), ("convert", "cached")]
+    assert (tmp_path / "two" / "artifacts" / "convert" / "made").read_text() == "x"
+
+
+def test_failed_step_publishes_nothing_and_ends_the_run(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    broken = step(store, "train", WRITE + "; print('no luck'); sys.exit(2)")
+    plan = {"store": str(store), "steps": [broken, step(store, "export", WRITE)]}
+    assert execute(plan, tmp_path / "run") == 2
+    assert not (store / "objects").exists()
+    assert "no luck" in events(tmp_path / "run")[-2]["reason"]
+    assert ("export", "begun") not in states(tmp_path / "run")
+
+
+def test_only_a_resumable_step_finds_what_it_left(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    code = "import sys, pathlib; f = pathlib.Path(sys.argv[1], 'made'); seen = f.exists(); f.touch(); sys.exit(not seen)"
+    for resumable, expected in ((True, 0), (False, 1)):
+        plan = {"store": str(store), "steps": [step(store, "train", code, key=f"k{resumable}", resumable=resumable)]}
+        assert execute(plan, tmp_path / f"a{resumable}") == 1
+        assert execute(plan, tmp_path / f"b{resumable}") == expected
+
+
+def test_uncached_step_runs_every_time_and_leaves_its_output_with_the_run(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    plan = {"store": str(store), "steps": [step(store, "serve", WRITE, cached=False)]}
+    for name in ("one", "two"):
+        assert execute(plan, tmp_path / name) == 0
+        assert states(tmp_path / name)[-1] == ("serve", "finished")
+        assert (tmp_path / name / "artifacts" / "serve" / "made").is_file()
+    assert not (store / "objects").exists()
+
+
+def start(plan: dict, run: Path) -> subprocess.Popen:
+    run.mkdir()
+    (run / "plan.json").write_text(json.dumps(plan))
+    return subprocess.Popen([sys.executable, "-m", "runner.execute", str(run / "plan.json"), "--run", str(run)])
+
+
+def waiting_step(store: Path, fifo: Path) -> dict:
+    """A step that tells its pid through a named pipe and then waits for ever."""
+    code = f"import os, signal; open({str(fifo)!r}, 'w').write(str(os.getpid())); signal.pause()"
+    os.mkfifo(fifo)
+    return step(store, "train", code)
+
+
+def test_stopping_the_executor_ends_the_step(tmp_path: Path) -> None:
+    plan = {"store": str(tmp_path / "store"), "steps": [waiting_step(tmp_path / "store", tmp_path / "fifo")]}
+    process = start(plan, tmp_path / "run")
+    pid = int((tmp_path / "fifo").read_text())
+    step_process = os.pidfd_open(pid)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 130
+    assert select.select([step_process], [], [], 20)[0], "the step outlived the run"
+    assert events(tmp_path / "run")[-1]["state"] == "stopped"
+    assert not (tmp_path / "store" / "objects").exists()
+
+
+def test_killing_the_executor_ends_the_step_and_frees_the_lock(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    process = start({"store": str(store), "steps": [waiting_step(store, tmp_path / "fifo")]}, tmp_path / "run")
+    pid = int((tmp_path / "fifo").read_text())
+    step_process = os.pidfd_open(pid)
+    process.kill()
+    process.wait()
+    assert select.select([step_process], [], [], 20)[0], "the step outlived its executor"
+    assert execute({"store": str(store), "steps": [step(store, "train", WRITE)]}, tmp_path / "again") == 0
+
+
+def test_two_runs_make_an_artifact_once(tmp_path: Path) -> None:
+    store, count = tmp_path / "store", tmp_path / "count"
+    slow = step(store, "convert", WRITE + f"; open({str(count)!r}, 'a').write('x'); input_ = sum(range(10**7))")
+    runs = [start({"store": str(store), "steps": [slow]}, tmp_path / name) for name in ("one", "two")]
+    assert [run.wait(60) for run in runs] == [0, 0]
+    assert count.read_text() == "x"
