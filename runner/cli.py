@@ -24,9 +24,9 @@ from runner.run import place_of, run
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Exit status: 0 done, 2 bad input, 1 a stage failed, 130 stopped."""
     words = list(sys.argv[1:] if argv is None else argv)
-    args, rest = _parser().parse_known_args(words)
+    args = _parser().parse_args(words)
     try:
-        return args.command(args, [*args.overrides, *rest])
+        return args.command(args.recipe, args.overrides)
     except RecipeError as error:
         print(f"runner: {error}", file=sys.stderr)
         return 2
@@ -42,20 +42,20 @@ def _parser() -> argparse.ArgumentParser:
     for name, command, help in (("run", _run, "run a recipe"), ("plan", _plan, "show what a recipe would run")):
         one = commands.add_parser(name, help=help, allow_abbrev=False)
         one.add_argument("recipe", help=f"one of {', '.join(compose.recipe_names())}, or a path")
-        one.add_argument("overrides", nargs="*", help="Hydra overrides, such as tp_size=2")
+        one.add_argument("overrides", nargs=argparse.REMAINDER, help="Hydra overrides, such as tp_size=2")
         one.set_defaults(command=command)
     return parser
 
 
-def _run(args: argparse.Namespace, overrides: list[str]) -> int:
+def _run(recipe: str, overrides: list[str]) -> int:
     if any(word.startswith("-") for word in overrides):
         from runner import hydra_app  # Hydra's application machinery takes 0.1 s to import
 
-        return hydra_app.main(args.recipe, overrides)
-    return run(compose.compose(args.recipe, overrides), Console())
+        return hydra_app.main(recipe, overrides)
+    return run(compose.compose(recipe, overrides), Console())
 
 
-def _plan(args: argparse.Namespace, overrides: list[str]) -> int:
-    composed = compose.compose(args.recipe, overrides)
+def _plan(recipe: str, overrides: list[str]) -> int:
+    composed = compose.compose(recipe, overrides)
     plan_text.show(composed.recipe, build(composed.recipe, place_of(composed.recipe)))
     return 0

@@ -146,8 +146,9 @@ def check_overrides(overrides: Sequence[str]) -> None:
 def _refuse_sweep(overrides: Sequence[str]) -> None:
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         if override.is_sweep_override():
-            raise RecipeError(f"command line: {override.input_line}: several values make a sweep; add -m, "
-                              "or write a list as [a,b]")
+            raise RecipeError(
+                f"command line: {override.input_line}: several values make a sweep; add -m, or write a list as [a,b]"
+            )
 
 
 def _check_override(override: Override, options: Mapping[str, list[str]], known: Mapping[str, Any]) -> None:
@@ -167,7 +168,8 @@ def _choices(override: Override) -> Iterator[str]:
 
 def _no_option(group: str, choice: str, options: list[str]) -> str:
     if group in _SHORTHANDS:
-        return f"configs/{group}/ has {', '.join(sorted(options, key=int))}; for other values say {_SHORTHANDS[group]}={choice}"
+        there = ", ".join(sorted(options, key=int))
+        return f"configs/{group}/ has {there}; for other values say {_SHORTHANDS[group]}={choice}"
     return f"no such {group}; {did_you_mean(choice, options)}"
 
 
@@ -177,8 +179,10 @@ def _check_shorthands(values: Mapping[str, Any], source: Path, overrides: Sequen
         section, leaf = key.split(".")
         asked = next((text.partition("=")[2].strip("'") for text in overrides if text.startswith(f"{group}=")), None)
         if asked is not None and asked != str(values[section][leaf]):
-            raise RecipeError(f"command line: {group}={asked} is overruled by {key}={values[section][leaf]} in {source}; "
-                              f"say {key}={asked}")
+            raise RecipeError(
+                f"command line: {group}={asked} is overruled by {key}={values[section][leaf]} in {source}; "
+                f"say {key}={asked}"
+            )
 
 
 def _origin(key: str, source: Path, overrides: Sequence[str], choices: Mapping[str, str]) -> str:

@@ -46,8 +46,10 @@ def kv_size_multiplier(recipe: Recipe, architecture: Architecture) -> int:
 def _check_device(recipe: Recipe) -> None:
     hardware, tp_size = recipe.hardware, recipe.parallel.tp_size
     if recipe.train.backend == "torch" and hardware.device != "cpu":
-        raise RecipeError(f"hardware={hardware.name}: train=torch_lora trains on hardware=cpu; "
-                          f"hardware=cpu hardware.layout={hardware.layout} rehearses the same shards")
+        raise RecipeError(
+            f"hardware={hardware.name}: train=torch_lora trains on hardware=cpu; "
+            f"hardware=cpu hardware.layout={hardware.layout} rehearses the same shards"
+        )
     if hardware.cores and tp_size > hardware.cores:
         raise RecipeError(f"parallel.tp_size: {tp_size} is more than the {hardware.cores} cores of {hardware.name}")
 
@@ -58,14 +60,20 @@ def _check_cut(recipe: Recipe, architecture: Architecture) -> None:
     for name in ("num_attention_heads", "intermediate_size", "vocab_size"):
         size = getattr(architecture, name)
         if size % tp_size:
-            raise RecipeError(f"parallel.tp_size: {tp_size} does not divide {name} {size} of {recipe.model.name}; "
-                              f"try {_divisors(architecture)}")
+            raise RecipeError(
+                f"parallel.tp_size: {tp_size} does not divide {name} {size} of {recipe.model.name}; "
+                f"try {_divisors(architecture)}"
+            )
     if heads < tp_size or heads % tp_size or architecture.num_attention_heads % heads:
-        raise RecipeError(f"parallel.kv_size_multiplier: {architecture.num_key_value_heads} K/V heads x {multiplier} "
-                          f"do not spread evenly over tp_size {tp_size}; leave it out to have it derived")
+        raise RecipeError(
+            f"parallel.kv_size_multiplier: {architecture.num_key_value_heads} K/V heads x {multiplier} "
+            f"do not spread evenly over tp_size {tp_size}; leave it out to have it derived"
+        )
     if recipe.hardware.layout == "trn1" and multiplier > 1 and heads != tp_size:
-        raise RecipeError(f"parallel.kv_size_multiplier: the trn1 layout wants K/V heads x multiplier = tp_size, "
-                          f"not {architecture.num_key_value_heads} x {multiplier} with tp_size {tp_size}")
+        raise RecipeError(
+            f"parallel.kv_size_multiplier: the trn1 layout wants K/V heads x multiplier = tp_size, "
+            f"not {architecture.num_key_value_heads} x {multiplier} with tp_size {tp_size}"
+        )
 
 
 def _divisors(architecture: Architecture) -> str:
@@ -77,5 +85,6 @@ def _divisors(architecture: Architecture) -> str:
 def _check_length(recipe: Recipe, architecture: Architecture) -> None:
     longest = architecture.max_position_embeddings
     if recipe.dataset.seq_len > longest:
-        raise RecipeError(f"dataset.seq_len: {recipe.dataset.seq_len} is more than the {longest} positions "
-                          f"of {recipe.model.name}")
+        raise RecipeError(
+            f"dataset.seq_len: {recipe.dataset.seq_len} is more than the {longest} positions of {recipe.model.name}"
+        )

@@ -74,7 +74,9 @@ class Follower:
             self._say(f"      {event['done']}/{event['total']} {event['unit']}{self._milestones.time_left()}", "dim")
 
     def _on_metric(self, event: dict[str, Any]) -> None:
-        shown = [f"{name} {value:.4g}" for name, value in event["values"].items() if name in ("loss", "tokens_per_second")]
+        shown = [
+            f"{name} {value:.4g}" for name, value in event["values"].items() if name in ("loss", "tokens_per_second")
+        ]
         if shown:
             self._progress.update(self._task, numbers=" · ".join(shown).replace("tokens_per_second", "tokens/s"))
 

@@ -13,6 +13,7 @@ from runner.draft import OUTPUT, Artifacts, Draft, Place, Word
 from runner.schema import Recipe
 from runner.stages import STAGES
 
+
 @dataclass(frozen=True)
 class Step:
     """One command line of a plan. `key` names the artifact in the store: stage and fingerprint."""
@@ -39,7 +40,7 @@ class Plan:
 
 
 def build(recipe: Recipe, place: Place) -> Plan:
-    """The plan of a recipe for a place. Raises RecipeError where an outside file is missing or the shapes do not fit."""
+    """The plan of a recipe for a place. Raises RecipeError for a missing file and shapes that do not fit."""
     feasibility.check(recipe)
     artifacts, steps = Artifacts(place), []
     for stage, draft_of in STAGES.items():

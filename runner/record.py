@@ -1,8 +1,8 @@
 """The record of a run: a folder with what was asked, what was planned, and what happened.
 
-    recipe.yaml    the composed recipe          plan.json    the command lines
-    manifest.json  overrides, code, versions    events.jsonl what happened, live
-    logs/          output of every step         artifacts/   links to what the steps made
+recipe.yaml    the composed recipe          plan.json    the command lines
+manifest.json  overrides, code, versions    events.jsonl what happened, live
+logs/          output of every step         artifacts/   links to what the steps made
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def run(composed: Composed, console: Console) -> int:
         console.print(Text(f"stopped; the same command goes on from here. Record: {folder}", style="yellow"))
         return 130
     if follower.state != "finished":
-        console.print(Text(f"{follower.failed_stage}: {follower.reason}", style="red"), soft_wrap=True)
+        console.print(Text(f"{follower.failed_stage or 'run'}: {follower.reason}", style="red"), soft_wrap=True)
         return status if status > 0 else 1
     summary.show(folder, console)
     return status

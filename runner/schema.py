@@ -150,11 +150,13 @@ class Evaluate:
 @dataclass
 class Serve:
     engine: str = key("what serves the model; none = nothing", "embedded", choices=("embedded", "none"))
-    mode: str = key("smoke: start, ask, compare, stop; foreground: serve until Ctrl-C", "smoke",
-                    choices=("smoke", "foreground"))
+    mode: str = key(
+        "smoke: start, ask, compare, stop; foreground: serve until Ctrl-C", "smoke", choices=("smoke", "foreground")
+    )
     host: str = key("address to listen on", "127.0.0.1")
-    port: int | None = key("port; default: derived from the adapter, so that runs side by side differ", None,
-                           minimum=1, maximum=65535)
+    port: int | None = key(
+        "port; default: derived from the adapter, so that runs side by side differ", None, minimum=1, maximum=65535
+    )
     base_name: str = key("name that asks the base model", "base")
     adapter_name: str = key("name that asks the adapter", "adapter")
     dtype: str = key("dtype of the model", "fp32", choices=("fp32", "bf16"))

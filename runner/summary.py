@@ -33,8 +33,12 @@ def show(run: Path, console: Console) -> None:
         _show_sample(run, console)
     smoke = artifact_json(run, "serve", "smoke.json")
     if smoke:
-        console.print(Text(f"served: {smoke['equal_to_evaluation']} of {smoke['prompts']} answers equal the evaluation's "
-                           f"token for token, {smoke['differs_from_base']} differ from the base model's"))
+        console.print(
+            Text(
+                f"served: {smoke['equal_to_evaluation']} of {smoke['prompts']} answers equal the evaluation's "
+                f"token for token, {smoke['differs_from_base']} differ from the base model's"
+            )
+        )
     for name, path in _places(run):
         console.print(Text(f"{name:<8} {_short(path)}"), soft_wrap=True)
 
@@ -59,7 +63,11 @@ def _show_sample(run: Path, console: Console) -> None:
     with path.open() as lines:
         samples = [json.loads(line) for line in itertools.islice(lines, 50)]
     best = max(samples, key=lambda sample: sample["adapter"]["text"].strip() == sample["reference"].strip())
-    for side, text in (("prompt", best["prompt"]), ("base", best["base"]["text"]), ("adapter", best["adapter"]["text"])):
+    for side, text in (
+        ("prompt", best["prompt"]),
+        ("base", best["base"]["text"]),
+        ("adapter", best["adapter"]["text"]),
+    ):
         indented = text.strip().replace("\n", "\n" + " " * 9)
         console.print(Text(f"{side:<8} {indented[:400]}", style="" if side == "adapter" else "dim"), soft_wrap=True)
     console.print()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from runner.errors import RecipeError
 from runner.draft import OUTPUT, Artifacts, Draft, Word, options
+from runner.errors import RecipeError
 from runner.schema import Model, Recipe
 
 

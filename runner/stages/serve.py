@@ -16,8 +16,9 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft | None:
         return Draft(title, "serve_embedded.py", _server(serve, artifacts, port), cached=False)
     if not recipe.evaluate.enabled:
         return None
-    return Draft("serve, ask, compare with the evaluation, stop", "smoke_test.py",
-                 _smoke(serve, artifacts, port), cached=False)
+    return Draft(
+        "serve, ask, compare with the evaluation, stop", "smoke_test.py", _smoke(serve, artifacts, port), cached=False
+    )
 
 
 def derived_port(key: str) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 
-from runner.errors import RecipeError
 from runner.draft import OUTPUT, Artifacts, Draft, Word, options
+from runner.errors import RecipeError
 from runner.schema import Dataset, Recipe
 
 
@@ -25,7 +26,7 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
     return Draft(f"tokenize {dataset.name} to sequences of {dataset.seq_len}", "tokenize_dataset.py", words)
 
 
-def _rows(dataset: Dataset, artifacts: Artifacts) -> list[str | Word]:
+def _rows(dataset: Dataset, artifacts: Artifacts) -> Sequence[str | Word]:
     if not dataset.path:
         raise RecipeError("dataset.path: says where the rows are; for example dataset.path=rows.jsonl")
     if dataset.source == "hub":
@@ -33,7 +34,7 @@ def _rows(dataset: Dataset, artifacts: Artifacts) -> list[str | Word]:
     return ["--input", artifacts.outside(dataset.path, "dataset.path")]
 
 
-def _held_out(dataset: Dataset, artifacts: Artifacts) -> list[str | Word]:
+def _held_out(dataset: Dataset, artifacts: Artifacts) -> Sequence[str | Word]:
     if dataset.eval_path:
         return ["--eval-input", artifacts.outside(dataset.eval_path, "dataset.eval_path")]
     return options(eval_rows=dataset.eval_rows)

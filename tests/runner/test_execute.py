@@ -52,7 +52,9 @@ def test_failed_step_publishes_nothing_and_ends_the_run(tmp_path: Path) -> None:
 
 def test_only_a_resumable_step_finds_what_it_left(tmp_path: Path) -> None:
     store = tmp_path / "store"
-    code = "import sys, pathlib; f = pathlib.Path(sys.argv[1], 'made'); seen = f.exists(); f.touch(); sys.exit(not seen)"
+    code = (
+        "import sys, pathlib; f = pathlib.Path(sys.argv[1], 'made'); seen = f.exists(); f.touch(); sys.exit(not seen)"
+    )
     for resumable, expected in ((True, 0), (False, 1)):
         plan = {"store": str(store), "steps": [step(store, "train", code, key=f"k{resumable}", resumable=resumable)]}
         assert execute(plan, tmp_path / f"a{resumable}") == 1

@@ -1,0 +1,50 @@
+"""The command as a user types it: exit status, one line, nothing written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def runner(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "runner", *words], cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "quickstart", "tp_sise=2"],
+        ["run", "quickstart", "parallel.tp_size=3"],
+        ["run", "quickstart", "dataset.path=nowhere.jsonl"],
+        ["run", "quickstat"],
+        ["run", "quickstart", "-m", "tp_sise=1,2"],
+        ["run", "quickstart", "--cfg", "job", "+nothing=2"],
+        ["plan", "quickstart", "train.epochs=0"],
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, words: list[str]) -> None:
+    done = runner(tmp_path, *words)
+    assert done.returncode == 2
+    assert done.stderr.startswith("runner: ")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_plan_prints_commands_that_a_shell_takes(tmp_path: Path) -> None:
+    done = runner(tmp_path, "plan", "quickstart", "name=my recipe", f"paths.store={tmp_path}/a store")
+    assert done.returncode == 0, done.stderr
+    assert "[7/7]" in done.stdout
+    assert "will run" in done.stdout
+    assert "kv_size_multiplier 1: 2 K/V heads, tp_size 2" in done.stdout
+    assert subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=False).returncode == 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flags", [["--cfg", "job"], ["--info", "defaults"], ["--help"]])
+def test_hydras_own_flags_work(tmp_path: Path, flags: list[str]) -> None:
+    done = runner(tmp_path, "run", "quickstart", "tp_size=4", *flags)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())

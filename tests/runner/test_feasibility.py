@@ -1,0 +1,39 @@
+"""Shapes that do not fit are refused with the reason, those that fit are not."""
+
+from __future__ import annotations
+
+import pytest
+
+from runner.compose import compose
+from runner.errors import RecipeError
+from runner.feasibility import architecture_of, check, kv_size_multiplier
+
+LLAMA = ["model=llama3_8b", "dataset.seq_len=1024"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["parallel.tp_size=3"], "3 does not divide num_attention_heads 8"),
+        ([*LLAMA, "tp_size=64"], "64 does not divide num_attention_heads 32 of llama3-8b; try 1, 2, 4, 8, 16, 32"),
+        ([*LLAMA, "tp_size=32", "parallel.kv_size_multiplier=2"], "8 K/V heads x 2 do not spread"),
+        ([*LLAMA, "tp_size=16", "parallel.kv_size_multiplier=4", "hardware.layout=trn1"], "8 x 4 with tp_size 16"),
+        ([*LLAMA, "tp_size=8", "parallel.kv_size_multiplier=3"], "8 K/V heads x 3"),
+        (["dataset.seq_len=100000"], "more than the 512 positions"),
+        (["hardware=trn2"], "hardware=cpu hardware.layout=trn2 rehearses"),
+        (["model.path=/nowhere"], "model.path: /nowhere/config.json: no such file"),
+    ],
+)
+def test_what_cannot_work_is_refused(overrides: list[str], expected: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        check(compose("quickstart", overrides).recipe)
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(("tp_size", "expected"), [(1, 1), (8, 1), (16, 2), (32, 4)])
+def test_kv_heads_are_copied_as_often_as_the_ranks_need(tp_size: int, expected: int) -> None:
+    recipe = compose("quickstart", [*LLAMA, f"tp_size={tp_size}"]).recipe
+    architecture = architecture_of(recipe)
+    assert architecture is not None
+    assert kv_size_multiplier(recipe, architecture) == expected
+    check(recipe)

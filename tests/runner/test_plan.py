@@ -1,0 +1,77 @@
+"""Plans: complete command lines, and fingerprints that change with what matters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runner.compose import ROOT, compose
+from runner.draft import Place
+from runner.errors import RecipeError
+from runner.plan import Plan, build
+
+ALL = ["fetch", "tokenize", "convert", "train", "export", "evaluate", "serve"]
+
+
+def plan(*overrides: str) -> Plan:
+    return build(compose("quickstart", overrides).recipe, Place(ROOT, Path("/store"), "python"))
+
+
+def keys(of: Plan) -> dict[str, str]:
+    return {step.stage: step.key for step in of.steps}
+
+
+def redone(*overrides: str) -> list[str]:
+    before, after = keys(plan()), keys(plan(*overrides))
+    return [stage for stage in ALL if before[stage] != after.get(stage)]
+
+
+@pytest.mark.parametrize(
+    ("override", "stages"),
+    [
+        ("train.lora.rank=4", ["train", "export", "evaluate", "serve"]),
+        ("tp_size=1", ["convert", "train", "export", "evaluate", "serve"]),
+        ("dataset.seed=1", ["tokenize", "train", "export", "evaluate", "serve"]),
+        ("evaluate.examples=10", ["evaluate", "serve"]),
+        ("serve.port=12345", ["serve"]),
+        ("train.checkpoint_every=7", []),
+        ("name=other", []),
+        ("paths.runs=elsewhere", []),
+    ],
+)
+def test_a_change_redoes_what_depends_on_it(override: str, stages: list[str]) -> None:
+    assert redone(override) == stages
+
+
+def test_a_store_elsewhere_holds_the_same_artifacts() -> None:
+    recipe = compose("quickstart").recipe
+    assert keys(build(recipe, Place(Path("/opt/code"), Path("/mnt/store"), "/opt/venv/bin/python"))) == keys(plan())
+
+
+def test_every_step_reads_what_an_earlier_one_makes() -> None:
+    made: set[str] = set()
+    for step in plan("serve.mode=smoke").steps:
+        read = {word.split("/objects/")[1].split("/")[0] for word in step.argv if "/objects/" in word}
+        assert read <= made, step.stage
+        assert f"/store/partial/{step.key}" in step.argv, "the output is an argument"
+        made.add(step.key)
+
+
+def test_content_of_outside_files_counts(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("{}\n")
+    before = keys(plan(f"dataset.path={rows}"))
+    rows.write_text("{} \n")
+    assert keys(plan(f"dataset.path={rows}"))["tokenize"] != before["tokenize"]
+
+
+def test_a_missing_data_set_is_named() -> None:
+    with pytest.raises(RecipeError, match="dataset.path: .*nowhere.jsonl: no such file"):
+        plan("dataset.path=/nowhere.jsonl")
+
+
+def test_choices_leave_stages_out() -> None:
+    assert list(keys(plan("evaluate=none", "serve=none"))) == ALL[:5]
+    assert list(keys(plan("evaluate=none"))) == ALL[:5], "a smoke test compares with the evaluation"
+    assert list(keys(plan("serve.mode=foreground"))) == ALL
