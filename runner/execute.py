@@ -14,8 +14,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +28,7 @@ from typing import Any
 
 from runner.store import Store
 
+LOCK = "lock"  # in the run folder
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _PATIENCE = 10.0  # seconds between asking a stopped step to end and killing it
@@ -98,6 +101,7 @@ def _run_step(step: dict[str, Any], store: Store, run: Path, events: Events) -> 
                 made = True
     if shared:
         _link_artifact(run, stage, store.path(key))
+    _keep_results(run, stage)
     say("finished" if made else "cached", seconds=round(time.monotonic() - started, 3))
 
 
@@ -105,6 +109,14 @@ def _link_artifact(run: Path, stage: str, artifact: Path) -> None:
     link = run / "artifacts" / stage
     link.unlink(missing_ok=True)
     link.symlink_to(os.path.relpath(artifact, link.parent))
+
+
+def _keep_results(run: Path, stage: str) -> None:
+    """Copy the figures of an artifact into the record, which outlives the artifact."""
+    for figures in sorted((run / "artifacts" / stage).glob("*.json")):
+        kept = run / "results" / stage / figures.name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(figures, kept)
 
 
 def _run_command(step: dict[str, Any], run: Path, events: Events, inherit: Sequence[int]) -> None:
@@ -126,7 +138,7 @@ def _run_command(step: dict[str, Any], run: Path, events: Events, inherit: Seque
     finally:
         _end_group(process)
     if status != 0:
-        raise StepFailed(step["stage"], status, _reason(status, log))
+        raise StepFailed(step["stage"], status, _reason(step["argv"], status, log))
 
 
 def _end_group(process: subprocess.Popen) -> None:
@@ -139,10 +151,13 @@ def _end_group(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def _reason(status: int, log: Path) -> str:
-    how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+def _reason(argv: Sequence[str], status: int, log: Path) -> str:
+    """Why a step failed: what its program said, which other output may follow; else its last line."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return f"{how}: {lines[-1] if lines else 'it printed nothing'} (all of it: {log})"
+    programs = tuple(f"{Path(word).name}: " for word in argv if word.endswith(".py"))
+    said = [line for line in lines if line.startswith(programs)]
+    how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    return f"{(said or lines or ['it printed nothing'])[-1]} ({how}; all of its output: {log})"
 
 
 def end_with_parent() -> None:
@@ -171,7 +186,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("plan", type=Path, help="plan.json")
     parser.add_argument("--run", type=Path, required=True, help="folder that records the run")
     args = parser.parse_args(argv)
-    with _signals(_stop):
+    with _signals(_stop), (args.run / LOCK).open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # held for as long as this run lives
         return execute(json.loads(args.plan.read_text()), args.run)
 
 

@@ -3,6 +3,7 @@
 recipe.yaml    the composed recipe          plan.json    the command lines
 manifest.json  overrides, code, versions    events.jsonl what happened, live
 logs/          output of every step         artifacts/   links to what the steps made
+results/       the figures among that: *.json of every artifact, kept when the store is cleared
 """
 
 from __future__ import annotations
@@ -34,12 +35,6 @@ def create(composed: Composed, plan: Plan) -> Path:
     _write_json(folder / "manifest.json", _manifest(composed))
     (folder / "events.jsonl").touch()
     return folder
-
-
-def artifact_json(run: Path, stage: str, name: str) -> dict[str, Any] | None:
-    """A JSON file that a stage left in its artifact, if there is one."""
-    path = run / "artifacts" / stage / name
-    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def _new_folder(runs: Path, name: str) -> Path:

@@ -15,6 +15,7 @@ from runner.compose import Composed
 from runner.draft import Place
 from runner.follow import Follower
 from runner.plan import build
+from runner.runs import Run
 from runner.schema import Recipe
 from runner.targets import local
 
@@ -43,7 +44,7 @@ def run(composed: Composed, console: Console) -> int:
     if follower.state != "finished":
         console.print(Text(f"{follower.failed_stage or 'run'}: {follower.reason}", style="red"), soft_wrap=True)
         return status if status > 0 else 1
-    summary.show(folder, console)
+    summary.show(Run(folder), console)
     return status
 
 

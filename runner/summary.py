@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runner.record import artifact_json
+from runner.runs import Run
 
 _NAMES = {
     "loss": "held-out loss",
@@ -25,13 +25,13 @@ _NAMES = {
 _SHARES = ("exact_match", "rouge_l", "execution_accuracy")
 
 
-def show(run: Path, console: Console) -> None:
-    """Print what came of the run in the folder `run`."""
-    report = artifact_json(run, "evaluate", "report.json")
+def show(run: Run, console: Console) -> None:
+    """Print what came of a run."""
+    report = run.result("evaluate", "report.json")
     if report:
         console.print(_comparison(report))
-        _show_sample(run, console)
-    smoke = artifact_json(run, "serve", "smoke.json")
+        _show_sample(run.folder / "artifacts" / "evaluate" / "samples.jsonl", console)
+    smoke = run.result("serve", "smoke.json")
     if smoke:
         console.print(
             Text(
@@ -39,7 +39,7 @@ def show(run: Path, console: Console) -> None:
                 f"token for token, {smoke['differs_from_base']} differ from the base model's"
             )
         )
-    for name, path in _places(run):
+    for name, path in _places(run.folder):
         console.print(Text(f"{name:<8} {_short(path)}"), soft_wrap=True)
 
 
@@ -57,9 +57,8 @@ def _number(name: str, value: float) -> str:
     return f"{value:.1%}" if name in _SHARES else f"{value:.4g}"
 
 
-def _show_sample(run: Path, console: Console) -> None:
+def _show_sample(path: Path, console: Console) -> None:
     """The first example that shows a difference: right with the adapter, if there is one."""
-    path = run / "artifacts" / "evaluate" / "samples.jsonl"
     with path.open() as lines:
         samples = [json.loads(line) for line in itertools.islice(lines, 50)]
     best = max(samples, key=lambda sample: sample["adapter"]["text"].strip() == sample["reference"].strip())

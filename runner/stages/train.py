@@ -24,4 +24,7 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
         "--output", OUTPUT,
     ]  # fmt: skip
     title = f"train LoRA of rank {train.lora.rank} on {recipe.parallel.tp_size} rank(s)"
-    return Draft(title, "train_torch.py", words, processes=recipe.parallel.tp_size, resumable=True)
+    ranks = recipe.parallel.tp_size
+    # A rank that waits for another must not spin on the core that the other needs.
+    env = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} if ranks > 1 else {}
+    return Draft(title, "train_torch.py", words, processes=ranks, env=env, resumable=True)

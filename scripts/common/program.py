@@ -19,13 +19,14 @@ class StageFailed(Exception):
     """The work was started and its result cannot be trusted: one line that says why."""
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
+
+
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """An argument parser that shows the program's docstring as written and every default."""
-
-    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        pass
-
-    return argparse.ArgumentParser(description=description, formatter_class=Formatter, allow_abbrev=False)
+    """An argument parser that shows the program's docstring as written, and the defaults that there are."""
+    return argparse.ArgumentParser(description=description, formatter_class=_Formatter, allow_abbrev=False)
 
 
 def main(run: Callable[[argparse.Namespace], None], flags: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:

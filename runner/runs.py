@@ -1,0 +1,114 @@
+"""Runs that were: found by name, read from their folders."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from runner.errors import RecipeError, did_you_mean
+from runner.execute import LOCK
+
+
+@dataclass(frozen=True)
+class Run:
+    """The record of one run."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        return self._json("manifest.json")
+
+    @cached_property
+    def plan(self) -> dict[str, Any]:
+        return self._json("plan.json")
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """The composed recipe as plain values."""
+        return yaml.safe_load((self.folder / "recipe.yaml").read_text())
+
+    def _json(self, name: str) -> dict[str, Any]:
+        return json.loads((self.folder / name).read_text())
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """What happened, in order; a line that is still being written is left out."""
+        with (self.folder / "events.jsonl").open() as lines:
+            yield from (json.loads(line) for line in lines if line.endswith("\n"))
+
+    @property
+    def in_progress(self) -> bool:
+        """Whether its executor lives: it holds a lock for as long."""
+        try:
+            with (self.folder / LOCK).open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    @property
+    def state(self) -> str:
+        """finished, failed or stopped; running; killed, if it ended without a word."""
+        last = [event["state"] for event in self.events() if event["event"] == "run"][-1:]
+        if last and last[0] != "started":
+            return last[0]
+        return "running" if self.in_progress else "killed"
+
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """The last event of every stage: its state, and seconds where it ended."""
+        return {event["stage"]: event for event in self.events() if event["event"] == "step"}
+
+    def seconds(self) -> float:
+        """From the first event to the last."""
+        times = [event["time"] for event in self.events()]
+        return times[-1] - times[0] if times else 0.0
+
+    def result(self, stage: str, name: str) -> dict[str, Any] | None:
+        """The figures that a stage left under `name`, if it did."""
+        path = self.folder / "results" / stage / name
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def metrics(self) -> dict[str, float]:
+        """Every figure of the evaluation and the training: `adapter.execution_accuracy`, `train.loss`."""
+        report = self.result("evaluate", "report.json") or {}
+        training = self.result("train", "training.json") or {}
+        sides = {"adapter": report.get("adapter", {}), "base": report.get("base", {}), "train": training}
+        return {
+            f"{side}.{name}": value
+            for side, figures in sides.items()
+            for name, value in figures.items()
+            if isinstance(value, int | float)
+        }
+
+
+def every(folder: Path) -> list[Run]:
+    """The runs in a folder, oldest first."""
+    return [Run(path.parent) for path in sorted(folder.glob("*/manifest.json"))]
+
+
+def find(name: str, folder: Path) -> Run:
+    """A run by its folder, its name, the start or end of its name, or `last`. Raises RecipeError."""
+    if (Path(name) / "manifest.json").is_file():
+        return Run(Path(name).absolute())
+    runs = every(folder)
+    fitting = [run for run in runs if run.name.startswith(name) or run.name.endswith(name)]
+    if name == "last":
+        fitting = runs[-1:]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise RecipeError(f"{name}: {len(fitting)} runs are called so: {', '.join(run.name for run in fitting[-5:])}")
+    raise RecipeError(f"{name}: no such run in {folder}; {did_you_mean(name, [run.name for run in runs])}")

@@ -1,0 +1,84 @@
+"""A Hugging Face model folder and its LoRA adapters, checked and loaded. Loading needs torch, transformers and peft."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from common.files import read_json
+from common.peft_folder import check_adapter
+from common.program import BadInput
+from common.safetensors_file import open_model
+
+BASE = "__base__"  # PEFT's name for "no adapter", wherever an adapter is named
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+
+
+def check_model(model: Path, adapters: Iterable[Path]) -> None:
+    """Read the header of every weight file: BadInput for a damaged one and for an adapter that does not fit."""
+    open_model(model)
+    for adapter in adapters:
+        check_adapter(adapter, model)
+
+
+class Limits(NamedTuple):
+    """What a model can take: tokens of prompt and answer together, and token ids below `vocab_size`."""
+
+    max_position_embeddings: int
+    vocab_size: int
+
+
+def limits(model: Path) -> Limits:
+    config = read_json(model / "config.json")
+    for key in Limits._fields:
+        if not isinstance(config.get(key), int):
+            raise BadInput(f"{model / 'config.json'}: {key} is missing")
+    return Limits(config["max_position_embeddings"], config["vocab_size"])
+
+
+def stop_token_ids(model: Path, tokenizer: Any) -> frozenset[int]:
+    """Where an answer ends: the eos of config.json, of generation_config.json and of the tokenizer.
+
+    They may differ (a base model with the tokenizer of its instruct version), so any of them ends an answer, as in
+    vLLM. `tokenizer` is a tokenizers.Tokenizer.
+    """
+    settings = {
+        name: read_json(model / name)
+        for name in ("config.json", "generation_config.json", "tokenizer_config.json")
+        if (model / name).is_file()
+    }
+    token = settings.pop("tokenizer_config.json", {}).get("eos_token")
+    text = token["content"] if isinstance(token, dict) else token
+    ids = {tokenizer.token_to_id(text)} if text else set()
+    for values in settings.values():
+        eos = values.get("eos_token_id")
+        ids.update(eos if isinstance(eos, list) else [eos])
+    ids.discard(None)
+    if not ids:
+        raise BadInput(f"{model}: no end token: set eos_token in tokenizer_config.json to one of the vocabulary")
+    return frozenset(ids)
+
+
+def load_model(model: Path, adapters: dict[str, Path], dtype: str) -> Any:
+    """The causal language model in evaluation mode, its adapters loaded under the given names (which hold no dot)."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # peft's use of it, not ours
+    torch_dtype = getattr(torch, DTYPES[dtype])
+    options: Any = {"dtype": torch_dtype, "local_files_only": True, "output_loading_info": True}
+    loaded, found = cast("tuple[Any, Any]", AutoModelForCausalLM.from_pretrained(model, **options))
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if found[kind]:
+            raise BadInput(f"{model}: {kind.replace('_', ' ')} in its weights: {sorted(map(str, found[kind]))[:5]}")
+    for name, folder in adapters.items():
+        if isinstance(loaded, PeftModel):
+            loaded.load_adapter(folder, adapter_name=name)
+        else:
+            loaded = PeftModel.from_pretrained(loaded, folder, adapter_name=name)
+    return loaded.to(torch_dtype).eval()

@@ -1,0 +1,89 @@
+"""The length of a training, its learning rate, and AdamW over one flat parameter.
+
+torch.optim would do, but its first step imports the compiler, which takes longer than a short training.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+SCHEDULES = ("linear", "cosine", "constant")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which sequences each optimizer step takes: a seeded permutation an epoch, the last step of one shorter.
+
+    >>> plan = Plan(sequences=10, batch_size=2, accumulate=2, epochs=3, max_steps=0, seed=0)
+    >>> plan.steps_per_epoch, plan.steps, [len(batch) for batch in plan.batches(2)]
+    (3, 9, [2])
+    """
+
+    sequences: int
+    batch_size: int
+    accumulate: int
+    epochs: int
+    max_steps: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(self.sequences / (self.batch_size * self.accumulate))
+
+    @property
+    def steps(self) -> int:
+        """max_steps where given, as in Hugging Face whether fewer or more than the epochs have."""
+        return self.max_steps or self.steps_per_epoch * self.epochs
+
+    def batches(self, step: int) -> list[np.ndarray]:
+        """The sequence numbers of each micro-batch of `step`, which counts from 0."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.sequences)
+        start = position * self.batch_size * self.accumulate
+        own = order[start : start + self.batch_size * self.accumulate]
+        return [own[i : i + self.batch_size] for i in range(0, len(own), self.batch_size)]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up from 0, then `kind` to 0 at the last of `steps`: the formulas of transformers.optimization."""
+
+    kind: str
+    peak: float
+    warmup_ratio: float
+    steps: int
+
+    @property
+    def warmup_steps(self) -> int:
+        return round(self.warmup_ratio * self.steps)
+
+    def learning_rate(self, step: int) -> float:
+        """At `step`, which counts from 0."""
+        if step < self.warmup_steps:
+            return self.peak * step / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        factor = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}[self.kind]
+        return self.peak * factor
+
+
+class AdamW:
+    """Decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2) with torch.optim's defaults, in place."""
+
+    BETAS, EPS = (0.9, 0.999), 1e-8
+
+    def __init__(self, weights: torch.Tensor, weight_decay: float) -> None:
+        self.weights, self.weight_decay = weights, weight_decay
+        self.first_moment, self.second_moment = torch.zeros_like(weights), torch.zeros_like(weights)
+
+    def step(self, gradient: torch.Tensor, learning_rate: float, number: int) -> None:
+        """Update the weights; `number` counts from 1."""
+        first, second = self.BETAS
+        self.weights.mul_(1 - learning_rate * self.weight_decay)
+        self.first_moment.lerp_(gradient, 1 - first)
+        self.second_moment.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        scale = self.second_moment.sqrt().div_(math.sqrt(1 - second**number)).add_(self.EPS)
+        self.weights.addcdiv_(self.first_moment, scale, value=-learning_rate / (1 - first**number))

@@ -1,0 +1,59 @@
+"""A PEFT folder checked against its base model from file headers, before anything heavy is loaded. NumPy.
+
+Servers accept an adapter whose names match nothing and then answer with the base model; this is where that is caught.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from common.files import read_json
+from common.program import BadInput
+from common.safetensors_file import SafetensorsFile, open_model
+
+Shape = tuple[int, ...]
+
+
+def check_adapter(adapter: Path, model: Path) -> None:
+    """Make sure that the LoRA in `adapter` has exactly the tensors that its config and the base `model` ask for.
+
+    Raises:
+        BadInput: a file is missing or damaged, a name, rank or shape does not fit, or every lora_B is zero.
+    """
+    rank, target_modules = _read_config(adapter / "adapter_config.json")
+    weights = SafetensorsFile(adapter / "adapter_model.safetensors")
+    base = {name: tensor.spec.shape for name, tensor in open_model(model).items()}
+    expected = _expected_shapes(base, rank, target_modules)
+    _check_names(set(weights.specs), set(expected), weights.path)
+    for name, shape in expected.items():
+        if weights.specs[name].shape != shape:
+            found = weights.specs[name].shape
+            raise BadInput(f"{weights.path}: {name} has shape {found}; rank {rank} and the base model need {shape}")
+    if not any(weights.bits(name).any() for name in expected if name.endswith(".lora_B.weight")):
+        raise BadInput(f"{weights.path}: every lora_B is zero, so the adapter changes nothing; was it trained?")
+
+
+def _read_config(path: Path) -> tuple[int, set[str]]:
+    config = read_json(path)
+    rank, target_modules = config.get("r"), config.get("target_modules")
+    if config.get("peft_type") != "LORA" or not isinstance(rank, int) or not isinstance(target_modules, list):
+        raise BadInput(f"{path}: not a LoRA config of PEFT (peft_type, r, target_modules)")
+    return rank, set(target_modules)
+
+
+def _expected_shapes(base: dict[str, Shape], rank: int, target_modules: set[str]) -> dict[str, Shape]:
+    """Names and shapes of a LoRA over all base modules whose last name part is in `target_modules`."""
+    shapes = {}
+    for name, shape in base.items():
+        module = name.removesuffix(".weight")
+        if module.rpartition(".")[2] in target_modules and len(shape) == 2:
+            shapes[f"base_model.model.{module}.lora_A.weight"] = (rank, shape[1])
+            shapes[f"base_model.model.{module}.lora_B.weight"] = (shape[0], rank)
+    return shapes
+
+
+def _check_names(found: set[str], expected: set[str], path: Path) -> None:
+    if found - expected:
+        raise BadInput(f"{path}: {min(found - expected)} fits no target module of the base model")
+    if expected - found or not found:
+        raise BadInput(f"{path}: {min(expected - found, default='every LoRA tensor')} is missing")

@@ -1,0 +1,115 @@
+"""Rows of a data set, streamed from JSONL, JSON, CSV or Parquet files by their suffix."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common.program import BadInput
+
+
+class Row(NamedTuple):
+    """One example: where it stands (file:line, for messages) and its columns."""
+
+    place: str
+    fields: dict[str, Any]
+
+
+def read(files: Sequence[Path], where: Sequence[tuple[str, str]]) -> Iterator[Row]:
+    """Stream the rows whose columns have the values of `where` (compared as text).
+
+    Raises BadInput that names file and line for a row that cannot be read.
+    """
+    for path in files:
+        try:
+            for row in reader(path)(path):
+                if _matches(row, where):
+                    yield row
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
+
+
+def reader(path: Path) -> Callable[[Path], Iterator[Row]]:
+    """What reads this kind of file. Raises BadInput when nothing here can."""
+    if path.suffix not in READERS:
+        raise BadInput(f"{path}: its suffix is none of {', '.join(READERS)}")
+    if path.suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise BadInput(f"{path}: reading Parquet needs pyarrow: pip install pyarrow")
+    return READERS[path.suffix]
+
+
+def _matches(row: Row, where: Sequence[tuple[str, str]]) -> bool:
+    for column, value in where:
+        if column not in row.fields:
+            raise BadInput(f"{row.place}: no column {column!r} (--where); the columns are {', '.join(row.fields)}")
+        if str(row.fields[column]) != value:
+            return False
+    return True
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield _object(f"{path}:{number}", _parsed(f"{path}:{number}", line))
+
+
+def _json(path: Path) -> Iterator[Row]:
+    """An array of objects, or (as many data sets are published) an object a line."""
+    with path.open(encoding="utf-8-sig") as file:
+        start = file.read(64).lstrip()
+    if not start.startswith("["):
+        yield from _jsonl(path)
+        return
+    for number, value in enumerate(_parsed(str(path), path.read_text(encoding="utf-8-sig")), 1):
+        yield _object(f"{path}: entry {number}", value)
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(2**31 - 1)  # the default refuses a text of more than 128 KiB
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        table = csv.DictReader(file, strict=True)
+        try:
+            if len(set(table.fieldnames or [])) < len(table.fieldnames or []):
+                raise BadInput(f"{path}:1: two columns have the same name")
+            for fields in table:
+                place = f"{path}:{table.line_num}"
+                if None in fields or None in fields.values():
+                    raise BadInput(f"{place}: not as many values as line 1 has columns")
+                yield Row(place, fields)
+        except csv.Error as error:
+            raise BadInput(f"{path}:{table.reader.line_num}: broken CSV: {error}") from error
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            batches = (batch.to_pylist() for batch in file.iter_batches(batch_size=4096))
+            for number, fields in enumerate(chain.from_iterable(batches), 1):
+                yield Row(f"{path}: row {number}", fields)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise BadInput(f"{path}: truncated or not Parquet: {error}") from error
+
+
+def _parsed(place: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{place}: not JSON: {error}") from error
+
+
+def _object(place: str, value: Any) -> Row:
+    if not isinstance(value, dict):
+        raise BadInput(f"{place}: a {type(value).__name__}, not an object with columns")
+    return Row(place, value)
+
+
+READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}

@@ -1,0 +1,180 @@
+"""Cut a Hugging Face Llama into the tensor-parallel shards that neuronx-distributed trains from, or put it together.
+
+Input: a folder with config.json and safetensors weights, in one file or several with an index.
+Output: OUTPUT/model/dp_rank_00_tp_rank_XX_pp_rank_00.pt for every rank, OUTPUT/config.json and OUTPUT/layout.json.
+With --to-hf the other way round: INPUT holds the shards and config.json, OUTPUT gets model.safetensors and config.json.
+
+Every name and shape is compared with config.json before anything is written, element types are kept, tied
+embeddings are written twice (and dropped again on the way back). Memory does not grow with the model.
+
+The layouts differ only when K/V heads are copied (--kv-size-multiplier above 1), which takes one rank a copy.
+With fewer ranks than K/V heads both are plain slices.
+
+Example: convert_checkpoint.py --input llama/ --output shards/ --tp-size 32 --layout trn2
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from common import layout as layouts
+from common import program, safetensors_file, shards, streaming
+from common.files import StoredTensor, check_room
+from common.layout import EMBEDDING, LM_HEAD, ModelShape, Placement, ShardLayout
+from common.llama_folder import check_tied, open_llama
+from common.program import BadInput
+from common.safetensors_file import SafetensorsWriter
+from common.tensors import TensorSpec
+from common.torch_zip import TorchZipFile, TorchZipWriter
+
+
+def flags() -> argparse.ArgumentParser:
+    parser = program.parser(__doc__)
+    parser.add_argument("--input", type=program.existing_folder, required=True, help="the folder to read")
+    parser.add_argument("--output", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--tp-size", type=program.at_least(1), required=True, help="tensor-parallel ranks")
+    parser.add_argument(
+        "--kv-size-multiplier", type=program.at_least(1), help="copies of each K/V head; None: what the ranks need"
+    )
+    parser.add_argument("--layout", choices=layouts.LAYOUTS, required=True, help="the accelerator that trains from it")
+    parser.add_argument("--to-hf", action="store_true", help="read shards and write a Hugging Face folder")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    shape = layouts.read_shape(args.input)
+    copies = args.kv_size_multiplier or layouts.fewest_copies(shape, args.tp_size)
+    layout = ShardLayout(args.tp_size, copies, args.layout)
+    layouts.check_divisible(shape, layout)
+    if args.to_hf:
+        to_hugging_face(args.input, args.output, shape, layout)
+    else:
+        to_shards(args.input, args.output, shape, layout)
+
+
+def to_shards(source: Path, output: Path, shape: ModelShape, layout: ShardLayout) -> None:
+    """Write the shards of the Hugging Face folder `source`."""
+    model = open_llama(source, shape)
+    places = layouts.placements(shape, layout)
+    specs = shard_specs(model, places, layouts.shard_shapes(shape, layout))
+    check_output(output, layout.tp_size * sum(spec.nbytes for spec in specs.values()))
+    (output / "model").mkdir(parents=True)
+    paths = [output / "model" / layouts.shard_name(rank) for rank in range(layout.tp_size)]
+    ranks = [TorchZipWriter(path, specs) for path in paths]
+    scatter(model, places, ranks)
+    for rank in ranks:
+        rank.close()
+    shutil.copyfile(source / "config.json", output / "config.json")
+    layouts.write_layout(output, layout)
+
+
+def to_hugging_face(source: Path, output: Path, shape: ModelShape, layout: ShardLayout) -> None:
+    """Write the Hugging Face folder of the shards in `source`/model."""
+    ranks = open_shards(source, shape, layout)
+    places = layouts.placements(shape, layout)
+    check_copies(ranks, places)
+    if shape.tie_word_embeddings:
+        for rank in ranks:
+            check_tied(StoredTensor(rank, LM_HEAD), StoredTensor(rank, EMBEDDING))
+        del places[LM_HEAD]
+    whole = shape.tensors()
+    specs = {name: TensorSpec(ranks[0].specs[place.key].dtype, whole[name]) for name, place in places.items()}
+    check_output(output, sum(spec.nbytes for spec in specs.values()))
+    output.mkdir(parents=True, exist_ok=True)
+    writer = SafetensorsWriter(output / safetensors_file.SINGLE, specs)
+    shards.gather(ranks, places, specs, writer)
+    writer.close()
+    shutil.copyfile(source / "config.json", output / "config.json")
+
+
+def shard_specs(
+    model: Mapping[str, StoredTensor], places: Mapping[str, Placement], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, TensorSpec]:
+    """The tensors of one rank file; BadInput where gate_proj and up_proj, stored as one, differ in type."""
+    specs: dict[str, TensorSpec] = {}
+    for name, place in places.items():
+        spec = TensorSpec(model[name].spec.dtype, shapes[place.key])
+        if specs.setdefault(place.key, spec) != spec:
+            path, gate = model[name].file.path, specs[place.key].dtype
+            raise BadInput(f"{path}: tensor {name} is {spec.dtype} and its gate_proj {gate}: they are stored as one")
+    return specs
+
+
+def open_shards(folder: Path, shape: ModelShape, layout: ShardLayout) -> list[TorchZipFile]:
+    """Every rank file of `folder`/model, checked against the config, layout.json (if any) and each other."""
+    if (folder / "layout.json").is_file() and (made_for := layouts.read_layout(folder)) != layout:
+        raise BadInput(f"{folder / 'layout.json'}: these shards are {made_for}, the flags say {layout}")
+    ranks = shards.open_ranks(folder / "model", layout.tp_size)
+    shards.check_ranks(ranks, layouts.shard_shapes(shape, layout))
+    return ranks
+
+
+def check_copies(ranks: Sequence[TorchZipFile], places: Mapping[str, Placement]) -> None:
+    """BadInput where the copies of a norm or a K/V head differ: another layout, or weights that were trained apart."""
+    for name, place in places.items():
+        for segment, first in place.further_copies():
+            if not np.array_equal(shards.piece(ranks, place, segment), shards.piece(ranks, place, first)):
+                raise BadInput(
+                    f"{ranks[segment.rank].path}: the copy of {name} differs from rank {first.rank}'s: "
+                    "the shards have another --layout or --kv-size-multiplier"
+                )
+        for rank in ranks:
+            rank.release()
+
+
+def check_output(output: Path, needed: int) -> None:
+    """BadInput when a model is in the output folder already, or `needed` bytes are not free."""
+    if (output / "model").exists() or (output / safetensors_file.SINGLE).exists():
+        raise BadInput(f"--output {output}: holds a model already, name another folder")
+    check_room(output, needed)
+
+
+def scatter(
+    model: Mapping[str, StoredTensor], places: Mapping[str, Placement], ranks: Sequence[TorchZipWriter]
+) -> None:
+    """Copy every tensor of the model into the rank files."""
+    count = streaming.ByteCount(sum(model[name].spec.nbytes for name in places))
+
+    def copy(names: Sequence[str]) -> None:
+        for name in names:
+            bits = model[name].bits()
+            for start, stop in streaming.row_ranges(len(bits), bits[0].nbytes):
+                for rank, offset, piece in _cut(bits[start:stop], start, places[name]):
+                    ranks[rank].write(places[name].key, offset, piece)
+                count.add(bits[start:stop].nbytes)
+                model[name].file.release()
+
+    streaming.each(copy, _by_key(places))
+
+
+def _by_key(places: Mapping[str, Placement]) -> list[list[str]]:
+    """The tensor names that share a shard key, in their order there: gate_proj and up_proj."""
+    names: dict[str, list[str]] = {}
+    for name, place in places.items():
+        names.setdefault(place.key, []).append(name)
+    return list(names.values())
+
+
+def _cut(tile: np.ndarray, start: int, place: Placement) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(rank, offset in bytes into its shard of the tensor, contiguous piece) of the rows from `start`.
+
+    Where columns are cut, a rank has one segment of them (layout.check_divisible), so its rows are that wide.
+    """
+    for segment in place.segments:
+        if place.axis == 1:
+            piece = np.ascontiguousarray(tile[:, segment.start : segment.start + segment.length])
+            yield segment.rank, start * piece[0].nbytes, piece
+            continue
+        first, last = max(start, segment.start), min(start + len(tile), segment.start + segment.length)
+        if first < last:
+            offset = (segment.shard_start + first - segment.start) * tile[0].nbytes
+            yield segment.rank, offset, tile[first - start : last - start]
+
+
+if __name__ == "__main__":
+    sys.exit(program.main(run, flags()))

@@ -1,0 +1,314 @@
+"""Gather a sharded LoRA adapter into one PEFT folder, which PEFT, vLLM and NxD Inference load as it is.
+
+Input: the base model (a Hugging Face folder) and the output folder of the training stage (layout.json, lora_adapter/).
+Output: OUTPUT/adapter with adapter_config.json and adapter_model.safetensors; with --merge also OUTPUT/merged, the
+base model with the adapter added to its weights, for a server that takes no adapters.
+
+Every adapter tensor must belong to a module of the base model, be finite, and agree with its copies on other ranks;
+an adapter that changes nothing is an error. Memory does not grow with the model.
+
+Example: export_adapter.py --model llama/ --adapter trained/ --output exported/ --merge
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: streaming has its own, and theirs would spin
+
+import numpy as np
+from common import layout as layouts
+from common import program, shards, streaming
+from common.files import StoredTensor, TensorFile, check_room, read_json
+from common.layout import PROJECTIONS, ModelShape, Placement, Segment, ShardLayout
+from common.llama_folder import open_llama
+from common.program import BadInput, StageFailed
+from common.safetensors_file import SafetensorsFile, SafetensorsWriter, open_model
+from common.tensors import TensorSpec, all_finite, from_float32, to_float32
+from common.torch_zip import TorchZipFile
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+WEIGHTS = (".safetensors", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
+
+# How far copies on several ranks may lie apart, as a share of their size (Frobenius norms). They get the same
+# updates, but with stochastic rounding each bfloat16 copy is rounded its own way, by 2**-8 at most a step.
+COPY_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """NxD's adapter_config.json: one rank and scale for all modules."""
+
+    rank: int
+    alpha: float
+    dropout: float
+    use_rslora: bool
+    modules: tuple[str, ...]  # of Projection.module
+
+    @property
+    def scale(self) -> float:
+        """The factor of B @ A: alpha / r (LoRA, arXiv 2106.09685) or alpha / sqrt(r) (rsLoRA, arXiv 2312.03732)."""
+        return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
+
+
+@dataclass(frozen=True)
+class ShardedAdapter:
+    """The rank files of an adapter, and where each tensor of the PEFT file lies in them."""
+
+    ranks: list[TorchZipFile]
+    projections: tuple[str, ...]  # keys of PROJECTIONS
+    places: dict[str, Placement]
+    specs: dict[str, TensorSpec]
+
+    def floats(self, name: str, segment: Segment) -> np.ndarray:
+        """One piece of a PEFT tensor as float32."""
+        return to_float32(shards.piece(self.ranks, self.places[name], segment), self.specs[name].dtype)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What is added to a weight of the base model: scale * lora_b @ lora_a, float32 (out, r) and (r, in)."""
+
+    base: StoredTensor
+    lora_a: np.ndarray
+    lora_b: np.ndarray
+    scale: float
+
+    def added(self, bits: np.ndarray, start: int, stop: int) -> np.ndarray:
+        """Rows `start` to `stop` of the sum, in the base's type."""
+        dtype = self.base.spec.dtype
+        total = (self.scale * self.lora_b[start:stop]) @ self.lora_a
+        total += to_float32(bits[start:stop], dtype)
+        merged = from_float32(total, dtype)
+        if not all_finite(merged, dtype):
+            raise StageFailed(f"{self.base.file.path}: {self.base.name} overflows {dtype} with the adapter added")
+        return merged
+
+
+def flags() -> argparse.ArgumentParser:
+    parser = program.parser(__doc__)
+    parser.add_argument("--model", type=program.existing_folder, required=True, help="the base model's folder")
+    parser.add_argument("--adapter", type=program.existing_folder, required=True, help="the sharded adapter's folder")
+    parser.add_argument("--output", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--merge", action="store_true", help="write the merged model too")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    shape = layouts.read_shape(args.model)
+    base = open_llama(args.model, shape)
+    config = read_config(args.adapter / "lora_adapter" / "adapter_config.json")
+    adapter = open_adapter(args.adapter, shape, config)
+    check_values(adapter)
+    check_output(args.output, base if args.merge else {}, adapter)
+    write_adapter(adapter, config, str(args.model), args.output / "adapter")
+    if args.merge:
+        weights = SafetensorsFile(args.output / "adapter" / ADAPTER_WEIGHTS)
+        merge(args.model, weights, config.scale, args.output / "merged")
+
+
+def read_config(path: Path) -> LoraConfig:
+    """The LoraConfig in NxD's adapter_config.json; BadInput for what PEFT and the shards here cannot express."""
+    content = read_json(path)
+    if content.get("bias", "none") != "none":
+        raise BadInput(f"{path}: bias {content['bias']!r} is not supported, only none")
+    rank, alpha, dropout = (_number(path, content, key) for key in ("lora_rank", "lora_alpha", "lora_dropout"))
+    if rank != int(rank) or rank < 1:
+        raise BadInput(f"{path}: lora_rank {rank} is not a whole number from 1")
+    targets = content.get("target_modules")
+    if not isinstance(targets, list) or not targets:
+        raise BadInput(f"{path}: target_modules {targets!r} is not a list of module names")
+    modules = tuple(_module(path, name) for name in targets)
+    return LoraConfig(int(rank), alpha, dropout, bool(content.get("use_rslora")), modules)
+
+
+def open_adapter(folder: Path, shape: ModelShape, config: LoraConfig) -> ShardedAdapter:
+    """The adapter in `folder`: complete, and every tensor of the shape that the base model asks for."""
+    if not (folder / "lora_adapter" / "lora" / "done").is_file():
+        raise BadInput(f"{folder / 'lora_adapter' / 'lora'}: no file done: the adapter was not saved to the end")
+    layout = layouts.read_layout(folder)
+    layouts.check_divisible(shape, layout)
+    ranks = shards.open_ranks(folder / "lora_adapter" / "lora" / "model", layout.tp_size)
+    projections = _targeted(ranks[0], config)
+    places, whole = {}, {}
+    for name, size, place in _peft_tensors(shape, layout, config.rank, projections):
+        places[name], whole[name] = place, size
+    shards.check_ranks(ranks, layouts.cut_shapes(places, whole))
+    specs = {name: TensorSpec(ranks[0].specs[place.key].dtype, whole[name]) for name, place in places.items()}
+    return ShardedAdapter(ranks, projections, places, specs)
+
+
+def check_values(adapter: ShardedAdapter) -> None:
+    """StageFailed unless all values are finite, copies agree, and the adapter changes something."""
+    for name, place in adapter.places.items():
+        for segment in place.segments:
+            if not all_finite(shards.piece(adapter.ranks, place, segment), adapter.specs[name].dtype):
+                raise StageFailed(f"{adapter.ranks[segment.rank].path}: {place.key} is not finite: the training failed")
+        for segment, first in place.further_copies():
+            _check_copy(adapter, name, segment, first)
+        for rank in adapter.ranks:
+            rank.release()
+    if all(_is_zero(adapter, name) for name in adapter.places if ".lora_B." in name):
+        raise StageFailed(f"{adapter.ranks[0].path.parent}: every lora_B is zero: the adapter changes nothing")
+
+
+def check_output(output: Path, base: dict[str, StoredTensor], adapter: ShardedAdapter) -> None:
+    """BadInput when the output holds something already, or the disk has no room."""
+    for folder in (output / "adapter", output / "merged"):
+        if folder.exists():
+            raise BadInput(f"--output {output}: holds {folder.name} already, name another folder")
+    specs = [*adapter.specs.values(), *(tensor.spec for tensor in base.values())]
+    check_room(output, sum(spec.nbytes for spec in specs))
+
+
+def write_adapter(adapter: ShardedAdapter, config: LoraConfig, base_model: str, folder: Path) -> None:
+    """Write the PEFT folder."""
+    folder.mkdir(parents=True)
+    writer = SafetensorsWriter(folder / ADAPTER_WEIGHTS, adapter.specs)
+    shards.gather(adapter.ranks, adapter.places, adapter.specs, writer)
+    writer.close()
+    content = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "inference_mode": True,
+        "base_model_name_or_path": base_model,
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "use_rslora": config.use_rslora,
+        "target_modules": [name.partition(".")[2] for name in adapter.projections],
+        "bias": "none",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def merge(model: Path, adapter: SafetensorsFile, scale: float, output: Path) -> None:
+    """Write the model with scale * B @ A added to its weights, in files as it has them, and copy all that is no weight.
+
+    The sum is made in float32 and rounded to the weight's own type. StageFailed when that overflows, or leaves
+    every weight as it was.
+    """
+    output.mkdir(parents=True)
+    tensors = open_model(model)
+    count = streaming.ByteCount(sum(tensor.spec.nbytes for tensor in tensors.values()))
+    files = {tensor.file.path: tensor.file for tensor in tensors.values()}
+    changed = [_merge_file(file, adapter, scale, output, count) for file in files.values()]
+    if not any(changed):
+        raise StageFailed(f"{adapter.path}: too small to change any weight of the model's type")
+    for path in model.iterdir():
+        if path.is_file() and not path.name.endswith(WEIGHTS):
+            shutil.copyfile(path, output / path.name)
+
+
+def _merge_file(
+    file: TensorFile, adapter: SafetensorsFile, scale: float, output: Path, count: streaming.ByteCount
+) -> bool:
+    """Write one file of the merged model; whether a weight changed."""
+    writer = SafetensorsWriter(output / file.path.name, file.specs)
+
+    def copy(name: str) -> bool:
+        bits, changed = file.bits(name), False
+        update = _update(adapter, StoredTensor(file, name), scale)
+        for start, stop in streaming.row_ranges(len(bits), bits[0].nbytes):
+            tile = update.added(bits, start, stop) if update else bits[start:stop]
+            writer.write(name, start * bits[0].nbytes, tile)
+            changed = changed or not np.array_equal(tile, bits[start:stop])
+            count.add(tile.nbytes)
+            file.release()
+        adapter.release()
+        return changed
+
+    changed = streaming.each(copy, list(file.specs))
+    writer.close()
+    return any(changed)
+
+
+def _update(adapter: SafetensorsFile, tensor: StoredTensor, scale: float) -> Update | None:
+    """What the adapter adds to a tensor of the base model, if anything."""
+    names = [_peft_name(tensor.name.removesuffix(".weight"), part) for part in ("lora_A", "lora_B")]
+    if names[0] not in adapter.specs:
+        return None
+    lora_a, lora_b = (to_float32(adapter.bits(name), adapter.specs[name].dtype) for name in names)
+    return Update(tensor, lora_a, lora_b, scale)
+
+
+def _check_copy(adapter: ShardedAdapter, name: str, segment: Segment, first: Segment) -> None:
+    ours, theirs = adapter.floats(name, segment), adapter.floats(name, first)
+    apart, size = np.linalg.norm(ours - theirs), np.linalg.norm(theirs)
+    if apart > COPY_TOLERANCE * size:
+        raise StageFailed(
+            f"{adapter.ranks[segment.rank].path}: {adapter.places[name].key} differs from rank {first.rank}'s copy "
+            f"by {apart / size if size else math.inf:.1%}: the ranks were not trained together"
+        )
+
+
+def _is_zero(adapter: ShardedAdapter, name: str) -> bool:
+    return not any(adapter.floats(name, segment).any() for segment in adapter.places[name].segments)
+
+
+def _targeted(rank: TorchZipFile, config: LoraConfig) -> tuple[str, ...]:
+    """The projections of the adapter's modules; of q, k and v those that have a lora_B."""
+    stored = {key.partition(".layers.")[2].partition(".")[2] for key in rank.specs}  # without the layer's number
+    wanted = {name: target for name, target in PROJECTIONS.items() if target.module in config.modules}
+    found = {name: target for name, target in wanted.items() if f"{target.module}.lora_B.{target.parameter}" in stored}
+    for module in config.modules:
+        if module not in {target.module for target in found.values()}:
+            raise BadInput(f"{rank.path}: has no lora_B of target module {module}")
+    return tuple(found)
+
+
+def _peft_tensors(
+    shape: ModelShape, layout: ShardLayout, lora_rank: int, projections: Sequence[str]
+) -> Iterator[tuple[str, tuple[int, int], Placement]]:
+    """(name, shape, place) of every tensor of the PEFT file.
+
+    lora_B (out, r) is cut like the rows of its projection and lora_A (r, in) like its columns; the other
+    of the two lies whole on every rank.
+    """
+    for layer in range(shape.num_hidden_layers):
+        for name in projections:
+            target, (out_features, in_features) = PROJECTIONS[name], shape.projection(name)
+            key, module = f"model.layers.{layer}.{target.module}", f"model.layers.{layer}.{name}"
+            cut = layouts.projection_segments(shape, layout, name)
+            part_a, part_b = (cut, _whole(layout, out_features)) if target.axis else (_whole(layout, lora_rank), cut)
+            place_a = Placement(f"{key}.lora_A.weight", target.axis, part_a)
+            place_b = Placement(f"{key}.lora_B.{target.parameter}", 0, part_b)
+            yield _peft_name(module, "lora_A"), (lora_rank, in_features), place_a
+            yield _peft_name(module, "lora_B"), (out_features, lora_rank), place_b
+
+
+def _whole(layout: ShardLayout, rows: int) -> tuple[Segment, ...]:
+    return tuple(Segment(rank, 0, 0, rows) for rank in range(layout.tp_size))
+
+
+def _peft_name(module: str, part: str) -> str:
+    return f"base_model.model.{module}.{part}.weight"
+
+
+def _module(path: Path, target: object) -> str:
+    """The module of PROJECTIONS that an entry of target_modules names by its last part."""
+    for projection in PROJECTIONS.values():
+        if target in (projection.module, projection.module.partition(".")[2]):
+            return projection.module
+    known = ", ".join(dict.fromkeys(projection.module.partition(".")[2] for projection in PROJECTIONS.values()))
+    raise BadInput(f"{path}: target_modules has {target!r}, which is none of {known}")
+
+
+def _number(path: Path, content: dict[str, Any], key: str) -> float:
+    value = content.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise BadInput(f"{path}: {key} {value!r} is not a number")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(program.main(run, flags()))

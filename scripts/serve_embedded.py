@@ -1,0 +1,103 @@
+"""Serve a base model and its LoRA adapters over HTTP with OpenAI's protocol, on this machine's CPU.
+
+Input:   a Hugging Face model folder and any number of PEFT folders.
+Output:  GET /health and /v1/models; POST /v1/completions and /v1/chat/completions, plain or streamed.
+         SIGTERM ends it with status 0.
+
+It stands in for vLLM where there is no accelerator; greedy answers are those of evaluate.py, token for token.
+
+    python scripts/serve_embedded.py --model model --adapter sql=adapter/adapter --port 8000
+    curl localhost:8000/v1/completions -H 'Content-Type: application/json' \\
+        -d '{"model": "sql", "prompt": "Hello", "max_tokens": 20, "temperature": 0}'
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common import events, loading, program, tokenizer
+from common.program import BadInput
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+_GRACE = 5  # seconds that answers under way get when the server is told to stop
+
+
+def flags() -> argparse.ArgumentParser:
+    parser = program.parser(__doc__)
+    parser.add_argument("--model", type=program.existing_folder, required=True, help="Hugging Face folder of the base")
+    parser.add_argument("--served-model-name", default="base", help="the base model's name in requests")
+    parser.add_argument(
+        "--adapter", type=named_folder, action="append", default=[], metavar="NAME=DIR", help="PEFT folder; repeatable"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=program.at_least(1), required=True)
+    parser.add_argument("--dtype", choices=sorted(loading.DTYPES), default="fp32", help="of the weights")
+    parser.add_argument("--max-batch", type=program.at_least(1), default=16, help="answers generated together")
+    return parser
+
+
+def named_folder(text: str) -> tuple[str, Path]:
+    """An argparse type: NAME=DIR with a folder that is there."""
+    name, equals, folder = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text}: expected NAME=DIR")
+    return name, program.existing_folder(folder)
+
+
+def run(args: argparse.Namespace) -> None:
+    for number, status in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):  # uvicorn shuts down, then raises them again
+        signal.signal(number, lambda *_, status=status: sys.exit(status))
+    names = [args.served_model_name, *(name for name, _ in args.adapter)]
+    if len(set(names)) < len(names):
+        raise BadInput(f"--adapter: two models would be served under one name ({', '.join(names)})")
+    loading.check_model(args.model, [folder for _, folder in args.adapter])
+    with bound_socket(args.host, args.port) as listener:
+        serve(app(args), listener)
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """Take the port before the seconds of loading; connections are accepted only when the server is ready."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise BadInput(f"--port {port}: cannot listen on {host}: {error}; choose another port") from None
+    return listener
+
+
+def app(args: argparse.Namespace) -> Starlette:
+    """Load the model; PEFT's names of the adapters hold no dot, the served names may."""
+    decoder = tokenizer.load(args.model)
+    stop_ids = loading.stop_token_ids(args.model, decoder)
+    limits = loading.limits(args.model)
+    inner = {args.served_model_name: loading.BASE} | {name: f"adapter_{n}" for n, (name, _) in enumerate(args.adapter)}
+
+    from transformers import AutoTokenizer
+
+    from common.engine import Engine
+    from common.openai_server import ModelServer
+
+    model = loading.load_model(args.model, {inner[name]: folder for name, folder in args.adapter}, args.dtype)
+    chat = AutoTokenizer.from_pretrained(args.model, local_files_only=True)
+    return ModelServer(Engine(model, stop_ids, args.max_batch), inner, decoder, chat, limits).app()
+
+
+def serve(app: Starlette, listener: socket.socket) -> None:
+    import uvicorn
+
+    host, port = listener.getsockname()[:2]
+    events.log(f"serving on http://{host}:{port}")
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE)).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    sys.exit(program.main(run, flags()))

@@ -1,0 +1,301 @@
+"""Start a server, ask it what the evaluation asked, and stop it: does it serve the adapter that was evaluated?
+
+Input:   the folder of evaluate.py (samples.jsonl) and the server's command line, after `--`.
+Output:  smoke.json and server.log.
+
+The server must speak OpenAI's protocol, as vLLM and serve_embedded.py do. Fails when an answer is not the
+evaluation's, when no answer differs from the base model's, or when an unknown model is answered. The server's whole
+process group is ended in any case.
+
+    python scripts/smoke_test.py --evaluation evaluation --output smoke --port 8000 --prompts 4 --timeout 60 -- \\
+        python scripts/serve_embedded.py --model model --adapter adapter=adapter/adapter --port 8000
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from threading import Event, Thread
+from types import FrameType
+from typing import Any
+
+from common import events, program
+from common.program import BadInput, StageFailed
+
+_HOST = "127.0.0.1"
+_UNKNOWN_MODEL = "no-such-model"
+_BETWEEN_PROBES = 0.1  # seconds
+_STOP_GRACE = 60  # seconds from SIGTERM to SIGKILL: time to give an accelerator back in order
+_FORK_LIMIT = 10  # seconds that starting a process takes at the very most
+_LOG_LINES = 5  # of the server's last words in an error
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+Answer = dict[str, Any]
+
+
+def flags() -> argparse.ArgumentParser:
+    parser = program.parser(__doc__)
+    parser.add_argument("--evaluation", type=program.existing_folder, required=True, help="folder of evaluate.py")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--base-name", default="base", help="the base model's name on the server")
+    parser.add_argument("--adapter-name", default="adapter", help="the adapter's name on the server")
+    parser.add_argument("--no-base", action="store_true", help="never ask for the base model: the server cannot answer")
+    parser.add_argument("--port", type=program.at_least(1), required=True, help="the server's, on 127.0.0.1")
+    parser.add_argument("--prompts", type=program.at_least(1), default=4, help="how many of the evaluation's to ask")
+    parser.add_argument(
+        "--min-equal", type=program.at_least(0, float), default=1.0, metavar="FRACTION",
+        help="share of prompts answered as evaluated; below 1 where rounding differs (another dtype or device)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--timeout", type=program.at_least(0, float), default=900.0, metavar="SECONDS",
+        help="for the server's start, and for each answer",
+    )  # fmt: skip
+    parser.add_argument("command", nargs="+", metavar="COMMAND", help="the server's command line, after --")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    samples = read_samples(args.evaluation / "samples.jsonl", args.prompts)
+    check_port(args.port)
+    if shutil.which(args.command[0]) is None:
+        raise BadInput(f"{args.command[0]}: no such command")
+    args.output.mkdir(parents=True, exist_ok=True)
+    for number in _SIGNALS:
+        signal.signal(number, _exit_on_signal)
+    with Server(args.command, args.output / "server.log", args.port, args.timeout) as server:
+        server.start()
+        startup_seconds = server.wait_until_ready(args.adapter_name)
+        results = []
+        for done, sample in enumerate(samples, start=1):
+            results.append(ask(server, sample, args))
+            events.progress(done, len(samples), "prompt")
+        check_unknown_model(server)
+    report = summary(results, startup_seconds)
+    (args.output / "smoke.json").write_text(json.dumps(report, indent=2) + "\n")
+    check(report, args.min_equal)
+
+
+def read_samples(path: Path, count: int) -> list[dict[str, Any]]:
+    """The first `count` lines of samples.jsonl."""
+    if not path.is_file():
+        raise BadInput(f"--evaluation: {path}: no such file; give the folder made by evaluate.py")
+    try:
+        samples = [json.loads(line) for line in path.read_bytes().splitlines()[:count]]
+        complete = all({"prompt", "max_new_tokens", "base", "adapter"} <= sample.keys() for sample in samples)
+    except (ValueError, AttributeError):
+        raise BadInput(f"{path}: not JSON lines as evaluate.py writes them") from None
+    if not samples or not complete:
+        raise BadInput(f"{path}: no samples, or samples without prompt, max_new_tokens, base and adapter")
+    return samples
+
+
+def check_port(port: int) -> None:
+    """Another server there would be asked in place of ours."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except (OSError, OverflowError) as error:
+            raise BadInput(f"--port {port}: not free ({error}); end its server or choose another") from None
+
+
+def _exit_on_signal(number: int, _: FrameType | None) -> None:
+    _ignore_signals()  # a second one must not interrupt the end of the server
+    sys.exit(128 + number)
+
+
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+class Server:
+    """A command in a process group of its own, for the time of a `with`; its output goes to `log`.
+
+    A thread starts it and waits for its end: signals are handled in the main thread alone, so that none can come
+    between the process's start and the moment it is known here.
+    """
+
+    def __init__(self, command: list[str], log: Path, port: int, timeout: float) -> None:
+        self._command, self._log, self._port, self._timeout = command, log, port, timeout
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started, self._ended = Event(), Event()
+        self._watcher = Thread(target=self._watch, name="server")
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """SIGTERM to the group, SIGKILL to what is left: a server may end before the processes that it started."""
+        _ignore_signals()
+        if not self._started.wait(_FORK_LIMIT):
+            return  # a signal came before the start
+        self._signal(signal.SIGTERM)
+        self._ended.wait(_STOP_GRACE)
+        self._signal(signal.SIGKILL)
+        self._watcher.join()
+
+    def start(self) -> None:
+        self._watcher.start()
+
+    def wait_until_ready(self, model: str) -> float:
+        """Seconds until the server is healthy and has answered for `model`: a healthy server's engine may hang."""
+        start = time.monotonic()
+        while not self._is_ready(model, start + self._timeout - time.monotonic()):
+            if self._ended.wait(_BETWEEN_PROBES):
+                raise self._failure("the server ended before it was ready")
+            if time.monotonic() > start + self._timeout:
+                raise self._failure(f"the server is not ready after {self._timeout:g} s (--timeout)")
+        return time.monotonic() - start
+
+    def ask(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Status and JSON object of a POST."""
+        try:
+            status, content = self._request("POST", path, body, self._timeout)
+            return status, dict(json.loads(content))
+        except (OSError, http.client.HTTPException) as error:
+            raise self._failure(f"no answer from the server ({error or type(error).__name__})") from None
+        except (ValueError, TypeError):
+            raise self._failure(f"the server's answer to {path} is not a JSON object") from None
+
+    def _watch(self) -> None:
+        with self._log.open("wb") as log:
+            try:
+                self._process = subprocess.Popen(
+                    self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                )
+                self._started.set()
+                self._process.wait()
+            except OSError as error:
+                log.write(str(error).encode())
+            finally:
+                self._started.set()
+                self._ended.set()
+
+    def _signal(self, number: int) -> None:
+        if self._process:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+
+    def _is_ready(self, model: str, timeout: float) -> bool:
+        body = {"model": model, "prompt": "a", "max_tokens": 1, "temperature": 0}
+        try:
+            if self._request("GET", "/health", None, timeout)[0] != 200:
+                return False
+            status, content = self._request("POST", "/v1/completions", body, timeout)
+        except (OSError, http.client.HTTPException):
+            return False
+        if 400 <= status < 500:
+            raise self._failure(f"the server refuses model {model}: {content[:200].decode(errors='replace')}")
+        return status == 200 and not self._ended.is_set()
+
+    def _request(self, method: str, path: str, body: dict[str, Any] | None, timeout: float) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(_HOST, self._port, timeout=max(timeout, _BETWEEN_PROBES))
+        try:
+            content = None if body is None else json.dumps(body)
+            connection.request(method, path, content, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def _failure(self, what: str) -> StageFailed:
+        """The error, with how the server ended, if it did, and its last words, in one line."""
+        lines = self._log.read_text(errors="replace").split("\n") if self._log.is_file() else []
+        words = " | ".join([line.strip() for line in lines if line.strip()][-_LOG_LINES:])
+        status = self._process.poll() if self._process else None
+        ended = "" if status is None else f", status {status}"
+        return StageFailed(f"{what}{ended}; {self._log}: {words or 'empty'}")
+
+
+def ask(server: Server, sample: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """The served answers to one sample beside the evaluation's, and whether they are the same."""
+    served = {"adapter": answer(server, sample, args.adapter_name)}
+    if not args.no_base:
+        served["base"] = answer(server, sample, args.base_name)
+    differences = [
+        difference for side, given in served.items() if (difference := difference_from_evaluation(side, given, sample))
+    ]
+    return {
+        "prompt": sample["prompt"],
+        "served": served,
+        "evaluated": {side: sample[side]["text"] for side in served},
+        "differences": differences,
+        "differs_from_base": not _same(served["adapter"], served.get("base") or sample["base"]),
+    }
+
+
+def answer(server: Server, sample: dict[str, Any], model: str) -> Answer:
+    """Text and token ids of a greedy answer; the ids are None where the server does not tell them."""
+    chat = "messages" in sample
+    prompt = {"messages": sample["messages"]} if chat else {"prompt": sample["prompt"]}
+    options = {"model": model, "max_tokens": sample["max_new_tokens"], "temperature": 0, "return_token_ids": True}
+    status, content = server.ask("/v1/chat/completions" if chat else "/v1/completions", {**prompt, **options})
+    if status != 200:
+        raise StageFailed(f"the server answers for {model} with status {status}: {json.dumps(content)[:300]}")
+    try:
+        choice = content["choices"][0]
+        text = choice["message"]["content"] if chat else choice["text"]
+    except (KeyError, IndexError, TypeError):
+        raise StageFailed(f"the server's answer for {model} has no text: {json.dumps(content)[:300]}") from None
+    prompt_token_ids = content.get("prompt_token_ids") or choice.get("prompt_token_ids")
+    return {"text": text, "token_ids": choice.get("token_ids"), "prompt_token_ids": prompt_token_ids}
+
+
+def difference_from_evaluation(side: str, served: Answer, sample: dict[str, Any]) -> str | None:
+    """What is not as evaluated, or None."""
+    evaluated = sample[side]
+    asked, read = sample.get("prompt_token_ids"), served["prompt_token_ids"]
+    if asked and read and asked != read:
+        return f"{side}: the server reads the prompt as {len(read)} other tokens than the {len(asked)} evaluated"
+    if _same(served, evaluated):
+        return None
+    return f"{side}: served {served['text'][:100]!r}, evaluated {evaluated['text'][:100]!r}"
+
+
+def _same(one: Answer, other: Answer) -> bool:
+    """By token ids; by text where a server tells no ids (vLLM before 0.10.2)."""
+    key = "token_ids" if one["token_ids"] and other["token_ids"] else "text"
+    return one[key] == other[key]
+
+
+def check_unknown_model(server: Server) -> None:
+    """A server that answers any name would also answer for an adapter that it does not have."""
+    body = {"model": _UNKNOWN_MODEL, "prompt": "a", "max_tokens": 1, "temperature": 0}
+    status, _ = server.ask("/v1/completions", body)
+    if status != 404:
+        raise StageFailed(f"the unknown model {_UNKNOWN_MODEL} is answered with status {status}, expected 404")
+
+
+def summary(results: list[dict[str, Any]], startup_seconds: float) -> dict[str, Any]:
+    return {
+        "prompts": len(results),
+        "equal_to_evaluation": sum(not result["differences"] for result in results),
+        "differs_from_base": sum(result["differs_from_base"] for result in results),
+        "startup_seconds": round(startup_seconds, 2),
+        "samples": results,
+    }
+
+
+def check(report: dict[str, Any], min_equal: float) -> None:
+    """Raises StageFailed when what is served is not what was evaluated, or is the base model."""
+    prompts, equal = report["prompts"], report["equal_to_evaluation"]
+    if not report["differs_from_base"]:
+        raise StageFailed(f"on {prompts} prompts the served adapter answers as the base model: is it applied?")
+    if equal < min_equal * prompts:
+        first = next(sample for sample in report["samples"] if sample["differences"])
+        raise StageFailed(f"{equal} of {prompts} prompts are answered as evaluated; first: {first['differences'][0]}")
+
+
+if __name__ == "__main__":
+    sys.exit(program.main(run, flags()))

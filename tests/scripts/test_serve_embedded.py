@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from common.generation import Sequence, generate
+from common.loading import BASE, load_model
+
+PROGRAM = Path(__file__).parents[2] / "scripts" / "serve_embedded.py"
+GREEDY = {"temperature": 0, "max_tokens": 20, "return_token_ids": True}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(model: Path, adapters: dict[str, Path], port: int) -> subprocess.Popen[str]:
+    named = [f"--adapter={name}={folder}" for name, folder in adapters.items()]
+    command = [sys.executable, PROGRAM, "--model", model, "--port", str(port), "--max-batch", "8", *named]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model: Path, tiny_adapter: Path) -> Iterator[httpx.Client]:
+    port = free_port()
+    process = start(tiny_model, {"tuned-1.0": tiny_adapter}, port)
+    assert process.stderr and "serving on" in process.stderr.readline()
+    transport = httpx.HTTPTransport(retries=8)  # the line is written just before the port is opened
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, transport=transport) as client:
+        yield client
+    process.send_signal(signal.SIGTERM)
+    rest = process.communicate(timeout=20)[1]
+    assert (process.returncode, rest) == (0, "")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path, tiny_adapter: Path):
+    return load_model(tiny_model, {"tuned": tiny_adapter}, "fp32")
+
+
+def unbatched(model, prompt_ids: list[int], adapter: str, max_new_tokens: int = 20) -> list[int]:
+    (sequence,) = generate(model, [Sequence(prompt_ids, max_new_tokens, adapter)], 1, frozenset({1}))
+    return sequence.token_ids
+
+
+def complete(server: httpx.Client, **body) -> dict:
+    response = server.post("/v1/completions", json={"model": "base", "prompt": "def test", **GREEDY, **body})
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def streamed(server: httpx.Client, path: str, body: dict) -> list[dict]:
+    with server.stream("POST", path, json={**body, "stream": True}) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+    assert lines.pop() == "[DONE]"
+    return [json.loads(line) for line in lines]
+
+
+def test_health_and_models(server):
+    assert server.get("/health").status_code == 200
+    assert [entry["id"] for entry in server.get("/v1/models").json()["data"]] == ["base", "tuned-1.0"]
+
+
+def test_fifty_requests_at_once_get_the_tokens_of_one_alone(server, model):
+    prompts = [[2 + (7 * number + 3 * place) % 380 for place in range(1 + number)] for number in range(50)]
+
+    def ask(number: int) -> list[int]:
+        name = ("base", "tuned-1.0")[number % 2]
+        return complete(server, model=name, prompt=prompts[number])["choices"][0]["token_ids"]
+
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(ask, range(50)))
+    assert answers == [unbatched(model, prompt, (BASE, "tuned")[n % 2]) for n, prompt in enumerate(prompts)]
+
+
+def test_text_and_token_ids_ask_the_same_and_usage_counts(server):
+    by_text = complete(server)
+    choice = by_text["choices"][0]
+    by_ids = complete(server, prompt=choice["prompt_token_ids"])
+    assert by_ids["choices"] == by_text["choices"]
+    prompt, completion = len(choice["prompt_token_ids"]), len(choice["token_ids"])
+    assert by_text["usage"] == {
+        "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("prompt", [["one", "two words"], [[5, 6], [7, 8, 9]]])
+def test_a_list_of_prompts_gives_a_choice_each(server, prompt):
+    choices = complete(server, prompt=prompt)["choices"]
+    assert [choice["index"] for choice in choices] == [0, 1]
+    assert [choice["token_ids"] for choice in choices] == [
+        complete(server, prompt=each)["choices"][0]["token_ids"] for each in prompt
+    ]
+
+
+def test_a_stream_adds_up_to_the_whole_answer(server):
+    prompts = ["def test", "import "]
+    whole = complete(server, prompt=prompts, temperature=1.0, seed=3)
+    body = {"model": "base", "prompt": prompts, **GREEDY, "temperature": 1.0, "seed": 3}
+    chunks = streamed(server, "/v1/completions", {**body, "stream_options": {"include_usage": True}})
+    assert chunks.pop()["usage"] == whole["usage"]
+    for index, choice in enumerate(whole["choices"]):
+        parts = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["index"] == index]
+        assert "".join(part["text"] for part in parts) == choice["text"]
+        assert sum((part["token_ids"] for part in parts), []) == choice["token_ids"]
+        assert parts[0]["prompt_token_ids"] == choice["prompt_token_ids"]
+        assert [part["finish_reason"] for part in parts] == [None] * (len(parts) - 1) + [choice["finish_reason"]]
+
+
+def test_a_stop_string_ends_the_text_before_it(server):
+    text = complete(server)["choices"][0]["text"]
+    stop = text[6:9]
+    choice = complete(server, stop=["never there", stop])["choices"][0]
+    assert choice["text"] == text[: text.index(stop)]
+    assert choice["finish_reason"] == "stop"
+    parts = streamed(server, "/v1/completions", {"model": "base", "prompt": "def test", **GREEDY, "stop": stop})
+    assert "".join(part["choices"][0]["text"] for part in parts) == choice["text"]
+
+
+def test_sampling_is_repeated_by_its_seed(server):
+    def texts(seed):
+        return complete(server, temperature=1.0, seed=seed)["choices"][0]["token_ids"]
+
+    assert texts(1) == texts(1)
+    assert texts(1) != texts(2)
+
+
+def test_chat_uses_the_template_of_the_tokenizer(server):
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "hello"}]
+    body = {"model": "tuned-1.0", "messages": messages, **GREEDY}
+    answer = server.post("/v1/chat/completions", json=body).json()
+    same = complete(server, model="tuned-1.0", prompt="<system>s<user>hello<assistant>")["choices"][0]
+    assert answer["prompt_token_ids"] == same["prompt_token_ids"]
+    assert answer["choices"][0]["token_ids"] == same["token_ids"]
+    assert answer["choices"][0]["message"] == {"role": "assistant", "content": same["text"]}
+    chunks = streamed(server, "/v1/chat/completions", body)
+    assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks) == same["text"]
+
+
+def test_chat_without_max_tokens_may_fill_the_context(server):
+    messages = [{"role": "user", "content": "hello"}]
+    answer = server.post("/v1/chat/completions", json={"model": "base", "messages": messages, "temperature": 0}).json()
+    assert answer["choices"][0]["finish_reason"] == "stop" or answer["usage"]["total_tokens"] == 256
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "message"),
+    [
+        ({"n": 2}, "n", "not supported"),
+        ({"echo": True}, "echo", "not supported"),
+        ({"max_tokens": 256}, "max_tokens", "maximum context length is 256 tokens"),
+        ({"max_tokens": 0}, "max_tokens", "an integer from 1"),
+        ({"max_tokens": "9"}, "max_tokens", "an integer from 1"),
+        ({"temperature": -1}, "temperature", "a number from 0.0"),
+        ({"top_p": 0}, "top_p", "a number from"),
+        ({"top_p": 1.1}, "top_p", "a number from"),
+        ({"stop": [""]}, "stop", "none empty"),
+        ({"prompt": []}, "prompt", "not empty"),
+        ({"prompt": {"a": 1}}, "prompt", "a text"),
+        ({"prompt": [999]}, "prompt", "Token id 999 is out of vocabulary"),
+        ({"prompt": ""}, "prompt", "no tokens"),
+        ({"model": None}, "model", "missing"),
+    ],
+)
+def test_a_bad_field_is_named(server, change, param, message):
+    response = server.post("/v1/completions", json={"model": "base", "prompt": "a", **GREEDY, **change})
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (400, 400, param)
+    assert re.search(message, error["message"])
+
+
+def test_errors_have_openai_s_shape(server):
+    unknown = server.post("/v1/completions", json={"model": "nobody", "prompt": "a"})
+    assert unknown.status_code == 404
+    assert unknown.json()["error"] == {
+        "message": "The model `nobody` does not exist.", "type": "NotFoundError", "param": "model", "code": 404
+    }  # fmt: skip
+    assert server.post("/v1/completions", content=b"{").json()["error"]["message"].endswith("not valid JSON")
+    assert server.get("/nowhere").json()["error"]["code"] == 404
+    assert server.get("/v1/completions").json()["error"]["code"] == 405
+
+
+def test_a_port_in_use_and_a_bad_adapter_are_one_line(tiny_model, tiny_adapter, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        process = start(tiny_model, {}, taken.getsockname()[1])
+        line = process.communicate(timeout=20)[1]
+    assert process.returncode == 2
+    assert re.fullmatch(r"serve_embedded.py: --port \d+: cannot listen on 127.0.0.1: .*; choose another port\n", line)
+    process = start(tiny_model, {"x": tmp_path}, free_port())
+    assert "adapter_config.json: no such file" in process.communicate(timeout=20)[1]
+    assert process.returncode == 2

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import evaluate
+import smoke_test
+from common import program
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+# A server of the standard library that answers as it is told: `answers` maps a model to its text.
+STAND_IN = """
+import json, os, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+port, answers, options = int(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.reply(200, {})
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if options.get("dies_on_the_prompts") and body["max_tokens"] > 1:
+            print("engine lost", flush=True)
+            os._exit(7)
+        text = answers.get(body["model"], options.get("anybody"))
+        found = {"choices": [{"text": text, **options.get("extra", {})}]}
+        self.reply(200, found) if text is not None else self.reply(404, {"error": {"message": "no"}})
+
+    def reply(self, status, content):
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(content).encode())
+
+    def log_message(self, *_):
+        pass
+
+ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(evaluation: Path, output: Path, port: int, server: list, *flags: str) -> subprocess.Popen[str]:
+    command = [sys.executable, SCRIPTS / "smoke_test.py", "--evaluation", evaluation, "--output", output]
+    command += ["--port", str(port), "--timeout", "30", "--prompts", "3", *flags, "--", *map(str, server)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+
+
+def run(*args, **kwargs) -> tuple[int, str]:
+    process = start(*args, **kwargs)
+    errors = process.communicate(timeout=60)[1]
+    return process.returncode, errors.splitlines()[-1] if errors else ""
+
+
+@pytest.fixture(scope="module")
+def evaluation(tiny_model, tiny_adapter, tiny_tokens, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("smoke") / "evaluation"
+    folders = {"--model": tiny_model, "--adapter": tiny_adapter, "--tokens": tiny_tokens, "--output": output}
+    argv = [str(word) for pair in folders.items() for word in pair] + ["--max-new-tokens", "8", "--examples", "4"]
+    assert program.main(evaluate.run, evaluate.flags(), argv) == 0
+    return output
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    """The command of a server that answers every prompt of `written` as told, on a free port."""
+    program_file = tmp_path / "stand_in.py"
+    program_file.write_text(STAND_IN)
+
+    def command(port: int, answers: dict, **options) -> list:
+        return [sys.executable, program_file, port, json.dumps(answers), json.dumps(options)]
+
+    return command
+
+
+@pytest.fixture
+def written(tmp_path) -> Path:
+    """An evaluation in which the base says "b" and the adapter "a"."""
+    answers = {side: {"text": side[0], "token_ids": [ord(side[0])]} for side in ("base", "adapter")}
+    line = json.dumps({"prompt": "p", "prompt_token_ids": [1, 2], "max_new_tokens": 4, **answers})
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "samples.jsonl").write_text(f"{line}\n" * 4)
+    return tmp_path / "evaluation"
+
+
+GOOD = {"base": "b", "adapter": "a"}
+
+
+def test_the_embedded_server_serves_what_was_evaluated(evaluation, tiny_model, tiny_adapter, tmp_path):
+    port = free_port()
+    server = [sys.executable, SCRIPTS / "serve_embedded.py", "--model", tiny_model, "--port", port]
+    assert run(evaluation, tmp_path / "out", port, [*server, "--adapter", f"adapter={tiny_adapter}"])[0] == 0
+    report = json.loads((tmp_path / "out" / "smoke.json").read_text())
+    assert (report["prompts"], report["equal_to_evaluation"]) == (3, 3)
+    assert report["differs_from_base"] >= 1
+    assert report["startup_seconds"] > 0
+    assert len(report["samples"]) == 3
+    assert "serving on" in (tmp_path / "out" / "server.log").read_text()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize(
+    ("answers", "options", "flags", "status", "message"),
+    [
+        (GOOD, {}, [], 0, "3/3 prompt"),
+        (GOOD, {"extra": {"token_ids": [97]}}, ["--no-base"], 0, "3/3 prompt"),
+        ({"adapter": "a"}, {}, ["--no-base"], 0, "3/3 prompt"),
+        ({"base": "b", "adapter": "b"}, {}, [], 1, "answers as the base model: is it applied?"),
+        ({"adapter": "b"}, {}, ["--no-base"], 1, "answers as the base model: is it applied?"),
+        ({"base": "b", "adapter": "c"}, {}, [], 1, "first: adapter: served 'c', evaluated 'a'"),
+        ({"base": "b", "adapter": "c"}, {}, ["--min-equal", "0"], 0, "3/3 prompt"),
+        ({"base": "c", "adapter": "a"}, {}, [], 1, "first: base: served 'c', evaluated 'b'"),
+        (GOOD, {"extra": {"prompt_token_ids": [9, 1, 2]}}, [], 1, "reads the prompt as 3 other tokens than the 2"),
+        (GOOD, {"anybody": "x"}, [], 1, "unknown model no-such-model is answered with status 200"),
+        ({"base": "b"}, {}, [], 1, "the server refuses model adapter"),
+        ({"adapter": "a"}, {}, [], 1, "the server answers for base with status 404"),
+        (GOOD, {"dies_on_the_prompts": True}, [], 1, "engine lost"),
+    ],
+)
+def test_what_a_server_says_decides(stand_in, written, tmp_path, answers, options, flags, status, message):
+    port = free_port()
+    found, line = run(written, tmp_path / "out", port, stand_in(port, answers, **options), *flags)
+    assert found == status
+    assert message in line
+
+
+def test_a_server_that_ends_early_is_told_with_its_last_words(written, tmp_path):
+    server = [sys.executable, "-c", "print('one'); print('out of memory'); raise SystemExit(3)"]
+    status, line = run(written, tmp_path / "out", free_port(), server)
+    assert status == 1
+    assert re.search(r"the server ended before it was ready, status 3; .*server.log: one \| out of memory$", line)
+
+
+def test_a_server_that_never_answers_runs_out_of_time(written, tmp_path):
+    server = [sys.executable, "-c", "import time; print('compiling', flush=True); time.sleep(600)"]
+    status, line = run(written, tmp_path / "out", free_port(), server, "--timeout", "1")
+    assert status == 1
+    assert re.search(r"not ready after 1 s \(--timeout\); .*: compiling$", line)
+
+
+@pytest.fixture
+def alive(tmp_path) -> Path:
+    """A named pipe that processes under test hold open: its end of file is the proof that all of them are gone."""
+    os.mkfifo(tmp_path / "alive")
+    return tmp_path / "alive"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_server_too(written, tmp_path, alive, number, status):
+    server = [sys.executable, "-c", f"pipe = open({str(alive)!r}, 'w'); import time; time.sleep(600)"]
+    process = start(written, tmp_path / "out", free_port(), server)
+    with alive.open() as pipe:  # opens when the server does
+        process.send_signal(number)
+        assert process.wait(timeout=30) == status
+        assert pipe.read() == ""
+    assert "Traceback" not in process.communicate()[1]
+
+
+def test_a_process_that_outlives_the_server_is_killed(written, tmp_path, alive):
+    engine = (
+        f"import signal, time; signal.signal(15, signal.SIG_IGN); pipe = open({str(alive)!r}, 'w'); time.sleep(600)"
+    )
+    server = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {engine!r}]).wait()"
+    process = start(written, tmp_path / "out", free_port(), [sys.executable, "-c", server])
+    with alive.open() as pipe:
+        process.terminate()
+        assert process.wait(timeout=30) == 143
+        assert pipe.read() == ""
+    process.communicate()
+
+
+def test_a_server_that_ignores_sigterm_is_killed(tmp_path, alive, monkeypatch):
+    monkeypatch.setattr(smoke_test, "_STOP_GRACE", 0.1)
+    monkeypatch.setattr(smoke_test, "_SIGNALS", ())  # pytest's own stay as they are
+    code = f"import signal, time; signal.signal(15, signal.SIG_IGN); pipe = open({str(alive)!r}, 'w'); time.sleep(600)"
+    with smoke_test.Server([sys.executable, "-c", code], tmp_path / "log", free_port(), 1) as server:
+        server.start()
+        pipe = alive.open()
+    assert pipe.read() == ""
+    pipe.close()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b'{"prompt": "a"}', b"\xff"])
+def test_a_bad_evaluation_is_one_line(tmp_path, content):
+    evaluation = tmp_path / "evaluation"
+    evaluation.mkdir()
+    if content is not None:
+        (evaluation / "samples.jsonl").write_bytes(content)
+    status, line = run(evaluation, tmp_path / "out", free_port(), ["true"])
+    assert status == 2
+    assert "samples.jsonl" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_port_in_use_and_an_unknown_command_are_bad_input(written, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert run(written, tmp_path / "out", port, ["true"])[1].startswith(f"smoke_test.py: --port {port}: not free")
+    assert run(written, tmp_path / "out", free_port(), ["no-such-command"]) == (
+        2, "smoke_test.py: no-such-command: no such command"
+    )  # fmt: skip

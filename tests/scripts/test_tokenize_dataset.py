@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tokenize_dataset
+from common import program
+from tokenizers import Tokenizer
+
+TEMPLATE = {"sections": ["Q: {question}", "C: {context}", "A:"], "separator": "\n", "response": " {answer}"}
+ROWS = [
+    {
+        "question": f"what is {number} {{x}}?",
+        "context": "" if number % 3 else "numbers " * (number % 5),
+        "answer": f"it is {number} " * (1 + number % 4),
+        "category": "even" if number % 2 == 0 else "odd",
+    }
+    for number in range(60)
+]
+
+
+class Case:
+    """A model, a data set, and the program run on them."""
+
+    def __init__(self, model: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.model, self.folder, self._capsys = model, folder, capsys
+        self.tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+        self.data = self.write("data.jsonl", ROWS)
+
+    def write(self, name: str, rows: list[dict]) -> Path:
+        path = self.folder / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    def run(self, *argv: object, output: str = "out", template: dict = TEMPLATE, seq_len: int = 128) -> int:
+        words = ["--model", self.model, "--output", self.folder / output, "--template", json.dumps(template)]
+        words = [str(word) for word in [*words, "--seq-len", seq_len, *argv]]
+        return program.main(tokenize_dataset.run, tokenize_dataset.flags(), words)
+
+    def load(self, output: str = "out") -> SimpleNamespace:
+        folder = self.folder / output
+        loaded = {"statistics": json.loads((folder / "statistics.json").read_text())}
+        loaded["lines"] = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
+        for split in ("train", "eval"):
+            names = ("input_ids", "labels", "segment_ids")
+            loaded[split] = [np.load(folder / f"{split}.{name}.npy", mmap_mode="r") for name in names]
+        return SimpleNamespace(**loaded)
+
+    def refused(self, *argv: object, **options) -> str:
+        """The one line of a run that has to fail before it writes anything."""
+        self._capsys.readouterr()
+        assert self.run(*argv, **options) == 2
+        assert not (self.folder / options.get("output", "out")).exists()
+        lines = self._capsys.readouterr().err.splitlines()
+        return next(line for line in lines if line.startswith("pytest") or "__main__" in line or ".py:" in line)
+
+
+@pytest.fixture
+def case(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Case:
+    return Case(tiny_model, tmp_path, capsys)
+
+
+def examples(arrays: list[np.ndarray]) -> list[tuple[list[int], list[int]]]:
+    """(ids, labels) of every packed example."""
+    found = []
+    for ids, labels, segments in zip(*arrays, strict=True):
+        for segment in range(1, segments.max() + 1):
+            found.append((ids[segments == segment].tolist(), labels[segments == segment].tolist()))
+    return found
+
+
+def text_of(row: dict) -> tuple[str, str]:
+    context = f"C: {row['context']}\n" if row["context"] else ""
+    return f"Q: {row['question']}\n{context}A:", f" {row['answer']}"
+
+
+def test_every_row_is_in_one_split_once(case):
+    assert case.run("--input", case.data, "--eval-rows", 10) == 0
+    out = case.load()
+    expected = []
+    for row in ROWS:
+        prompt, response = (case.tokenizer.encode(text).ids for text in text_of(row))
+        expected.append((prompt + response + [1], [-100] * len(prompt) + response + [1]))
+    assert sorted(examples(out.train) + examples(out.eval)) == sorted(expected)
+    assert len(examples(out.eval)) == 10
+
+
+def test_arrays_are_as_the_trainer_reads_them(case):
+    assert case.run("--input", case.data, "--eval-rows", 10) == 0
+    out = case.load()
+    for arrays in (out.train, out.eval):
+        for array in arrays:
+            assert (array.dtype, array.shape[1], array.flags.c_contiguous) == (np.dtype("<i4"), 128, True)
+    assert all(labels[0] == -100 for _, labels in examples(out.train))
+
+
+def test_held_out_lines_agree_with_the_arrays(case):
+    assert case.run("--input", case.data, "--eval-rows", 10) == 0
+    out = case.load()
+    assert sorted(line["prompt_ids"] + line["response_ids"] for line in out.lines) == sorted(
+        ids for ids, _ in examples(out.eval)
+    )
+    for line in out.lines:
+        assert (line["prompt"], line["response"]) == text_of(line["fields"])
+        assert line["fields"] in ROWS
+        assert line["response_ids"][-1] == 1
+
+
+def test_statistics(case):
+    assert case.run("--input", case.data, "--eval-rows", 10) == 0
+    out = case.load()
+    train = examples(out.train)
+    tokens = sum(len(ids) for ids, _ in train)
+    assert out.statistics["seq_len"] == 128
+    assert out.statistics["train"] == {
+        "examples": 50,
+        "sequences": len(out.train[0]),
+        "tokens": tokens,
+        "label_tokens": sum(label != -100 for _, labels in train for label in labels),
+        "truncated": 0,
+        "dropped": 0,
+        "longest": max(len(ids) for ids, _ in train),
+        "mean_tokens": round(tokens / 50, 2),
+        "useful_share": round(tokens / out.train[0].size, 4),
+    }
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(case):
+    for output, seed in (("one", 3), ("two", 3), ("other", 4)):
+        assert case.run("--input", case.data, "--eval-rows", 10, "--seed", seed, output=output) == 0
+    one, two, other = (
+        {path.name: path.read_bytes() for path in (case.folder / name).iterdir()} for name in ("one", "two", "other")
+    )
+    assert one == two
+    assert one["eval.jsonl"] != other["eval.jsonl"]
+    assert one["train.input_ids.npy"] != other["train.input_ids.npy"]
+
+
+def test_without_packing_one_example_a_sequence(case):
+    assert case.run("--input", case.data, "--eval-rows", 10, "--no-pack") == 0
+    out = case.load()
+    assert out.statistics["train"]["sequences"] == out.statistics["train"]["examples"] == 50
+    assert out.train[2].max() == 1
+
+
+def test_loss_on_all_spares_the_first_token_only(case):
+    assert case.run("--input", case.data, "--eval-rows", 10, "--loss-on", "all") == 0
+    out = case.load()
+    assert all(labels == [-100, *ids[1:]] for ids, labels in examples(out.train))
+    assert out.statistics["train"]["label_tokens"] == out.statistics["train"]["tokens"] - 50
+
+
+def test_long_examples_are_dropped_whole_and_counted(case, capsys):
+    data = case.write("long.jsonl", [*ROWS, {**ROWS[0], "answer": "far too long " * 100}])
+    assert case.run("--input", data, "--eval-input", case.data) == 0
+    out = case.load()
+    assert (out.statistics["train"]["dropped"], out.statistics["train"]["examples"]) == (1, 60)
+    assert out.statistics["train"]["longest"] > 128
+    assert "warning: train: 1 of 61 examples dropped, longer than --seq-len 128" in capsys.readouterr().err
+
+
+def test_a_long_held_out_example_is_in_neither_file(case):
+    data = case.write("eval.jsonl", [ROWS[0], {**ROWS[1], "answer": "far too long " * 100}])
+    assert case.run("--input", case.data, "--eval-input", data) == 0
+    out = case.load()
+    assert [line["fields"] for line in out.lines] == [ROWS[0]]
+    assert out.statistics["eval"]["dropped"] == 1
+
+
+def test_train_rows_and_filters(case):
+    argv = [
+        "--input",
+        case.data,
+        "--eval-rows",
+        5,
+        "--train-rows",
+        7,
+        "--where",
+        "category=even",
+        "--where",
+        "context=",
+    ]
+    assert case.run(*argv) == 0
+    out = case.load()
+    assert out.statistics["train"]["examples"] == 7
+    assert len(out.lines) == 5
+    assert all(line["fields"]["category"] == "even" and not line["fields"]["context"] for line in out.lines)
+
+
+def test_train_rows_takes_from_the_whole_file(case):
+    assert case.run("--input", case.data, "--eval-rows", 1, "--train-rows", 20) == 0
+    texts = [case.tokenizer.decode(ids) for ids, _ in examples(case.load().train)]
+    numbers = [int(text.split("what is ")[1].split()[0]) for text in texts]
+    assert max(numbers) > 30
+
+
+def test_several_inputs(case):
+    first, second = case.write("a.jsonl", ROWS[:30]), case.write("b.jsonl", ROWS[30:])
+    assert case.run("--input", first, second, "--eval-rows", 10) == 0
+    assert case.run("--input", case.data, "--eval-rows", 10, output="whole") == 0
+    name = "train.input_ids.npy"
+    assert (case.folder / "out" / name).read_bytes() == (case.folder / "whole" / name).read_bytes()
+
+
+def test_chat(case):
+    from transformers import AutoTokenizer
+
+    chat = {"sections": ["{question}"], "response": "{answer}", "system": "Be brief.", "chat": True}
+    assert case.run("--input", case.data, "--eval-rows", 4, template=chat) == 0
+    theirs = AutoTokenizer.from_pretrained(case.model)
+    for line in case.load().lines:
+        turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": line["fields"]["question"]}]
+        assert line["messages"] == turns
+        expected = theirs.apply_chat_template(turns, tokenize=True, add_generation_prompt=True, return_dict=False)
+        assert line["prompt_ids"] == expected
+    assert json.loads((case.folder / "out/template.json").read_text()) == {"separator": "\n\n", **chat}
+
+
+def test_parquet_with_a_date_column(case):
+    import datetime
+
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [{**row, "day": datetime.date(2024, 1, 2)} for row in ROWS]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), case.folder / "data.parquet")
+    assert case.run("--input", case.folder / "data.parquet", "--eval-rows", 3) == 0
+    assert case.load().lines[0]["fields"]["day"] == "2024-01-02"
+
+
+def test_a_missing_column_names_file_line_and_columns(case):
+    data = case.write("bad.jsonl", [*ROWS[:4], {"question": "?", "answer": "!"}])
+    line = case.refused("--input", data, "--eval-input", case.data)
+    assert "bad.jsonl:5: the template's 'C: {context}' names the column 'context'" in line
+    assert line.endswith("the columns are question, answer")
+
+
+@pytest.mark.parametrize(
+    ("content", "argv", "message"),
+    [
+        ('{"question": "a"\n', ["--eval-rows", "1"], "data.jsonl:1: not JSON"),
+        ("", ["--eval-rows", "1"], "data.jsonl: no row"),
+        (None, ["--eval-rows", "60"], "--eval-rows 60: there are 60 rows, so nothing would be left"),
+        (None, ["--eval-rows", "1", "--where", "category=none"], "no row with category=none"),
+        (None, ["--eval-rows", "1", "--where", "kind=none"], "data.jsonl:1: no column 'kind'"),
+        (None, ["--eval-rows", "1", "--seq-len", "5"], "--seq-len 5: no train example is that short"),
+        (None, ["--eval-rows", "1", "--revision", "main"], "belong to --hub"),
+        (None, ["--eval-input", str(Path(__file__))], "its suffix is none of .jsonl"),
+        (None, ["--eval-rows", "1", "--template", "absent.json"], "neither a JSON object nor a file"),
+        ('{"question": [1], "context": "", "answer": ""}\n' * 2, ["--eval-rows", "1"], "'question' holds a list"),
+        ('{"question": "\\ud800", "context": "", "answer": ""}\n' * 2, ["--eval-rows", "1"], "not Unicode text"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(case, content, argv, message):
+    if content is not None:
+        case.data.write_text(content)
+    assert message in case.refused("--input", case.data, *argv)
+
+
+def test_no_token_with_loss(case):
+    silent = {"sections": ["{context}"], "response": "{context}"}
+    data = case.write("silent.jsonl", [{"context": ""}] * 4)
+    line = case.refused("--input", data, "--eval-rows", 1, "--loss-on", "all", template=silent, seq_len=4)
+    assert "no token carries loss" in line
+
+
+def test_a_model_folder_without_tokenizer(case):
+    case.model = case.folder
+    assert "no tokenizer.json" in case.refused("--input", case.data, "--eval-rows", 1)

@@ -1,0 +1,241 @@
+"""train_torch.py as a program: the same result on any number of ranks, after a kill, and one line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import train_torch
+from common import program
+from common.lora import TARGETS
+
+from tests.scripts.training_files import (
+    PROGRAM,
+    finish,
+    make_model,
+    make_shards,
+    make_tokens,
+    start_ranks,
+    train_command,
+)
+
+RANK_FILE = "lora_adapter/lora/model/dp_rank_00_tp_rank_00_pp_rank_00.pt"
+FLAGS = ("--batch-size", 3, "--accumulate", 2, "--epochs", 5, "--learning-rate", 0.01, "--rank", 4)
+EVENT = re.compile(r"info:|\[\d+\]|\d+/\d+ step")
+WORLDS = {"tp2": (2, 1, "trn2"), "tp4_trn2": (4, 2, "trn2"), "tp4_trn1": (4, 2, "trn1")}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("train")
+    make_model(folder / "model")
+    make_shards(folder / "model", folder / "tp1")
+    for name, (tp_size, multiplier, layout) in WORLDS.items():
+        make_shards(folder / "model", folder / name, tp_size, multiplier, layout)
+    make_tokens(folder / "tokens")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(files) -> Path:
+    """The output of one rank, trained by FLAGS."""
+    train(files, files / "whole", *FLAGS)
+    return files / "whole"
+
+
+def train(files: Path, output: Path, *flags: object) -> Path:
+    """Train in this process and expect success."""
+    arguments = train_command(files / "tp1", files / "tokens", output, *flags)
+    train_torch.run(train_torch.flags().parse_args(arguments))
+    return output
+
+
+def refused(capsys, files: Path, output: Path, *flags: object, shards: str = "tp1") -> tuple[int, str]:
+    """Run the program in this process; its exit status and the one line that it says."""
+    arguments = train_command(files / shards, files / "tokens", output, *flags)
+    status = program.main(train_torch.run, train_torch.flags(), arguments)
+    lines = [line for line in capsys.readouterr().err.splitlines() if not EVENT.match(line)]
+    assert len(lines) == 1, lines
+    return status, lines[0]
+
+
+def adapter(output: Path) -> dict[str, torch.Tensor]:
+    return torch.load(output / RANK_FILE, weights_only=True)
+
+
+def result(output: Path) -> dict:
+    return json.loads((output / "training.json").read_text())
+
+
+def assert_same(first: Path, second: Path, tolerance: float = 0.0) -> None:
+    torch.testing.assert_close(adapter(first), adapter(second), atol=tolerance, rtol=0)
+
+
+def test_training_learns_and_says_what_it_did(files, tmp_path):
+    out = result(train(files, tmp_path, "--batch-size", 4, "--epochs", 6, "--learning-rate", 0.01))
+    assert out["steps"] == 18  # ceil(10 / 4) = 3 an epoch
+    assert out["epochs"] == 6
+    assert out["loss"] < 4.0 < out["eval_loss_start"]
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.fixture(scope="module")
+def tp2(files) -> Path:
+    """The output of two ranks, trained by FLAGS."""
+    return train_ranks(files, "tp2", files / "tp2_output")
+
+
+def train_ranks(files: Path, world: str, output: Path) -> Path:
+    tp_size = WORLDS[world][0]
+    statuses, said = finish(start_ranks(tp_size, train_command(files / world, files / "tokens", output, *FLAGS)))
+    assert statuses == [0] * tp_size, said
+    assert said.count("steps in all") == 1
+    return output
+
+
+def test_two_ranks_train_the_same_as_one(whole, tp2):
+    assert_equal_training(tp2, whole, tp_size=2)
+
+
+@pytest.mark.parametrize("world", ["tp4_trn2", "tp4_trn1"])
+def test_ranks_that_share_key_value_heads_train_the_same_as_one(files, whole, tmp_path, world):
+    assert_equal_training(train_ranks(files, world, tmp_path), whole, tp_size=4)
+
+
+def assert_equal_training(output: Path, whole: Path, tp_size: int) -> None:
+    for key in ("loss", "eval_loss_start", "eval_loss_end"):
+        assert result(output)[key] == pytest.approx(result(whole)[key], abs=1e-4)
+    assert_replicated_parameters_are_one(output, tp_size, adapter(whole))
+
+
+def assert_replicated_parameters_are_one(output: Path, tp_size: int, whole: dict[str, torch.Tensor]) -> None:
+    """lora_A of column-parallel and lora_B of row-parallel modules: the same bits on every rank."""
+    folder = (output / RANK_FILE).parent
+    ranks = [torch.load(path, weights_only=True) for path in sorted(folder.iterdir())]
+    assert len(ranks) == tp_size
+    for key, expected in whole.items():
+        if ranks[0][key].shape == expected.shape:
+            assert all(torch.equal(rank[key], ranks[0][key]) for rank in ranks), key
+            torch.testing.assert_close(ranks[0][key], expected, atol=1e-4, rtol=0)
+
+
+def test_adapter_files_are_those_of_nxd(whole):
+    config = json.loads((whole / "lora_adapter/adapter_config.json").read_text())
+    assert config == {
+        "lora_rank": 4, "lora_alpha": 32.0, "lora_dropout": 0.0, "use_rslora": False, "bias": "none",
+        "target_modules": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
+    }  # fmt: skip
+    layer = {key: tuple(value.shape) for key, value in adapter(whole).items() if ".1." in key}
+    assert {key.removeprefix("model.layers.1."): size for key, size in layer.items()} == {
+        "self_attn.qkv_proj.lora_A.weight": (4, 64), "self_attn.qkv_proj.lora_B.weight_q": (128, 4),
+        "self_attn.qkv_proj.lora_B.weight_k": (32, 4), "self_attn.qkv_proj.lora_B.weight_v": (32, 4),
+        "self_attn.o_proj.lora_A.weight": (4, 128), "self_attn.o_proj.lora_B.weight": (64, 4),
+        "mlp.gate_up_proj.lora_A.weight": (4, 64), "mlp.gate_up_proj.lora_B.weight": (192, 4),
+        "mlp.down_proj.lora_A.weight": (4, 96), "mlp.down_proj.lora_B.weight": (64, 4),
+    }  # fmt: skip
+    assert (whole / "lora_adapter/lora/done").read_text() == (whole / "lora_adapter/lora/checkpoint").read_text() == "1"
+    assert (whole / "layout.json").is_file()
+
+
+def test_only_targeted_projections_are_trained(files, tmp_path):
+    train(files, tmp_path, *FLAGS, "--rslora", "--targets", "q_proj", "v_proj", "up_proj")
+    names = {key.removeprefix("model.layers.0.") for key in adapter(tmp_path) if ".0." in key}
+    assert names == {
+        "self_attn.qkv_proj.lora_A.weight", "self_attn.qkv_proj.lora_B.weight_q", "self_attn.qkv_proj.lora_B.weight_v",
+        "mlp.gate_up_proj.lora_A.weight", "mlp.gate_up_proj.lora_B.weight",
+    }  # fmt: skip
+    gate, up = adapter(tmp_path)["model.layers.0.mlp.gate_up_proj.lora_B.weight"].chunk(2)
+    assert not gate.any()
+    assert up.any()
+
+
+def test_accumulation_and_gradient_checkpointing_do_not_change_the_result(files, whole, tmp_path):
+    flags = ("--epochs", 5, "--learning-rate", 0.01, "--rank", 4)
+    assert_same(whole, train(files, tmp_path / "one", *flags, "--batch-size", 6), 1e-5)
+    assert_same(whole, train(files, tmp_path / "six", *flags, "--batch-size", 1, "--accumulate", 6), 1e-5)
+    assert_same(whole, train(files, tmp_path / "checkpointing", *FLAGS, "--gradient-checkpointing"))
+
+
+def test_bf16_with_dropout_trains(files, tmp_path):
+    out = result(train(files, tmp_path, *FLAGS, "--dtype", "bf16", "--dropout", 0.1))
+    assert out["eval_loss_end"] < out["eval_loss_start"]
+
+
+def test_training_killed_at_any_step_continues_to_the_same_bits(files, tmp_path):
+    flags = (*FLAGS, "--epochs", 40, "--dropout", 0.2, "--checkpoint-every", 1)
+    whole = train(files, tmp_path / "whole", *flags)
+    command = [sys.executable, PROGRAM]
+    command += train_command(files / "tp1", files / "tokens", tmp_path / "killed", *flags)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if line.startswith("[7]"))
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "killed/training.json").exists()
+    train(files, tmp_path / "killed", *flags)
+    assert_same(whole, tmp_path / "killed")
+    assert result(tmp_path / "killed")["tokens"] == result(whole)["tokens"]
+
+
+def test_ranks_killed_while_training_continue_to_the_same_bits(files, tp2, tmp_path):
+    command = train_command(files / "tp2", files / "tokens", tmp_path, *FLAGS, "--checkpoint-every", 1)
+    ranks = start_ranks(2, command)
+    assert ranks[0].stderr is not None
+    next(line for line in ranks[0].stderr if line.startswith("[3]"))
+    for rank in ranks:
+        rank.kill()
+    finish(ranks)
+    statuses, said = finish(start_ranks(2, command))
+    assert statuses == [0, 0], said
+    assert re.search(r"continuing from step [2-9]", said)
+    assert_same(tmp_path, tp2)
+
+
+def test_number_of_processes_must_be_tp_size(files, tmp_path, capsys):
+    status, line = refused(capsys, files, tmp_path / "out", shards="tp2")
+    assert status == 2
+    assert "--nproc-per-node 2" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_shard_is_one_line(files, tmp_path, capsys):
+    shutil.copytree(files / "tp1", tmp_path / "tp1")
+    (tmp_path / "tp1/model/dp_rank_00_tp_rank_00_pp_rank_00.pt").unlink()
+    (tmp_path / "tokens").symlink_to(files / "tokens")
+    status, line = refused(capsys, tmp_path, tmp_path / "out")
+    assert status == 2
+    assert "dp_rank_00_tp_rank_00_pp_rank_00.pt is missing" in line
+
+
+def test_damaged_shard_of_one_rank_ends_all_ranks_with_one_line(files, tmp_path):
+    shutil.copytree(files / "tp2", tmp_path / "tp2")
+    shard = tmp_path / "tp2/model/dp_rank_00_tp_rank_01_pp_rank_00.pt"
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    statuses, said = finish(start_ranks(2, train_command(tmp_path / "tp2", files / "tokens", tmp_path / "out")))
+    assert statuses == [2, 2]
+    assert len(said.splitlines()) == 1
+    assert "tp_rank_01" in said
+
+
+def test_loss_that_is_not_finite_names_its_step(files, tmp_path, capsys):
+    status, line = refused(capsys, files, tmp_path / "out", *FLAGS, "--learning-rate", 1e30, "--warmup-ratio", 0)
+    assert status == 1
+    assert "step 2: the loss is " in line
+    assert not (tmp_path / "out/lora_adapter").exists()
+
+
+def test_adapter_that_learned_nothing_is_refused(files, tmp_path, capsys):
+    flags = ("--max-steps", 1, "--learning-rate", 0, "--warmup-ratio", 0)
+    status, line = refused(capsys, files, tmp_path / "out", *flags)
+    assert status == 1
+    assert "all zero" in line
+
+
+def test_targets_of_the_flag_are_those_of_the_adapter():
+    assert tuple(train_torch.TARGETS) == TARGETS
