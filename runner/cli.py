@@ -1,32 +1,39 @@
-"""The `runner` command.
-
-    runner run RECIPE [OVERRIDE ...]     compose, plan, execute, record
-    runner plan RECIPE [OVERRIDE ...]    what would run: every command line, and what is cached
+"""The `runner` command: one recipe from a base model to a served adapter, and the records of all runs.
 
 RECIPE is a name in recipes/ or a path. An OVERRIDE is Hydra's: tp_size=8 picks configs/tp_size/8.yaml,
-train.lora.rank=32 sets a key. `run` takes Hydra's own flags too: --cfg job, --info, -m for a sweep.
+train.lora.rank=32 sets a key. RUN is a run's folder, its name or a part of it, or `last`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
 
 from rich.console import Console
 
-from runner import compose, plan_text
+from runner import compose, gc, listing, options, plan_text, runs
 from runner.errors import RecipeError
-from runner.plan import build
-from runner.run import place_of, run
+from runner.plan import Plan, build
+from runner.run import place_of, rerun, run
+from runner.schema import Recipe
+
+Command = Callable[[argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Exit status: 0 done, 2 bad input, 1 a stage failed, 130 stopped."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    args = _parser().parse_args(words)
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest:  # overrides that stand behind a flag
+        if any(word.startswith("-") for word in rest) or "overrides" not in args:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        args.overrides += rest
     try:
-        return args.command(args.recipe, args.overrides)
+        return args.command(args)
     except RecipeError as error:
         print(f"runner: {error}", file=sys.stderr)
         return 2
@@ -36,26 +43,129 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="runner", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog="runner", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, command, help in (("run", _run, "run a recipe"), ("plan", _plan, "show what a recipe would run")):
-        one = commands.add_parser(name, help=help, allow_abbrev=False)
-        one.add_argument("recipe", help=f"one of {', '.join(compose.recipe_names())}, or a path")
-        one.add_argument("overrides", nargs=argparse.REMAINDER, help="Hydra overrides, such as tp_size=2")
-        one.set_defaults(command=command)
+
+    def command(name: str, function: Command, help: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=help, description=f"{help}.", allow_abbrev=False)
+        one.set_defaults(command=function)
+        return one
+
+    one = command("run", _run, "run a recipe; takes Hydra's flags too: --cfg job, --info, -m for a sweep")
+    _with_recipe(one, argparse.REMAINDER)
+    plan = command("plan", _plan, "show every command line that a recipe would run, and what is cached")
+    plan.add_argument("--json", action="store_true", help="as JSON")
+    plan.add_argument("--shell", action="store_true", help="as a bash script that does the same by hand")
+    _with_recipe(plan, "*")
+    one = command("options", _options, "explain the choices and keys of a recipe")
+    one.add_argument("group", nargs="?", help="one folder of configs/, with its keys")
+    command("schema", _schema, "print the JSON Schema of a recipe, for editors")
+    _with_runs_folder(command("runs", _runs, "list the runs"))
+    _with_run(command("show", _show, "show a run"))
+    several = _with_runs_folder(command("compare", _compare, "compare runs: their figures and the keys that differ"))
+    several.add_argument("runs", nargs="+", metavar="RUN")
+    two = _with_runs_folder(command("diff", _diff, "show what differs between two recipes or runs"))
+    two.add_argument("first", help="a recipe or a run")
+    two.add_argument("second", help="a recipe or a run")
+    again = _with_run(command("rerun", _rerun, "repeat a run exactly, from nothing, and compare the figures"))
+    again.add_argument("--force", action="store_true", help="even if programs or package versions have changed")
+    _add_gc(_with_runs_folder(command("gc", _gc, "free the store")))
     return parser
 
 
-def _run(recipe: str, overrides: list[str]) -> int:
-    if any(word.startswith("-") for word in overrides):
+def _console() -> Console:
+    """The terminal; or a file, where lines need not be broken so soon."""
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def _with_recipe(parser: argparse.ArgumentParser, words: str) -> None:
+    parser.add_argument("recipe", help=f"one of {', '.join(compose.recipe_names())}, or a path")
+    parser.add_argument("overrides", nargs=words, metavar="OVERRIDE", help="such as tp_size=2")
+
+
+def _with_runs_folder(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("--in", dest="folder", type=Path, default=Path("runs"), help="folder of run records")
+    return parser
+
+
+def _with_run(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    _with_runs_folder(parser).add_argument("run", metavar="RUN", nargs="?", default="last")
+    return parser
+
+
+def _add_gc(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--store", type=Path, default=Path("store"), help="the store")
+    parser.add_argument("--days", type=float, help="remove artifacts that no run has used for so long")
+    parser.add_argument("--gb", type=float, help="then the ones longest unused, until the store is as small as this")
+    parser.add_argument("--unreachable", action="store_true", help="only artifacts that no recorded run refers to")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would go")
+
+
+def _run(args: argparse.Namespace) -> int:
+    if any(word.startswith("-") for word in args.overrides):
         from runner import hydra_app  # Hydra's application machinery takes 0.1 s to import
 
-        return hydra_app.main(recipe, overrides)
-    return run(compose.compose(recipe, overrides), Console())
+        return hydra_app.main(args.recipe, args.overrides)
+    return run(compose.compose(args.recipe, args.overrides), _console())
 
 
-def _plan(recipe: str, overrides: list[str]) -> int:
-    composed = compose.compose(recipe, overrides)
-    plan_text.show(composed.recipe, build(composed.recipe, place_of(composed.recipe)))
+def _plan(args: argparse.Namespace) -> int:
+    recipe, plan = _planned(args)
+    if args.json:
+        print(json.dumps(plan.as_json(), indent=2))
+    elif args.shell:
+        print(plan_text.shell(plan), end="")
+    else:
+        plan_text.show(recipe, plan)
+    return 0
+
+
+def _planned(args: argparse.Namespace) -> tuple[Recipe, Plan]:
+    recipe = compose.compose(args.recipe, args.overrides).recipe
+    return recipe, build(recipe, place_of(recipe))
+
+
+def _options(args: argparse.Namespace) -> int:
+    options.show(args.group, _console())
+    return 0
+
+
+def _schema(args: argparse.Namespace) -> int:
+    print(json.dumps(options.json_schema(), indent=2))
+    return 0
+
+
+def _runs(args: argparse.Namespace) -> int:
+    listing.runs(runs.every(args.folder), _console())
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    listing.show(runs.find(args.run, args.folder), _console())
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    listing.compare([runs.find(name, args.folder) for name in args.runs], _console())
+    return 0
+
+
+def _diff(args: argparse.Namespace) -> int:
+    def recipe_of(name: str) -> dict:
+        try:
+            return asdict(compose.compose(name).recipe)
+        except RecipeError:
+            return runs.find(name, args.folder).recipe
+
+    listing.diff(recipe_of(args.first), recipe_of(args.second), _console())
+    return 0
+
+
+def _rerun(args: argparse.Namespace) -> int:
+    return rerun(runs.find(args.run, args.folder), _console(), force=args.force)
+
+
+def _gc(args: argparse.Namespace) -> int:
+    gc.collect(args.store, runs.every(args.folder), gc.Rules(args.days, args.gb, args.unreachable), args.dry_run)
     return 0

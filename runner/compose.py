@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ def _quote_numbers(text: str) -> str:
 def check_overrides(overrides: Sequence[str]) -> None:
     """Refuse an override that names nothing, before Hydra words it less clearly or accepts it."""
     options = groups()
-    known = dict(keys(Recipe))
+    known = {key for key, _, _ in keys(Recipe)}
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
@@ -151,7 +151,7 @@ def _refuse_sweep(overrides: Sequence[str]) -> None:
             )
 
 
-def _check_override(override: Override, options: Mapping[str, list[str]], known: Mapping[str, Any]) -> None:
+def _check_override(override: Override, options: Mapping[str, list[str]], known: Set[str]) -> None:
     name, text = override.key_or_group, override.input_line
     if name in options:
         for choice in _choices(override):

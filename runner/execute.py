@@ -31,7 +31,7 @@ from runner.store import Store
 LOCK = "lock"  # in the run folder
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
-_PATIENCE = 10.0  # seconds between asking a stopped step to end and killing it
+_PATIENCE = 30.0  # seconds between asking a stopped step to end and killing it
 
 
 class Stopped(Exception):

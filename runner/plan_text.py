@@ -23,6 +23,20 @@ def show(recipe: Recipe, plan: Plan) -> None:
         print(f"# {line}")
 
 
+def shell(plan: Plan) -> str:
+    """A bash script that does by hand what the plan does: the steps in order, each published when it is complete."""
+    lines = ["#!/usr/bin/env bash", "set -euo pipefail", ""]
+    for number, step in enumerate(plan.steps, 1):
+        made, finished = f"{plan.store}/partial/{step.key}", f"{plan.store}/objects/{step.key}"
+        lines += [f"# [{number}/{len(plan.steps)}] {step.title}"]
+        work = [f"mkdir -p {shlex.quote(made)} {shlex.quote(plan.store + '/objects')}", command_line(step)]
+        if step.cached:
+            work = [f"if [ ! -d {shlex.quote(finished)} ]; then", *work,
+                    f"mv {shlex.quote(made)} {shlex.quote(finished)}", "fi"]  # fmt: skip
+        lines += [*work, ""]
+    return "\n".join(lines)
+
+
 def command_line(step: Step) -> str:
     """The step as a shell command, one option a line."""
     words = [*(f"{name}={shlex.quote(value)}" for name, value in step.env.items()), *map(shlex.quote, step.argv)]

@@ -57,7 +57,7 @@ def _manifest(composed: Composed) -> dict[str, Any]:
         "command": sys.argv,
         "git": _git(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": versions(),
         "machine": {"host": platform.node(), "system": platform.platform(), "cores": os.cpu_count()},
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
@@ -74,6 +74,11 @@ def _git_says(*words: str) -> Any:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of the packages that can change a result."""
+    return {name: _version(name) for name in _PACKAGES}
 
 
 def _version(package: str) -> str | None:

@@ -100,13 +100,14 @@ def every(folder: Path) -> list[Run]:
 
 
 def find(name: str, folder: Path) -> Run:
-    """A run by its folder, its name, the start or end of its name, or `last`. Raises RecipeError."""
+    """A run by its folder, its name or a part of it, or `last`. Raises RecipeError."""
     if (Path(name) / "manifest.json").is_file():
         return Run(Path(name).absolute())
     runs = every(folder)
-    fitting = [run for run in runs if run.name.startswith(name) or run.name.endswith(name)]
+    fitting = [run for run in runs if name in run.name]
     if name == "last":
         fitting = runs[-1:]
+    fitting = [run for run in fitting if run.name == name] or fitting
     if len(fitting) == 1:
         return fitting[0]
     if fitting:

@@ -35,11 +35,12 @@ def build(kind: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     return kind(**given)
 
 
-def keys(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
-    """Every dotted key below `kind` with its field, sections included."""
+def keys(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
+    """Every dotted key below `kind` with its field and type, sections included."""
     for field in dataclasses.fields(kind):
-        yield f"{prefix}{field.name}", field
-        nested = _dataclass_in(_hints(kind)[field.name])
+        hint = _hints(kind)[field.name]
+        yield f"{prefix}{field.name}", field, hint
+        nested = section_of(hint)
         if nested:
             yield from keys(nested, f"{prefix}{field.name}.")
 
@@ -49,7 +50,8 @@ def _hints(kind: type) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 
-def _dataclass_in(hint: Any) -> type | None:
+def section_of(hint: Any) -> type | None:
+    """The dataclass in a type hint (`Lora`, `Architecture | None`), if there is one."""
     return next((kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)), None)  # type: ignore[return-value]
 
 

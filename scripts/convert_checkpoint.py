@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+
 from common import layout as layouts
 from common import program, safetensors_file, shards, streaming
 from common.files import StoredTensor, check_room

@@ -26,6 +26,7 @@ from typing import Any
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: streaming has its own, and theirs would spin
 
 import numpy as np
+
 from common import layout as layouts
 from common import program, shards, streaming
 from common.files import StoredTensor, TensorFile, check_room, read_json

@@ -6,26 +6,34 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import convert_checkpoint
 import pytest
 import torch
-from common import layout, program
-from common.layout import EMBEDDING, LM_HEAD, ModelShape, ShardLayout
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch.nn import functional
 
+import convert_checkpoint
+from common import layout, program, streaming
+from common.layout import EMBEDDING, LM_HEAD, ModelShape, ShardLayout
 from tests.data.nxd_trn1 import make as nxd_trn1
 from tests.scripts.llama_files import TINY, random_state, read_model, same_bits, write_model
 from tests.scripts.test_layout import cuts
 
 PROGRAM = Path(convert_checkpoint.__file__)
 DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_tiles() -> Iterator[None]:
+    """So that the tensors of tiny models are copied in several tiles, as large ones are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streaming, "TILE_BYTES", 50)
+        yield
 
 
 def convert(source: Path, output: Path, shards: ShardLayout, *more: str) -> int:
@@ -75,17 +83,19 @@ def tensor_parallel_logits(
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(cuts(), st.integers(1, 3))
 def test_shards_compute_what_hugging_face_computes(cut: tuple[ModelShape, ShardLayout], files: int) -> None:
-    from transformers import LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     shape, shards = cut
     ids = torch.arange(7).reshape(1, -1) % shape.vocab_size
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         source = write_model(Path(folder) / "hf", shape, random_state(shape), files)
         assert convert(source, Path(folder) / "shards", shards) == 0
-        model = LlamaForCausalLM.from_pretrained(source).eval()
+        model = LlamaForCausalLM(LlamaConfig.from_pretrained(source)).eval()
+        model.load_state_dict(random_state(shape), strict=not shape.tie_word_embeddings)
         rotary = model.model.rotary_emb(torch.zeros(1), torch.arange(7)[None])
         ranks = read_shards(Path(folder) / "shards", shards.tp_size)
-        torch.testing.assert_close(tensor_parallel_logits(shape, ranks, ids, rotary), model(ids).logits)
+        logits = tensor_parallel_logits(shape, ranks, ids, rotary)
+        torch.testing.assert_close(logits, model(ids).logits, rtol=1e-3, atol=1e-3)  # a wrong head is off by more
 
 
 @settings(max_examples=40, deadline=None)

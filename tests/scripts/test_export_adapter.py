@@ -3,20 +3,20 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import export_adapter
 import pytest
 import torch
-from common import layout, program
-from common.layout import PROJECTIONS, ModelShape, ShardLayout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+import export_adapter
+from common import layout, program, streaming
+from common.layout import PROJECTIONS, ModelShape, ShardLayout
 from tests.scripts.llama_files import TINY, random_state, read_model, same_bits, write_model
 from tests.scripts.test_layout import cuts
 
@@ -24,6 +24,14 @@ RANK, ALPHA = 3, 6
 MODULES = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 CUT = ShardLayout(4, 2, "trn1")
 Tensors = dict[str, torch.Tensor]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_tiles() -> Iterator[None]:
+    """So that the tensors of tiny models are copied in several tiles, as large ones are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streaming, "TILE_BYTES", 50)
+        yield
 
 
 def random_adapter(shape: ModelShape, dtype: torch.dtype = torch.float32) -> Tensors:

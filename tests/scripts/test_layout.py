@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common import layout
-from common.layout import ModelShape, ShardLayout
-from common.program import BadInput
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common import layout
+from common.layout import ModelShape, ShardLayout
+from common.program import BadInput
 from tests.scripts.llama_files import TINY
 
 

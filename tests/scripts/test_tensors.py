@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from common.tensors import from_float32, to_float32
 from hypothesis import given
 from hypothesis import strategies as st
+
+from common.tensors import from_float32, to_float32
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 

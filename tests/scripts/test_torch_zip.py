@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from common.program import BadInput
-from common.tensors import BIT_TYPES, TensorSpec
-from common.torch_zip import TorchZipFile, TorchZipWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.program import BadInput
+from common.tensors import BIT_TYPES, TensorSpec
+from common.torch_zip import TorchZipFile, TorchZipWriter
 from tests.scripts.llama_files import same_bits
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

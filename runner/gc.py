@@ -1,0 +1,85 @@
+"""Frees the store, by age, by size and by what recorded runs refer to; never what a run in progress needs."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.errors import RecipeError
+from runner.runs import Run
+from runner.store import Store
+
+_DAY = 86400.0
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What may go: unused for `days`; the longest unused while the store exceeds `gb`; `unreachable` alone."""
+
+    days: float | None
+    gb: float | None
+    unreachable: bool
+
+
+@dataclass(frozen=True)
+class _Artifact:
+    path: Path
+    used: float  # Unix time of the last run that wanted it
+    size: int
+    reachable: bool
+
+
+def collect(root: Path, runs: Sequence[Run], rules: Rules, dry_run: bool) -> None:
+    """Remove what the rules say from the store at `root` and print each. Raises RecipeError for no rule at all."""
+    if rules.days is None and rules.gb is None and not rules.unreachable:
+        raise RecipeError("gc: say what may go: --unreachable, --days N or --gb N")
+    freed = 0
+    for artifact in _chosen(_artifacts(Store(root), runs), rules):
+        print(f"{'would remove' if dry_run else 'removed'} {artifact.path.name}  {artifact.size / 1e6:.1f} MB")
+        freed += artifact.size
+        if not dry_run:
+            _remove(artifact.path)
+    print(f"{freed / 1e6:.1f} MB {'could be' if dry_run else ''} freed".replace("  ", " "))
+
+
+def _artifacts(store: Store, runs: Sequence[Run]) -> list[_Artifact]:
+    """Everything finished or begun that no run in progress needs."""
+    used: dict[str, float] = {}
+    needed: set[str] = set()
+    for run in runs:
+        keys = [step["key"] for step in run.plan["steps"]]
+        used |= {key: max(used.get(key, 0), (run.folder / "events.jsonl").stat().st_mtime) for key in keys}
+        needed |= set(keys) if run.in_progress else set()
+    folders = [path for kind in ("objects", "partial") for path in (store.root / kind).glob("*")]
+    return [
+        _Artifact(path, used.get(path.name, path.stat().st_mtime), _size(path), path.name in used)
+        for path in folders
+        if path.name not in needed
+    ]
+
+
+def _chosen(artifacts: Sequence[_Artifact], rules: Rules) -> Iterator[_Artifact]:
+    """Those to remove, longest unused first."""
+    total = sum(artifact.size for artifact in artifacts)
+    for artifact in sorted(artifacts, key=lambda artifact: artifact.used):
+        old = rules.days is not None and time.time() - artifact.used > rules.days * _DAY
+        too_much = rules.gb is not None and total > rules.gb * 1e9
+        asked = old or too_much or (rules.days is None and rules.gb is None)
+        if asked and not (rules.unreachable and artifact.reachable):
+            total -= artifact.size
+            yield artifact
+
+
+def _size(path: Path) -> int:
+    return sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
+
+
+def _remove(path: Path) -> None:
+    """Out of sight first, in one move, so that no run finds half of it."""
+    doomed = path.parent.parent / "doomed" / path.name
+    doomed.parent.mkdir(exist_ok=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed)

@@ -1,0 +1,133 @@
+"""What past runs say, as tables: `runner runs`, `show`, `compare`, and `diff` of two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from runner import summary
+from runner.runs import Run
+
+_FIRST = ("adapter.execution_accuracy", "adapter.loss", "base.loss", "train.eval_loss_end")
+
+_MOST_COLUMNS = 6  # of differing keys; with more, the table is turned
+
+
+def runs(every: Sequence[Run], console: Console) -> None:
+    """One line a run: its state, time and what it reached."""
+    table = _table("run", "state", "time", "adapter", "overrides")
+    for run in every:
+        table.add_row(run.name, run.state, duration(run.seconds()), _headline(run), " ".join(run.manifest["overrides"]))
+    console.print(table if every else "no runs yet")
+
+
+def show(run: Run, console: Console) -> None:
+    """One run: where it comes from, what each stage did, and its outcome."""
+    manifest, git = run.manifest, run.manifest["git"]
+    code = f"{git['commit'][:12]}{' with uncommitted changes' if git['changed'] else ''}" if git else "not under git"
+    for name, value in (
+        ("run", run.name),
+        ("state", run.state),
+        ("recipe", " ".join([manifest["recipe"], *manifest["overrides"]])),
+        ("started", manifest["started"]),
+        ("code", code),
+        ("machine", f"{manifest['machine']['host']}, Python {manifest['python']}"),
+    ):
+        console.print(Text(f"{name:<8} {value}"), soft_wrap=True)
+    table = _table("stage", "state", "seconds", "artifact")
+    for step in run.plan["steps"]:
+        happened = run.stages().get(step["stage"], {})
+        table.add_row(step["stage"], happened.get("state", "-"), str(happened.get("seconds", "")), step["key"])
+    console.print(table)
+    summary.show(run, console)
+
+
+def compare(several: Sequence[Run], console: Console) -> None:
+    """A leaderboard, best first: the figures of the runs and the keys in which they differ."""
+    ranked = sorted(several, key=_rank)
+    names = [name for name in _FIRST if any(name in run.metrics() for run in ranked)]
+    figures = {name: [_figure(run.metrics().get(name)) for run in ranked] for name in names}
+    keys = {key: [str(value) for value in values] for key, values in differing([run.recipe for run in ranked]).items()}
+    if len(keys) <= _MOST_COLUMNS:
+        table = _table("run", *keys, *figures)
+        for row in zip([run.name for run in ranked], *keys.values(), *figures.values(), strict=True):
+            table.add_row(*row)
+    else:
+        table = _table("", *(run.name for run in ranked))
+        for name, values in (figures | keys).items():
+            table.add_row(name, *values)
+    console.print(table)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def diff(one: Mapping[str, Any], other: Mapping[str, Any], console: Console) -> None:
+    """The keys in which two recipes differ."""
+    table = _table("key", "first", "second")
+    for key, (left, right) in differing([one, other]).items():
+        table.add_row(key, str(left), str(right))
+    console.print(table if table.row_count else "no difference")
+
+
+def differing(recipes: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Dotted keys whose values are not the same in all recipes, with the value in each."""
+    flats = [flat(recipe) for recipe in recipes]
+    keys = dict.fromkeys(key for one in flats for key in one)
+    values = {key: [one.get(key) for one in flats] for key in keys}
+    return {key: several for key, several in values.items() if any(value != several[0] for value in several)}
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys.
+
+    >>> flat({"train": {"lora": {"rank": 8}}})
+    {'train.lora.rank': 8}
+    """
+    return dict(_leaves(values, prefix))
+
+
+def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    >>> duration(3723)
+    '1:02:03'
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _rank(run: Run) -> tuple[float, float]:
+    metrics = run.metrics()
+    loss = metrics.get("adapter.loss", metrics.get("train.eval_loss_end", float("inf")))
+    return -metrics.get("adapter.execution_accuracy", -1.0), loss
+
+
+def _headline(run: Run) -> str:
+    metrics = run.metrics()
+    if "adapter.execution_accuracy" in metrics:
+        return f"{metrics['adapter.execution_accuracy']:.1%} executed right"
+    name = next((name for name in _FIRST if name in metrics), None)
+    return f"{name} {metrics[name]:.4g}" if name else ""
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
