@@ -34,13 +34,13 @@ def architecture_of(recipe: Recipe) -> Architecture | None:
 
 
 def kv_size_multiplier(recipe: Recipe, architecture: Architecture) -> int:
-    """Copies of each K/V head: as the recipe says, or so few that every rank holds a whole one.
+    """Copies of each K/V head: as the recipe says, or so many that every rank holds a whole one.
 
     >>> kv_size_multiplier(Recipe(parallel=Parallel(tp_size=32)), llama3_8b)  # 8 K/V heads
     4
     """
     heads, tp_size = architecture.num_key_value_heads, recipe.parallel.tp_size
-    return recipe.parallel.kv_size_multiplier or max(1, -(-tp_size // heads))
+    return recipe.parallel.kv_size_multiplier or max(1, tp_size // heads)
 
 
 def _check_device(recipe: Recipe) -> None:
@@ -64,15 +64,10 @@ def _check_cut(recipe: Recipe, architecture: Architecture) -> None:
                 f"parallel.tp_size: {tp_size} does not divide {name} {size} of {recipe.model.name}; "
                 f"try {_divisors(architecture)}"
             )
-    if heads < tp_size or heads % tp_size or architecture.num_attention_heads % heads:
+    if heads != tp_size if multiplier > 1 else heads % tp_size:
         raise RecipeError(
-            f"parallel.kv_size_multiplier: {architecture.num_key_value_heads} K/V heads x {multiplier} "
-            f"do not spread evenly over tp_size {tp_size}; leave it out to have it derived"
-        )
-    if recipe.hardware.layout == "trn1" and multiplier > 1 and heads != tp_size:
-        raise RecipeError(
-            f"parallel.kv_size_multiplier: the trn1 layout wants K/V heads x multiplier = tp_size, "
-            f"not {architecture.num_key_value_heads} x {multiplier} with tp_size {tp_size}"
+            f"parallel.kv_size_multiplier: {architecture.num_key_value_heads} K/V heads x {multiplier} do not fit "
+            f"tp_size {tp_size}: copies of heads must give every rank one; leave the key out to have it derived"
         )
 
 

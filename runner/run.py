@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from runner import record, summary
+from runner import record, summary, trackers
 from runner.compose import Composed
 from runner.draft import Place
 from runner.errors import RecipeError
@@ -35,12 +35,14 @@ def place_of(recipe: Recipe) -> Place:
 
 def run(composed: Composed, console: Console) -> int:
     """Plan, execute and record; shows progress and the outcome. Returns the exit status."""
+    tracker = trackers.of(composed.recipe)
     plan = build(composed.recipe, place_of(composed.recipe))
     folder = record.create(composed, plan)
     follower = Follower(plan.steps, console)
+    feed = trackers.feed(tracker, Run(folder), lambda text: console.print(Text(text, style="yellow"), soft_wrap=True))
     try:
-        with _terminate_as_interrupt(), local.LocalRun(folder) as running:
-            follower.follow(running.lines())
+        with _terminate_as_interrupt(), feed as tracked, local.LocalRun(folder) as running:
+            follower.follow(tracked.passing(running.lines()))
         status = running.status
     except (KeyboardInterrupt, Interrupted):
         console.print(Text(f"stopped; the same command goes on from here. Record: {folder}", style="yellow"))

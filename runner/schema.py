@@ -171,7 +171,11 @@ class Target:
 
 @dataclass
 class Tracker:
-    kind: str = key("where metrics go besides the run folder", "none", choices=("none",))
+    kind: str = key(
+        "where metrics go besides the run folder", "none", choices=("none", "mlflow", "tensorboard", "wandb")
+    )
+    uri: str | None = key("MLflow's tracking URI; for tensorboard and wandb, a folder", None)
+    project: str = key("what the runs are grouped under: an MLflow experiment, a wandb project", "trainium-recipes")
 
 
 @dataclass

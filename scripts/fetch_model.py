@@ -18,6 +18,7 @@ import importlib.util
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def run(args: argparse.Namespace) -> None:
         return
     folder = args.folder or hub.download(args.hub, args.revision, PATTERNS)
     verify(folder)
-    link(folder, args.output)
+    # The hub's cache is never changed in place, a user's folder may be: a link would change with it.
+    gather(folder, args.output, _link_or_copy if args.hub else shutil.copyfile)
 
 
 def _check_flags(args: argparse.Namespace) -> None:
@@ -79,15 +81,15 @@ def verify(folder: Path) -> None:
         raise BadInput(f"{folder}: tokenizer.json has {size} tokens, config.json a vocab_size of {room}")
 
 
-def link(folder: Path, output: Path) -> None:
-    """Give `output` the model's files: as hard links where the file system allows it, else as copies."""
+def gather(folder: Path, output: Path, take: Callable[[Path, Path], object]) -> None:
+    """Give `output` the model's files, each by `take(source, target)`."""
     names = sorted(path.name for path in folder.iterdir() if any(fnmatch(path.name, pattern) for pattern in PATTERNS))
     sources = [(folder / name).resolve() for name in names]  # the hub's cache holds symbolic links
     total = sum(source.stat().st_size for source in sources)
     output.mkdir(parents=True, exist_ok=True)
     done = 0
     for name, source in zip(names, sources, strict=True):
-        _link_or_copy(source, output / name)
+        take(source, output / name)
         done += source.stat().st_size
         events.progress(done, total, "byte")
 

@@ -81,13 +81,13 @@ def app(args: argparse.Namespace) -> Starlette:
     limits = loading.limits(args.model)
     inner = {args.served_model_name: loading.BASE} | {name: f"adapter_{n}" for n, (name, _) in enumerate(args.adapter)}
 
-    from transformers import AutoTokenizer
-
+    from common.chat import ChatTemplate
     from common.engine import Engine
     from common.openai_server import ModelServer
 
+    chat = ChatTemplate.of(args.model)
+
     model = loading.load_model(args.model, {inner[name]: folder for name, folder in args.adapter}, args.dtype)
-    chat = AutoTokenizer.from_pretrained(args.model, local_files_only=True)
     return ModelServer(Engine(model, stop_ids, args.max_batch), inner, decoder, chat, limits).app()
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from common import events, hub, packing, program, rows
 from common.program import BadInput
 from common.prompt import Template

@@ -176,9 +176,7 @@ def shard_shapes(shape: ModelShape, layout: ShardLayout) -> dict[str, tuple[int,
     return cut_shapes(placements(shape, layout), shape.tensors())
 
 
-def cut_shapes(
-    places: Mapping[str, Placement], whole: Mapping[str, tuple[int, ...]]
-) -> dict[str, tuple[int, ...]]:
+def cut_shapes(places: Mapping[str, Placement], whole: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     """The shapes on one rank, by shard key, of tensors of the shapes `whole`."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, place in places.items():

@@ -1,4 +1,4 @@
-"""The embedded server's endpoints over an `Engine`. Needs torch, tokenizers, starlette, and transformers for a chat."""
+"""The embedded server's endpoints over an `Engine`. Needs torch, tokenizers, starlette and jinja2."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
-import jinja2
 import torch
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,10 +17,12 @@ from starlette.routing import Route
 from tokenizers import Tokenizer
 
 from common import openai_api
+from common.chat import ChatTemplate
 from common.engine import Engine, Piece, Request
 from common.generation import Sequence
 from common.loading import Limits
 from common.openai_api import Answer, ApiError, Format, Options
+from common.program import BadInput
 
 _CLIENT_GONE = 499  # nginx's; nobody reads it
 
@@ -31,11 +32,11 @@ class ModelServer:
 
     Args:
         adapters: served name → the adapter's name inside the engine's model, the base model first.
-        chat: transformers' tokenizer, for its chat template alone.
+        chat: the model's chat template, if it has one.
     """
 
     def __init__(
-        self, engine: Engine, adapters: dict[str, str], tokenizer: Tokenizer, chat: Any, limits: Limits
+        self, engine: Engine, adapters: dict[str, str], tokenizer: Tokenizer, chat: ChatTemplate | None, limits: Limits
     ) -> None:
         self._engine = engine
         self._adapters = adapters
@@ -95,12 +96,12 @@ class ModelServer:
         return prompt
 
     def _chat_prompt(self, messages: list[dict[str, str]]) -> str:
-        if self._chat.chat_template is None:
+        if self._chat is None:
             raise ApiError("This model has no chat template; use /v1/completions")
         try:
-            return self._chat.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except jinja2.TemplateError as error:
-            raise ApiError(f"The chat template refused the messages: {error}", "messages") from None
+            return self._chat.render(messages)
+        except BadInput as error:
+            raise ApiError(str(error), "messages") from None
 
     async def _answer(self, http: HttpRequest, options: Options, prompts: list[list[int]], shape: Format) -> Response:
         sequences = [self._sequence(prompt_ids, options) for prompt_ids in prompts]

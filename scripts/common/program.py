@@ -29,7 +29,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, formatter_class=_Formatter, allow_abbrev=False)
 
 
-def main(run: Callable[[argparse.Namespace], None], flags: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
+def main(
+    run: Callable[[argparse.Namespace], None], flags: argparse.ArgumentParser, argv: Sequence[str] | None = None
+) -> int:
     """Parse `argv`, call `run`, and turn the two exceptions above into a line and an exit status."""
     args = flags.parse_args(argv)
     try:

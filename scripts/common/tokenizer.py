@@ -5,19 +5,19 @@ Needs `tokenizers`, and `jinja2` for a chat.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
 from common.files import read_json
 from common.program import BadInput
 from common.prompt import Template
+from common.special_tokens import special_tokens
 
 if TYPE_CHECKING:
-    import jinja2
+    from common.chat import ChatTemplate
 
 
 class PromptTokenizer:
@@ -29,15 +29,14 @@ class PromptTokenizer:
     def __init__(self, folder: Path, template: Template) -> None:
         self.template = template
         self._tokenizer = load(folder)
-        self._special = _special_tokens(folder)
-        self.eos_id = _eos_id(folder, self._tokenizer, self._special)
-        self._chat = _compiled(folder) if template.chat else None
+        self.eos_id = _eos_id(folder, self._tokenizer)
+        self._chat = _chat_of(folder) if template.chat else None
 
     def prompt(self, fields: Mapping[str, Any]) -> str:
         """The text of one row's prompt: of a chat, the turns as the model's chat template writes them."""
         if self._chat is None:
             return self.template.render(fields)
-        return self._rendered(self._chat, self.template.messages(fields))
+        return self._chat.render(self.template.messages(fields))
 
     def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts. A chat template has written the special tokens (BOS) itself, so none are added."""
@@ -50,14 +49,6 @@ class PromptTokenizer:
     def _encoded(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
         return [encoding.ids for encoding in encodings]
-
-    def _rendered(self, chat: jinja2.Template, messages: list[dict[str, str]]) -> str:
-        import jinja2
-
-        try:
-            return chat.render(messages=messages, add_generation_prompt=True, **self._special)
-        except jinja2.TemplateError as error:
-            raise BadInput(f"the model's chat template refused the conversation: {error}") from error
 
 
 def load(folder: Path) -> Tokenizer:
@@ -74,16 +65,17 @@ def load(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def _special_tokens(folder: Path) -> dict[str, str]:
-    """bos_token, eos_token, ... of tokenizer_config.json, given as text or as {"content": text}."""
-    path = folder / "tokenizer_config.json"
-    settings = read_json(path) if path.is_file() else {}
-    named = {key: value for key, value in settings.items() if key.endswith("_token")}
-    texts = {key: value["content"] if isinstance(value, dict) else value for key, value in named.items()}
-    return {key: value for key, value in texts.items() if isinstance(value, str)}
+def _chat_of(folder: Path) -> ChatTemplate:
+    from common.chat import ChatTemplate  # needs jinja2, which data without a chat do without
+
+    chat = ChatTemplate.of(folder)
+    if chat is None:
+        raise BadInput(f"{folder}: no chat template: take an instruct model, or set chat to false in the template")
+    return chat
 
 
-def _eos_id(folder: Path, tokenizer: Tokenizer, special: dict[str, str]) -> int:
+def _eos_id(folder: Path, tokenizer: Tokenizer) -> int:
+    special = special_tokens(folder)
     if "eos_token" in special:
         eos_id = tokenizer.token_to_id(special["eos_token"])
     else:
@@ -93,46 +85,3 @@ def _eos_id(folder: Path, tokenizer: Tokenizer, special: dict[str, str]) -> int:
     if eos_id is None:
         raise BadInput(f"{folder}: no end token: set eos_token in tokenizer_config.json to one of the vocabulary")
     return eos_id
-
-
-def _compiled(folder: Path) -> jinja2.Template:
-    """The chat template, in the sandbox and with the settings of transformers' apply_chat_template.
-
-    strftime_now is left out: a date in the prompt would give other tokens tomorrow. Llama 3 templates
-    then use the date that they were trained with.
-    """
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    extensions = ["jinja2.ext.loopcontrols"]
-    sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
-    sandbox.globals["raise_exception"] = _refuse
-    sandbox.filters["tojson"] = _tojson
-    try:
-        return sandbox.from_string(_chat_template(folder))
-    except jinja2.TemplateError as error:
-        raise BadInput(f"{folder}: its chat template cannot be read: {error}") from error
-
-
-def _chat_template(folder: Path) -> str:
-    """The source of the chat template: its own file, or a key of tokenizer_config.json (a text or named ones)."""
-    path, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    found = read_json(settings).get("chat_template") if settings.is_file() else None
-    if isinstance(found, list):
-        found = {entry["name"]: entry["template"] for entry in found}.get("default")
-    if not found:
-        raise BadInput(f"{folder}: no chat template: take an instruct model, or set chat to false in the template")
-    return found
-
-
-def _refuse(message: str) -> NoReturn:
-    import jinja2
-
-    raise jinja2.TemplateError(message)
-
-
-def _tojson(value: Any, indent: int | None = None) -> str:
-    """Plain JSON: jinja2's own filter escapes for HTML."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)

@@ -6,8 +6,9 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
-import fetch_model
 import pytest
+
+import fetch_model
 import tokenize_dataset
 from common import program
 from common.prompt import Template

@@ -16,8 +16,11 @@ LLAMA = ["model=llama3_8b", "dataset.seq_len=1024"]
     [
         (["parallel.tp_size=3"], "3 does not divide num_attention_heads 8"),
         ([*LLAMA, "tp_size=64"], "64 does not divide num_attention_heads 32 of llama3-8b; try 1, 2, 4, 8, 16, 32"),
-        ([*LLAMA, "tp_size=32", "parallel.kv_size_multiplier=2"], "8 K/V heads x 2 do not spread"),
-        ([*LLAMA, "tp_size=16", "parallel.kv_size_multiplier=4", "hardware.layout=trn1"], "8 x 4 with tp_size 16"),
+        ([*LLAMA, "tp_size=32", "parallel.kv_size_multiplier=2"], "8 K/V heads x 2 do not fit"),
+        (
+            [*LLAMA, "tp_size=16", "parallel.kv_size_multiplier=4", "hardware.layout=trn1"],
+            "8 K/V heads x 4 do not fit tp_size 16",
+        ),
         ([*LLAMA, "tp_size=8", "parallel.kv_size_multiplier=3"], "8 K/V heads x 3"),
         (["dataset.seq_len=100000"], "more than the 512 positions"),
         (["hardware=trn2"], "hardware=cpu hardware.layout=trn2 rehearses"),

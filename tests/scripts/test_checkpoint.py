@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from common.checkpoint import Checkpoints
 from common.parallel import Ranks
 

@@ -221,9 +221,7 @@ def drop_head(state: dict[str, torch.Tensor]) -> None:
     del state[LM_HEAD]
 
 
-def refused(
-    capsys: pytest.CaptureFixture[str], source: Path, output: Path, shards: ShardLayout, *more: str
-) -> str:
+def refused(capsys: pytest.CaptureFixture[str], source: Path, output: Path, shards: ShardLayout, *more: str) -> str:
     """The one line that a refused conversion prints; nothing was written."""
     capsys.readouterr()
     assert convert(source, output, shards, *more) == 2
@@ -285,9 +283,7 @@ def header(content: object) -> bytes:
         (header({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}) + b"12345", "1 bytes after the last"),
     ],
 )
-def test_damaged_safetensors(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, message: str
-) -> None:
+def test_damaged_safetensors(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, message: str) -> None:
     source = write_model(tmp_path / "hf", TINY, random_state(TINY))
     (source / "model.safetensors").write_bytes(content)
     found = refused(capsys, source, tmp_path / "out", ShardLayout(2, 1, "trn2"))
@@ -314,9 +310,7 @@ def test_a_truncated_file_names_a_tensor(tmp_path: Path, capsys: pytest.CaptureF
         (None, "neither model.safetensors nor model.safetensors.index.json is there"),
     ],
 )
-def test_damaged_index(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], index: str | None, message: str
-) -> None:
+def test_damaged_index(tmp_path: Path, capsys: pytest.CaptureFixture[str], index: str | None, message: str) -> None:
     source = write_model(tmp_path / "hf", TINY, random_state(TINY), files=2)
     (source / "model.safetensors.index.json").unlink()
     if index is not None:

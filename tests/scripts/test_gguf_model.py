@@ -6,10 +6,11 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from common import gguf_model
-from common.program import BadInput
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
+
+from common import gguf_model
+from common.program import BadInput
 
 HIDDEN, HEADS, KV_HEADS, INTERMEDIATE, LAYERS = 64, 4, 2, 96, 2
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

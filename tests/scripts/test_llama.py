@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from common.kernels import LoraLinear
 from common.layout import read_layout, read_shape
 from common.llama import Dropout, Llama, inverse_frequencies
@@ -14,7 +15,6 @@ from common.lora import TARGETS, Adapter, LoraConfig
 from common.packed import Batch, TokenSet
 from common.parallel import Ranks
 from common.program import BadInput
-
 from tests.scripts.training_files import LLAMA3_ROPE, make_model, make_shards, make_tokens
 
 CONFIG = LoraConfig(rank=4, alpha=8, dropout=0.0, rslora=False, targets=TARGETS)
@@ -97,9 +97,7 @@ def test_loss_and_gradients_equal_peft(files, targets, rslora):
     loss = model.loss(batch)
     loss.backward()
     wrapped = with_adapter(reference(files), adapter, config)
-    expected = sum(
-        peft_loss(wrapped, data.input_ids[row], data.labels[row], data.segment_ids[row]) for row in rows
-    )
+    expected = sum(peft_loss(wrapped, data.input_ids[row], data.labels[row], data.segment_ids[row]) for row in rows)
     expected.backward()
     torch.testing.assert_close(loss, expected, atol=1e-3, rtol=1e-5)
     assert_same_gradients(adapter, config, wrapped)

@@ -6,8 +6,9 @@ import re
 import sqlite3
 from pathlib import Path
 
-import make_sql_dataset as sql
 import pytest
+
+import make_sql_dataset as sql
 from common import program
 
 ASSETS = Path(__file__).parents[2] / "recipes" / "assets" / "sql"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from common.packed import TokenSet
 from common.program import BadInput
-
 from tests.scripts.training_files import VOCAB_SIZE, make_tokens
 
 

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
-from common.packing import IGNORED, lay_out, pack
 from hypothesis import given
 from hypothesis import strategies as st
+
+from common.packing import IGNORED, lay_out, pack
 
 SEQ_LEN = 32
 

@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import export_adapter
 import numpy as np
 import pytest
 import torch
-from common.packed import Batch, TokenSet
 
+import export_adapter
+from common.packed import Batch, TokenSet
 from tests.scripts.training_files import (
     PROGRAM,
     finish,

@@ -3,10 +3,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from common.program import BadInput
-from common.prompt import Template
 from hypothesis import given
 from hypothesis import strategies as st
+
+from common.program import BadInput
+from common.prompt import Template
 
 DOLLY = {
     "sections": ["### Instruction\n{instruction}", "### Context\n{context}", "### Answer\n"],

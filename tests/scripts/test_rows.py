@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from common.program import BadInput
 from common.rows import read, reader
 

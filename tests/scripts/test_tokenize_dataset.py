@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+
 import tokenize_dataset
 from common import program
-from tokenizers import Tokenizer
 
 TEMPLATE = {"sections": ["Q: {question}", "C: {context}", "A:"], "separator": "\n", "response": " {answer}"}
 ROWS = [

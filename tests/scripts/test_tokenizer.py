@@ -5,10 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, processors
+
 from common.program import BadInput
 from common.prompt import Template
 from common.tokenizer import PromptTokenizer, load
-from tokenizers import Tokenizer, processors
 
 PLAIN = Template(("Q: {q}", "A:"), " {a}", separator="\n")
 CHAT = Template(("{q}",), "{a}", system="Be brief about {topic}.", chat=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
@@ -81,9 +82,7 @@ def test_data_is_aligned_and_a_changed_byte_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("container", [dict, OrderedDict])
 def test_reads_what_torch_saves(tmp_path: Path, container: type) -> None:
     whole = torch.arange(24.0).reshape(4, 6)
-    saved = container(
-        transposed=whole.T, part=whole[1:3, 2:5], shared=whole, half=whole.half(), brain=whole.bfloat16()
-    )
+    saved = container(transposed=whole.T, part=whole[1:3, 2:5], shared=whole, half=whole.half(), brain=whole.bfloat16())
     torch.save(saved, tmp_path / "file.pt")
     read = TorchZipFile(tmp_path / "file.pt")
     assert {name: spec.shape for name, spec in read.specs.items()} == {n: tuple(t.shape) for n, t in saved.items()}
@@ -170,8 +169,8 @@ def test_a_garbage_pickle_never_ends_in_another_exception(garbage: bytes) -> Non
         path = Path(folder) / "file.pt"
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("archive/data.pkl", b"\x80\2" + garbage + b".")
-        with pytest.raises(BadInput):
-            TorchZipFile(path)
+        with contextlib.suppress(BadInput):
+            assert TorchZipFile(path).specs == {}  # b"}" is a dict all the same
 
 
 def test_pieces_out_of_order_and_unfinished_tensors_are_errors(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+
 import train_torch
 from common import program
 from common.lora import TARGETS
-
 from tests.scripts.training_files import (
     PROGRAM,
     finish,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.distributed as dist
+
 import train_torch
 from common.parallel import Ranks
 from common.trainer import Trainer

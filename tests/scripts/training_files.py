@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import convert_checkpoint
 import numpy as np
+
+import convert_checkpoint
 
 PROGRAM = Path(convert_checkpoint.__file__).with_name("train_torch.py")
 VOCAB_SIZE = 128

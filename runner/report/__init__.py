@@ -1,0 +1,21 @@
+"""One self-contained HTML file about one run, or about several side by side. It needs no network to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner.report import comparison, page, single
+from runner.runs import Run
+
+
+def write(runs: Sequence[Run], path: Path) -> Path:
+    """Write the report of one run, or the comparison of several, to `path`; returns it.
+
+    The folder of `path` is made where it is missing. The file appears complete or not at all.
+    """
+    document = single.document(runs[0]) if len(runs) == 1 else comparison.document(runs)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(page.render(document), encoding="utf-8")
+    return aside.replace(path)
