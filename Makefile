@@ -2,12 +2,13 @@
 #   make run RECIPE=quickstart ARGS="tp_size=1 epochs=2"
 RECIPE ?= quickstart
 ARGS ?=
+RUN ?= last
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 .DEFAULT_GOAL := help
-.PHONY: help setup smollm2 run plan test lint test-integration bench clean
+.PHONY: help setup smollm2 run plan serve runs show compare rerun test lint test-integration bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -37,6 +38,21 @@ run: $(VENV)/.done ## run RECIPE (default: quickstart) with ARGS
 
 plan: $(VENV)/.done ## show every command line that RECIPE would run
 	$(BIN)/runner plan $(RECIPE) $(ARGS)
+
+serve: $(VENV)/.done ## serve what RECIPE trained, until Ctrl-C
+	$(BIN)/runner run $(RECIPE) serve.mode=foreground $(ARGS)
+
+runs: $(VENV)/.done ## list the runs
+	$(BIN)/runner runs $(ARGS)
+
+show: $(VENV)/.done ## show RUN (default: the last)
+	$(BIN)/runner show $(RUN) $(ARGS)
+
+compare: $(VENV)/.done ## compare runs: ARGS="RUN RUN ..."
+	$(BIN)/runner compare $(ARGS)
+
+rerun: $(VENV)/.done ## repeat RUN exactly and compare the figures
+	$(BIN)/runner rerun $(RUN) $(ARGS)
 
 test: $(VENV)/.dev ## run the tests
 	$(BIN)/python -m pytest $(ARGS)

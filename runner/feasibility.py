@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from runner import weights
 from runner.errors import RecipeError
 from runner.schema import Architecture, Recipe
 from runner.validate import InvalidKey, build, keys
@@ -14,6 +15,8 @@ def check(recipe: Recipe) -> None:
     """Raises RecipeError with the reason for the first thing that cannot work."""
     _check_device(recipe)
     architecture = architecture_of(recipe)
+    if recipe.model.source == "folder":
+        weights.check(Path(recipe.model.path).expanduser(), "model.path")
     if architecture:
         _check_cut(recipe, architecture)
         _check_length(recipe, architecture)

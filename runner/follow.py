@@ -51,7 +51,8 @@ class Follower:
         getattr(self, f"_on_step_{event['state']}")(event, self._titles[event["stage"]])
 
     def _on_step_begun(self, event: dict[str, Any], title: str) -> None:
-        self._progress.reset(self._task, description=escape(title), total=None, numbers="")
+        self._progress.remove_task(self._task)  # resetting it would keep the total of the step before
+        self._task = self._progress.add_task(escape(title), total=None, numbers="")
         self._milestones.begin()
 
     def _on_step_waiting(self, event: dict[str, Any], title: str) -> None:

@@ -91,6 +91,7 @@ def random_table(rng: random.Random) -> sql.Table:
 
 
 def random_query(table: sql.Table, rows: sql.Rows, rng: random.Random) -> sql.Query:
+    """A query of a random kind over `table`."""
     query = sql.sample_query(sql.sample_kind(rng), table, rows, rng)
     assert query is not None, "random_table gives numbers and texts"
     return query
@@ -106,6 +107,7 @@ def queries_document(table: sql.Table, rows: sql.Rows, rng: random.Random) -> st
 
 
 def columns_in_words(table: sql.Table) -> str:
+    """A sentence that names the table's columns."""
     return f"The {table.plural} with their {', '.join(column.words for column in table.columns)}."
 
 
