@@ -65,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     _with_run(command("show", _show, "show a run"))
     several = _with_runs_folder(command("compare", _compare, "compare runs: their figures and the keys that differ"))
     several.add_argument("runs", nargs="+", metavar="RUN")
+    page = _with_runs_folder(command("report", _report, "write runs into one HTML file to look at"))
+    page.add_argument("runs", nargs="*", metavar="RUN", default=["last"])
+    page.add_argument("--output", type=Path, help="the file (default: report.html, of one run in its folder)")
     two = _with_runs_folder(command("diff", _diff, "show what differs between two recipes or runs"))
     two.add_argument("first", help="a recipe or a run")
     two.add_argument("second", help="a recipe or a run")
@@ -147,8 +150,21 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    listing.compare([runs.find(name, args.folder) for name in args.runs], _console())
+    listing.compare([run for name in args.runs for run in _one_or_sweep(name, args.folder)], _console())
     return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from runner import report  # 0.1 s that other commands need not spend
+
+    several = [run for name in args.runs for run in _one_or_sweep(name, args.folder)]
+    print(report.write(several, args.output or report.default_path(several)))
+    return 0
+
+
+def _one_or_sweep(name: str, folder: Path) -> list[runs.Run]:
+    """The run of that name, or the runs in the folder of that name."""
+    return (runs.every(Path(name)) if Path(name).is_dir() else []) or [runs.find(name, folder)]
 
 
 def _diff(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from runner import identity
 
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 OUTPUT = "{output}"  # stands, in a draft, for the folder that the step writes
 
 
@@ -66,6 +67,11 @@ class Artifacts:
         """The artifact of an earlier stage, or a folder in it."""
         key = self.keys[stage]
         return Word(str(self.place.store / "objects" / key / below), f"{key}/{below}")
+
+    def program(self, name: str) -> list[Word]:
+        """A stage program that another one starts; it counts by its source."""
+        source = identity.of_program(SCRIPTS / name)
+        return [Word(self.place.python, ""), Word(str(self.place.code / "scripts" / name), source)]
 
     def outside(self, path: str, key: str) -> Word:
         """A file or folder that the recipe names under `key`; it counts by its content."""

@@ -91,18 +91,17 @@ def _run_step(step: dict[str, Any], store: Store, run: Path, events: Events) -> 
         return shared and store.has(key)
 
     say("begun")
-    made = False
+    made: dict[str, Any] = {}
     if not done():
         with store.lock(key, lambda holder: say("waiting", holder=holder), holder=run.name) as descriptor:
             if not done():
                 store.prepare(key, keep=step["resumable"])
-                _run_command(step, run, events, (descriptor,))
+                made = {"peak_memory": _run_command(step, run, events, (descriptor,))}
                 store.publish(key) if shared else store.take(key, run / "artifacts" / stage)
-                made = True
     if shared:
         _link_artifact(run, stage, store.path(key))
     _keep_results(run, stage)
-    say("finished" if made else "cached", seconds=round(time.monotonic() - started, 3))
+    say("finished" if made else "cached", seconds=round(time.monotonic() - started, 3), **made)
 
 
 def _link_artifact(run: Path, stage: str, artifact: Path) -> None:
@@ -119,7 +118,8 @@ def _keep_results(run: Path, stage: str) -> None:
         shutil.copyfile(figures, kept)
 
 
-def _run_command(step: dict[str, Any], run: Path, events: Events, inherit: Sequence[int]) -> None:
+def _run_command(step: dict[str, Any], run: Path, events: Events, inherit: Sequence[int]) -> int:
+    """Run the step's command; returns the peak memory, in bytes, of the largest of its processes."""
     log = run / "logs" / f"{step['stage']}.log"
     told = {"RUNNER_EVENTS": str(events.path.resolve()), "RUNNER_STAGE": step["stage"]}
     with log.open("ab") as output:
@@ -134,11 +134,13 @@ def _run_command(step: dict[str, Any], run: Path, events: Events, inherit: Seque
             preexec_fn=end_with_parent,
         )
     try:
-        status = process.wait()
+        _, ended, usage = os.wait4(process.pid, 0)
+        status = process.returncode = os.waitstatus_to_exitcode(ended)
     finally:
         _end_group(process)
     if status != 0:
         raise StepFailed(step["stage"], status, _reason(step["argv"], status, log))
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _end_group(process: subprocess.Popen) -> None:

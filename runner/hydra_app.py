@@ -1,4 +1,4 @@
-"""`runner run` with Hydra's own flags: --cfg, --info, --help, -m and the rest go through Hydra's application."""
+"""`runner run` with Hydra's own flags: -m makes a sweep; --cfg, --info, --help and the rest are Hydra's application."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
-from runner import compose
+from runner import compose, sweep
 from runner.errors import RecipeError
 from runner.run import run
 
@@ -21,6 +21,8 @@ def main(name: str, words: Sequence[str]) -> int:
     source = compose.locate(name)
     flags, overrides = _split(words)
     compose.check_overrides(overrides)
+    if not {"-m", "--multirun"}.isdisjoint(flags):
+        return _sweep(source, flags, overrides)
     compose.prepare_hydra()
     statuses: list[int] = []
 
@@ -30,6 +32,13 @@ def main(name: str, words: Sequence[str]) -> int:
     sys.argv = ["runner", *flags, *compose.quote_options(overrides)]
     hydra.main(config_path=str(source.parent), config_name=source.stem, version_base="1.3")(job)()
     return max(statuses, default=0)
+
+
+def _sweep(source: Path, flags: Sequence[str], overrides: Sequence[str]) -> int:
+    others = [flag for flag in flags if flag not in ("-m", "--multirun")]
+    if others:
+        raise RecipeError(f"command line: {' '.join(others)}: not together with -m")
+    return sweep.sweep(source, overrides, Console())
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:

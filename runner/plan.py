@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner import feasibility, identity
-from runner.compose import ROOT
-from runner.draft import OUTPUT, Artifacts, Draft, Place, Word
+from runner.draft import OUTPUT, SCRIPTS, Artifacts, Draft, Place, Word
 from runner.schema import Recipe
 from runner.stages import STAGES
 
@@ -56,7 +55,7 @@ def _step(stage: str, draft: Draft, place: Place) -> Step:
     program = place.code / "scripts" / draft.program
     words = [word if isinstance(word, Word) else Word(word, word) for word in draft.options]
     identities = (word.identity for word in words if word.identity)
-    source = identity.of_program(ROOT / "scripts" / draft.program)
+    source = identity.of_program(SCRIPTS / draft.program)
     key = f"{stage}-{identity.of_text(stage, source, str(draft.processes), *identities)[:16]}"
     output = str(place.store / "partial" / key)
     argv = (*_launcher(place, draft.processes), str(program), *(word.text.replace(OUTPUT, output) for word in words))

@@ -9,6 +9,11 @@ from runner.report import comparison, page, single
 from runner.runs import Run
 
 
+def default_path(runs: Sequence[Run]) -> Path:
+    """Where a report goes when nobody says: into the folder of the one run, or here."""
+    return runs[0].folder / "report.html" if len(runs) == 1 else Path("report.html")
+
+
 def write(runs: Sequence[Run], path: Path) -> Path:
     """Write the report of one run, or the comparison of several, to `path`; returns it.
 

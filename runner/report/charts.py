@@ -87,7 +87,7 @@ def _read_out(several: Sequence[Line], x: Scale, y: Scale) -> dict[str, Any]:
         series.append({
             "name": line.name, "colour": line.colour,
             "y": [y(values[at]) if at in values else None for at in steps],
-            "text": [f"{values[at]:.4g}" if at in values else None for at in steps],
+            "text": [f"{values[at]:#.4g}".rstrip(".") if at in values else None for at in steps],
         })  # fmt: skip
     return {"x": [x(at) for at in steps], "at": [text(at) for at in steps], "series": series}
 

@@ -166,7 +166,7 @@ def _plots(entries: Sequence[Entry], metric: str | None) -> Section | None:
         return None
     figure = RANKING[metric]
     trials = [_trial(entry, keys, metric, entry is measured[0]) for entry in measured]
-    small = tag("div", *(_plot(key, trials, metric, figure) for key in keys), class_="charts small")
+    small = tag("div", *(_plot(key, heading, trials, metric) for key, heading in keys.items()), class_="charts small")
     wide = tag("figure", tag("div", _parallel(keys, trials, metric), class_="chart")) if len(keys) > 1 else None
     note = tag(
         "p",
@@ -201,10 +201,10 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else parts.written(value)
 
 
-def _plot(key: str, trials: Sequence[Trial], metric: str, figure: Figure) -> Html:
-    title = f"{figure.title} against {key}"
-    chart = charts.against(trials, key, metric, title, _tick(figure))
-    caption = tag("figcaption", tag("b", _leaf(key)), tag("span", key, class_="note"))
+def _plot(key: str, heading: str, trials: Sequence[Trial], metric: str) -> Html:
+    figure = RANKING[metric]
+    chart = charts.against(trials, key, metric, f"{figure.title} against {heading}", _tick(figure))
+    caption = tag("figcaption", tag("b", heading), tag("span", key, class_="note"))
     return tag("figure", caption, tag("div", chart, class_="chart"))
 
 

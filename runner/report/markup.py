@@ -46,7 +46,7 @@ def table(headings: Sequence[Any], rows: Iterable[Html], **attributes: Any) -> H
 
 def row(label: Any, *cells: Any, class_: str | None = None) -> Html:
     """A table row: its heading, then cells; markup of a cell is taken as it is."""
-    data = [cell if cell_like(cell) else tag("td", cell) for cell in cells]
+    data = [cell if _is_cell(cell) else tag("td", cell) for cell in cells]
     return tag("tr", tag("th", label, scope="row"), *data, class_=class_)
 
 
@@ -55,7 +55,7 @@ def number(text: Any, class_: str = "") -> Html:
     return tag("td", text, class_=f"number {class_}".strip())
 
 
-def cell_like(cell: Any) -> bool:
+def _is_cell(cell: Any) -> bool:
     return isinstance(cell, Html) and cell.startswith("<td")
 
 

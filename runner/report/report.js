@@ -36,7 +36,7 @@ function show(svg, data, n) {
   readout.hidden = false;
   const flip = left + readout.offsetWidth + 24 > document.documentElement.clientWidth;
   readout.style.left = window.scrollX + left + (flip ? -readout.offsetWidth - 12 : 12) + "px";
-  readout.style.top = window.scrollY + box.top + 8 + "px";
+  readout.style.top = window.scrollY + box.bottom + 4 + "px";
 }
 
 function hide(svg) {

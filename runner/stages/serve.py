@@ -27,13 +27,12 @@ def derived_port(key: str) -> int:
 
 
 def _smoke(serve: Serve, artifacts: Artifacts, port: int) -> list[str | Word]:
-    script = artifacts.place.code / "scripts" / "serve_embedded.py"
     return [
         "--evaluation", artifacts.path("evaluate"),
         *options(base_name=serve.base_name, adapter_name=serve.adapter_name, port=port),
         *options(prompts=serve.smoke_prompts, timeout=serve.timeout),
         "--output", OUTPUT,
-        "--", artifacts.place.python, str(script), *_server(serve, artifacts, port),
+        "--", *artifacts.program("serve_embedded.py"), *_server(serve, artifacts, port),
     ]  # fmt: skip
 
 

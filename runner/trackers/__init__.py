@@ -53,14 +53,25 @@ def of(recipe: Recipe) -> Tracker | None:
         return None
     if not uri:
         raise RecipeError(f"tracker.uri: missing; choose tracker={kind} as a whole, which sets it")
-    if urlsplit(uri).password:
-        raise RecipeError("tracker.uri: holds a password; set the variables that the tracker reads instead of it")
+    _check_uri(kind, uri)
     try:
-        module = importlib.import_module(f"runner.trackers.{kind}")
+        return importlib.import_module(f"runner.trackers.{kind}").Tracker(uri, recipe.tracker.project)
     except ImportError as error:
         needed = f"needs {error.name}; run: pip install {_PACKAGES[kind]}"
         raise RecipeError(f"tracker={kind}: {needed} (or choose tracker=none)") from error
-    return module.Tracker(uri, recipe.tracker.project)
+
+
+def _check_uri(kind: str, uri: str) -> None:
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise RecipeError(f"tracker.uri: {error}") from None
+    if parts.password:
+        raise RecipeError("tracker.uri: holds a password; set the variables that the tracker reads instead of it")
+    if kind == "mlflow" and parts.scheme in ("", "file") and uri != "databricks":
+        raise RecipeError(f"tracker.uri: {uri}: MLflow keeps no plain folders any more; use sqlite:///FILE or a server")
+    if kind != "mlflow" and parts.netloc:
+        raise RecipeError(f"tracker.uri: {uri}: {kind} writes to a folder; name one")
 
 
 @contextmanager

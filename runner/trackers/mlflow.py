@@ -20,8 +20,6 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-import alembic  # noqa: E402, F401  (mlflow-skinny leaves out both, but writes no database file without them)
-import sqlalchemy  # noqa: E402, F401
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, Param  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
@@ -36,6 +34,9 @@ class Tracker:
     failures = (MlflowException, OSError)
 
     def __init__(self, uri: str, project: str):
+        if uri.startswith("sqlite:"):  # mlflow-skinny leaves out what it needs to write a database file
+            import alembic  # noqa: F401
+            import sqlalchemy  # noqa: F401
         self._uri, self._project = uri, project
 
     def start(self, run: Run) -> None:

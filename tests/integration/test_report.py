@@ -68,8 +68,8 @@ def connections(listener: socket.socket) -> int:
 
 
 def hostile(listener: socket.socket) -> str:
-    address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    return f"</pre></script><script>document.title='taken'</script><img src='{address}' onerror=\"document.title='taken'\">"
+    image = f"<img src='http://127.0.0.1:{listener.getsockname()[1]}/' onerror=\"document.title='taken'\">"
+    return f"</pre></script><script>document.title='taken'</script>{image}"
 
 
 def test_a_page_with_hostile_samples_is_quiet_and_whole(tmp_path: Path, listener: socket.socket) -> None:

@@ -59,7 +59,8 @@ def test_a_run_is_told_from_verdict_to_provenance(tmp_path: Path) -> None:
     run = trained_run(tmp_path, "train.lora.rank=8")
     page = page_of(tmp_path, run)
     for words in (
-        "Execution accuracy 12.5% → 75.0%", "On 16 held-out examples; exact match 0.0% → 50.0%, held-out loss 1.5 → 0.4",
+        "Execution accuracy 12.5% → 75.0%",
+        "On 16 held-out examples; exact match 0.0% → 50.0%, held-out loss 1.5 → 0.4",
         "12 steps over 6,144 tokens, 2,000 of them learnt, in 1:01", "+62.5 points", "do evaluate", "3 rows are <long>",
     ):  # fmt: skip
         assert words in page.text

@@ -97,6 +97,9 @@ def test_a_tracker_that_is_not_installed_is_refused_with_the_packages_name(tmp_p
     [
         (["tracker.kind=mlflow"], "tracker.uri: missing; choose tracker=mlflow"),
         (["tracker=mlflow", "tracker.uri='http://me:secret@mlflow:5000'"], "holds a password"),
+        (["tracker=mlflow", "tracker.uri=runs/mlruns"], "MLflow keeps no plain folders any more"),
+        (["tracker=mlflow", "tracker.uri='http://[mlflow'"], "tracker.uri: Invalid IPv6 URL"),
+        (["tracker=tensorboard", "tracker.uri='http://mlflow:5000'"], "tensorboard writes to a folder"),
         (["tracker.kind=mlfow"], "did you mean mlflow"),
     ],
 )

@@ -1,0 +1,90 @@
+"""Which of several trials is best, and the table that shows it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from runner.errors import RecipeError
+from runner.figures import RANKING
+from runner.runs import Run
+from runner.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The figure that trials are ranked by."""
+
+    metric: str
+    direction: str
+
+    def of(self, run: Run) -> float | None:
+        """The figure of a finished run, if it has it."""
+        return run.metrics().get(self.metric) if run.state == "finished" else None
+
+    def text(self, value: float | None) -> str:
+        return "-" if value is None else f"{self.metric} {RANKING[self.metric].text(value)}"
+
+    def best_first(self, value: float | None) -> tuple[bool, float]:
+        """A key to sort by; those without the figure come last."""
+        if value is None:
+            return True, 0.0
+        return False, -value if self.direction == "maximize" else value
+
+
+def objective(recipe: Recipe) -> Objective:
+    """What the recipe's sweep section says, or the first of RANKING that it measures. Raises RecipeError."""
+    measured = [metric for metric in RANKING if _measures(recipe, metric)]
+    metric = recipe.sweep.objective or measured[0]
+    if metric not in measured:
+        raise RecipeError(f"sweep.objective: this recipe does not measure {metric}; choose from {', '.join(measured)}")
+    default = "maximize" if RANKING[metric].more_is_better else "minimize"
+    return Objective(metric, recipe.sweep.direction or default)
+
+
+def _measures(recipe: Recipe, metric: str) -> bool:
+    side, _, name = metric.partition(".")
+    if side != "adapter":
+        return True
+    optional = {"execution_accuracy": "sql", "exact_match": "exact_match", "rouge_l": "rouge_l"}
+    return recipe.evaluate.enabled and (name not in optional or optional[name] in recipe.evaluate.metrics)
+
+
+def show(runs: Sequence[Run], objective: Objective, keys: Sequence[str], console: Console) -> None:
+    """Print all trials, best first, with their values of `keys`."""
+    table = Table(box=box.SIMPLE_HEAD, title=f"{objective.metric}, best first", title_justify="left")
+    for heading in ("trial", *_headings([*keys, objective.metric]), "seconds", "state"):
+        table.add_column(Text(heading), overflow="fold")
+    for run in sorted(runs, key=lambda run: (objective.best_first(objective.of(run)), run.name)):
+        values = values_of(run.manifest["overrides"])
+        value = objective.of(run)
+        figure = "-" if value is None else RANKING[objective.metric].text(value)
+        cells = (run.name, *(values.get(key, "-") for key in keys), figure, f"{run.seconds():.1f}", run.state)
+        table.add_row(*map(Text, cells), style="red" if run.state == "failed" else "")
+    console.print(table)
+
+
+def _headings(keys: Sequence[str]) -> list[str]:
+    """The last part of each key, where that is clear."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return last if len(set(last)) == len(last) else list(keys)
+
+
+def values_of(overrides: Sequence[str]) -> dict[str, str]:
+    """Overrides by key or group; long fractions are rounded, as they are for reading.
+
+    >>> values_of(["train.learning_rate=0.00038177675111", "tp_size='2'"])
+    {'train.learning_rate': '0.0003818', 'tp_size': '2'}
+    """
+    words = (word.partition("=") for word in overrides)
+    return {name: _short(value.strip("'")) for name, _, value in words}
+
+
+def _short(value: str) -> str:
+    return f"{float(value):.4g}" if re.fullmatch(r"-?\d*\.\d{4,}(e-?\d+)?", value) else value
