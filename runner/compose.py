@@ -18,7 +18,7 @@ from hydra import initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -69,7 +69,7 @@ def compose(name: str, overrides: Sequence[str] = ()) -> Composed:
             config = hydra_compose(source.stem, quote_options(overrides), return_hydra_config=True)
         choices = {group: str(option) for group, option in config.hydra.runtime.choices.items()}
     except (HydraException, OmegaConfBaseException) as error:
-        raise RecipeError(f"{source}: {_one_line(error)}") from error
+        raise RecipeError(f"{source}: {one_line(error)}") from error
     except yaml.YAMLError as error:
         raise RecipeError(_yaml_problem(source, error)) from error
     return from_config(config, source, overrides, choices)
@@ -84,7 +84,7 @@ def from_config(config: DictConfig, source: Path, overrides: Sequence[str], choi
     except InvalidKey as error:
         raise RecipeError(f"{_origin(error.key, source, overrides, choices)}: {error}") from error
     except OmegaConfBaseException as error:
-        raise RecipeError(f"{source}: {_one_line(error)}") from error
+        raise RecipeError(f"{source}: {one_line(error)}") from error
     _check_shorthands(values, source, overrides)
     return Composed(dataclasses.replace(recipe, name=recipe.name or source.stem), source, tuple(overrides), choices)
 
@@ -123,10 +123,13 @@ def quote_options(overrides: Sequence[str]) -> list[str]:
     >>> quote_options(["tp_size=1,2", "train.epochs=3"])
     ["tp_size='1','2'", 'train.epochs=3']
     """
-    return [_quote_numbers(text) if text.partition("=")[0] in _SHORTHANDS else text for text in overrides]
+    return [_quote_option(text) if text.partition("=")[0] in _SHORTHANDS else text for text in overrides]
 
 
-def _quote_numbers(text: str) -> str:
+def _quote_option(text: str) -> str:
+    if "range(" in text or "glob(" in text:
+        [override] = OverridesParser.create().parse_overrides([text])
+        return f"{override.get_key_element()}={','.join(map(repr, _choices(override)))}"
     return re.sub(r"(?<![\w'.-])(\d+)(?![\w'.])", r"'\1'", text)
 
 
@@ -137,7 +140,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
-        raise RecipeError(f"command line: {_one_line(error)}") from error
+        raise RecipeError(f"command line: {one_line(error)}") from error
     for override in parsed:
         if not override.key_or_group.startswith(("hydra.", "hydra/")):
             _check_override(override, options, known)
@@ -157,13 +160,32 @@ def _check_override(override: Override, options: Mapping[str, list[str]], known:
         for choice in _choices(override):
             if choice not in options[name]:
                 raise RecipeError(f"command line: {text}: {_no_option(name, choice, options[name])}")
-    elif name not in known and not name.startswith("dataset.where."):
-        raise RecipeError(f"command line: {text}: no such key; {did_you_mean(name, [*known, *options])}")
+    for key in () if name in options else (name, *_keys_in(override)):
+        if key not in known and not key.startswith("dataset.where."):
+            where = text if key == name else f"{text}: {key}"
+            raise RecipeError(f"command line: {where}: no such key; {did_you_mean(key, [*known, *options])}")
 
 
-def _choices(override: Override) -> Iterator[str]:
-    values = override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]
-    return (str(value) for value in values if not override.is_delete())
+def _keys_in(override: Override) -> Iterator[str]:
+    """The keys in mappings: of `train.lora={rank:4,alpha:8}` train.lora.rank and train.lora.alpha."""
+    values: Any = [override.value()]
+    if override.is_choice_sweep() and not isinstance(values[0], Glob):
+        values = override.sweep_iterator()
+    todo = [(override.key_or_group, value) for value in values]
+    while todo:
+        key, value = todo.pop()
+        if isinstance(value, Mapping):
+            todo += [(f"{key}.{name}", below) for name, below in value.items()]
+            yield from (f"{key}.{name}" for name in value)
+
+
+def _choices(override: Override) -> list[str]:
+    value: Any = override.value()
+    if isinstance(value, Glob):
+        return value.filter(groups()[override.key_or_group])
+    if override.is_discrete_sweep():
+        return list(override.sweep_string_iterator())
+    return [] if override.is_delete() else [str(value)]
 
 
 def _no_option(group: str, choice: str, options: list[str]) -> str:
@@ -214,6 +236,6 @@ def _yaml_problem(source: Path, error: yaml.YAMLError) -> str:
     return f"{place}: not valid YAML: {getattr(error, 'problem', None) or error}"
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2])

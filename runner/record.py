@@ -27,9 +27,12 @@ from runner.plan import Plan
 _PACKAGES = ("hydra-core", "omegaconf", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
 
 
-def create(composed: Composed, plan: Plan) -> Path:
-    """A new run folder with everything that is known before the first step."""
-    folder = _new_folder(Path(composed.recipe.paths.runs).absolute(), composed.recipe.name)
+def create(composed: Composed, plan: Plan, folder: Path | None = None) -> Path:
+    """A new run folder, or the new folder `folder`, with everything that is known before the first step."""
+    if folder:
+        folder.mkdir(parents=True)
+    else:
+        folder = _new_folder(Path(composed.recipe.paths.runs).absolute(), composed.recipe.name)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(dataclasses.asdict(composed.recipe), sort_keys=False))
     _write_json(folder / "plan.json", plan.as_json())
     _write_json(folder / "manifest.json", _manifest(composed))

@@ -24,7 +24,7 @@ from runner.targets import local
 from runner.validate import build as build_recipe
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """SIGTERM: ended like Ctrl-C."""
 
 
@@ -39,12 +39,9 @@ def run(composed: Composed, console: Console) -> int:
     plan = build(composed.recipe, place_of(composed.recipe))
     folder = record.create(composed, plan)
     follower = Follower(plan.steps, console)
-    feed = trackers.feed(tracker, Run(folder), lambda text: console.print(Text(text, style="yellow"), soft_wrap=True))
     try:
-        with _terminate_as_interrupt(), feed as tracked, local.LocalRun(folder) as running:
-            follower.follow(tracked.passing(running.lines()))
-        status = running.status
-    except (KeyboardInterrupt, Interrupted):
+        status = execute(folder, tracker, follower, console)
+    except KeyboardInterrupt:
         console.print(Text(f"stopped; the same command goes on from here. Record: {folder}", style="yellow"))
         return 130
     if follower.state != "finished":
@@ -52,6 +49,14 @@ def run(composed: Composed, console: Console) -> int:
         return status if status > 0 else 1
     summary.show(Run(folder), console)
     return status
+
+
+def execute(folder: Path, tracker: trackers.Tracker | None, follower: Follower, console: Console) -> int:
+    """Execute the plan that `folder` records, shown by `follower` and fed to `tracker`. Returns the exit status."""
+    feed = trackers.feed(tracker, Run(folder), lambda text: console.print(Text(text, style="yellow"), soft_wrap=True))
+    with terminate_as_interrupt(), feed as tracked, local.LocalRun(folder) as running:
+        follower.follow(tracked.passing(running.lines()))
+    return running.status
 
 
 def rerun(before: Run, console: Console, force: bool) -> int:
@@ -96,7 +101,9 @@ def _repeatable(run: Run) -> dict[str, float]:
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
+def terminate_as_interrupt() -> Iterator[None]:
+    """Have SIGTERM end what is done meanwhile like Ctrl-C."""
+
     def interrupt(number: int, frame: Any) -> None:
         raise Interrupted
 

@@ -95,8 +95,9 @@ class Run:
 
 
 def every(folder: Path) -> list[Run]:
-    """The runs in a folder, oldest first."""
-    return [Run(path.parent) for path in sorted(folder.glob("*/manifest.json"))]
+    """The runs in a folder, oldest first, and the trials of the sweeps in it."""
+    found = [*folder.glob("*/manifest.json"), *folder.glob("sweeps/*/*/manifest.json")]
+    return [Run(path.parent) for path in sorted(found)]
 
 
 def find(name: str, folder: Path) -> Run:

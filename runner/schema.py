@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from runner.figures import RANKING
+
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -179,6 +181,17 @@ class Tracker:
 
 
 @dataclass
+class Sweep:
+    objective: str | None = key(
+        "what trials are ranked by; default: the first of these that the recipe measures", None, choices=tuple(RANKING)
+    )
+    direction: str | None = key(
+        "which way is better; default: more of a share, less of a loss", None, choices=("minimize", "maximize")
+    )
+    stop_on_failure: bool = key("end the sweep when a trial fails; otherwise the rest go on", False)
+
+
+@dataclass
 class Paths:
     store: str = key("folder of finished artifacts, shared by all runs", "store")
     runs: str = key("folder of run records", "runs")
@@ -198,4 +211,5 @@ class Recipe:
     serve: Serve = section(Serve, "the server")
     target: Target = section(Target, "where the plan runs")
     tracker: Tracker = section(Tracker, "where metrics go besides the run folder")
+    sweep: Sweep = section(Sweep, "the trials of `-m`")
     paths: Paths = section(Paths, "where artifacts and records are kept")

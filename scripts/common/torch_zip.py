@@ -78,7 +78,7 @@ class TorchZipFile(TensorFile):
         try:
             with zipfile.ZipFile(self.path) as archive:
                 return {record.filename.partition("/")[2]: self._span(record) for record in archive.infolist()}
-        except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, struct.error):
+        except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, OverflowError, struct.error):
             raise BadInput(f"{self.path}: not a file of torch.save, or damaged or cut off") from None
 
     def _span(self, record: zipfile.ZipInfo) -> tuple[int, int, int]:

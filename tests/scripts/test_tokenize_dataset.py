@@ -56,7 +56,7 @@ class Case:
         assert self.run(*argv, **options) == 2
         assert not (self.folder / options.get("output", "out")).exists()
         lines = self._capsys.readouterr().err.splitlines()
-        return next(line for line in lines if line.startswith("pytest") or "__main__" in line or ".py:" in line)
+        return next(line for line in lines if line.startswith(("pytest", "-c")) or "__main__" in line or ".py:" in line)
 
 
 @pytest.fixture
