@@ -37,9 +37,10 @@ def show(group: str | None, console: Console) -> None:
 
 
 def purpose(group: str, option: str) -> str:
-    """The comment that opens an option's file."""
-    first = (CONFIGS / group / f"{option}.yaml").read_text().partition("\n")[0]
-    return first.removeprefix("# ") if first.startswith("# ") and "@package" not in first else ""
+    """The comment that opens an option's file, after its package if that is said."""
+    lines = (CONFIGS / group / f"{option}.yaml").read_text().splitlines()
+    first = next((line for line in lines if "@package" not in line), "")
+    return first.removeprefix("# ") if first.startswith("# ") else ""
 
 
 def _keys(section: str) -> Table:
