@@ -18,7 +18,8 @@ from rich.console import Console
 from runner import compose, gc, listing, options, plan_text, runs
 from runner.errors import RecipeError
 from runner.plan import Plan, build
-from runner.run import place_of, rerun, run
+from runner.rerun import rerun
+from runner.run import place_of, run
 from runner.schema import Recipe
 
 Command = Callable[[argparse.Namespace], int]

@@ -77,6 +77,7 @@ def _imported(program: Path) -> frozenset[Path]:
     return frozenset(found)
 
 
+@cache  # programs share most of what they import
 def _local_imports(path: Path, folder: Path) -> set[Path]:
     modules = set()
     for node in ast.walk(ast.parse(path.read_text())):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from runner import summary
+from runner.figures import RANKING, decisive
 from runner.runs import Run
-
-_FIRST = ("adapter.execution_accuracy", "adapter.loss", "base.loss", "train.eval_loss_end")
 
 _MOST_COLUMNS = 6  # of differing keys; with more, the table is turned
 
@@ -49,9 +49,11 @@ def show(run: Run, console: Console) -> None:
 
 def compare(several: Sequence[Run], console: Console) -> None:
     """A leaderboard, best first: the figures of the runs and the keys in which they differ."""
-    ranked = sorted(several, key=_rank)
-    names = [name for name in _FIRST if any(name in run.metrics() for run in ranked)]
-    figures = {name: [_figure(run.metrics().get(name)) for run in ranked] for name in names}
+    metrics = {run.name: run.metrics() for run in several}
+    first = decisive(metrics.values())
+    ranked = sorted(several, key=lambda run: _place(first, metrics[run.name]))
+    names = [name for name in RANKING if any(name in figures for figures in metrics.values())]
+    figures = {name: [_figure(name, metrics[run.name]) for run in ranked] for name in names}
     keys = {key: [str(value) for value in values] for key, values in differing([run.recipe for run in ranked]).items()}
     if len(keys) <= _MOST_COLUMNS:
         table = _table("run", *keys, *figures)
@@ -64,8 +66,14 @@ def compare(several: Sequence[Run], console: Console) -> None:
     console.print(table)
 
 
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def _place(decisive: str | None, metrics: Mapping[str, float]) -> float:
+    if decisive is None or decisive not in metrics:
+        return math.inf
+    return RANKING[decisive].best_first(metrics[decisive])
+
+
+def _figure(name: str, metrics: Mapping[str, float]) -> str:
+    return RANKING[name].text(metrics[name]) if name in metrics else "-"
 
 
 def diff(one: Mapping[str, Any], other: Mapping[str, Any], console: Console) -> None:
@@ -112,18 +120,10 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _rank(run: Run) -> tuple[float, float]:
-    metrics = run.metrics()
-    loss = metrics.get("adapter.loss", metrics.get("train.eval_loss_end", float("inf")))
-    return -metrics.get("adapter.execution_accuracy", -1.0), loss
-
-
 def _headline(run: Run) -> str:
     metrics = run.metrics()
-    if "adapter.execution_accuracy" in metrics:
-        return f"{metrics['adapter.execution_accuracy']:.1%} executed right"
-    name = next((name for name in _FIRST if name in metrics), None)
-    return f"{name} {metrics[name]:.4g}" if name else ""
+    name = decisive([metrics])
+    return f"{RANKING[name].title} {RANKING[name].text(metrics[name])}" if name else ""
 
 
 def _table(*headings: str) -> Table:

@@ -13,16 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from runner.figures import EVALUATION
 from runner.runs import Run
-
-_NAMES = {
-    "loss": "held-out loss",
-    "perplexity": "perplexity",
-    "exact_match": "exact match",
-    "rouge_l": "ROUGE-L",
-    "execution_accuracy": "execution accuracy",
-}
-_SHARES = ("exact_match", "rouge_l", "execution_accuracy")
 
 
 def show(run: Run, console: Console) -> None:
@@ -47,14 +39,10 @@ def _comparison(report: dict[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=f"{report['examples']} held-out examples", title_justify="left")
     for heading in ("", "base", "adapter"):
         table.add_column(heading, justify="left" if not heading else "right")
-    for name, title in _NAMES.items():
+    for name, figure in EVALUATION.items():
         if name in report["base"]:
-            table.add_row(title, *(_number(name, report[side][name]) for side in ("base", "adapter")))
+            table.add_row(figure.title, *(figure.text(report[side][name]) for side in ("base", "adapter")))
     return table
-
-
-def _number(name: str, value: float) -> str:
-    return f"{value:.1%}" if name in _SHARES else f"{value:.4g}"
 
 
 def _show_sample(path: Path, console: Console) -> None:

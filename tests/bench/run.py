@@ -26,8 +26,8 @@ def main() -> int:
     args = flags.parse_args()
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
         benches = [
-            ["convert.py", "--scratch", f"{scratch}/convert", "--size", "tiny" if args.small else "1b"],
-            ["train.py", "--scratch", f"{scratch}/train", *(["--small"] if args.small else [])],
+            ["convert.py", "--scratch", scratch, "--size", "tiny" if args.small else "1b"],
+            ["train.py", "--scratch", scratch, *(["--small"] if args.small else [])],
             ["cached.py", *(["--dvc", args.dvc] if args.dvc else [])],
         ]
         return max(subprocess.run([sys.executable, HERE / name, *words], check=False).returncode

@@ -55,6 +55,7 @@ def test_a_program_counts_with_what_it_imports(tmp_path: Path) -> None:
 
     def fingerprint() -> str:
         identity._imported.cache_clear()
+        identity._local_imports.cache_clear()
         return identity.of_program(program)
 
     before = fingerprint()

@@ -74,4 +74,4 @@ def test_comparison_is_best_first_with_the_keys_that_differ(tmp_path: Path) -> N
 def test_listing_shows_overrides_and_figures(tmp_path: Path) -> None:
     a_run(tmp_path, "train.lora.rank=4", eval_loss_end=0.5)
     text = shown(lambda console: listing.runs(runs.every(tmp_path / "runs"), console))
-    assert "train.lora.rank=4" in text and "train.eval_loss_end 0.5" in text and "finished" in text
+    assert "train.lora.rank=4" in text and "held-out loss after training 0.5" in text and "finished" in text
