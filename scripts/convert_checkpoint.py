@@ -68,8 +68,7 @@ def to_shards(source: Path, output: Path, shape: ModelShape, layout: ShardLayout
     paths = [output / "model" / layouts.shard_name(rank) for rank in range(layout.tp_size)]
     ranks = [TorchZipWriter(path, specs) for path in paths]
     scatter(model, places, ranks)
-    for rank in ranks:
-        rank.close()
+    streaming.each(TorchZipWriter.close, ranks)  # each waits for the disk
     shutil.copyfile(source / "config.json", output / "config.json")
     layouts.write_layout(output, layout)
 

@@ -111,6 +111,7 @@ def measure(ways: dict[str, list[str]], output: Path, rounds: int) -> list[dict[
     for number in range(rounds):
         for way, command in ways.items():
             output.mkdir()
+            os.sync()  # what the way before left to be written is not this one's
             runs.append({"way": way, "round": number, **run(command)})
             print(json.dumps(runs[-1]), flush=True)
             shutil.rmtree(output)
