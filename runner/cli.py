@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 
 from runner import compose, gc, listing, options, plan_text, runs
-from runner.errors import RecipeError
+from runner.errors import RecipeError, did_you_mean
 from runner.plan import Plan, build
 from runner.rerun import rerun
 from runner.run import place_of, run
@@ -27,13 +29,8 @@ Command = Callable[[argparse.Namespace], int]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Exit status: 0 done, 2 bad input, 1 a stage failed, 130 stopped."""
-    parser = _parser()
-    args, rest = parser.parse_known_args(argv)
-    if rest:  # overrides that stand behind a flag
-        if any(word.startswith("-") for word in rest) or "overrides" not in args:
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
-        args.overrides += rest
     try:
+        args = _arguments(argv)
         return args.command(args)
     except RecipeError as error:
         print(f"runner: {error}", file=sys.stderr)
@@ -44,11 +41,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as everything else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        command = re.search(r"COMMAND: invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if command:
+            names = re.findall(r"[\w-]+", command[2])
+            raise RecipeError(f"{command[1]}: no such command; {did_you_mean(command[1], names)}")
+        raise RecipeError(f"{message}; see {self.prog} --help")
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest:  # overrides that stand behind a flag
+        if any(word.startswith("-") for word in rest) or "overrides" not in args:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        args.overrides += rest
+    return args
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="runner", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     def command(name: str, function: Command, help: str) -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=help, description=f"{help}.", allow_abbrev=False)
@@ -58,8 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     one = command("run", _run, "run a recipe; takes Hydra's flags too: --cfg job, --info, -m for a sweep")
     _with_recipe(one, argparse.REMAINDER)
     plan = command("plan", _plan, "show every command line that a recipe would run, and what is cached")
-    plan.add_argument("--json", action="store_true", help="as JSON")
-    plan.add_argument("--shell", action="store_true", help="as a bash script that does the same by hand")
+    form = plan.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON")
+    form.add_argument("--shell", action="store_true", help="as a bash script that does the same by hand")
     _with_recipe(plan, "*")
     one = command("options", _options, "explain the choices and keys of a recipe")
     one.add_argument("group", nargs="?", help="one folder of configs/, with its keys")

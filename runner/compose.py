@@ -6,6 +6,7 @@ Hydra composes; `runner.validate` checks what Hydra lets pass (unknown keys in Y
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -36,10 +37,21 @@ _SHORTHANDS = {"tp_size": "parallel.tp_size", "epochs": "train.epochs"}
 
 
 class _ConfigFolders(SearchPathPlugin):
-    """Lets a recipe in any folder choose from configs/."""
+    """Lets a recipe in any folder choose from `config_folders`."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        search_path.append("runner", f"file://{CONFIGS}")
+        main = next(item.path for item in search_path.get_path() if item.provider == "main")
+        for folder in config_folders(Path(main.removeprefix("file://"))):
+            search_path.append("runner", f"file://{folder}")
+
+
+def config_folders(recipes: Path) -> list[Path]:
+    """Where the options of recipes in the folder `recipes` lie; the first folder that has one counts.
+
+    They are configs/ beside the recipes, the folders named by RUNNER_CONFIGS (as in PATH), and the project's.
+    """
+    shared = [Path(name).expanduser() for name in os.environ.get("RUNNER_CONFIGS", "").split(os.pathsep) if name]
+    return [folder.absolute() for folder in (recipes / "configs", *shared, CONFIGS) if folder.is_dir()]
 
 
 @dataclass(frozen=True)
@@ -61,13 +73,15 @@ def compose(name: str, overrides: Sequence[str] = ()) -> Composed:
     4
     """
     source = locate(name)
-    check_overrides(overrides)
+    check_overrides(overrides, source)
     _refuse_sweep(overrides)
     prepare_hydra()
     try:
         with initialize_config_dir(config_dir=str(source.parent), version_base="1.3"):
-            config = hydra_compose(source.stem, quote_options(overrides), return_hydra_config=True)
+            config = hydra_compose(source.stem, hydra_overrides(overrides), return_hydra_config=True)
         choices = {group: str(option) for group, option in config.hydra.runtime.choices.items()}
+        if "hardware" not in choices:
+            raise RecipeError(f"{source}: begins with no base; its first lines are `defaults: [base, _self_]`")
     except (HydraException, OmegaConfBaseException) as error:
         raise RecipeError(f"{source}: {one_line(error)}") from error
     except yaml.YAMLError as error:
@@ -86,6 +100,7 @@ def from_config(config: DictConfig, source: Path, overrides: Sequence[str], choi
     except OmegaConfBaseException as error:
         raise RecipeError(f"{source}: {one_line(error)}") from error
     _check_shorthands(values, source, overrides)
+    _check_name(recipe.name)
     return Composed(dataclasses.replace(recipe, name=recipe.name or source.stem), source, tuple(overrides), choices)
 
 
@@ -104,10 +119,17 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def groups() -> dict[str, list[str]]:
-    """Every config group with its options."""
-    folders = sorted(path for path in CONFIGS.iterdir() if path.is_dir() and path.name != "local")
-    return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
+def groups(recipes: Path = RECIPES) -> dict[str, list[str]]:
+    """Every config group with the options that recipes in the folder `recipes` can choose."""
+    names = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name != "local")
+    folders = config_folders(recipes)
+    return {name: sorted({path.stem for one in folders for path in one.glob(f"{name}/*.yaml")}) for name in names}
+
+
+def option_file(group: str, option: str, recipes: Path = RECIPES) -> Path:
+    """The file of a group's option for recipes in the folder `recipes`."""
+    files = [folder / group / f"{option}.yaml" for folder in config_folders(recipes)]
+    return next((file for file in files if file.is_file()), files[-1])
 
 
 def prepare_hydra() -> None:
@@ -117,37 +139,52 @@ def prepare_hydra() -> None:
     OmegaConf.register_new_resolver("assets", lambda path: str(RECIPES / "assets" / path), replace=True)
 
 
-def quote_options(overrides: Sequence[str]) -> list[str]:
-    """Overrides as Hydra takes them: it wants the option of a group to be a string, so `tp_size=8` is quoted.
+def hydra_overrides(overrides: Sequence[str]) -> list[str]:
+    """Overrides as Hydra takes them: the option of a group is a string, so `tp_size=8` is quoted; a new column
+    in `dataset.where` is no new key.
 
-    >>> quote_options(["tp_size=1,2", "train.epochs=3"])
-    ["tp_size='1','2'", 'train.epochs=3']
+    >>> hydra_overrides(["tp_size=1,2", "train.epochs=3", "dataset.where.task=qa"])
+    ["tp_size='1','2'", 'train.epochs=3', '++dataset.where.task=qa']
     """
-    return [_quote_option(text) if text.partition("=")[0] in _SHORTHANDS else text for text in overrides]
+    return [_hydra_override(text) for text in overrides]
+
+
+def _hydra_override(text: str) -> str:
+    if text.startswith("dataset.where."):
+        return f"++{text}"
+    return _quote_option(text) if text.partition("=")[0] in _SHORTHANDS else text
 
 
 def _quote_option(text: str) -> str:
     if "range(" in text or "glob(" in text:
-        [override] = OverridesParser.create().parse_overrides([text])
-        return f"{override.get_key_element()}={','.join(map(repr, _choices(override)))}"
+        override = _parsed(text)
+        return f"{override.key_or_group}={','.join(map(repr, _choices(override, groups()[override.key_or_group])))}"
     return re.sub(r"(?<![\w'.-])(\d+)(?![\w'.])", r"'\1'", text)
 
 
-def check_overrides(overrides: Sequence[str]) -> None:
+def check_overrides(overrides: Sequence[str], source: Path) -> None:
     """Refuse an override that names nothing, before Hydra words it less clearly or accepts it."""
-    options = groups()
+    options = groups(source.parent)
     known = {key for key, _, _ in keys(Recipe)}
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise RecipeError(f"command line: {one_line(error)}") from error
-    for override in parsed:
+    for override in map(_parsed, overrides):
         if not override.key_or_group.startswith(("hydra.", "hydra/")):
             _check_override(override, options, known)
 
 
+def _parsed(text: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        if "=" not in text:
+            raise RecipeError(f"command line: {text}: an override is KEY=VALUE or GROUP=OPTION") from error
+        raise RecipeError(
+            f"command line: {text}: Hydra cannot read the value; put one with special characters between quotes: "
+            f"'{text.partition('=')[0]}=\"...\"'"
+        ) from error
+
+
 def _refuse_sweep(overrides: Sequence[str]) -> None:
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
+    for override in map(_parsed, overrides):
         if override.is_sweep_override():
             raise RecipeError(
                 f"command line: {override.input_line}: several values make a sweep; add -m, or write a list as [a,b]"
@@ -156,8 +193,10 @@ def _refuse_sweep(overrides: Sequence[str]) -> None:
 
 def _check_override(override: Override, options: Mapping[str, list[str]], known: Set[str]) -> None:
     name, text = override.key_or_group, override.input_line
+    if override.is_delete() and (name in options or name in known):
+        raise RecipeError(f"command line: {text}: nothing can be taken away; set it to another value")
     if name in options:
-        for choice in _choices(override):
+        for choice in _choices(override, options[name]):
             if choice not in options[name]:
                 raise RecipeError(f"command line: {text}: {_no_option(name, choice, options[name])}")
     for key in () if name in options else (name, *_keys_in(override)):
@@ -179,13 +218,13 @@ def _keys_in(override: Override) -> Iterator[str]:
             yield from (f"{key}.{name}" for name in value)
 
 
-def _choices(override: Override) -> list[str]:
+def _choices(override: Override, options: list[str]) -> list[str]:
     value: Any = override.value()
     if isinstance(value, Glob):
-        return value.filter(groups()[override.key_or_group])
+        return value.filter(options)
     if override.is_discrete_sweep():
         return list(override.sweep_string_iterator())
-    return [] if override.is_delete() else [str(value)]
+    return [str(value)]
 
 
 def _no_option(group: str, choice: str, options: list[str]) -> str:
@@ -199,19 +238,25 @@ def _check_shorthands(values: Mapping[str, Any], source: Path, overrides: Sequen
     """A recipe that sets the plain key would silently win over `tp_size=4` on the command line."""
     for group, key in _SHORTHANDS.items():
         section, leaf = key.split(".")
-        asked = next((text.partition("=")[2].strip("'") for text in overrides if text.startswith(f"{group}=")), None)
-        if asked is not None and asked != str(values[section][leaf]):
+        asked = [text.partition("=")[2].strip("'") for text in overrides if text.startswith(f"{group}=")][-1:]
+        if asked and asked[0] != str(values[section][leaf]):
             raise RecipeError(
-                f"command line: {group}={asked} is overruled by {key}={values[section][leaf]} in {source}; "
-                f"say {key}={asked}"
+                f"command line: {group}={asked[0]} is overruled by {key}={values[section][leaf]} in {source}; "
+                f"say {key}={asked[0]}"
             )
+
+
+def _check_name(name: str) -> None:
+    """It becomes a part of file names."""
+    if not re.fullmatch(r"[\w .-]*", name):
+        raise RecipeError(f"name: {name}: takes letters, digits, spaces, dots, - and _")
 
 
 def _origin(key: str, source: Path, overrides: Sequence[str], choices: Mapping[str, str]) -> str:
     """Where a key was set: the override, or the YAML file, that was applied last."""
     if any(text.lstrip("+~").startswith((f"{key}=", f"{key}.")) for text in overrides):
         return "command line"
-    chosen = [(CONFIGS / group / f"{option}.yaml", group) for group, option in choices.items()]
+    chosen = [(option_file(group, option, source.parent), group) for group, option in choices.items()]
     for path, package in [(source, ""), *chosen, (CONFIGS / "base.yaml", "")]:
         if path.is_file() and _sets(path, package, key):
             return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
@@ -237,5 +282,9 @@ def _yaml_problem(source: Path, error: yaml.YAMLError) -> str:
 
 
 def one_line(error: BaseException) -> str:
+    """The first two lines of an exception of Hydra's or OmegaConf's, as one, in our words where theirs mislead."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    unknown = re.match(r"Could not override '(hydra\..*)'", lines[0])
+    if unknown:
+        return f"{unknown[1]}: no such key; a sweeper or launcher brings its own, for example hydra/sweeper=optuna"
     return " ".join(lines[:2])

@@ -10,6 +10,16 @@ class RecipeError(Exception):
     """Bad input, found before any work: one line that names the place, the key and what to try."""
 
 
+# What other trainers call it.
+_SYNONYMS = {
+    "lr": "learning_rate", "num_epochs": "epochs", "num_train_epochs": "epochs", "steps": "max_steps",
+    "per_device_train_batch_size": "batch_size", "micro_batch_size": "batch_size",
+    "gradient_accumulation_steps": "accumulate", "lora_r": "rank", "lora_rank": "rank", "lora_alpha": "alpha",
+    "lora_dropout": "dropout", "target_modules": "targets", "lr_scheduler_type": "schedule",
+    "max_length": "seq_len", "max_seq_length": "seq_len", "tensor_parallel_size": "tp_size",
+}  # fmt: skip
+
+
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """A clause to end an error line with: the nearest right name, or all of them where they are few.
 
@@ -17,13 +27,24 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     'did you mean tp_size?'
     """
     names = sorted(known)
-    nearest = difflib.get_close_matches(wrong, names, n=1) or _same_leaf(wrong, names)
+    nearest = _same_leaf(wrong, names) or difflib.get_close_matches(wrong, names, n=1) or _like_leaf(wrong, names)
     if nearest:
         return f"did you mean {nearest[0]}?"
-    return f"choose from: {', '.join(names)}" if len(names) <= 20 else "`runner plan` shows every key"
+    if not names:
+        return "there is none yet"
+    return f"choose from: {', '.join(names)}" if len(names) <= 20 else "`runner options` explains every key"
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _same_leaf(wrong: str, names: list[str]) -> list[str]:
-    """Dotted names whose last part resembles the last part of `wrong`: `lora.rank` is `train.lora.rank`."""
-    leaves = {name.rpartition(".")[2]: name for name in names}
-    return [leaves[leaf] for leaf in difflib.get_close_matches(wrong.rpartition(".")[2], leaves, n=1, cutoff=0.75)]
+    """Dotted names whose last part is that of `wrong`, or what it means: `lora.r`, `rank` are `train.lora.rank`."""
+    wanted = _SYNONYMS.get(_leaf(wrong), _leaf(wrong))
+    return [name for name in names if _leaf(name) == wanted]
+
+
+def _like_leaf(wrong: str, names: list[str]) -> list[str]:
+    leaves = {_leaf(name): name for name in names}
+    return [leaves[leaf] for leaf in difflib.get_close_matches(_leaf(wrong), leaves, n=1, cutoff=0.75)]

@@ -33,9 +33,11 @@ class _Artifact:
 
 
 def collect(root: Path, runs: Sequence[Run], rules: Rules, dry_run: bool) -> None:
-    """Remove what the rules say from the store at `root` and print each. Raises RecipeError for no rule at all."""
+    """Remove what the rules say from the store at `root` and print each. Raises RecipeError for no rule or no store."""
     if rules.days is None and rules.gb is None and not rules.unreachable:
         raise RecipeError("gc: say what may go: --unreachable, --days N or --gb N")
+    if not root.is_dir():
+        raise RecipeError(f"gc: {root}: no such store; --store names the folder")
     freed = 0
     for artifact in _chosen(_artifacts(Store(root), runs), rules):
         print(f"{'would remove' if dry_run else 'removed'} {artifact.path.name}  {artifact.size / 1e6:.1f} MB")

@@ -12,15 +12,20 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from runner import compose, sweep
-from runner.errors import RecipeError
+from runner.errors import RecipeError, did_you_mean
 from runner.run import run
+
+_FLAGS = (
+    "-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "-i", "--info", "-h", "--help", "--hydra-help",
+)  # fmt: skip
 
 
 def main(name: str, words: Sequence[str]) -> int:
     """Run the recipe `name` as a Hydra application with `words`, flags and overrides, as its command line."""
     source = compose.locate(name)
     flags, overrides = _split(words)
-    compose.check_overrides(overrides)
+    _check_flags(flags)
+    compose.check_overrides(overrides, source)
     if not {"-m", "--multirun"}.isdisjoint(flags):
         return _sweep(source, flags, overrides)
     compose.prepare_hydra()
@@ -29,7 +34,7 @@ def main(name: str, words: Sequence[str]) -> int:
     def job(config: DictConfig) -> None:
         statuses.append(_run_job(config, source))
 
-    sys.argv = ["runner", *flags, *compose.quote_options(overrides)]
+    sys.argv = ["runner", *flags, *compose.hydra_overrides(overrides)]
     hydra.main(config_path=str(source.parent), config_name=source.stem, version_base="1.3")(job)()
     return max(statuses, default=0)
 
@@ -39,6 +44,13 @@ def _sweep(source: Path, flags: Sequence[str], overrides: Sequence[str]) -> int:
     if others:
         raise RecipeError(f"command line: {' '.join(others)}: not together with -m")
     return sweep.sweep(source, overrides, Console())
+
+
+def _check_flags(flags: Sequence[str]) -> None:
+    """Hydra would take a beginning of a flag too, and change folders and names that are ours."""
+    for flag in (word.partition("=")[0] for word in flags if word.startswith("-")):
+        if flag not in _FLAGS:
+            raise RecipeError(f"command line: {flag}: no such flag; {did_you_mean(flag, _FLAGS)}")
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from runner.compose import CONFIGS, groups
+from runner.compose import groups, option_file
 from runner.errors import RecipeError, did_you_mean
 from runner.schema import Recipe
 from runner.validate import keys, section_of
@@ -38,7 +38,7 @@ def show(group: str | None, console: Console) -> None:
 
 def purpose(group: str, option: str) -> str:
     """The comment that opens an option's file, after its package if that is said."""
-    lines = (CONFIGS / group / f"{option}.yaml").read_text().splitlines()
+    lines = option_file(group, option).read_text().splitlines()
     first = next((line for line in lines if "@package" not in line), "")
     return first.removeprefix("# ") if first.startswith("# ") else ""
 
@@ -61,6 +61,8 @@ def _default(field: dataclasses.Field) -> str:
 def _takes(hint: Any, limits: typing.Mapping[str, Any]) -> str:
     if limits["choices"]:
         return " | ".join(limits["choices"])
+    if typing.get_origin(hint) is list:
+        return _name(hint)
     bounds = [f">= {limits['minimum']:g}" if limits["minimum"] is not None else "",
               f"<= {limits['maximum']:g}" if limits["maximum"] is not None else ""]  # fmt: skip
     return " ".join([_name(hint), *filter(None, bounds)])
@@ -100,7 +102,8 @@ def _property(hint: Any, metadata: typing.Mapping[str, Any]) -> dict[str, Any]:
     if nested:
         return described | _object(nested)
     if typing.get_origin(hint) is list:
-        return described | {"type": "array", "items": {"type": "string", **_limits(metadata)}}
+        items = {"type": "string", **_limits({"choices": metadata["choices"]})}
+        return described | {"type": "array", "items": items, "minItems": int(metadata["minimum"] or 0)}
     if typing.get_origin(hint) is dict:
         return described | {"type": "object", "additionalProperties": {"type": "string"}}
     if isinstance(hint, types.UnionType):

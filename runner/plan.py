@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runner import feasibility, identity
+from runner import columns, feasibility, identity
 from runner.draft import OUTPUT, SCRIPTS, Artifacts, Draft, Place, Word
 from runner.schema import Recipe
 from runner.stages import STAGES
@@ -41,6 +41,7 @@ class Plan:
 def build(recipe: Recipe, place: Place) -> Plan:
     """The plan of a recipe for a place. Raises RecipeError for a missing file and shapes that do not fit."""
     feasibility.check(recipe)
+    columns.check(recipe)
     artifacts, steps = Artifacts(place), []
     for stage, draft_of in STAGES.items():
         draft = draft_of(recipe, artifacts)

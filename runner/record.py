@@ -14,6 +14,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
@@ -22,9 +23,27 @@ from typing import Any
 import yaml
 
 from runner.compose import ROOT, Composed
+from runner.errors import RecipeError
 from runner.plan import Plan
+from runner.schema import Recipe
 
 _PACKAGES = ("hydra-core", "omegaconf", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
+
+
+def prepare_folders(recipe: Recipe) -> None:
+    """Make the folders of artifacts and records. Raises RecipeError where that cannot be."""
+    folders = {key: Path(path).expanduser().absolute() for key, path in dataclasses.asdict(recipe.paths).items()}
+    for key, folder in folders.items():
+        there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        if not there.is_dir():
+            raise RecipeError(f"paths.{key}: {folder}: {there} is not a folder; name another with paths.{key}=")
+    for key, folder in folders.items():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise RecipeError(f"paths.{key}: {folder}: {error.strerror}; name another with paths.{key}=") from None
 
 
 def create(composed: Composed, plan: Plan, folder: Path | None = None) -> Path:

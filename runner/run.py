@@ -34,6 +34,7 @@ def run(composed: Composed, console: Console) -> int:
     """Plan, execute and record; shows progress and the outcome. Returns the exit status."""
     tracker = trackers.of(composed.recipe)
     plan = build(composed.recipe, place_of(composed.recipe))
+    record.prepare_folders(composed.recipe)
     folder = record.create(composed, plan)
     follower = Follower(plan.steps, console)
     try:

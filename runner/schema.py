@@ -22,7 +22,7 @@ def key(
     maximum: float | None = None,
     choices: tuple[str, ...] | None = None,
 ) -> Any:
-    """A dataclass field with its help and the values that it takes, bounds included."""
+    """A dataclass field with its help and the values that it takes, bounds included; of a list its least length."""
     metadata = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
@@ -79,7 +79,9 @@ class Parallel:
 
 @dataclass
 class Template:
-    sections: list[str] = key("parts of the prompt, {column} is filled in; one whose columns are empty is left out", [])
+    sections: list[str] = key(
+        "parts of the prompt, {column} is filled in; one whose columns are empty is left out", [], minimum=1
+    )
     separator: str = key("what stands between the sections", "\n\n")
     response: str = key("the answer that is learnt", "{response}")
     system: str | None = key("the system message of a chat", None)
@@ -110,7 +112,7 @@ class Lora:
     alpha: float = key("scale of the update: alpha / rank, with rslora alpha / sqrt(rank)", 32.0, minimum=1e-6)
     dropout: float = key("dropout before lora_A", 0.0, minimum=0.0, maximum=0.99)
     rslora: bool = key("rank-stabilised scale", False)
-    targets: list[str] = key("linear layers that get an adapter", list(LORA_TARGETS), choices=LORA_TARGETS)
+    targets: list[str] = key("linear layers that get an adapter", list(LORA_TARGETS), choices=LORA_TARGETS, minimum=1)
 
 
 @dataclass

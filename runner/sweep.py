@@ -40,8 +40,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
-from runner import ranking, runs, study, trackers
-from runner.compose import Composed, one_line, prepare_hydra, quote_options
+from runner import ranking, record, runs, study, trackers
+from runner.compose import Composed, one_line, prepare_hydra, hydra_overrides
 from runner.errors import RecipeError
 from runner.execute import LOCK
 from runner.plan import build
@@ -76,7 +76,7 @@ def sweep(source: Path, words: Sequence[str], console: Console) -> int:
     prepare_hydra()
     try:
         with initialize_config_dir(config_dir=str(source.parent), version_base="1.3"):
-            one = _draft(source, quote_options(words))
+            one = _draft(source, hydra_overrides(words))
             with _alone(one.folder):
                 return _do(one, console)
     except (HydraException, OmegaConfBaseException) as error:
@@ -105,6 +105,7 @@ def _draft(source: Path, words: Sequence[str]) -> Sweep:
         for number, trial in enumerate(trials)
     ]
     size = len(trials) if _is_grid(config) else config.hydra.sweeper.n_trials
+    record.prepare_folders(recipes[0])
     folder = _folder(source, words, Path(recipes[0].paths.runs))
     return Sweep(source, overrides, config, keys, size, folder, ranking.objective(recipes[0]))
 

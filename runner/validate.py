@@ -78,7 +78,9 @@ def _mapping(key: str, value: Any) -> Mapping[str, Any]:
 def _list(key: str, value: Any, limits: Mapping[str, Any]) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise InvalidKey(key, f"takes a list of words like [a,b], not {value!r}")
-    return [_in_limits(key, item, limits) for item in value]
+    if len(value) < (limits["minimum"] or 0):
+        raise InvalidKey(key, f"takes at least one{' of ' + ', '.join(limits['choices']) if limits['choices'] else ''}")
+    return [_in_limits(key, item, {**limits, "minimum": None}) for item in value]
 
 
 def _scalar(key: str, value: Any, kind: type) -> Any:

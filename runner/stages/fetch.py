@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from importlib.util import find_spec
+
 from runner.draft import OUTPUT, Artifacts, Draft, Word, options
 from runner.errors import RecipeError
 from runner.schema import Model, Recipe
@@ -17,9 +21,24 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
 
 def _source(model: Model, artifacts: Artifacts) -> list[str | Word]:
     if model.source == "hub":
+        check_hub_name(model.path, "model.path")
         return ["--hub", model.path, *options(revision=model.revision)]
     if model.source == "folder":
         return ["--folder", artifacts.outside(model.path, "model.path")]
     inside_package = model.path.startswith("package:")
+    if inside_package:
+        _check_package(model.path, artifacts)
     file = model.path if inside_package else artifacts.outside(model.path, "model.path")
     return ["--gguf", file, *options(dtype=model.dtype)]
+
+
+def check_hub_name(name: str, key: str) -> None:
+    """Raises RecipeError for what cannot be the name of a model or data set on the hub."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise RecipeError(f"{key}: {name}: a name on the hub is OWNER/NAME; for a folder or file choose another source")
+
+
+def _check_package(path: str, artifacts: Artifacts) -> None:
+    name = path.removeprefix("package:").partition("/")[0]
+    if artifacts.place.python == sys.executable and find_spec(name) is None:
+        raise RecipeError(f"model.path: {path}: the Python package {name} is not installed; pip install it first")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 from runner.draft import OUTPUT, Artifacts, Draft, Word, options
+from runner.errors import RecipeError
 from runner.schema import Recipe, Serve
 
 
@@ -10,6 +13,7 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft | None:
     serve = recipe.serve
     if serve.engine == "none":
         return None
+    _check_host(serve.host)
     port = serve.port or derived_port(artifacts.keys["export"])
     if serve.mode == "foreground":
         title = f"serve at http://{serve.host}:{port}/v1 until Ctrl-C"
@@ -19,6 +23,15 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft | None:
     return Draft(
         "serve, ask, compare with the evaluation, stop", "smoke_test.py", _smoke(serve, artifacts, port), cached=False
     )
+
+
+def _check_host(host: str) -> None:
+    try:
+        ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        raise RecipeError(
+            f"serve.host: {host}: not an address to listen on; say 127.0.0.1, or 0.0.0.0 for every interface"
+        ) from None
 
 
 def derived_port(key: str) -> int:

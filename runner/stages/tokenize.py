@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from runner.draft import OUTPUT, Artifacts, Draft, Word, options
 from runner.errors import RecipeError
 from runner.schema import Dataset, Recipe
+from runner.stages.fetch import check_hub_name
 
 
 def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
@@ -30,6 +31,7 @@ def _rows(dataset: Dataset, artifacts: Artifacts) -> Sequence[str | Word]:
     if not dataset.path:
         raise RecipeError("dataset.path: says where the rows are; for example dataset.path=rows.jsonl")
     if dataset.source == "hub":
+        check_hub_name(dataset.path, "dataset.path")
         return ["--hub", dataset.path, *options(revision=dataset.revision, hub_split=dataset.split)]
     return ["--input", artifacts.outside(dataset.path, "dataset.path")]
 

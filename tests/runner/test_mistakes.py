@@ -1,0 +1,163 @@
+"""Mistakes, each in the place where people make it: one line that helps, exit status 2, nothing written."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from runner.cli import main
+
+ON_THE_COMMAND_LINE = {
+    # keys
+    "tp_sise=4": "did you mean tp_size?",
+    "train.epoch=1": "did you mean train.epochs?",
+    "train.lr=1": "did you mean train.learning_rate?",
+    "lora.r=8": "`runner options` explains every key",
+    "lora_alpha=8": "did you mean train.lora.alpha?",
+    "rank=8": "did you mean train.lora.rank?",
+    "max_seq_length=64": "did you mean dataset.seq_len?",
+    "+typo=1": "no such key",
+    "++train.typo=1": "no such key",
+    "+train.lora.bias=none": "no such key",
+    "~nothing": "no such key",
+    "~train.lora": "nothing can be taken away",
+    "~tracker": "nothing can be taken away",
+    "'train.lora={rnak:8}'": "did you mean train.lora.rank?",
+    "hydra.typo=1": "hydra.typo: no such key",
+    "hydra.sweeper.n_trials=4": "hydra/sweeper=optuna",
+    # options of groups
+    "hardware=trn3": "did you mean trn2?",
+    "serve=embeded": "did you mean embedded?",
+    "tracker=wandbb": "did you mean wandb?",
+    "train=optimun_lora": "no such train",
+    "tp_size=3": "parallel.tp_size=3",
+    "epochs=0": "train.epochs=0",
+    # types and ranges
+    "train.epochs=two": "takes a whole number, not 'two'",
+    "train.epochs=1.5": "takes a whole number",
+    "train.epochs=": "takes a whole number",
+    "train.epochs=null": "takes a whole number",
+    "train.lora=3": "takes keys below it",
+    "train.lora.rank=0": "the least is 1",
+    "train.learning_rate=-1": "the least is 0",
+    "train.learning_rate=nan": "train.learning_rate: nan",
+    "train.learning_rate=inf": "the most is 10",
+    "train.warmup_ratio=1.5": "the most is 1",
+    "train.max_steps=-1": "the least is 0",
+    "train.gradient_checkpointing=maybe": "takes true or false",
+    "train.lora.targets=[q_prj]": "did you mean q_proj?",
+    "train.lora.targets=q_proj": "takes a list of words",
+    "train.lora.targets=[]": "takes at least one of q_proj",
+    "dataset.template.sections=[]": "takes at least one",
+    "dataset.source=s3": "choose from: files, hub",
+    "evaluate.metrics=[bleu]": "choose from: exact_match, rouge_l, sql",
+    "serve.port=99999": "the most is 65535",
+    "sweep.objective=speed": "choose from: adapter.exact_match",
+    # grammar
+    "tp_size": "KEY=VALUE",
+    "train.epochs=[": "between quotes",
+    "train.epochs=1,2": "add -m",
+    # combinations and files
+    "parallel.tp_size=3": "try 1, 2, 4, 8",
+    "parallel.kv_size_multiplier=3": "leave the key out",
+    "dataset.seq_len=100000": "more than the 512 positions",
+    "epochs=3 train.epochs=4": "say train.epochs=3",
+    "model.path=": "model.path: ",
+    "model.path=/nowhere": "/nowhere/config.json: no such file",
+    "model.source=hub model.path=llama": "OWNER/NAME",
+    "model=smollm2_135m tp_size=1 model.path=package:nowhere/x.gguf": "nowhere is not installed",
+    "dataset.path=nowhere.jsonl": "nowhere.jsonl: No such file or directory",
+    "dataset.eval_path=/nowhere": "dataset.eval_path: /nowhere",
+    "dataset.source=hub dataset.path=dolly": "OWNER/NAME",
+    "dataset.eval_path=null dataset.eval_rows=6000": "leave nothing to train on",
+    "'dataset.template.sections=[\"{contxt}\"]'": "did you mean context?",
+    "'dataset.template.response=\"SELECT\"'": "names no column to learn",
+    "dataset.template.system=Hello": "dataset.template.chat=true",
+    "dataset.where.topic=birds": "no column 'topic'",
+    "evaluate.sql_schema=tables": "no column 'tables'",
+    "serve.host=not.an.address": "127.0.0.1",
+    "name=a/b": "name: a/b",
+    "paths.store=/etc/passwd": "/etc/passwd is not a folder",
+    "paths.runs=/etc/passwd/runs": "/etc/passwd is not a folder",
+    # flags and sweeps
+    "--multi train.lora.rank=4": "did you mean --multirun?",
+    "--nonsense": "no such flag",
+    "-m train.lora.rank=4,8,0": "trial 2",
+    "-m 'train.lora.rank=range(3,1)'": "makes no trial",
+    "-m sweep.objective=speed train.seed=1,2": "choose from",
+}  # fmt: skip
+
+IN_A_RECIPE = {
+    "": "defaults: [base, _self_]",
+    "[base]": "must be a DictConfig",
+    "defaults: [base": "mine.yaml:2: not valid YAML",
+    "defaults: [base]\ntrain:\n\tepochs: 2": "not valid YAML",
+    "defaults: [base]\ntrain: {epochs: 2}\ntrain: {seed: 3}": "duplicate key train",
+    "defaults: [bass]": "bass",
+    "defaults: [base, {override hardwear: trn1}]": "hardwear",
+    "defaults: [base, {override hardware: trn9}]": "trn9",
+    "defaults: [base, _self_]\ntrian: {epochs: 2}": "did you mean train?",
+    "defaults: [base, _self_]\ntrain: {lora: {alfa: 2}}": "did you mean alpha?",
+    "defaults: [base, _self_]\ntrain: {epochs: two}": "takes a whole number",
+    "defaults: [base, _self_]\ntrain: 3": "train",
+    "defaults: [base, _self_]\nname: ${nothing}": "nothing",
+    "defaults: [base, _self_]\nname: ${oc.env:NOT_SET_ANYWHERE}": "NOT_SET_ANYWHERE",
+}
+
+COMMANDS = {
+    "": "the following arguments are required",
+    "rum quickstart": "did you mean run?",
+    "run": "the following arguments are required",
+    "run .": "no such recipe",
+    "run quickstat": "did you mean quickstart?",
+    "run ./nowhere.yaml": "no such recipe file",
+    "plan quickstart --jsn": "unrecognized arguments: --jsn",
+    "plan quickstart --json --shell": "not allowed with",
+    "options hardwear": "did you mean hardware?",
+    "show nothing": "no such run",
+    "compare": "the following arguments are required",
+    "compare nothing": "no such run",
+    "diff quickstart nothing": "no such run",
+    "report nothing": "no such run",
+    "rerun nothing": "no such run",
+    "gc": "say what may go",
+    "gc --days x": "invalid float value",
+    "gc --unreachable": "no such store",
+}
+
+
+@pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    """Call the command in an empty folder and expect one line with `expected`, exit status 2, nothing new."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["runner"])
+
+    def check(words: list[str], expected: str) -> None:
+        before = sorted(tmp_path.iterdir())
+        status = main(words)
+        said = capsys.readouterr().err
+        assert status == 2, said
+        assert said.startswith("runner: ")
+        assert said.count("\n") == 1, said
+        assert expected in said
+        assert sorted(tmp_path.iterdir()) == before
+
+    return check
+
+
+@pytest.mark.parametrize("words", ON_THE_COMMAND_LINE)
+def test_mistakes_on_the_command_line(refused, words: str) -> None:
+    refused(["run", "quickstart", *shlex.split(words)], ON_THE_COMMAND_LINE[words])
+
+
+@pytest.mark.parametrize("text", IN_A_RECIPE)
+def test_mistakes_in_a_recipe(refused, tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text + "\n")
+    refused(["run", "./mine.yaml"], IN_A_RECIPE[text])
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_mistakes_in_a_command(refused, words: str) -> None:
+    refused(words.split(), COMMANDS[words])
