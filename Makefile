@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 .DEFAULT_GOAL := help
-.PHONY: help setup smollm2 run plan sweep serve runs show compare report rerun test lint test-integration bench clean
+.PHONY: help setup smollm2 run plan sweep serve runs show compare report rerun completion test lint test-integration bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ report: $(VENV)/.done ## write RUN into one HTML file to look at
 
 rerun: $(VENV)/.done ## repeat RUN exactly and compare the figures
 	$(BIN)/runner rerun $(RUN) $(ARGS)
+
+completion: $(VENV)/.done ## have bash or zsh complete the runner command
+	$(BIN)/runner completion
 
 test: $(VENV)/.dev ## run the tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console
 
@@ -54,6 +55,10 @@ class _Parser(argparse.ArgumentParser):
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks
+        from runner import completion
+
+        completion.answer(parser)
     args, rest = parser.parse_known_args(argv)
     if rest:  # overrides that stand behind a flag
         if any(word.startswith("-") for word in rest) or "overrides" not in args:
@@ -86,15 +91,16 @@ def _parser() -> argparse.ArgumentParser:
     _with_runs_folder(command("runs", _runs, "list the runs"))
     _with_run(command("show", _show, "show a run"))
     several = _with_runs_folder(command("compare", _compare, "compare runs: their figures and the keys that differ"))
-    several.add_argument("runs", nargs="+", metavar="RUN")
+    _complete(several.add_argument("runs", nargs="+", metavar="RUN"), "run_names")
     page = _with_runs_folder(command("report", _report, "write runs into one HTML file to look at"))
-    page.add_argument("runs", nargs="*", metavar="RUN", default=["last"])
+    _complete(page.add_argument("runs", nargs="*", metavar="RUN", default=["last"]), "run_names")
     page.add_argument("--output", type=Path, help="the file (default: report.html, of one run in its folder)")
     two = _with_runs_folder(command("diff", _diff, "show what differs between two recipes or runs"))
     two.add_argument("first", help="a recipe or a run")
     two.add_argument("second", help="a recipe or a run")
     again = _with_run(command("rerun", _rerun, "repeat a run exactly, from nothing, and compare the figures"))
     again.add_argument("--force", action="store_true", help="even if programs or package versions have changed")
+    command("completion", _completion, "have bash or zsh complete recipes, options, keys and runs")
     _add_gc(_with_runs_folder(command("gc", _gc, "free the store")))
     return parser
 
@@ -105,8 +111,21 @@ def _console() -> Console:
 
 
 def _with_recipe(parser: argparse.ArgumentParser, words: str) -> None:
-    parser.add_argument("recipe", help=f"one of {', '.join(compose.recipe_names())}, or a path")
-    parser.add_argument("overrides", nargs=words, metavar="OVERRIDE", help="such as tp_size=2")
+    recipe = parser.add_argument("recipe", help=f"one of {', '.join(compose.recipe_names())}, or a path")
+    overrides = parser.add_argument("overrides", nargs=words, metavar="OVERRIDE", help="such as tp_size=2")
+    _complete(recipe, "recipes")
+    _complete(overrides, "overrides")
+
+
+def _complete(action: argparse.Action, by: str) -> None:
+    """Have a shell complete an argument by a function of `runner.completion`, imported when one asks."""
+
+    def completer(prefix: str, **context: Any) -> Iterable[str]:
+        from runner import completion
+
+        return getattr(completion, by)(prefix, **context)
+
+    action.completer = completer  # type: ignore[attr-defined]  # argcomplete's protocol
 
 
 def _with_runs_folder(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -115,7 +134,7 @@ def _with_runs_folder(parser: argparse.ArgumentParser) -> argparse.ArgumentParse
 
 
 def _with_run(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    _with_runs_folder(parser).add_argument("run", metavar="RUN", nargs="?", default="last")
+    _complete(_with_runs_folder(parser).add_argument("run", metavar="RUN", nargs="?", default="last"), "run_names")
     return parser
 
 
@@ -142,7 +161,7 @@ def _plan(args: argparse.Namespace) -> int:
     elif args.shell:
         print(plan_text.shell(plan), end="")
     else:
-        plan_text.show(recipe, plan)
+        plan_text.show(recipe, plan, _console())
     return 0
 
 
@@ -202,6 +221,13 @@ def _diff(args: argparse.Namespace) -> int:
 
 def _rerun(args: argparse.Namespace) -> int:
     return rerun(runs.find(args.run, args.folder), _console(), force=args.force)
+
+
+def _completion(args: argparse.Namespace) -> int:
+    from runner import completion
+
+    print(completion.install(Path.home()))
+    return 0
 
 
 def _gc(args: argparse.Namespace) -> int:

@@ -27,8 +27,8 @@ def check(recipe: Recipe) -> None:
     for key in ("path", "eval_path"):
         path = getattr(dataset, key)
         columns = _columns(Path(path).expanduser(), f"dataset.{key}") if path else None
-        for named_by, column in _named(recipe) if columns else ():
-            if column not in columns:
+        for named_by, column in _named(recipe):
+            if columns and column not in columns:
                 raise RecipeError(f"{named_by}: {path} has no column {column!r}; {did_you_mean(column, columns)}")
     if not dataset.eval_path:
         _check_count(dataset)

@@ -28,7 +28,7 @@ def of_program(program: Path) -> str:
 def of_path(path: Path, key: str, memory: Path) -> str:
     """Of the content of a file, or of all files in a folder. `key` is the recipe's, for the error line.
 
-    `memory` is a folder that keeps the digests of large files.
+    `memory` is a folder that keeps the digests of large files, if the folder that it lies in is there.
     """
     try:
         if path.is_dir():
@@ -47,12 +47,12 @@ def _hidden(path: Path) -> bool:
 
 def _of_file(path: Path, memory: Path) -> str:
     status = path.stat()
-    if status.st_size < _LARGE:
+    if status.st_size < _LARGE or not memory.parent.is_dir():
         return _digest(path)
     note = memory / of_text(str(path.resolve()), str(status.st_size), str(status.st_mtime_ns))
     if not note.is_file():
         digest = _digest(path)
-        memory.mkdir(parents=True, exist_ok=True)
+        memory.mkdir(exist_ok=True)
         aside = note.with_name(f"{note.name}.{os.getpid()}")
         aside.write_text(digest)
         aside.replace(note)

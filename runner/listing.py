@@ -29,7 +29,8 @@ def runs(every: Sequence[Run], console: Console) -> None:
 def show(run: Run, console: Console) -> None:
     """One run: where it comes from, what each stage did, and its outcome."""
     manifest, git = run.manifest, run.manifest["git"]
-    code = f"{git['commit'][:12]}{' with uncommitted changes' if git['changed'] else ''}" if git else "not under git"
+    changes = " and uncommitted.diff" if git and git["changed"] else ""
+    code = f"commit {git['commit'][:12]}{changes}" if git else "not under git"
     for name, value in (
         ("run", run.name),
         ("state", run.state),

@@ -7,20 +7,30 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from runner import feasibility
 from runner.plan import Plan, Step
 from runner.schema import Recipe
 from runner.store import Store
 
 
-def show(recipe: Recipe, plan: Plan) -> None:
-    """Print every step with its state and its command line, then what was derived."""
+def show(recipe: Recipe, plan: Plan, console: Console) -> None:
+    """Print the steps with their state, what was derived, and every command line."""
     store = Store(plan.store)
+    steps = Table("step", "state", "artifact", box=box.SIMPLE_HEAD)
     for number, step in enumerate(plan.steps, 1):
-        print(f"# [{number}/{len(plan.steps)}] {step.title} - {_state(step, store)}")
-        print(f"{command_line(step)}\n")
-    for line in _derived(recipe, plan, store):
-        print(f"# {line}")
+        steps.add_row(Text(f"{number} {step.title}"), _state(step, store), step.key if step.cached else "")
+    console.print(steps)
+    derived = Table(box=box.SIMPLE_HEAD, show_header=False)
+    for name, value in _derived(recipe, plan, store):
+        derived.add_row(name, Text(value))
+    console.print(derived)
+    for number, step in enumerate(plan.steps, 1):
+        print(f"# [{number}/{len(plan.steps)}] {step.title}\n{command_line(step)}\n")
 
 
 def shell(plan: Plan) -> str:
@@ -66,13 +76,24 @@ def _resumes(step: Step, store: Store) -> bool:
     return step.resumable and any(store.partial(step.key).glob("checkpoints/*"))
 
 
-def _derived(recipe: Recipe, plan: Plan, store: Store) -> Iterator[str]:
+def _derived(recipe: Recipe, plan: Plan, store: Store) -> Iterator[tuple[str, str]]:
+    """What follows from the recipe, by name."""
     architecture = feasibility.architecture_of(recipe)
     if architecture:
-        multiplier = feasibility.kv_size_multiplier(recipe, architecture)
-        yield (f"kv_size_multiplier {multiplier}: {architecture.num_key_value_heads} K/V heads, "
-               f"tp_size {recipe.parallel.tp_size}")  # fmt: skip
-    yield steps_line(recipe, _statistics(plan, store))
+        shapes, tp_size = architecture, recipe.parallel.tp_size
+        multiplier = feasibility.kv_size_multiplier(recipe, shapes)
+        yield (
+            "model",
+            f"{shapes.num_hidden_layers} layers of {shapes.hidden_size}, {shapes.num_attention_heads} query and "
+            f"{shapes.num_key_value_heads} K/V heads, {shapes.vocab_size} tokens",
+        )
+        yield (
+            "one rank of",
+            f"{tp_size}: {shapes.num_attention_heads // tp_size} query and "
+            f"{shapes.num_key_value_heads * multiplier // tp_size} K/V heads (kv_size_multiplier {multiplier}), "
+            f"{shapes.intermediate_size // tp_size} of the MLP, {shapes.vocab_size // tp_size} tokens",
+        )
+    yield "training steps", steps_line(recipe, _statistics(plan, store))
 
 
 def _statistics(plan: Plan, store: Store) -> Path:
@@ -84,10 +105,10 @@ def steps_line(recipe: Recipe, statistics: Path) -> str:
     """How many optimizer steps the training takes, once the rows are tokenized."""
     train = recipe.train
     if train.max_steps:
-        return f"training steps {train.max_steps}: train.max_steps"
+        return f"{train.max_steps}: train.max_steps"
     if not statistics.is_file():
-        return "training steps: known when the rows are tokenized (packing decides)"
+        return "known when the rows are tokenized (packing decides)"
     sequences = json.loads(statistics.read_text())["train"]["sequences"]
     per_epoch = -(-sequences // (train.batch_size * train.accumulate))
-    return (f"training steps {per_epoch * train.epochs}: {sequences} sequences / "
+    return (f"{per_epoch * train.epochs}: {sequences} sequences / "
             f"({train.batch_size} batch x {train.accumulate} accumulated) x {train.epochs} epoch(s)")  # fmt: skip

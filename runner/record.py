@@ -4,6 +4,7 @@ recipe.yaml    the composed recipe          plan.json    the command lines
 manifest.json  overrides, code, versions    events.jsonl what happened, live
 logs/          output of every step         artifacts/   links to what the steps made
 results/       the figures among that: *.json of every artifact, kept when the store is cleared
+uncommitted.diff  what the code differs by from the commit in the manifest, if it does
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import dataclasses
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,8 @@ from runner.errors import RecipeError
 from runner.plan import Plan
 from runner.schema import Recipe
 
+_CODE = ("configs", "recipes", "runner", "scripts")  # what decides a result; a user's own files are not ours to copy
+_LARGE = "1m"  # a larger file is recorded as changed, without its content
 _PACKAGES = ("hydra-core", "omegaconf", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
 
 
@@ -55,6 +60,9 @@ def create(composed: Composed, plan: Plan, folder: Path | None = None) -> Path:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(dataclasses.asdict(composed.recipe), sort_keys=False))
     _write_json(folder / "plan.json", plan.as_json())
     _write_json(folder / "manifest.json", _manifest(composed))
+    difference = uncommitted(ROOT)
+    if difference:
+        (folder / "uncommitted.diff").write_bytes(difference)
     (folder / "events.jsonl").touch()
     return folder
 
@@ -86,16 +94,35 @@ def _manifest(composed: Composed) -> dict[str, Any]:
 
 
 def _git() -> dict[str, Any] | None:
-    commit = _git_says("rev-parse", "HEAD")
-    return commit and {"commit": commit, "changed": bool(_git_says("status", "--porcelain"))}
+    commit = _git_says(ROOT, "rev-parse", "HEAD")
+    return {"commit": commit.decode().strip(), "changed": bool(_changed(ROOT))} if commit else None
 
 
-def _git_says(*words: str) -> Any:
+def _changed(root: Path) -> bytes:
+    return _git_says(root, "status", "--porcelain", "--", *_CODE) or b""
+
+
+def uncommitted(root: Path) -> bytes:
+    """The code below `root` against its last commit as a patch, new files included; empty if there is no change.
+
+    New files are put into a copy of the index, so that the user's own stays as it is.
+    """
+    index = _git_says(root, "rev-parse", "--path-format=absolute", "--git-path", "index")
+    if not index or not _changed(root):
+        return b""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = {"GIT_INDEX_FILE": shutil.copy(index.decode().strip(), folder)}
+        _git_says(root, "add", "--intent-to-add", "--", *_CODE, env=copy)
+        return _git_says(root, "-c", f"core.bigFileThreshold={_LARGE}", "diff", "HEAD", "--", *_CODE, env=copy) or b""
+
+
+def _git_says(root: Path, *words: str, env: Mapping[str, str] | None = None) -> bytes | None:
+    """What git prints; None where there is no git or it refuses."""
     try:
-        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True)
+        command = ["git", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, check=True, env={**os.environ, **(env or {})}).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
 
 
 def versions() -> dict[str, str | None]:

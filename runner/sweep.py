@@ -41,7 +41,7 @@ from rich.console import Console
 from rich.text import Text
 
 from runner import ranking, record, runs, study, trackers
-from runner.compose import Composed, one_line, prepare_hydra, hydra_overrides
+from runner.compose import Composed, hydra_overrides, one_line, prepare_hydra
 from runner.errors import RecipeError
 from runner.execute import LOCK
 from runner.plan import build
@@ -105,9 +105,10 @@ def _draft(source: Path, words: Sequence[str]) -> Sweep:
         for number, trial in enumerate(trials)
     ]
     size = len(trials) if _is_grid(config) else config.hydra.sweeper.n_trials
+    objective = ranking.objective(recipes[0])
     record.prepare_folders(recipes[0])
     folder = _folder(source, words, Path(recipes[0].paths.runs))
-    return Sweep(source, overrides, config, keys, size, folder, ranking.objective(recipes[0]))
+    return Sweep(source, overrides, config, keys, size, folder, objective)
 
 
 def _asked(config: DictConfig) -> dict[str, Override]:

@@ -67,7 +67,7 @@ def test_content_of_outside_files_counts(tmp_path: Path) -> None:
 
 
 def test_a_missing_data_set_is_named() -> None:
-    with pytest.raises(RecipeError, match="dataset.path: .*nowhere.jsonl: no such file"):
+    with pytest.raises(RecipeError, match="dataset.path: .*nowhere.jsonl: No such file"):
         plan("dataset.path=/nowhere.jsonl")
 
 
