@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from runner import compose, gc, listing, options, plan_text, runs
+from runner import compose, gc, listing, options, plan_text, runs, verbs
 from runner.errors import RecipeError, did_you_mean
 from runner.plan import Plan, build
 from runner.rerun import rerun
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         one.set_defaults(command=function)
         return one
 
-    one = command("run", _run, "run a recipe; takes Hydra's flags too: --cfg job, --info, -m for a sweep")
+    one = command("run", _run, "run a recipe; --detach leaves it alone; takes Hydra's flags too: --cfg job, --info, -m")
     _with_recipe(one, argparse.REMAINDER)
     plan = command("plan", _plan, "show every command line that a recipe would run, and what is cached")
     form = plan.add_mutually_exclusive_group()
@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     command("schema", _schema, "print the JSON Schema of a recipe, for editors")
     _with_runs_folder(command("runs", _runs, "list the runs"))
     _with_run(command("show", _show, "show a run"))
+    _add_verbs(command)
     several = _with_runs_folder(command("compare", _compare, "compare runs: their figures and the keys that differ"))
     _complete(several.add_argument("runs", nargs="+", metavar="RUN"), "run_names")
     page = _with_runs_folder(command("report", _report, "write runs into one HTML file to look at"))
@@ -103,6 +104,25 @@ def _parser() -> argparse.ArgumentParser:
     command("completion", _completion, "have bash or zsh complete recipes, options, keys and runs")
     _add_gc(_with_runs_folder(command("gc", _gc, "free the store")))
     return parser
+
+
+def _add_verbs(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """What is asked of a run while it lives."""
+    for name, function, help in (
+        ("status", _status, "ask what runs are doing (default: those in progress)"),
+        ("attach", _attach, "follow a run to its end"),
+        ("logs", _logs, "print the output of a stage"),
+        ("cancel", _cancel, "end a run, and wait until nothing of it is left"),
+        ("fetch", _fetch, "bring the results and the adapter of a run elsewhere into its record"),
+    ):
+        one = command(name, function, help)
+        _with_run(one)
+        one.add_argument("--host", help="HOST or HOST:FOLDER, for a run that another computer started there")
+        if name == "status":
+            one.set_defaults(run=None)
+        if name == "logs":
+            one.add_argument("--stage", help="default: the one at work")
+            one.add_argument("-f", "--follow", action="store_true", help="go on while it grows")
 
 
 def _console() -> Console:
@@ -147,6 +167,9 @@ def _add_gc(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if "--detach" in args.overrides:
+        overrides = [word for word in args.overrides if word != "--detach"]
+        return run(compose.compose(args.recipe, overrides), _console(), detached=True)
     if any(word.startswith("-") for word in args.overrides):
         from runner import hydra_app  # Hydra's application machinery takes 0.1 s to import
 
@@ -188,6 +211,34 @@ def _runs(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     listing.show(runs.find(args.run, args.folder), _console())
     return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    if args.run:
+        several = [verbs.find(args.run, args.folder, args.host)]
+    elif args.host:
+        several = [verbs.find(name, args.folder, args.host) for name in verbs.names(args.host)]
+    else:
+        several = [one for one in runs.every(args.folder) if one.state in ("running", "away")]
+    verbs.status(several, _console())
+    return 0
+
+
+def _attach(args: argparse.Namespace) -> int:
+    return verbs.attach(verbs.find(args.run, args.folder, args.host), _console())
+
+
+def _logs(args: argparse.Namespace) -> int:
+    verbs.logs(verbs.find(args.run, args.folder, args.host), args.stage, args.follow)
+    return 0
+
+
+def _cancel(args: argparse.Namespace) -> int:
+    return verbs.cancel(verbs.find(args.run, args.folder, args.host), _console())
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    return verbs.fetch(verbs.find(args.run, args.folder, args.host), _console())
 
 
 def _compare(args: argparse.Namespace) -> int:

@@ -31,7 +31,8 @@ class Draft:
     """What a stage wants done; `runner.plan` makes a Step of it.
 
     `processes` > 1 starts the program under torchrun. An artifact that is not `cached` is made on every
-    run. A `resumable` program goes on from what an earlier try left in its output folder.
+    run. A `resumable` program goes on from what an earlier try left in its output folder. `cores` are the
+    NeuronCores that it computes on.
     """
 
     title: str
@@ -41,15 +42,22 @@ class Draft:
     env: Mapping[str, str] = field(default_factory=dict)
     cached: bool = True
     resumable: bool = False
+    cores: int = 0
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a plan will run: absolute paths on that machine."""
+    """Where a plan will run: paths on that machine, absolute or from the folder that plans run in.
+
+    `inputs` is the folder to which files of this machine are carried; None if they are read where they are.
+    `memory` is a folder of this machine that keeps the digests of large files.
+    """
 
     code: Path
     store: Path
     python: str = sys.executable
+    inputs: Path | None = None
+    memory: Path = Path("store/digests")
 
 
 class Artifacts:
@@ -58,6 +66,7 @@ class Artifacts:
     def __init__(self, place: Place):
         self.place = place
         self.keys: dict[str, str] = {}
+        self.carried: dict[str, str] = {}  # path there: path here
 
     def made(self, stage: str) -> bool:
         """Whether the plan has a step of this stage."""
@@ -76,7 +85,12 @@ class Artifacts:
     def outside(self, path: str, key: str) -> Word:
         """A file or folder that the recipe names under `key`; it counts by its content."""
         absolute = Path(path).expanduser().absolute()
-        return Word(str(absolute), identity.of_path(absolute, key, self.place.store / "digests"))
+        digest = identity.of_path(absolute, key, self.place.memory)
+        if self.place.inputs is None:
+            return Word(str(absolute), digest)
+        there = str(self.place.inputs / digest[:16] / absolute.name)
+        self.carried[there] = str(absolute)
+        return Word(there, digest)
 
 
 def neutral(*words: str) -> list[Word]:

@@ -4,7 +4,9 @@
 
 Skips a step whose artifact is in the store, waits for one that another run is making, and writes what
 happens to FOLDER/events.jsonl; the output of a step goes to FOLDER/logs/STAGE.log. Steps read and write
-the same event file through RUNNER_EVENTS.
+the same event file through RUNNER_EVENTS. A step that computes on NeuronCores leases them.
+
+With --lifeline the run ends when standard input does, unless that said `detach` before: then it lives on alone.
 
 Exit status: 0 all done; a failed step's own 1 or 2; 130 stopped by SIGINT or SIGTERM.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -21,14 +24,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from runner import cores
+from runner.host import EVENTS, LOCK
 from runner.store import Store
 
-LOCK = "lock"  # in the run folder
+SECRETS = "secrets.json"  # in the run folder: environment variables that no command line or record may show
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _PATIENCE = 30.0  # seconds between asking a stopped step to end and killing it
@@ -47,13 +53,30 @@ class StepFailed(Exception):
 
 
 class Events:
-    """The run's event stream: appends one JSON object a line."""
+    """The run's event stream: appends one JSON object a line.
+
+    A file beside it keeps some room, so that a run can still say what happened when the disk is full.
+    """
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path, self._room = path, path.with_name("room-for-last-words")
+        with contextlib.suppress(OSError):
+            self._room.write_bytes(bytes(2**16))
 
     def emit(self, event: str, **fields: Any) -> None:
         line = json.dumps({"time": round(time.time(), 3), "event": event, **fields})
+        try:
+            self._write(line)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            self.free_room()
+            self._write(line)
+
+    def free_room(self) -> None:
+        self._room.unlink(missing_ok=True)
+
+    def _write(self, line: str) -> None:
         with self.path.open("ab", buffering=0) as stream:
             stream.write(line.encode() + b"\n")
 
@@ -62,12 +85,17 @@ def execute(plan: dict[str, Any], run: Path) -> int:
     """Run every step of `plan` in order; `run` is the folder that records it. Returns the exit status."""
     (run / "logs").mkdir(parents=True, exist_ok=True)
     (run / "artifacts").mkdir(exist_ok=True)
-    events = Events(run / "events.jsonl")
+    events = Events(run / EVENTS)
     events.emit("run", state="started", pid=os.getpid())
+    os.environ.update(_secrets(run))
     try:
         for step in plan["steps"]:
-            _run_step(step, Store(plan["store"]), run, events)
+            try:
+                _run_step(step, Store(plan["store"]), run, events)
+            except OSError as error:
+                raise StepFailed(step["stage"], 1, f"{error.filename or run}: {error.strerror}") from error
     except StepFailed as failure:
+        events.free_room()
         events.emit("step", stage=failure.stage, state="failed", reason=failure.reason)
         return _end(events, "failed", 2 if failure.status == 2 else 1)
     except Stopped:
@@ -75,8 +103,19 @@ def execute(plan: dict[str, Any], run: Path) -> int:
     return _end(events, "finished", 0)
 
 
+def _secrets(run: Path) -> dict[str, str]:
+    """What travelled in a file of its own; it is gone from the disk with the first look."""
+    try:
+        text = (run / SECRETS).read_text()
+    except FileNotFoundError:
+        return {}
+    (run / SECRETS).unlink()
+    return json.loads(text)
+
+
 def _end(events: Events, state: str, status: int) -> int:
     events.emit("run", state=state, status=status)
+    events.free_room()
     return status
 
 
@@ -90,18 +129,43 @@ def _run_step(step: dict[str, Any], store: Store, run: Path, events: Events) -> 
     def done() -> bool:
         return shared and store.has(key)
 
+    def waiting(maker: str) -> None:
+        say("waiting", holder=f"run {maker}, which is making it")
+
     say("begun")
     made: dict[str, Any] = {}
     if not done():
-        with store.lock(key, lambda holder: say("waiting", holder=holder), holder=run.name) as descriptor:
+        with store.lock(key, waiting, run.name) as descriptor:
             if not done():
                 store.prepare(key, keep=step["resumable"])
-                made = {"peak_memory": _run_command(step, run, events, (descriptor,))}
+                with _cores(step, run, say) as (environment, leased):
+                    memory = _run_command(step, run, events, environment, (descriptor, *leased))
+                made = {"peak_memory": memory}
                 store.publish(key) if shared else store.take(key, run / "artifacts" / stage)
     if shared:
         _link_artifact(run, stage, store.path(key))
     _keep_results(run, stage)
     say("finished" if made else "cached", seconds=round(time.monotonic() - started, 3), **made)
+
+
+@contextlib.contextmanager
+def _cores(step: dict[str, Any], run: Path, say: Callable[..., None]) -> Iterator[tuple[dict[str, str], Sequence[int]]]:
+    """Lease what the step computes on: the environment that says which, and the descriptors that hold it."""
+    wanted = step.get("cores")
+    if not wanted:
+        yield {}, ()
+        return
+    on_wait = (lambda holders: say("waiting", holder=f"NeuronCores; held are {holders}")) if wanted["wait"] else None
+    try:
+        with cores.lease(wanted["count"], wanted["of"], run.name, on_wait) as held:
+            yield _core_environment(held), held.descriptors
+    except cores.NoFreeCores as error:
+        raise StepFailed(step["stage"], 2, f"no {wanted['count']} NeuronCores are free: {error}") from None
+
+
+def _core_environment(held: cores.Lease) -> dict[str, str]:
+    """Cores of this lease alone, and a port for them to find each other that no other lease uses."""
+    return {"NEURON_RT_VISIBLE_CORES": held.visible, "NEURON_RT_ROOT_COMM_ID": f"127.0.0.1:{48620 + held.first}"}
 
 
 def _link_artifact(run: Path, stage: str, artifact: Path) -> None:
@@ -118,14 +182,16 @@ def _keep_results(run: Path, stage: str) -> None:
         shutil.copyfile(figures, kept)
 
 
-def _run_command(step: dict[str, Any], run: Path, events: Events, inherit: Sequence[int]) -> int:
+def _run_command(
+    step: dict[str, Any], run: Path, events: Events, environment: dict[str, str], inherit: Sequence[int]
+) -> int:
     """Run the step's command; returns the peak memory, in bytes, of the largest of its processes."""
     log = run / "logs" / f"{step['stage']}.log"
     told = {"RUNNER_EVENTS": str(events.path.resolve()), "RUNNER_STAGE": step["stage"]}
     with log.open("ab") as output:
         process = subprocess.Popen(
             step["argv"],
-            env={**os.environ, **step["env"], **told},
+            env={**os.environ, **environment, **step["env"], **told},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -183,13 +249,30 @@ def _stop(number: int, frame: Any) -> None:
     raise Stopped
 
 
+def _hold_to(lifeline: int) -> None:
+    """End this process, as by SIGTERM, when `lifeline` does without having said `detach`."""
+
+    def watch() -> None:
+        with open(lifeline, "rb", buffering=0) as stream:  # noqa: PTH123  # a descriptor
+            said = stream.read()
+        if not said.startswith(b"detach"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m runner.execute", description="Run a plan on this machine.")
     parser.add_argument("plan", type=Path, help="plan.json")
     parser.add_argument("--run", type=Path, required=True, help="folder that records the run")
+    parser.add_argument("--lifeline", action="store_true", help="end with standard input")
     args = parser.parse_args(argv)
     with _signals(_stop), (args.run / LOCK).open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # held for as long as this run lives
+        lock.write(str(os.getpid()).encode())
+        lock.flush()
+        if args.lifeline:
+            _hold_to(sys.stdin.fileno())
         return execute(json.loads(args.plan.read_text()), args.run)
 
 

@@ -27,7 +27,7 @@ class Follower:
         self._milestones = _Milestones()
         self.seconds: dict[str, float] = {}
         self.cached: set[str] = set()
-        self.state, self.reason, self.failed_stage = "killed", "the executor was killed", ""
+        self.state, self.reason, self.failed_stage, self.status = "killed", "the executor was killed", "", 0
 
     def follow(self, lines: Iterable[bytes]) -> None:
         """Read events until they end."""
@@ -45,7 +45,7 @@ class Follower:
         return Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
 
     def _on_run(self, event: dict[str, Any]) -> None:
-        self.state = event["state"]
+        self.state, self.status = event["state"], event.get("status", 0)
 
     def _on_step(self, event: dict[str, Any]) -> None:
         getattr(self, f"_on_step_{event['state']}")(event, self._titles[event["stage"]])
@@ -56,7 +56,7 @@ class Follower:
         self._milestones.begin()
 
     def _on_step_waiting(self, event: dict[str, Any], title: str) -> None:
-        self._say(f"{title}: waiting for run {event['holder']}, which is making it", "yellow")
+        self._say(f"{title}: waiting for {event['holder']}", "yellow")
 
     def _on_step_cached(self, event: dict[str, Any], title: str) -> None:
         self.cached.add(event["stage"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from runner import columns, feasibility, identity
@@ -24,15 +24,20 @@ class Step:
     env: Mapping[str, str]
     cached: bool
     resumable: bool
+    cores: Mapping[str, Any] | None = None  # how many, of how many, and whether to wait for them
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps in the order in which they run, on the machine whose store is at `store`."""
+    """Steps in the order in which they run, on the machine whose store is at `store`.
+
+    `carried` are the files that go to that machine first: path there, path here.
+    """
 
     recipe: str
     store: str
     steps: tuple[Step, ...]
+    carried: Mapping[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         return {"version": 1, **dataclasses.asdict(self)}
@@ -46,13 +51,13 @@ def build(recipe: Recipe, place: Place) -> Plan:
     for stage, draft_of in STAGES.items():
         draft = draft_of(recipe, artifacts)
         if draft:
-            step = _step(stage, draft, place)
+            step = _step(stage, draft, place, recipe)
             artifacts.keys[stage] = step.key
             steps.append(step)
-    return Plan(recipe.name, str(place.store), tuple(steps))
+    return Plan(recipe.name, str(place.store), tuple(steps), artifacts.carried)
 
 
-def _step(stage: str, draft: Draft, place: Place) -> Step:
+def _step(stage: str, draft: Draft, place: Place, recipe: Recipe) -> Step:
     program = place.code / "scripts" / draft.program
     words = [word if isinstance(word, Word) else Word(word, word) for word in draft.options]
     identities = (word.identity for word in words if word.identity)
@@ -60,7 +65,14 @@ def _step(stage: str, draft: Draft, place: Place) -> Step:
     key = f"{stage}-{identity.of_text(stage, source, str(draft.processes), *identities)[:16]}"
     output = str(place.store / "partial" / key)
     argv = (*_launcher(place, draft.processes), str(program), *(word.text.replace(OUTPUT, output) for word in words))
-    return Step(stage, draft.title, key, argv, draft.env, draft.cached, draft.resumable)
+    return Step(stage, draft.title, key, argv, draft.env, draft.cached, draft.resumable, _cores(draft, recipe))
+
+
+def _cores(draft: Draft, recipe: Recipe) -> dict[str, Any] | None:
+    total = recipe.hardware.cores
+    if not (total and draft.cores):
+        return None
+    return {"count": draft.cores, "of": total, "wait": recipe.target.busy == "wait"}
 
 
 def _launcher(place: Place, processes: int) -> list[str]:

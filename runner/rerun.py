@@ -24,6 +24,8 @@ def rerun(before: Run, console: Console, force: bool) -> int:
     Raises RecipeError where programs or package versions are not those of the record, unless `force`.
     """
     recipe = build_recipe(Recipe, before.recipe)
+    if recipe.target.kind != "local":
+        raise RecipeError(f"{before.name}: ran on target={recipe.target.kind}; a rerun is of this machine's runs")
     changed = [*_changed_programs(before, recipe), *_changed_versions(before)]
     if changed and not force:
         raise RecipeError(f"{before.name}: not the same any more: {'; '.join(changed)}; --force runs it all the same")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from typing import Any
 
 import yaml
 
+from runner import host
 from runner.errors import RecipeError, did_you_mean
-from runner.execute import LOCK
 
 
 @dataclass(frozen=True)
@@ -43,29 +42,22 @@ class Run:
         return json.loads((self.folder / name).read_text())
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """What happened, in order; a line that is still being written is left out."""
-        with (self.folder / "events.jsonl").open() as lines:
-            yield from (json.loads(line) for line in lines if line.endswith("\n"))
+        """What happened, in order."""
+        return host.events(self.folder)
 
     @property
     def in_progress(self) -> bool:
-        """Whether its executor lives: it holds a lock for as long."""
-        try:
-            with (self.folder / LOCK).open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        return False
+        """Whether its executor lives on this machine."""
+        return host.in_progress(self.folder)
 
     @property
     def state(self) -> str:
-        """finished, failed or stopped; running; killed, if it ended without a word."""
-        last = [event["state"] for event in self.events() if event["event"] == "run"][-1:]
-        if last and last[0] != "started":
-            return last[0]
-        return "running" if self.in_progress else "killed"
+        """finished, failed or stopped; running; killed, if it ended without a word.
+
+        Of a run elsewhere what was heard last; `away` while that was no end.
+        """
+        said = host.state(self.folder)
+        return "away" if said == "killed" and self.recipe["target"]["kind"] != "local" else said
 
     def stages(self) -> dict[str, dict[str, Any]]:
         """The last event of every stage: its state, and seconds where it ended."""

@@ -170,7 +170,15 @@ class Serve:
 
 @dataclass
 class Target:
-    kind: str = key("where the plan runs", "local", choices=("local",))
+    kind: str = key("where the plan runs", "local", choices=("local", "ssh"))
+    host: str | None = key("a host of ~/.ssh/config, or [user@]name[:port]", None)
+    folder: str = key("folder on that host, absolute or from the home folder", "trainium-recipes")
+    python: str = key("Python on that host that runs the executor; it needs no packages", "python3")
+    fetch: str = key(
+        "what comes back when a run has ended: results are figures, logs and samples; auto also the adapter",
+        "results", choices=("results", "auto"),
+    )  # fmt: skip
+    busy: str = key("what a run does that finds no free NeuronCores", "wait", choices=("wait", "refuse"))
 
 
 @dataclass

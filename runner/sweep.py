@@ -43,7 +43,7 @@ from rich.text import Text
 from runner import ranking, record, runs, study, trackers
 from runner.compose import Composed, hydra_overrides, one_line, prepare_hydra
 from runner.errors import RecipeError
-from runner.execute import LOCK
+from runner.host import LOCK
 from runner.plan import build
 from runner.run import place_of, terminate_as_interrupt
 from runner.trial import Job, SweepStopped, compose_trial, varying, wait
@@ -167,7 +167,7 @@ def _plan_trial(source: Path, config: DictConfig, overrides: Sequence[str], name
         one = hydra.config_loader.load_sweep_config(config, list(overrides))
         composed = compose_trial(one, one.hydra, source)
         build(composed.recipe, place_of(composed.recipe))
-        trackers.of(composed.recipe)
+        trackers.of(composed.recipe.tracker)
     except (RecipeError, HydraException, OmegaConfBaseException) as error:
         problem = str(error) if isinstance(error, RecipeError) else one_line(error)
         raise RecipeError(f"{named}: {problem}") from error

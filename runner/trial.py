@@ -16,14 +16,15 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.text import Text
 
-from runner import record, trackers
+from runner import record, targets
 from runner.compose import Composed, from_config, prepare_hydra
 from runner.errors import RecipeError
-from runner.execute import LOCK, end_with_parent
+from runner.execute import end_with_parent
 from runner.follow import Follower
+from runner.host import LOCK
 from runner.plan import Plan, build
 from runner.ranking import Objective, values_of
-from runner.run import execute, place_of
+from runner.run import follow, place_of, start
 from runner.runs import Run
 
 
@@ -94,8 +95,14 @@ class Job:
                 self._say(number, "recipe, data or a program changed since it was finished; it is done again", "yellow")
             shutil.rmtree(folder)
         in_sight = os.getpid() == self.sweep_pid  # bars of several processes would overwrite each other
-        follower, tracker = _Bar(plan.steps, Console(quiet=not in_sight)), trackers.of(composed.recipe)
-        execute(record.create(composed, plan, folder), tracker, follower, Console())
+        follower, target = _Bar(plan.steps, Console(quiet=not in_sight)), targets.of(composed.recipe.target)
+        one = Run(record.create(composed, plan, folder))
+        start(one, target, attached=True)
+        try:
+            follow(one, target, follower, Console())
+        except BaseException:
+            target.cancel(one)
+            raise
         if follower.state != "finished":
             raise _Failed(f"{follower.failed_stage or 'run'}: {follower.reason}")
 

@@ -27,4 +27,4 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
     ranks = recipe.parallel.tp_size
     # A rank that waits for another must not spin on the core that the other needs.
     env = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} if ranks > 1 else {}
-    return Draft(title, "train_torch.py", words, processes=ranks, env=env, resumable=True)
+    return Draft(title, "train_torch.py", words, processes=ranks, env=env, resumable=True, cores=ranks)

@@ -1,1 +1,63 @@
-"""Where a plan runs: each module carries it to a machine, starts it and follows it."""
+"""Where a plan runs: each module carries it to a machine, starts it, follows it and ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Protocol
+
+from runner.draft import Place
+from runner.runs import Run
+from runner.schema import Recipe
+from runner.schema import Target as Settings
+
+
+class Target(Protocol):
+    """What a target's module defines under this name; it is made from the recipe's `target` section.
+
+    `survives` says whether a run outlives the runner that started it.
+    """
+
+    survives: bool
+
+    def place(self, recipe: Recipe) -> Place:
+        """The paths that a plan has there. Nothing is connected to."""
+        ...
+
+    def start(self, run: Run, attached: bool) -> None:
+        """Start a recorded run. One that is `attached` may end with this process. Raises RecipeError."""
+        ...
+
+    def follow(self, run: Run) -> Iterator[bytes]:
+        """The event stream from its beginning, line by line as it grows, until the run has ended."""
+        ...
+
+    def log(self, run: Run, stage: str | None, live: bool) -> Iterator[bytes]:
+        """The output of a stage, by default of the one at work, line by line; while it grows if `live`."""
+        ...
+
+    def detach(self) -> None:
+        """Have an attached run live on alone."""
+        ...
+
+    def state(self, run: Run) -> str:
+        """What a run is doing, asked where it runs: see `runner.host.state`."""
+        ...
+
+    def cancel(self, run: Run) -> str:
+        """End a run; returns its state when nothing of it is left."""
+        ...
+
+    def fetch(self, run: Run, adapter: bool) -> None:
+        """Bring figures, logs and samples of a run into its record, and the adapter by choice."""
+        ...
+
+
+def of(settings: Settings) -> Target:
+    """The target that a recipe chooses."""
+    return import_module(f"runner.targets.{settings.kind}").Target(settings)
+
+
+def of_run(run: Run) -> Target:
+    """The target on which a recorded run was started."""
+    return of(Settings(**run.recipe["target"]))

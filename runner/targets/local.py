@@ -1,63 +1,59 @@
-"""This machine: the executor is a child process, and ends when the one who started it does."""
+"""This machine: the executor is a child process that ends with the runner, unless it is detached."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
+from runner import host
 from runner.compose import ROOT
 from runner.draft import Place
-from runner.execute import end_with_parent
+from runner.runs import Run
 from runner.schema import Recipe
-
-_LOOK_EVERY = 0.1  # seconds; a person sees no finer
-
-
-def place(recipe: Recipe) -> Place:
-    """Paths on this machine."""
-    return Place(ROOT, Path(recipe.paths.store).expanduser().absolute(), recipe.sdk.python or sys.executable)
+from runner.schema import Target as Settings
 
 
-class LocalRun:
-    """A plan that this machine runs.
+class Target:
+    """Runs on this machine. What it writes is the record itself, so nothing is fetched."""
 
-    with LocalRun(folder) as run:
-        for line in run.lines():
-            ...
-    """
+    survives = False
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, settings: Settings) -> None:
+        self._lifeline: int | None = None
+        self._executor: subprocess.Popen | None = None
 
-    def __enter__(self) -> LocalRun:
-        self._events = (self.folder / "events.jsonl").open("rb")
-        command = [sys.executable, "-m", "runner.execute", str(self.folder / "plan.json"), "--run", str(self.folder)]
-        with (self.folder / "executor.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, preexec_fn=end_with_parent,
-            )  # fmt: skip
-        return self
+    def place(self, recipe: Recipe) -> Place:
+        store = Path(recipe.paths.store).expanduser().absolute()
+        return Place(ROOT, store, recipe.sdk.python or sys.executable, memory=store / "digests")
 
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait()
-        self._events.close()
+    def start(self, run: Run, attached: bool) -> None:
+        if not attached:
+            host.start(run.folder, ROOT)
+            return
+        reader, self._lifeline = os.pipe()
+        self._executor = host.start(run.folder, ROOT, reader)
+        os.close(reader)
 
-    def lines(self) -> Iterator[bytes]:
-        """The event stream, line by line as it grows, until the executor ends."""
-        rest, ended = b"", False
-        while not ended:
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_LOOK_EVERY)
-            ended = self._process.poll() is not None  # asked before reading, so that nothing written is missed
-            *lines, rest = (rest + self._events.read()).split(b"\n")
-            yield from lines
+    def follow(self, run: Run) -> Iterator[bytes]:
+        yield from (line for line in host.follow(run.folder) if line)
+        if self._executor:
+            self._executor.wait()
 
-    @property
-    def status(self) -> int:
-        """Exit status of the executor, once `lines` has ended."""
-        return self._process.returncode
+    def log(self, run: Run, stage: str | None, live: bool) -> Iterator[bytes]:
+        return (line[1:] for line in host.follow_log(run.folder, stage, live) if line)
+
+    def detach(self) -> None:
+        if self._lifeline is not None:
+            os.write(self._lifeline, b"detach")
+
+    def state(self, run: Run) -> str:
+        return host.state(run.folder)
+
+    def cancel(self, run: Run) -> str:
+        return host.cancel(run.folder)
+
+    def fetch(self, run: Run, adapter: bool) -> None:
+        pass

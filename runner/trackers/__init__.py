@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from runner import history
 from runner.errors import RecipeError
 from runner.runs import Run
-from runner.schema import Recipe
+from runner.schema import Tracker as Settings
 
 # What pip installs for each.
 _PACKAGES = {"mlflow": "mlflow-skinny sqlalchemy alembic", "tensorboard": "tensorboard", "wandb": "wandb"}
@@ -46,16 +46,16 @@ class Tracker(Protocol):
         ...
 
 
-def of(recipe: Recipe) -> Tracker | None:
+def of(settings: Settings) -> Tracker | None:
     """The tracker that a recipe chooses. Raises RecipeError where it cannot be used."""
-    kind, uri = recipe.tracker.kind, recipe.tracker.uri
+    kind, uri = settings.kind, settings.uri
     if kind == "none":
         return None
     if not uri:
         raise RecipeError(f"tracker.uri: missing; choose tracker={kind} as a whole, which sets it")
     _check_uri(kind, uri)
     try:
-        return importlib.import_module(f"runner.trackers.{kind}").Tracker(uri, recipe.tracker.project)
+        return importlib.import_module(f"runner.trackers.{kind}").Tracker(uri, settings.project)
     except ImportError as error:
         needed = f"needs {error.name}; run: pip install {_PACKAGES[kind]}"
         raise RecipeError(f"tracker={kind}: {needed} (or choose tracker=none)") from error

@@ -44,7 +44,7 @@ def test_stages_are_numbered_and_timed() -> None:
 
 
 def test_who_waits_says_for_whom() -> None:
-    _, text = shown(step("convert", "begun"), step("convert", "waiting", holder="20260101-000000-other"))
+    _, text = shown(step("convert", "begun"), step("convert", "waiting", holder="run 20260101-000000-other"))
     assert "waiting for run 20260101-000000-other" in text
 
 

@@ -105,12 +105,12 @@ def test_a_tracker_that_is_not_installed_is_refused_with_the_packages_name(tmp_p
 )
 def test_settings_that_cannot_work_are_refused(overrides: list[str], problem: str) -> None:
     with pytest.raises(RecipeError, match=problem) as refused:
-        trackers.of(compose("quickstart", overrides).recipe)
+        trackers.of(compose("quickstart", overrides).recipe.tracker)
     assert "secret" not in str(refused.value)
 
 
 def test_no_tracker_is_no_tracker(tmp_path: Path) -> None:
-    assert trackers.of(compose("quickstart").recipe) is None
+    assert trackers.of(compose("quickstart").recipe.tracker) is None
     run = trained_run(tmp_path)
     with trackers.feed(None, run, pytest.fail) as feed:
         assert list(feed.passing([b'{"event": "run", "state": "started"}']))

@@ -1,0 +1,82 @@
+"""What travels to another machine: our code, files that the recipe names, and the record of the run.
+
+Code and files lie there under the digest of their content, so that they travel once.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+from runner import identity
+from runner.compose import ROOT
+from runner.execute import SECRETS
+from runner.runs import Run
+
+# The control plane stays here; these need the standard library alone.
+_EXECUTOR = ("__init__", "cores", "execute", "host", "store")
+_RECORD = ("recipe.yaml", "manifest.json", "plan.json", "uncommitted.diff")
+_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+
+def code_files() -> Iterator[Path]:
+    """The files of ours that run on another machine."""
+    yield from (ROOT / "runner" / f"{name}.py" for name in _EXECUTOR)
+    yield from sorted((ROOT / "scripts").rglob("*.py"))
+
+
+@cache
+def code_name() -> str:
+    """Where the code lies on another machine: code/DIGEST."""
+    texts = (text for file in code_files() for text in (str(file.relative_to(ROOT)), file.read_text()))
+    return f"code/{identity.of_text(*texts)[:16]}"
+
+
+def write_code(archive: tarfile.TarFile) -> None:
+    """Add our code to a tar, under its name."""
+    for file in code_files():
+        archive.add(file, f"{code_name()}/{file.relative_to(ROOT)}")
+
+
+def write_carried(archive: tarfile.TarFile, carried: Mapping[str, str]) -> None:
+    """Add files and folders of this machine: path there, path here."""
+    for there, here in carried.items():
+        archive.add(here, there, filter=_plain)
+
+
+def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    return None if Path(entry.name).name.startswith(".") else entry
+
+
+def write_run(archive: tarfile.TarFile, run: Run, there: str) -> None:
+    """Add the record of a run that has not begun, and the secrets that it needs."""
+    for name in _RECORD:
+        if (run.folder / name).is_file():
+            archive.add(run.folder / name, f"{there}/{name}")
+    _add(archive, f"{there}/events.jsonl", b"")
+    secrets = _secrets(run)
+    if secrets:
+        _add(archive, f"{there}/{SECRETS}", json.dumps(secrets).encode())
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(content), 0o600
+    archive.addfile(entry, io.BytesIO(content))
+
+
+def _secrets(run: Run) -> dict[str, str]:
+    """The hub's token, for a run that asks the hub: from the environment here into that of the steps there."""
+    asks = any("--hub" in step["argv"] for step in run.plan["steps"])
+    return {name: os.environ[name] for name in _TOKENS if asks and os.environ.get(name)}
+
+
+def archive(stream: IO[bytes]) -> tarfile.TarFile:
+    """A tar that is written as it is made; links to files become files."""
+    return tarfile.open(fileobj=stream, mode="w|", dereference=True, bufsize=2**20)

@@ -1,0 +1,192 @@
+"""Runs on the machine that executes plans, in the folder that they run in: starts, follows and ends runs there.
+
+Standard library alone. What a controller, near or far, asks of a machine are these functions; over a wire it calls
+
+    python -m runner.host start RUN
+    python -m runner.host follow RUN --offset 4096
+    python -m runner.host log RUN --stage train --live
+    python -m runner.host state RUN
+    python -m runner.host cancel RUN
+    python -m runner.host send RUN --adapter    (a tar of what the run's record needs)
+    python -m runner.host list FOLDER
+
+where RUN is the folder that records the run. A started run belongs to the machine: it needs no one to follow it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+EVENTS, LOCK = "events.jsonl", "lock"  # in the run folder; whoever executes the run holds the lock
+HEARTBEAT = 2.0  # seconds of silence after which a follower is told that the link is alive
+_LOOK_EVERY = 0.1  # seconds; a person sees no finer
+
+
+def start(run: Path, folder: Path | None = None, lifeline: int = subprocess.DEVNULL) -> subprocess.Popen:
+    """Start the executor of a recorded run in a session of its own; returns when it is at work, or has ended.
+
+    It runs in `folder`, by default the current one. With the reading end of a pipe as its `lifeline` it ends when
+    the pipe does (see `runner.execute`).
+    """
+    command = [sys.executable, "-m", "runner.execute", str(run / "plan.json"), "--run", str(run)]
+    if lifeline != subprocess.DEVNULL:
+        command.append("--lifeline")
+    with (run / "executor.log").open("ab") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, stdin=lifeline, stdout=log, stderr=log, start_new_session=True
+        )
+    while not (run / EVENTS).stat().st_size and process.poll() is None:
+        time.sleep(0.01)
+    return process
+
+
+def in_progress(run: Path) -> bool:
+    """Whether the executor of a run lives."""
+    return _holder(run) is not None
+
+
+def _holder(run: Path) -> int | None:
+    """The process that holds the lock of a run."""
+    try:
+        with (run / LOCK).open("rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(lock.read() or 0)
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def state(run: Path) -> str:
+    """finished, failed or stopped; running; killed, if it ended without a word."""
+    alive = in_progress(run)  # asked before reading, so that the last word is not missed
+    said = last_word(run)
+    return said if said not in (None, "started") else "running" if alive else "killed"
+
+
+def last_word(run: Path) -> str | None:
+    """What the run said of itself last: started, finished, failed or stopped; None before it began."""
+    states = [event["state"] for event in events(run) if event["event"] == "run"]
+    return states[-1] if states else None
+
+
+def events(run: Path) -> Iterator[dict[str, Any]]:
+    """What happened, in order; a line that is still being written is left out."""
+    with (run / EVENTS).open("rb") as lines:
+        yield from (json.loads(line) for line in lines if line.endswith(b"\n"))
+
+
+def follow(run: Path, offset: int = 0) -> Iterator[bytes]:
+    """The event stream from byte `offset` on, whole lines as they come, until the executor has ended.
+
+    Now and then an empty line while nothing happens.
+    """
+    return (line or b"" for line in _growing(run / EVENTS, offset, lambda: in_progress(run)))
+
+
+def follow_log(run: Path, stage: str | None, live: bool) -> Iterator[bytes]:
+    """The output of a stage, by default of the one at work, line by line; while it grows if `live`.
+
+    Each line begins with a blank, so that the empty ones while nothing happens are told from those of the log.
+    """
+    happened = {event["stage"]: event["state"] for event in events(run) if event["event"] == "step"}
+    name = stage or next(reversed(happened), "")
+    log = run / "logs" / f"{name}.log"
+    if log.exists():
+        at_work = live and happened.get(name) in ("begun", "waiting")
+        lines = _growing(log, 0, lambda: at_work and in_progress(run) and _at_work(run, name))
+        yield from (b"" if line is None else b" " + line for line in lines)
+
+
+def _at_work(run: Path, stage: str) -> bool:
+    states = [event["state"] for event in events(run) if event["event"] == "step" and event["stage"] == stage]
+    return states[-1] in ("begun", "waiting")
+
+
+def _growing(file: Path, offset: int, grows: Callable[[], bool]) -> Iterator[bytes | None]:
+    """Lines of a file from byte `offset` on, while it `grows`; None after some time without one."""
+    rest, ended, spoke = b"", False, time.monotonic()
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        while not ended:
+            ended = not grows()  # asked before reading, so that nothing written is missed
+            *lines, rest = (rest + stream.read()).split(b"\n")
+            yield from lines
+            if lines:
+                spoke = time.monotonic()
+            elif time.monotonic() - spoke > HEARTBEAT:
+                spoke = time.monotonic()
+                yield None
+            if not ended:
+                time.sleep(_LOOK_EVERY)
+
+
+def cancel(run: Path) -> str:
+    """Ask a run to end and wait until nothing of it is left. Returns its state."""
+    holder = _holder(run)
+    if holder:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(holder, signal.SIGTERM)
+        with (run / LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+    return state(run)
+
+
+def send(run: Path, stream: IO[bytes], record: bool, adapter: bool) -> None:
+    """Write a tar: what is known before the first step (`record`), or what came of the run, the adapter by choice."""
+    wanted = ["recipe.yaml", "manifest.json", "plan.json", "uncommitted.diff"] if record else [
+        "results", "logs", "executor.log", "artifacts/evaluate/samples.jsonl",
+        *(["artifacts/export/adapter"] if adapter else []),
+    ]  # fmt: skip
+    with tarfile.open(fileobj=stream, mode="w|", dereference=True) as archive:
+        for name in wanted:
+            if (run / name).exists():
+                archive.add(run / name, name)
+
+
+def _say(lines: Iterator[bytes]) -> None:
+    for line in lines:
+        sys.stdout.buffer.write(line + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m runner.host", description="Start, follow and end runs here.")
+    parser.add_argument("verb", choices=("start", "follow", "state", "cancel", "log", "send", "list"))
+    parser.add_argument("run", type=Path, help="folder that records the run")
+    parser.add_argument("--offset", type=int, default=0, help="of the event stream, bytes")
+    parser.add_argument("--stage", help="whose output (default: of the one at work)")
+    parser.add_argument("--live", action="store_true", help="go on while it grows")
+    parser.add_argument("--record", action="store_true", help="send what is known before the first step")
+    parser.add_argument("--adapter", action="store_true", help="send the adapter too")
+    args = parser.parse_args(argv)
+    if args.verb == "log":
+        _say(follow_log(args.run, args.stage, args.live))
+    elif args.verb == "send":
+        send(args.run, sys.stdout.buffer, args.record, args.adapter)
+    elif args.verb == "list":
+        print(*sorted(path.parent.name for path in args.run.glob("*/plan.json")))
+    elif args.verb == "follow":
+        _say(follow(args.run, args.offset))
+    elif args.verb == "start":
+        start(args.run)
+    else:
+        print({"state": state, "cancel": cancel}[args.verb](args.run))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""What can be asked of a run while it lives, wherever that is: status, logs, attach, cancel, fetch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from runner import listing, runs, targets
+from runner.errors import RecipeError, did_you_mean
+from runner.run import watch
+from runner.runs import Run
+from runner.schema import Target as Settings
+
+if TYPE_CHECKING:
+    from runner.targets import ssh
+
+
+def find(name: str, folder: Path, host: str | None) -> Run:
+    """A recorded run; with `host` also one that was started from another computer. Raises RecipeError.
+
+    `host` is HOST or HOST:FOLDER; the record of such a run is brought into `folder`.
+    """
+    if host is None:
+        return runs.find(name, folder)
+    far = _far(host)
+    names = far.names()
+    fitting = names[-1:] if name == "last" else [one for one in names if one == name] or [o for o in names if name in o]
+    if len(fitting) != 1:
+        raise RecipeError(f"{name}: no such run, or several, on {host}; {did_you_mean(name, names[-10:])}")
+    return Run(far.record(fitting[0], folder)) if not (folder / fitting[0]).exists() else Run(folder / fitting[0])
+
+
+def names(host: str) -> list[str]:
+    """Of all runs on a host, oldest first."""
+    return _far(host).names()
+
+
+def _far(host: str) -> ssh.Target:
+    from runner.targets import ssh  # 0.1 s that other commands need not spend
+
+    name, _, folder = host.partition(":")
+    return ssh.Target(Settings(kind="ssh", host=name, **({"folder": folder} if folder else {})))
+
+
+def attach(one: Run, console: Console) -> int:
+    """Follow a run to its end, from its first event. Returns its exit status."""
+    return watch(one, targets.of_run(one), console)
+
+
+def status(several: list[Run], console: Console) -> None:
+    """What runs are doing, asked where they run."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("run", "where", "state", "stage", "time"):
+        table.add_column(heading, overflow="fold")
+    for one in several:
+        at = next(reversed(one.stages()), "")
+        where = one.recipe["target"]["host"] or "here"
+        table.add_row(one.name, where, targets.of_run(one).state(one), at, listing.duration(one.seconds()))
+    console.print(table if several else Text("no run is in progress"))
+
+
+def logs(one: Run, stage: str | None, live: bool) -> None:
+    """Print the output of a stage. Raises RecipeError for a stage that the run has not."""
+    stages = [step["stage"] for step in one.plan["steps"]]
+    if stage and stage not in stages:
+        raise RecipeError(f"{stage}: no such stage; {did_you_mean(stage, stages)}")
+    for line in targets.of_run(one).log(one, stage, live):
+        sys.stdout.buffer.write(line + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def cancel(one: Run, console: Console) -> int:
+    """End a run and wait until nothing of it is left."""
+    console.print(Text(f"{one.name}: {targets.of_run(one).cancel(one)}"))
+    return 0
+
+
+def fetch(one: Run, console: Console) -> int:
+    """Bring figures, logs, samples and the adapter of a run into its record."""
+    targets.of_run(one).fetch(one, adapter=True)
+    console.print(Text(str(one.folder)), soft_wrap=True)
+    return 0

@@ -1,0 +1,109 @@
+"""A real sshd on loopback, and a home folder whose ssh_config knows it, with host keys checked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
+
+_SERVER = """
+Port {port}
+ListenAddress 127.0.0.1
+HostKey "{folder}/hostkey"
+PidFile "{folder}/sshd.pid"
+AuthorizedKeysFile "{folder}/id_ed25519.pub"
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin prohibit-password
+UsePAM no
+StrictModes no
+Subsystem sftp internal-sftp
+"""
+_CLIENT = """
+Host {name}
+  HostName 127.0.0.1
+  Port {port}
+  IdentityFile "{folder}/id_ed25519"
+  IdentitiesOnly yes
+  UserKnownHostsFile "{folder}/known_hosts"
+"""
+
+
+@dataclass
+class Host:
+    """A running sshd: `name` in the ssh_config of `home`; `folder` is its own."""
+
+    name: str
+    port: int
+    folder: Path
+    home: Path
+    server: subprocess.Popen
+
+    @property
+    def target(self) -> list[str]:
+        """Overrides that choose it, in a folder with a blank and a quote."""
+        return ["target=ssh", f"target.host={self.name}", f"target.folder={quoted(self.root)}"]
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "it's here"
+
+    def sessions(self) -> list[int]:
+        """The server's processes for open connections."""
+        children = Path(f"/proc/{self.server.pid}/task/{self.server.pid}/children").read_text().split()
+        return [int(pid) for pid in children]
+
+    def cut(self) -> None:
+        """End every connection, as a broken network does."""
+        for pid in self.sessions():
+            os.kill(pid, signal.SIGKILL)
+
+
+def quoted(value: object) -> str:
+    """A value as Hydra's grammar takes it between double quotes."""
+    return '"' + str(value).replace('"', '\\"') + '"'
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@contextmanager
+def ssh_host(folder: Path, home: Path, name: str = "trn-a", port: int | None = None) -> Iterator[Host]:
+    """Start sshd and let the ssh_config in `home` know it by `name`."""
+    port = port or free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # where a root's sshd separates its privileges
+    for key in ("hostkey", "id_ed25519"):
+        if not (folder / key).exists():
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
+    algorithm, key = (folder / "hostkey.pub").read_text().split()[:2]
+    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {algorithm} {key}\n")
+    (folder / "sshd_config").write_text(_SERVER.format(port=port, folder=folder))
+    config = home / ".ssh" / "config"
+    config.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with config.open("a") as stream:
+        stream.write(_CLIENT.format(name=name, port=port, folder=folder))
+    server = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd_config"], stderr=subprocess.PIPE, text=True)
+    assert server.stderr
+    for line in server.stderr:
+        if "Server listening" in line:
+            break
+    host = Host(name, port, folder, home, server)
+    try:
+        yield host
+    finally:
+        host.cut()
+        server.kill()
+        server.wait()
