@@ -224,6 +224,8 @@ def _reason(argv: Sequence[str], status: int, log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     programs = tuple(f"{Path(word).name}: " for word in argv if word.endswith(".py"))
     said = [line for line in lines if line.startswith(programs)]
+    if not said and not shutil.disk_usage(log).free:
+        return f"the disk is full: no room below {log.parent.resolve()}"
     how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
     return f"{(said or lines or ['it printed nothing'])[-1]} ({how}; all of its output: {log})"
 

@@ -1,0 +1,349 @@
+"""Runs on another machine: a real sshd on loopback, host keys checked, links cut, processes killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from far_runs import COUNT, a_far_run, command, done, start
+from ssh_host import SSHD, Host, free_port, quoted, ssh_host
+
+from runner import host as far
+from runner import targets
+from runner.errors import RecipeError
+from runner.runs import Run, every
+
+pytestmark = pytest.mark.skipif(not Path(SSHD).exists(), reason="no sshd")
+SHORT = ["evaluate=none", "serve=none", "train.max_steps=3", "dataset.train_rows=60"]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    return home
+
+
+@pytest.fixture
+def host(tmp_path: Path, home: Path) -> Iterator[Host]:
+    with ssh_host(tmp_path / "a host", home) as host:
+        yield host
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    work = tmp_path / "work"
+    work.mkdir()
+    return work
+
+
+def there(host: Host, run: Run) -> Path:
+    return host.root / "runs" / run.name
+
+
+def counted(lines: list[bytes]) -> list[int]:
+    events = map(json.loads, lines)
+    return [event["at"] for event in events if event["event"] == "metric"]
+
+
+def end(host: Host) -> None:
+    (host.root / "end").touch()
+
+
+def processes_of(host: Host) -> list[str]:
+    """Command lines of living processes that work in the host's folder."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            if place.readlink() == host.root:
+                found.append((place.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found
+
+
+def test_a_recipe_runs_whole_and_the_second_time_all_is_there(host: Host, work: Path) -> None:
+    far_words = [*host.target, f"sdk.python={sys.executable}", *SHORT]
+    first = done(command(host, work, "run", "quickstart", *far_words))
+    assert "[5/5] gather the adapter" in first
+    local = done(command(host, work, "run", "quickstart", *SHORT))
+    assert "eval loss" in local
+    one, other = every(work / "runs")
+    timeless = {name: value for name, value in other.metrics().items() if "seconds" not in name}
+    assert {name: one.metrics()[name] for name in timeless} == timeless
+    assert (one.folder / "events.jsonl").read_bytes() == (there(host, one) / "events.jsonl").read_bytes()
+    again = done(command(host, work, "run", "quickstart", *far_words))
+    assert again.count("cached") == 5
+    assert not (work / "store" / "partial").exists() or not list((work / "store" / "partial").iterdir())
+    done(command(host, work, "fetch", one.name))
+    assert (one.folder / "artifacts" / "export" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_a_detached_run_is_followed_from_another_computer(host: Host, work: Path, tmp_path: Path) -> None:
+    run = a_far_run(work, host, COUNT)
+    start(run)
+    other = tmp_path / "another computer"
+    other.mkdir()
+    where = f"{host.name}:{host.root}"
+    assert "running" in done(command(host, other, "status", "--host", where))
+    log = command(host, other, "logs", "-f", run.name, "--host", where)
+    followers = [command(host, work, "attach", run.name), command(host, other, "attach", "last", "--host", where)]
+    assert log.stdout
+    assert [next(log.stdout) for _ in range(50)] == [f"line {n + 1}\n" for n in range(50)]
+    end(host)
+    for follower in followers:
+        assert "[1/1] do train" in done(follower)
+    last = done(log).split()[-1]
+    whole = (there(host, run) / "events.jsonl").read_bytes()
+    for record in (run.folder, other / "runs" / run.name):
+        assert (record / "events.jsonl").read_bytes() == whole
+    assert run.metrics()["train.count"] == int(last)
+    assert "finished" in done(command(host, work, "status", run.name))
+
+
+def test_two_followers_of_one_record_write_it_once(host: Host, work: Path) -> None:
+    run = a_far_run(work, host, COUNT)
+    streams = [start(run).follow(run), targets.of_run(run).follow(run)]
+    heard: list[list[bytes]] = [[], []]
+    for _ in range(60):
+        for mine, stream in zip(heard, streams, strict=True):
+            mine.append(next(stream))
+    end(host)
+    for mine, stream in zip(heard, streams, strict=True):
+        mine += stream
+    numbers = counted(heard[0])
+    assert numbers == list(range(1, numbers[-1] + 1)) == counted(heard[1])
+    assert (run.folder / "events.jsonl").read_bytes() == (there(host, run) / "events.jsonl").read_bytes()
+
+
+def test_every_link_is_cut_and_no_line_is_lost_or_doubled(host: Host, work: Path) -> None:
+    run = a_far_run(work, host, COUNT)
+    heard, cuts = [], 0
+    for line in start(run).follow(run):
+        heard.append(line)
+        if cuts < 3 and len(counted(heard)) == 25 * (cuts + 1):
+            host.cut()
+            cuts += 1
+        if len(counted(heard)) > 150:
+            end(host)
+    numbers = counted(heard)
+    assert numbers == list(range(1, numbers[-1] + 1))
+    assert [b"no link to trn-a" in line for line in heard].count(True) >= 3
+    mirrored = (run.folder / "events.jsonl").read_bytes()
+    assert mirrored == (there(host, run) / "events.jsonl").read_bytes()
+    assert run.state == "finished"
+
+
+def test_a_silent_link_is_found_lost(host: Host, work: Path) -> None:
+    run = a_far_run(work, host, COUNT)
+    stopped: list[int] = []
+    stream = start(run).follow(run)
+    for line in stream:
+        if len(counted([line])) and not stopped:
+            stopped = host.sessions()
+            for pid in stopped:  # as a cut cable: the connection stays, nothing comes
+                for child in [pid, *children(pid)]:
+                    os.kill(child, signal.SIGSTOP)
+        if b"no link" in line:
+            break
+    for pid in stopped:
+        for child in [pid, *children(pid)]:
+            os.kill(child, signal.SIGKILL)
+    end(host)
+    assert counted(list(stream))
+    assert run.state == "finished"
+
+
+def children(pid: int) -> list[int]:
+    found = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [*found, *(grandchild for child in found for grandchild in children(child))]
+
+
+def test_the_follower_is_killed_and_the_run_goes_on(host: Host, work: Path) -> None:
+    run = a_far_run(work, host, COUNT)
+    start(run)
+    follower = command(host, work, "attach", run.name)
+    while b'"at": 30' not in (run.folder / "events.jsonl").read_bytes():
+        assert follower.poll() is None
+    follower.kill()
+    follower.communicate()
+    host.cut()
+    assert run.state == "away"
+    end(host)
+    done(command(host, work, "attach", run.name))
+    assert (run.folder / "events.jsonl").read_bytes() == (there(host, run) / "events.jsonl").read_bytes()
+
+
+def test_ctrl_c_without_a_terminal_leaves_the_run_alone(host: Host, work: Path) -> None:
+    run = a_far_run(work, host, COUNT)
+    start(run)
+    follower = command(host, work, "attach", run.name)
+    while b'"at": 10' not in (run.folder / "events.jsonl").read_bytes():
+        assert follower.poll() is None
+    follower.send_signal(signal.SIGINT)
+    assert "goes on; runner attach" in done(follower)
+    assert "running" in done(command(host, work, "status", run.name))
+    assert "stopped" in done(command(host, work, "cancel", run.name))
+
+
+def test_cancel_leaves_no_process(host: Host, work: Path) -> None:
+    grandchild = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    run = a_far_run(work, host, grandchild)
+    target = start(run)
+    assert target.state(run) == "running"
+    [executor] = [event["pid"] for event in far.events(there(host, run)) if event["event"] == "run"]
+    ended = os.pidfd_open(executor)
+    assert target.cancel(run) == "stopped"
+    assert select.select([ended], [], [], 10)[0]
+    assert processes_of(host) == []
+    assert (target.cancel(run), target.state(run)) == ("stopped", "stopped")
+
+
+@pytest.mark.parametrize(
+    ("program", "status", "reason"),
+    [
+        ("exit('it is no good')", 1, "it is no good (exit status 1"),
+        ("import sys; print('bad flag'); sys.exit(2)", 2, "bad flag (exit status 2"),
+        ("import os; os.kill(os.getpid(), 9)", 1, "killed by SIGKILL"),
+        ("import sys; sys.exit(255)", 1, "exit status 255"),
+    ],
+)
+def test_a_command_that_fails_is_told_with_its_reason(
+    host: Host, work: Path, program: str, status: int, reason: str
+) -> None:
+    run = a_far_run(work, host, program)
+    start(run)
+    assert reason in done(command(host, work, "attach", run.name), status).replace("\n", " ")
+    assert run.state == "failed"
+
+
+def test_a_host_that_reboots(host: Host, work: Path) -> None:
+    run = a_far_run(work, host, COUNT)
+    target = start(run)
+    stream = target.follow(run)
+    lines = [next(stream) for _ in range(20)]
+    executor = json.loads(lines[0])["pid"]
+    os.kill(executor, signal.SIGKILL)
+    host.cut()
+    said = done(command(host, work, "attach", run.name), 1)
+    assert "the executor was killed" in said
+    assert "killed" in done(command(host, work, "status", run.name))
+
+
+def test_keys_are_checked(host: Host, work: Path) -> None:
+    known = host.folder / "known_hosts"
+    right = known.read_text()
+    shutil.copy(host.folder / "id_ed25519.pub", known)
+    algorithm, key = known.read_text().split()[:2]
+    words = ["run", "quickstart", *host.target, f"sdk.python={sys.executable}", *SHORT]
+    for content, expected in (
+        ("", f"ssh-keyscan -p {host.port} 127.0.0.1 >> ~/.ssh/known_hosts"),
+        (f"[127.0.0.1]:{host.port} {algorithm} {key}\n", f"ssh-keygen -R '[127.0.0.1]:{host.port}'"),
+    ):
+        known.write_text(content)
+        said = done(command(host, work, *words), 2)
+        assert expected in said
+        assert said.count("\n") == 1
+    assert not host.root.exists()
+    assert every(work / "runs") == []
+    known.write_text(right)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["target.host=nowhere.invalid"], "cannot be reached"),
+        (["target.python=python9"], "trn-a has no python9"),
+        (["target.host=null"], "target.host: says which machine"),
+        (["target.folder=/proc/nowhere"], "/proc/nowhere"),
+        (["sdk.python=null"], "sdk.python: says which Python on trn-a"),
+    ],
+)
+def test_what_is_missing_there_is_one_line(host: Host, work: Path, overrides: list[str], expected: str) -> None:
+    words = ["run", "quickstart", *host.target, f"sdk.python={sys.executable}", *SHORT, *overrides]
+    said = done(command(host, work, *words), 2)
+    assert expected in said
+    assert said.count("\n") == 1
+    assert every(work / "runs") == []
+
+
+def test_nobody_listens(host: Host, work: Path, home: Path) -> None:
+    config = home / ".ssh" / "config"
+    config.write_text(config.read_text().replace(str(host.port), str(free_port())))
+    words = ["run", "quickstart", *host.target, f"sdk.python={sys.executable}", *SHORT]
+    assert "does `ssh trn-a` work?" in done(command(host, work, *words), 2)
+
+
+def test_a_full_disk_is_said(host: Host, work: Path) -> None:
+    host.root.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", host.root], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        fill = "open(__import__('sys').argv[1] + '/big', 'wb').write(bytes(2**24))"
+        run = a_far_run(work, host, fill)
+        start(run)
+        said = done(command(host, work, "attach", run.name), 1)
+        assert "the disk is full" in said
+        assert run.state == "failed"
+        big = work / "big.bin"
+        big.write_bytes(bytes(2**23))
+        with pytest.raises(RecipeError, match="GB are free in .*would be carried there"):
+            start(a_far_run(work, host, fill, big=str(big)))
+    finally:
+        subprocess.run(["umount", "-l", host.root], check=True)
+
+
+def test_two_thousand_files_with_odd_names_travel_once(host: Host, work: Path) -> None:
+    folder = work / "a 'folder' \"of\" $(files)"
+    folder.mkdir()
+    for number in range(2000):
+        (folder / f"{number} it's; ä&.txt").write_text(str(number))
+    look = "import pathlib, sys; sys.exit(len(list(pathlib.Path('inputs/odd').rglob('*.txt'))) != 2000)"
+    for _ in range(2):
+        run = a_far_run(work, host, look, odd=str(folder))
+        target = start(run)
+        assert json.loads(list(target.follow(run))[-1])["state"] == "finished"
+        arrived = (host.root / "inputs" / "odd").stat().st_mtime_ns
+        shutil.rmtree(host.root / "store")
+    assert (host.root / "inputs" / "odd").stat().st_mtime_ns == arrived
+
+
+def test_the_token_travels_in_a_file_of_its_own(host: Host, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    look = "import os, sys; sys.exit(len(os.environ['HF_TOKEN']) != 9)"
+    run = a_far_run(work, host, look)
+    plan = json.loads((run.folder / "plan.json").read_text())
+    plan["steps"][0]["argv"] += ["--hub", "a/b"]
+    (run.folder / "plan.json").write_text(json.dumps(plan))
+    target = start(run)
+    assert json.loads(list(target.follow(run))[-1])["state"] == "finished"
+    left = [path for root in (host.root, work) for path in root.rglob("*") if path.is_file()]
+    assert [path for path in left if b"hf_secret" in path.read_bytes()] == []
+
+
+def test_values_with_blanks_and_quotes_arrive_as_they_are(host: Host, work: Path) -> None:
+    words = [f"name={quoted('it is a name')}", f"dataset.template.separator={quoted('; $(touch x) `y` é')}"]
+    out = done(command(host, work, "run", "quickstart", *host.target, f"sdk.python={sys.executable}", *SHORT, *words))
+    assert "[5/5]" in out
+    [template] = (host.root / "store" / "objects").glob("tokenize-*/template.json")
+    assert json.loads(template.read_text())["separator"] == "; $(touch x) `y` é"
+
+
+def test_far_state_without_a_run_is_an_error(host: Host, work: Path) -> None:
+    run = a_far_run(work, host, COUNT)
+    target = start(run)
+    target.cancel(run)
+    shutil.rmtree(there(host, run))
+    with pytest.raises(RecipeError, match="trn-a"):
+        target.state(run)
+    assert far.HEARTBEAT < 5
