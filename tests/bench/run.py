@@ -28,6 +28,7 @@ def main() -> int:
         benches = [
             ["convert.py", "--scratch", scratch, "--size", "tiny" if args.small else "1b"],
             ["train.py", "--scratch", scratch, *(["--small"] if args.small else [])],
+            ["ssh.py"],
             ["cached.py", *(["--dvc", args.dvc] if args.dvc else [])],
         ]
         return max(subprocess.run([sys.executable, HERE / name, *words], check=False).returncode
