@@ -100,7 +100,8 @@ def _property(hint: Any, metadata: typing.Mapping[str, Any]) -> dict[str, Any]:
     if nested:
         return described | _object(nested)
     if typing.get_origin(hint) is list:
-        return described | {"type": "array", "items": {"type": "string", **_limits(metadata)}}
+        items = {"type": _TYPES[typing.get_args(hint)[0]], **_limits(metadata)}
+        return described | {"type": "array", "items": items}
     if typing.get_origin(hint) is dict:
         return described | {"type": "object", "additionalProperties": {"type": "string"}}
     if isinstance(hint, types.UnionType):

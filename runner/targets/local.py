@@ -18,7 +18,7 @@ _LOOK_EVERY = 0.1  # seconds; a person sees no finer
 
 def place(recipe: Recipe) -> Place:
     """Paths on this machine."""
-    return Place(ROOT, Path(recipe.paths.store).expanduser().absolute(), recipe.sdk.python or sys.executable)
+    return Place(ROOT, Path(recipe.paths.store).expanduser().absolute(), recipe.sdk.train_python or sys.executable)
 
 
 class LocalRun:
