@@ -1,25 +1,38 @@
-"""Whether the shapes of a recipe fit together, before any work. The rules of the shard format are NxD's."""
+"""Whether a recipe can work at all, before any work. The rules of the shard format are NxD's.
+
+A rule is a generator of reasons: each names the key, the number it needs, the number there is, and what to try.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from runner import weights
+from runner import backends, memory, weights
 from runner.errors import RecipeError
 from runner.schema import Architecture, Recipe
 from runner.validate import InvalidKey, build, keys
 
 
 def check(recipe: Recipe) -> None:
-    """Raises RecipeError with the reason for the first thing that cannot work."""
-    _check_device(recipe)
+    """Raises RecipeError with the first thing that cannot work."""
+    for problem in problems(recipe):
+        raise RecipeError(problem)
+
+
+def problems(recipe: Recipe) -> Iterator[str]:
+    """Everything that cannot work, a line each. Raises RecipeError for a model that cannot be read."""
+    for rule in _RULES:
+        yield from rule(recipe)
     architecture = architecture_of(recipe)
     if recipe.model.source == "folder":
         weights.check(Path(recipe.model.path).expanduser(), "model.path")
     if architecture:
-        _check_cut(recipe, architecture)
-        _check_length(recipe, architecture)
+        for rule in _MODEL_RULES:
+            yield from rule(recipe, architecture)
 
 
 def architecture_of(recipe: Recipe) -> Architecture | None:
@@ -46,43 +59,170 @@ def kv_size_multiplier(recipe: Recipe, architecture: Architecture) -> int:
     return recipe.parallel.kv_size_multiplier or max(1, tp_size // heads)
 
 
-def _check_device(recipe: Recipe) -> None:
-    hardware, tp_size = recipe.hardware, recipe.parallel.tp_size
-    if recipe.train.backend == "torch" and hardware.device != "cpu":
-        raise RecipeError(
-            f"hardware={hardware.name}: train=torch_lora trains on hardware=cpu; "
-            f"hardware=cpu hardware.layout={hardware.layout} rehearses the same shards"
+def estimate(recipe: Recipe, architecture: Architecture) -> memory.Estimate:
+    """Bytes of memory and disk that the recipe needs; the formulas are in `runner.memory`."""
+    return memory.estimate(recipe, architecture, kv_size_multiplier(recipe, architecture))
+
+
+def _cores(recipe: Recipe) -> Iterator[str]:
+    hardware, tp_size, dp_size = recipe.hardware, recipe.parallel.tp_size, recipe.parallel.dp_size
+    processes = tp_size * dp_size
+    product = f"{tp_size} x dp_size {dp_size}" if dp_size > 1 else f"{tp_size}"
+    if hardware.cores and processes > hardware.cores:
+        yield (
+            f"parallel.tp_size: {product} is more than the {hardware.cores} cores of {hardware.name}; "
+            f"tp_size times dp_size may be {hardware.cores}"
         )
-    if hardware.cores and tp_size > hardware.cores:
-        raise RecipeError(f"parallel.tp_size: {tp_size} is more than the {hardware.cores} cores of {hardware.name}")
+    elif hardware.processes and processes not in hardware.processes:
+        yield (
+            f"parallel.tp_size: {product} makes {processes} processes; the Neuron runtime of {hardware.name} starts "
+            f"{', '.join(map(str, hardware.processes))}: {_copies(tp_size, hardware.processes)}"
+        )
 
 
-def _check_cut(recipe: Recipe, architecture: Architecture) -> None:
+def _copies(tp_size: int, allowed: list[int]) -> str:
+    fitting = [str(count // tp_size) for count in allowed if count % tp_size == 0]
+    return f"say parallel.dp_size={' or '.join(fitting)}" if fitting else "take another tp_size"
+
+
+def _training(recipe: Recipe) -> Iterator[str]:
+    train = recipe.train
+    if not train.lora.targets:
+        yield "train.lora.targets: no layer gets an adapter; name some, such as [q_proj,v_proj]"
+    elif len(set(train.lora.targets)) < len(train.lora.targets):
+        yield f"train.lora.targets: a layer is named twice in [{','.join(train.lora.targets)}]; name each once"
+    if train.learning_rate == 0:
+        yield "train.learning_rate: 0 learns nothing; LoRA takes about 2e-4"
+    if train.warmup_ratio >= 1 or 0 < train.max_steps <= round(train.warmup_ratio * train.max_steps):
+        steps = train.max_steps or "all"
+        yield f"train.warmup_ratio: {train.warmup_ratio:g} of {steps} steps leaves none after warm-up; say 0.05"
+    if recipe.dataset.train_rows and not recipe.dataset.pack and recipe.dataset.train_rows < recipe.parallel.dp_size:
+        yield (
+            f"parallel.dp_size: {recipe.parallel.dp_size} copies of the model share {recipe.dataset.train_rows} rows "
+            "of dataset.train_rows; a copy needs one"
+        )
+
+
+def _cut(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
     tp_size, multiplier = recipe.parallel.tp_size, kv_size_multiplier(recipe, architecture)
     heads = architecture.num_key_value_heads * multiplier
     for name in ("num_attention_heads", "intermediate_size", "vocab_size"):
         size = getattr(architecture, name)
         if size % tp_size:
-            raise RecipeError(
+            yield (
                 f"parallel.tp_size: {tp_size} does not divide {name} {size} of {recipe.model.name}; "
-                f"try {_divisors(architecture)}"
+                f"try {', '.join(map(str, _divisors(architecture)))}"
             )
     if heads != tp_size if multiplier > 1 else heads % tp_size:
-        raise RecipeError(
+        yield (
             f"parallel.kv_size_multiplier: {architecture.num_key_value_heads} K/V heads x {multiplier} do not fit "
             f"tp_size {tp_size}: copies of heads must give every rank one; leave the key out to have it derived"
         )
 
 
-def _divisors(architecture: Architecture) -> str:
+def _divisors(architecture: Architecture) -> list[int]:
     sizes = (architecture.num_attention_heads, architecture.intermediate_size, architecture.vocab_size)
-    fitting = (n for n in range(1, sizes[0] + 1) if not any(size % n for size in sizes))
-    return ", ".join(map(str, fitting))
+    return [n for n in range(1, sizes[0] + 1) if not any(size % n for size in sizes)]
 
 
-def _check_length(recipe: Recipe, architecture: Architecture) -> None:
-    longest = architecture.max_position_embeddings
-    if recipe.dataset.seq_len > longest:
-        raise RecipeError(
-            f"dataset.seq_len: {recipe.dataset.seq_len} is more than the {longest} positions of {recipe.model.name}"
+def _length(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
+    longest, asked = architecture.max_position_embeddings, recipe.dataset.seq_len
+    if asked > longest:
+        yield f"dataset.seq_len: {asked} is more than the {longest} positions of {recipe.model.name}"
+    if recipe.evaluate.enabled and recipe.evaluate.max_new_tokens >= longest:
+        yield (
+            f"evaluate.max_new_tokens: {recipe.evaluate.max_new_tokens} leaves none of the {longest} positions of "
+            f"{recipe.model.name} for the prompt"
         )
+
+
+def _rank(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
+    if recipe.train.lora.rank >= architecture.hidden_size:
+        yield (
+            f"train.lora.rank: {recipe.train.lora.rank} is not less than the width {architecture.hidden_size} of "
+            f"{recipe.model.name}: the update would be of full rank; try 16"
+        )
+
+
+def _memory(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
+    if any(_cut(recipe, architecture)):
+        return  # the shapes of a core are not known
+    hardware, needs = recipe.hardware, estimate(recipe, architecture)
+    if not _fits_core(recipe, architecture):
+        yield (
+            f"hardware={hardware.name}: training needs {gib(needs.core)} of memory a core (weights "
+            f"{gib(needs.weights)}, LoRA and optimizer {gib(needs.adapter)}, activations {gib(needs.activations)}), "
+            f"a core has {hardware.core_memory_gb:g} GiB; {_smaller(recipe, architecture)}"
+        )
+    stage, host = needs.hungriest, needs.host[needs.hungriest]
+    if hardware.host_memory_gb and host > hardware.host_memory_gb * memory.GIB:
+        yield (
+            f"hardware={hardware.name}: {stage} needs {gib(host)} of the host's memory, which has "
+            f"{hardware.host_memory_gb:g} GiB; {_HOST_ADVICE[stage]}"
+        )
+    disk = sum(needs.disk.values())
+    if hardware.disk_gb and disk > hardware.disk_gb * 10**9:
+        yield (
+            f"hardware={hardware.name}: the artifacts need {gib(disk)} of disk, it has "
+            f"{gib(hardware.disk_gb * 10**9)}; put paths.store on a larger disk and set hardware.disk_gb"
+        )
+
+
+_HOST_ADVICE = {
+    "train": "try fewer processes: a smaller parallel.dp_size or parallel.tp_size",
+    "evaluate": "try evaluate.dtype=bf16, a smaller evaluate.batch_size, or evaluate=none",
+    "serve": "try serve.dtype=bf16, or serve=none",
+}
+
+
+def gib(size: float) -> str:
+    """A number of bytes for people.
+
+    >>> gib(3 * 2**30)
+    '3.0 GiB'
+    """
+    return f"{size / memory.GIB:.1f} GiB"
+
+
+def _smaller(recipe: Recipe, architecture: Architecture) -> str:
+    """The overrides that would make the training fit a core: first those that keep the result, then a larger cut."""
+    for overrides in _changes(recipe, architecture):
+        smaller = _with(recipe, overrides)
+        if not any(_cores(smaller)) and not any(_cut(smaller, architecture)) and _fits_core(smaller, architecture):
+            differing = {key: value for key, value in overrides.items() if value != _value(recipe, key)}
+            return "try " + " ".join(f"{key}={str(value).lower()}" for key, value in differing.items())
+    return "no smaller batch fits: take a smaller dataset.seq_len, or hardware with more memory"
+
+
+def _fits_core(recipe: Recipe, architecture: Architecture) -> bool:
+    limit = recipe.hardware.core_memory_gb
+    return not limit or estimate(recipe, architecture).core <= limit * memory.GIB
+
+
+def _changes(recipe: Recipe, architecture: Architecture) -> Iterator[dict[str, Any]]:
+    again = {"train.gradient_checkpointing": True}
+    one = {"train.batch_size": 1, "train.accumulate": recipe.train.batch_size * recipe.train.accumulate}
+    yield from (again, one, again | one, again | one | {"train.dtype": "bf16"})
+    for tp_size in _divisors(architecture):
+        if tp_size > recipe.parallel.tp_size:
+            yield again | one | {"parallel.tp_size": tp_size, "parallel.dp_size": 1}
+
+
+def _with(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
+    """The recipe with keys such as train.batch_size set; copies of K/V heads follow a new tp_size."""
+    if "parallel.tp_size" in overrides:
+        overrides = overrides | {"parallel.kv_size_multiplier": None}
+    for key, value in overrides.items():
+        section, _, leaf = key.partition(".")
+        below = dataclasses.replace(getattr(recipe, section), **{leaf: value})
+        recipe = dataclasses.replace(recipe, **{section: below})
+    return recipe
+
+
+def _value(recipe: Recipe, key: str) -> Any:
+    section, _, leaf = key.partition(".")
+    return getattr(getattr(recipe, section), leaf)
+
+
+_RULES: tuple[Callable[[Recipe], Iterator[str]], ...] = (backends.problems, _cores, _training)
+_MODEL_RULES: tuple[Callable[[Recipe, Architecture], Iterator[str]], ...] = (_cut, _length, _rank, _memory)

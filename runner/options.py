@@ -102,7 +102,7 @@ def _property(hint: Any, metadata: typing.Mapping[str, Any]) -> dict[str, Any]:
     if nested:
         return described | _object(nested)
     if typing.get_origin(hint) is list:
-        items = {"type": "string", **_limits({"choices": metadata["choices"]})}
+        items = {"type": _TYPES[typing.get_args(hint)[0]], **_limits({"choices": metadata["choices"]})}
         return described | {"type": "array", "items": items, "minItems": int(metadata["minimum"] or 0)}
     if typing.get_origin(hint) is dict:
         return described | {"type": "object", "additionalProperties": {"type": "string"}}

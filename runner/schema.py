@@ -11,6 +11,8 @@ from typing import Any
 
 from runner.figures import RANKING
 
+BACKENDS = ("torch", "nxd", "optimum")
+FAMILIES = ("cpu", "trn1", "trn2")
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -42,12 +44,29 @@ class Hardware:
     cores: int | None = key("NeuronCores (logical) of one machine; none on a CPU", None, minimum=1)
     core_memory_gb: float | None = key("HBM of one NeuronCore, GiB", None, minimum=1)
     host_memory_gb: float | None = key("memory of the host, GiB", None, minimum=1)
+    disk_gb: float | None = key("local NVMe disks together, GB", None, minimum=1)
+    processes: list[int] = key("how many processes the Neuron runtime starts together; empty = any number", [])
+    efa: int | None = key("Elastic Fabric Adapters, for several machines", None, minimum=0)
+    price_per_hour: float | None = key("price of one machine, US dollars an hour, on demand", None, minimum=0)
+    price_region: str | None = key("AWS region of the price", None)
+    price_date: str | None = key("day of the price, year-month-day", None)
 
 
 @dataclass
 class Sdk:
     name: str = key("the Neuron SDK release, or cpu", "cpu")
-    python: str | None = key("Python that runs the stage programs; default: the one that runs the runner", None)
+    train_python: str | None = key("Python that runs the stage programs; default: the one that runs the runner", None)
+    train_packages: list[str] = key("what train_python must hold, as pip requirements", [])
+    trains: list[str] = key("training back ends that it has", ["torch"], choices=BACKENDS)
+    trains_on: list[str] = key("hardware that it trains on", ["cpu"], choices=FAMILIES)
+    serve_python: str | None = key("Python that has vLLM; default: train_python, on a CPU `make setup-vllm`'s", None)
+    serve_packages: list[str] = key("what serve_python must hold, as pip requirements", [])
+    serves_on: list[str] = key("hardware that vLLM serves on", ["cpu"], choices=FAMILIES)
+    vllm: str = key(
+        "generation of vLLM: on a CPU; AWS's fork (0.9); the plugin over NxD Inference (0.11 to 0.16); the native "
+        "plugin (0.21 and newer)", "cpu", choices=("cpu", "fork", "nxdi", "native")
+    )  # fmt: skip
+    vllm_lora: bool = key("that vLLM serves LoRA adapters; otherwise the merged model is served", True)
 
 
 @dataclass
@@ -74,6 +93,7 @@ class Model:
 @dataclass
 class Parallel:
     tp_size: int = key("tensor-parallel size: the model is cut over this many ranks", 1, minimum=1, maximum=1024)
+    dp_size: int = key("data-parallel size: copies of the model that share the micro-steps", 1, minimum=1)
     kv_size_multiplier: int | None = key("copies of each K/V head; default: as few as tp_size needs", None, minimum=1)
 
 
@@ -117,10 +137,10 @@ class Lora:
 
 @dataclass
 class Train:
-    backend: str = key("the trainer", "torch", choices=("torch",))
+    backend: str = key("the trainer", "torch", choices=BACKENDS)
     epochs: int = key("passes over the data", 1, minimum=1)
     max_steps: int = key("stop after so many optimizer steps; 0 = epochs decide", 0, minimum=0)
-    batch_size: int = key("sequences a micro-step", 8, minimum=1)
+    batch_size: int = key("sequences a micro-step of one copy of the model", 8, minimum=1)
     accumulate: int = key("micro-steps an optimizer step", 1, minimum=1)
     learning_rate: float = key("peak learning rate", 2e-4, minimum=0.0, maximum=10.0)
     warmup_ratio: float = key("share of the steps that warm up", 0.05, minimum=0.0, maximum=1.0)

@@ -63,7 +63,7 @@ def _convert(key: str, value: Any, hint: Any, limits: Mapping[str, Any]) -> Any:
     if dataclasses.is_dataclass(hint):
         return build(hint, _mapping(key, value), f"{key}.")  # type: ignore[arg-type]
     if typing.get_origin(hint) is list:
-        return _list(key, value, limits)
+        return _list(key, value, typing.get_args(hint)[0], limits)
     if typing.get_origin(hint) is dict:
         return {str(name): str(item) for name, item in _mapping(key, value).items()}
     return _in_limits(key, _scalar(key, value, hint), limits)
@@ -75,9 +75,10 @@ def _mapping(key: str, value: Any) -> Mapping[str, Any]:
     return value
 
 
-def _list(key: str, value: Any, limits: Mapping[str, Any]) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise InvalidKey(key, f"takes a list of words like [a,b], not {value!r}")
+def _list(key: str, value: Any, kind: type, limits: Mapping[str, Any]) -> list[Any]:
+    if not isinstance(value, list) or not all(type(item) is kind for item in value):
+        example = "words like [a,b]" if kind is str else "whole numbers like [1,2]"
+        raise InvalidKey(key, f"takes a list of {example}, not {value!r}")
     if len(value) < (limits["minimum"] or 0):
         raise InvalidKey(key, f"takes at least one{' of ' + ', '.join(limits['choices']) if limits['choices'] else ''}")
     return [_in_limits(key, item, {**limits, "minimum": None}) for item in value]

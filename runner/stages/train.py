@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 from runner.draft import OUTPUT, Artifacts, Draft, neutral, options
+from runner.errors import RecipeError
 from runner.schema import Recipe
 
 
 def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
     train = recipe.train
+    if train.backend != "torch":
+        raise RecipeError(f"train.backend: {train.backend} has no stage program yet; take train=torch_lora")
     settings = {
         name: value
         for name, value in dataclasses.asdict(train).items()

@@ -27,7 +27,7 @@ class Target:
 
     def place(self, recipe: Recipe) -> Place:
         store = Path(recipe.paths.store).expanduser().absolute()
-        return Place(ROOT, store, recipe.sdk.python or sys.executable, memory=store / "digests")
+        return Place(ROOT, store, recipe.sdk.train_python or sys.executable, memory=store / "digests")
 
     def start(self, run: Run, attached: bool) -> None:
         if not attached:

@@ -43,13 +43,13 @@ class Target:
         self._link = Link(settings.host)
 
     def place(self, recipe: Recipe) -> Place:
-        if not recipe.sdk.python:
+        if not recipe.sdk.train_python:
             raise RecipeError(
-                f"sdk.python: says which Python on {self._settings.host} has torch and transformers; "
-                "for example sdk.python=/opt/venv/bin/python"
+                f"sdk.train_python: says which Python on {self._settings.host} has torch and transformers; "
+                "for example sdk.train_python=/opt/venv/bin/python"
             )
         digests = Path(recipe.paths.runs).expanduser().absolute() / ".digests"
-        return Place(Path(delivery.code_name()), Path(recipe.paths.store), recipe.sdk.python, Path("inputs"), digests)
+        return Place(Path(delivery.code_name()), Path(recipe.paths.store), recipe.sdk.train_python, Path("inputs"), digests)
 
     def start(self, run: Run, attached: bool) -> None:
         carried = run.plan["carried"]

@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _measure(host: Host, scratch: Path, runs: int) -> dict[str, float]:
-    far = ["run", "quickstart", *SHORT, *host.target, f"sdk.python={sys.executable}"]
+    far = ["run", "quickstart", *SHORT, *host.target, f"sdk.train_python={sys.executable}"]
     here = ["run", "quickstart", *SHORT]
     _runner(scratch, far)
     _runner(scratch, here)

@@ -32,7 +32,7 @@ while not stop.exists():
 
 def a_far_run(work: Path, host: Host, program: str, *overrides: str, **carried: str) -> Run:
     """A recorded run in work/runs for `host`, with one step; `carried` files by name."""
-    words = [*host.target, f"sdk.python={sys.executable}", f"paths.runs={work}/runs", *overrides]
+    words = [*host.target, f"sdk.train_python={sys.executable}", f"paths.runs={work}/runs", *overrides]
     composed = compose("quickstart", words)
     argv = (sys.executable, "-c", program, "store/partial/train-1")
     there = {f"inputs/{name}/{Path(path).name}": path for name, path in carried.items()}

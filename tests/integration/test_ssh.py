@@ -72,7 +72,7 @@ def processes_of(host: Host) -> list[str]:
 
 
 def test_a_recipe_runs_whole_and_the_second_time_all_is_there(host: Host, work: Path) -> None:
-    far_words = [*host.target, f"sdk.python={sys.executable}", *SHORT]
+    far_words = [*host.target, f"sdk.train_python={sys.executable}", *SHORT]
     first = done(command(host, work, "run", "quickstart", *far_words))
     assert "[5/5] gather the adapter" in first
     local = done(command(host, work, "run", "quickstart", *SHORT))
@@ -244,7 +244,7 @@ def test_keys_are_checked(host: Host, work: Path) -> None:
     right = known.read_text()
     shutil.copy(host.folder / "id_ed25519.pub", known)
     algorithm, key = known.read_text().split()[:2]
-    words = ["run", "quickstart", *host.target, f"sdk.python={sys.executable}", *SHORT]
+    words = ["run", "quickstart", *host.target, f"sdk.train_python={sys.executable}", *SHORT]
     for content, expected in (
         ("", f"ssh-keyscan -p {host.port} 127.0.0.1 >> ~/.ssh/known_hosts"),
         (f"[127.0.0.1]:{host.port} {algorithm} {key}\n", f"ssh-keygen -R '[127.0.0.1]:{host.port}'"),
@@ -265,11 +265,11 @@ def test_keys_are_checked(host: Host, work: Path) -> None:
         (["target.python=python9"], "trn-a has no python9"),
         (["target.host=null"], "target.host: says which machine"),
         (["target.folder=/proc/nowhere"], "/proc/nowhere"),
-        (["sdk.python=null"], "sdk.python: says which Python on trn-a"),
+        (["sdk.train_python=null"], "sdk.train_python: says which Python on trn-a"),
     ],
 )
 def test_what_is_missing_there_is_one_line(host: Host, work: Path, overrides: list[str], expected: str) -> None:
-    words = ["run", "quickstart", *host.target, f"sdk.python={sys.executable}", *SHORT, *overrides]
+    words = ["run", "quickstart", *host.target, f"sdk.train_python={sys.executable}", *SHORT, *overrides]
     said = done(command(host, work, *words), 2)
     assert expected in said
     assert said.count("\n") == 1
@@ -279,7 +279,7 @@ def test_what_is_missing_there_is_one_line(host: Host, work: Path, overrides: li
 def test_nobody_listens(host: Host, work: Path, home: Path) -> None:
     config = home / ".ssh" / "config"
     config.write_text(config.read_text().replace(str(host.port), str(free_port())))
-    words = ["run", "quickstart", *host.target, f"sdk.python={sys.executable}", *SHORT]
+    words = ["run", "quickstart", *host.target, f"sdk.train_python={sys.executable}", *SHORT]
     assert "does `ssh trn-a` work?" in done(command(host, work, *words), 2)
 
 
@@ -333,7 +333,7 @@ def test_the_token_travels_in_a_file_of_its_own(host: Host, work: Path, monkeypa
 
 def test_values_with_blanks_and_quotes_arrive_as_they_are(host: Host, work: Path) -> None:
     words = [f"name={quoted('it is a name')}", f"dataset.template.separator={quoted('; $(touch x) `y` é')}"]
-    out = done(command(host, work, "run", "quickstart", *host.target, f"sdk.python={sys.executable}", *SHORT, *words))
+    out = done(command(host, work, "run", "quickstart", *host.target, f"sdk.train_python={sys.executable}", *SHORT, *words))
     assert "[5/5]" in out
     [template] = (host.root / "store" / "objects").glob("tokenize-*/template.json")
     assert json.loads(template.read_text())["separator"] == "; $(touch x) `y` é"

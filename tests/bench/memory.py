@@ -1,0 +1,109 @@
+"""Peak memory of train_torch.py beside what runner/memory.py expects of it, at a few settings.
+
+Makes random Llamas and full sequences of one example each. Every setting trains two steps in a process of its
+own; its peak resident memory, less that of a process that has only loaded the trainer, is compared with
+the estimate. Prints a line a setting; ends with 1 where they differ by more than the factor of --within.
+
+Example: python tests/bench/memory.py --scratch /tmp
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from runner import memory  # noqa: E402
+from runner.schema import Architecture, Dataset, Lora, Recipe, Train  # noqa: E402
+
+SIZES = {
+    "tiny": Architecture(256, 704, 6, 8, 4, 1536, 2048),
+    "smollm": Architecture(576, 1536, 10, 9, 3, 49152, 2048),  # the widths of SmolLM2-135M, a third of its layers
+}
+SETTINGS = [  # size, batch_size, seq_len, gradient_checkpointing, dtype, rank
+    ("tiny", 4, 256, False, "fp32", 16),
+    ("tiny", 16, 256, False, "fp32", 16),
+    ("tiny", 4, 1024, False, "fp32", 16),
+    ("tiny", 16, 512, True, "fp32", 16),
+    ("smollm", 2, 512, False, "fp32", 16),
+    ("smollm", 4, 512, False, "fp32", 256),
+    ("smollm", 4, 512, True, "fp32", 16),
+    ("tiny", 4, 256, False, "bf16", 16),
+]
+STEPS = 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scratch", type=Path, required=True, help="where to make the files")
+    parser.add_argument("--within", type=float, default=1.5, help="factor that estimate and peak may differ by")
+    args = parser.parse_args()
+    start = peak([sys.executable, "-c", "import common.trainer"])
+    print(f"a process with the trainer loaded: {start / 2**20:.0f} MiB")
+    with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
+        factors = [compare(Path(folder), start, *setting) for setting in SETTINGS]
+    sys.exit(not all(1 / args.within <= factor <= args.within for factor in factors))
+
+
+def compare(folder: Path, start: int, size: str, batch: int, seq_len: int, again: bool, dtype: str, rank: int) -> float:
+    """Estimate over measured peak of one setting."""
+    shards = make_shards(folder / f"{size}-{dtype}", SIZES[size], dtype)
+    tokens = make_tokens(folder / f"tokens-{size}-{batch}-{seq_len}", SIZES[size].vocab_size, batch * STEPS, seq_len)
+    flags = ["--shards", shards, "--data", tokens, "--output", folder / "out", "--batch-size", batch, "--rank", rank]
+    flags += ["--dtype", dtype, "--gradient-checkpointing" if again else "--no-gradient-checkpointing"]
+    measured = peak([sys.executable, ROOT / "scripts" / "train_torch.py", *flags]) - start
+    train = Train(batch_size=batch, gradient_checkpointing=again, dtype=dtype, lora=Lora(rank=rank))
+    expected = memory.estimate(Recipe(dataset=Dataset(seq_len=seq_len), train=train), SIZES[size], 1).core
+    print(
+        f"{size:7} batch {batch:2} x {seq_len:4} {'checkpointing' if again else '':13} {dtype} rank {rank:3}: "
+        f"measured {measured / 2**20:5.0f} MiB, expected {expected / 2**20:5.0f} MiB, ratio {expected / measured:.2f}",
+        flush=True,
+    )
+    return expected / measured
+
+
+def peak(command: list) -> int:
+    """Peak resident memory of a command that must succeed, bytes."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    process = subprocess.Popen([str(word) for word in command], env=environment, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{command} ended with {os.waitstatus_to_exitcode(status)}")
+    return usage.ru_maxrss * 1024
+
+
+def make_shards(folder: Path, a: Architecture, dtype: str) -> Path:
+    if not folder.is_dir():
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+        config = {name: getattr(a, name) for name in (*names, "vocab_size", "max_position_embeddings")}
+        model = LlamaForCausalLM(LlamaConfig(**config, tie_word_embeddings=True))
+        model.to(torch.bfloat16 if dtype == "bf16" else torch.float32).save_pretrained(folder / "model")
+        convert = [sys.executable, ROOT / "scripts" / "convert_checkpoint.py", "--input", folder / "model"]
+        subprocess.run([*convert, "--output", folder / "shards", "--tp-size", "1", "--layout", "trn2"], check=True,
+                       stderr=subprocess.DEVNULL)  # fmt: skip
+    return folder / "shards"
+
+
+def make_tokens(folder: Path, vocabulary: int, sequences: int, seq_len: int) -> Path:
+    """Sequences of one example without padding, all of it learnt; one sequence for evaluation."""
+    folder.mkdir(exist_ok=True)
+    for split, count in (("train", sequences), ("eval", 1)):
+        ids = np.random.default_rng(0).integers(0, vocabulary, (count, seq_len), dtype=np.int32)
+        for name, array in (("input_ids", ids), ("labels", ids), ("segment_ids", np.ones_like(ids))):
+            np.save(folder / f"{split}.{name}.npy", array)
+    return folder
+
+
+if __name__ == "__main__":
+    main()
