@@ -53,6 +53,13 @@ def _check_device(recipe: Recipe) -> None:
             f"hardware={hardware.name}: train=torch_lora trains on hardware=cpu; "
             f"hardware=cpu hardware.layout={hardware.layout} rehearses the same shards"
         )
+    if recipe.train.backend == "optimum" and hardware.device != "neuron":
+        raise RecipeError(f"hardware={hardware.name}: train=optimum_lora needs Trainium; try hardware=trn1")
+    if recipe.train.backend == "optimum" and hardware.cores and tp_size * recipe.parallel.dp_size > hardware.cores:
+        raise RecipeError(
+            f"parallel.dp_size: {recipe.parallel.dp_size} x tp_size {tp_size} is more than the {hardware.cores} cores "
+            f"of {hardware.name}; try {max(1, hardware.cores // tp_size)}"
+        )
     if hardware.cores and tp_size > hardware.cores:
         raise RecipeError(f"parallel.tp_size: {tp_size} is more than the {hardware.cores} cores of {hardware.name}")
 

@@ -164,7 +164,7 @@ def read_peft_config(path: Path) -> LoraConfig:
             raise BadInput(f"{path}: {key} {content[key]!r} is not supported, only {plain!r}")
     for key in ("rank_pattern", "alpha_pattern", "modules_to_save"):
         if content.get(key):
-            raise BadInput(f"{path}: {key} is not supported: one rank and one scale for all modules, and no other weights")
+            raise BadInput(f"{path}: {key} is not supported: all modules have one rank and scale, and no other weights")
     rank, alpha, dropout = (_number(path, content, key) for key in ("r", "lora_alpha", "lora_dropout"))
     targets = content.get("target_modules")
     if not isinstance(targets, list) or not targets:

@@ -49,6 +49,12 @@ def check(args: argparse.Namespace, world_size: int) -> None:
     if config.get("model_type") not in MODEL_TYPES:
         known = ", ".join(MODEL_TYPES)
         raise BadInput(f"{path}: model_type is {config.get('model_type')!r}; optimum-neuron trains {known}")
+    rope = config.get("rope_parameters") or {}
+    if any(config.get(key, value) != value or key not in config for key, value in rope.items() if key == "rope_theta"):
+        raise BadInput(
+            f"{path}: its rope_theta stands in rope_parameters, where transformers 4 (optimum-neuron 0.4) does not "
+            f"look: add the key rope_theta {rope['rope_theta']} beside it"
+        )
     if world_size % args.tp_size:
         raise BadInput(
             f"--tp-size {args.tp_size}: does not divide the {world_size} processes of this run: "

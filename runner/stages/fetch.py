@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from runner.draft import OUTPUT, Artifacts, Draft, Word, options
 from runner.errors import RecipeError
 from runner.schema import Model, Recipe
@@ -17,9 +19,17 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
 
 def _source(model: Model, artifacts: Artifacts) -> list[str | Word]:
     if model.source == "hub":
-        return ["--hub", model.path, *options(revision=model.revision)]
+        return ["--hub", model.path, *options(revision=model.revision), *_tokenizer(model, artifacts)]
     if model.source == "folder":
-        return ["--folder", artifacts.outside(model.path, "model.path")]
+        return ["--folder", artifacts.outside(model.path, "model.path"), *_tokenizer(model, artifacts)]
     inside_package = model.path.startswith("package:")
     file = model.path if inside_package else artifacts.outside(model.path, "model.path")
     return ["--gguf", file, *options(dtype=model.dtype)]
+
+
+def _tokenizer(model: Model, artifacts: Artifacts) -> list[str | Word]:
+    if not model.tokenizer:
+        return []
+    if Path(model.tokenizer).expanduser().is_dir():
+        return ["--tokenizer", artifacts.outside(model.tokenizer, "model.tokenizer")]
+    return ["--tokenizer", model.tokenizer, *options(tokenizer_revision=model.tokenizer_revision)]

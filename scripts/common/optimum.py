@@ -1,7 +1,7 @@
 """The training of train_optimum.py: our data, order, schedule, checkpoints and events around NeuronSFTTrainer.
 
 What optimum-neuron 0.4 leaves to its caller, or does otherwise than one would think, is dealt with here: it cannot
-resume or evaluate, shuffles with a seed of its own, seeds no rank, and trains the whole model where peft_config is None.
+resume or evaluate, shuffles with its own seed, seeds no rank, and trains the whole model where peft_config is None.
 Needs optimum-neuron[training] and the Neuron SDK.
 """
 
@@ -13,14 +13,13 @@ import json
 import math
 import shutil
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch_xla.core.xla_model as xm
-from neuronx_distributed.parallel_layers.parallel_state import get_tensor_model_parallel_rank
+from neuronx_distributed.parallel_layers.parallel_state import get_data_parallel_rank, get_tensor_model_parallel_rank
 from neuronx_distributed.parallel_layers.utils import move_all_tensor_to_cpu
 from optimum.neuron import NeuronSFTConfig, NeuronSFTTrainer
 from optimum.neuron.models.training import NeuronModelForCausalLM
@@ -36,7 +35,7 @@ from common.optimizer import Plan, Schedule
 from common.packed import TokenSet
 from common.packing import IGNORED
 from common.parallel import Ranks
-from common.program import BadInput, StageFailed
+from common.program import StageFailed
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _ATTENTION = {"masked": "eager", "flash": "flash_attention_2"}
@@ -60,7 +59,7 @@ def train(args: argparse.Namespace) -> None:
     data.check(read_json(args.model / "config.json")["vocab_size"])
     _warn(args, data)
     settings = training_arguments(args, data.seq_len)  # joins the ranks
-    ranks = XlaRanks.from_environment()
+    ranks = XlaRanks(*astuple(Ranks.from_environment()))
     copies = settings.trn_config.data_parallel_size
     plan = Plan(len(data), args.batch_size, args.accumulate * copies, args.epochs, args.max_steps, args.seed)
     training = Training(args, data, plan, ranks)
@@ -137,9 +136,12 @@ class Training:
             callbacks=[_Reporter(self, state)],
         )
         trainer.schedule, trainer.first_step = self.schedule, self.record.steps
+        trainer.copies = settings.trn_config.data_parallel_size
         parameters = lora_parameters(trainer.model)
         draw_lora_a(parameters, self.args.seed, get_tensor_model_parallel_rank(), self.args.tp_size)
         self._log_plan(parameters)
+        # Of dropout: the ranks that share one copy of the model must drop the same, the copies must not.
+        xm.set_rng_state(self.args.seed + 1000 * self.record.steps + get_data_parallel_rank())
         trainer.train()
         if is_precompilation():
             self.log("compiled; under neuron_parallel_compile nothing is trained and no adapter is written")
@@ -279,7 +281,7 @@ def draw_lora_a(parameters: dict[str, torch.nn.Parameter], seed: int, tp_rank: i
     """Kaiming-uniform with a = sqrt(5), PEFT's default: ±1 / sqrt(in features). lora_B stays zero.
 
     Drawn whole and then cut, in train_torch.py's order, so that every tp_size starts from the same adapter. The
-    library draws each rank's columns of a row-parallel lora_A by themselves: the same on all, and sqrt(tp_size) too wide.
+    library draws a rank's columns of a row-parallel lora_A alone: equal on all ranks, and sqrt(tp_size) too wide.
     """
     generator = torch.Generator().manual_seed(seed)
     for _, _, parameter in sorted((*_place(name), each) for name, each in parameters.items() if ".lora_A." in name):
@@ -316,13 +318,22 @@ class XlaRanks(Ranks):
 
 
 class _Trainer(NeuronSFTTrainer):
-    """NeuronSFTTrainer with our order of the data and our learning rate."""
+    """NeuronSFTTrainer with our order of the data, our weight of a token and our learning rate."""
 
     schedule: Schedule
     first_step: int
+    copies: int
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler:
         return torch.utils.data.SequentialSampler(train_dataset or self.train_dataset)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[Any, float]:
+        """The micro-batches of a step, and what their sum of losses is divided by before the copies' mean is taken.
+
+        The library divides by the copy's own labelled tokens: a token would count less in a copy that has more.
+        """
+        samples, _ = super().get_batch_samples(*args, **kwargs)
+        return samples, self.train_dataset.tokens(self.first_step + self.state.global_step)[1] / self.copies
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """`num_training_steps` are those still to do; the schedule is that of the whole training."""
@@ -387,5 +398,5 @@ class _Reporter(TrainerCallback):
 
 
 def _warn(args: argparse.Namespace, data: TokenSet) -> None:
-    if args.attention == "flash" and data.segment_ids.max() > 1 and XlaRanks.from_environment().rank == 0:
+    if args.attention == "flash" and data.segment_ids.max() > 1 and Ranks.from_environment().rank == 0:
         events.log("--attention flash: packed examples see those before them in their sequence", "warning")
