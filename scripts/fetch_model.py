@@ -95,7 +95,8 @@ def verify(folder: Path, tokenizer_folder: Path) -> None:
     safetensors_file.open_model(folder)
     size, room = tokenizer.load(tokenizer_folder).get_vocab_size(), config.get("vocab_size")
     if not isinstance(room, int) or size > room:
-        raise BadInput(f"{tokenizer_folder}: tokenizer.json has {size} tokens, {folder} a vocab_size of {room}")
+        path = folder / "config.json"
+        raise BadInput(f"{tokenizer_folder}: tokenizer.json has {size} tokens, {path} a vocab_size of {room}")
 
 
 def files(folder: Path, patterns: Sequence[str]) -> list[Path]:

@@ -19,12 +19,14 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from common import program, training_flags
 from common.files import read_json
 from common.program import BadInput, StageFailed
 
 MODEL_TYPES = ("granite", "llama", "qwen3")  # what optimum-neuron 0.4 trains
+DEFAULT_THETA = 10000.0  # where config.json names none
 LIBRARY = "optimum-neuron[training]==0.4.5"
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # each one layer with one lora_A in the library
 
@@ -49,12 +51,7 @@ def check(args: argparse.Namespace, world_size: int) -> None:
     if config.get("model_type") not in MODEL_TYPES:
         known = ", ".join(MODEL_TYPES)
         raise BadInput(f"{path}: model_type is {config.get('model_type')!r}; optimum-neuron trains {known}")
-    rope = config.get("rope_parameters") or {}
-    if any(config.get(key, value) != value or key not in config for key, value in rope.items() if key == "rope_theta"):
-        raise BadInput(
-            f"{path}: its rope_theta stands in rope_parameters, where transformers 4 (optimum-neuron 0.4) does not "
-            f"look: add the key rope_theta {rope['rope_theta']} beside it"
-        )
+    _check_rope(path, config)
     if world_size % args.tp_size:
         raise BadInput(
             f"--tp-size {args.tp_size}: does not divide the {world_size} processes of this run: "
@@ -66,6 +63,17 @@ def check(args: argparse.Namespace, world_size: int) -> None:
     _check_targets(args, config.get("num_key_value_heads", args.tp_size))
     if importlib.util.find_spec("optimum") is None or importlib.util.find_spec("optimum.neuron") is None:
         raise BadInput(f"this Python has no optimum-neuron: pip install '{LIBRARY}', or name its Python in sdk.python")
+
+
+def _check_rope(path: Path, config: dict[str, Any]) -> None:
+    """transformers 4, which the library needs, does not know rope_parameters: it would train with other positions."""
+    wanted = config.get("rope_parameters") or {}
+    theta, scaled = wanted.get("rope_theta", DEFAULT_THETA), wanted.get("rope_type", "default") != "default"
+    if wanted and (theta != config.get("rope_theta", DEFAULT_THETA) or scaled and not config.get("rope_scaling")):
+        raise BadInput(
+            f"{path}: optimum-neuron 0.4 does not read rope_parameters: add rope_theta {theta}"
+            + (" and rope_scaling, with what else stands there" if scaled else "")
+        )
 
 
 def _check_targets(args: argparse.Namespace, key_value_heads: int) -> None:
