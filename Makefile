@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 .DEFAULT_GOAL := help
-.PHONY: help setup smollm2 run plan sweep serve runs show compare report rerun completion test lint test-integration bench clean
+.PHONY: help setup smollm2 run plan sweep serve runs show compare report rerun completion test lint test-integration test-optimum bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -72,6 +72,14 @@ test: $(VENV)/.dev ## run the tests
 
 test-integration: $(VENV)/.dev $(VENV)/.smollm2 ## run the long tests: real weights, whole runs
 	$(BIN)/python -m pytest tests/integration $(ARGS)
+
+# Wheels alone, nothing is installed: the library itself needs the Neuron SDK.
+OPTIMUM := optimum-neuron==0.4.5 optimum==2.0.0 trl==0.24.0 peft==0.17.0 transformers==4.57.6 accelerate==1.8.1
+
+test-optimum: $(VENV)/.dev ## check every argument of train=optimum_lora against the pinned wheels
+	$(BIN)/python -m pip download --quiet --no-deps --dest $(VENV)/optimum-wheels $(OPTIMUM)
+	$(BIN)/python tests/optimum/record.py $(VENV)/optimum-wheels --check
+	$(BIN)/python -m pytest tests/scripts/test_train_optimum.py tests/runner/test_train_optimum.py $(ARGS)
 
 lint: $(VENV)/.dev ## check style and types
 	$(BIN)/ruff check .

@@ -86,6 +86,8 @@ class Model:
     source: str = key("where the weights come from", "folder", choices=("folder", "hub", "gguf"))
     path: str = key("a folder, a hub id, or a GGUF file (package:NAME/FILE for one inside a Python package)", "")
     revision: str | None = key("commit, tag or branch of a hub model", None)
+    tokenizer: str | None = key("hub id or folder of another model, for its tokenizer and chat template", None)
+    tokenizer_revision: str | None = key("commit, tag or branch of a tokenizer on the hub", None)
     dtype: str = key("dtype that a GGUF file is expanded to", "bf16", choices=("fp32", "bf16"))
     architecture: Architecture | None = key("shapes, where they can't be read from path/config.json", None)
 
@@ -151,6 +153,11 @@ class Train:
     gradient_checkpointing: bool = key("recompute activations: less memory, about 16 % more time", False)
     checkpoint_every: int = key("optimizer steps between checkpoints; 0 = none", 50, minimum=0)
     seed: int = key("seed of LoRA weights, data order and dropout", 42, minimum=0)
+    attention: str = key(
+        "of optimum; masked: packed examples do not see each other; flash: the faster kernel, and they do",
+        "masked",
+        choices=("masked", "flash"),
+    )
     lora: Lora = section(Lora, "the adapter")
 
 

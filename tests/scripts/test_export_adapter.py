@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import export_adapter
 from common import layout, program, streaming
@@ -342,3 +343,65 @@ def test_a_merge_that_rounds_away_or_overflows(tmp_path: Path, capsys: pytest.Ca
         trained = sharded(tmp_path / f"trained-{factor}", adapter, TINY, CUT)
         assert export(model, trained, tmp_path / f"out-{factor}", "--merge") == 1
         assert message in capsys.readouterr().err
+
+
+def peft_training(folder: Path, adapter: Path, **changes: Any) -> Path:
+    """The output folder of train_optimum.py, with this PEFT folder in it."""
+    shutil.copytree(adapter, folder / "adapter")
+    path = folder / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return folder
+
+
+def test_a_peft_folder_is_exported_and_merged(tmp_path: Path, tiny_model: Path, tiny_adapter: Path) -> None:
+    from peft import PeftModel
+    from transformers import LlamaForCausalLM
+
+    trained = peft_training(tmp_path / "trained", tiny_adapter, use_rslora=True)
+    assert export(tiny_model, trained, tmp_path / "out", "--merge") == 0
+    assert (tmp_path / "out" / "merged" / "tokenizer.json").is_file(), "a server needs it beside the weights"
+    ids = torch.arange(8)[None]
+    with torch.no_grad():
+        merged = LlamaForCausalLM.from_pretrained(tmp_path / "out" / "merged").eval()(ids).logits
+        base = LlamaForCausalLM.from_pretrained(tiny_model).eval()
+        adapted = PeftModel.from_pretrained(base, str(trained / "adapter")).eval()(ids).logits
+        exported = PeftModel.from_pretrained(
+            LlamaForCausalLM.from_pretrained(tiny_model), str(tmp_path / "out" / "adapter")
+        )
+    assert torch.equal(exported.eval()(ids).logits, adapted)
+    torch.testing.assert_close(merged, adapted, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bias": "all"}, "bias 'all' is not supported"),
+        ({"use_dora": True}, "use_dora True is not supported"),
+        ({"alpha_pattern": {"q_proj": 1}}, "alpha_pattern is not supported"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save is not supported"),
+        ({"r": 5}, "rank 5 and the base model need"),
+        ({"target_modules": ["q_proj", "v_proj", "down_proj", "o_proj"]}, "is missing"),
+        ({"target_modules": ["q_proj"]}, "fits no target module"),
+    ],
+)
+def test_a_peft_folder_that_is_no_plain_lora_of_the_model_is_refused(
+    tmp_path: Path, tiny_model: Path, tiny_adapter: Path, capsys: Any, changes: dict[str, Any], message: str
+) -> None:
+    trained = peft_training(tmp_path / "trained", tiny_adapter, **changes)
+    assert export(tiny_model, trained, tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "status", "message"), [(math.nan, 1, "is not finite"), (0.0, 2, "every lora_B is zero")]
+)
+def test_a_peft_folder_of_a_failed_training_is_refused(
+    tmp_path: Path, tiny_model: Path, tiny_adapter: Path, capsys: Any, value: float, status: int, message: str
+) -> None:
+    trained = peft_training(tmp_path / "trained", tiny_adapter)
+    path = trained / "adapter" / "adapter_model.safetensors"
+    tensors = {name: tensor.fill_(value) if "lora_B" in name else tensor for name, tensor in load_file(path).items()}
+    save_file(tensors, path)
+    assert export(tiny_model, trained, tmp_path / "out") == status
+    assert message in capsys.readouterr().err

@@ -110,7 +110,7 @@ def set_config(**values):
         (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer.json"),
         (lambda folder: (folder / "config.json").unlink(), "source/config.json: no such file"),
         (lambda folder: (folder / "model.safetensors").unlink(), "its weights are *.bin"),
-        (set_config(model_type="gpt2"), "model_type is 'gpt2'; the stages know 'llama'"),
+        (set_config(model_type="gpt2"), "model_type is 'gpt2'; trainers know llama, granite, qwen3"),
         (set_config(vocab_size=10), "config.json a vocab_size of 10"),
     ],
 )
@@ -166,3 +166,40 @@ def test_a_folder_needs_neither_torch_nor_transformers(folder, tmp_path):
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
     assert (tmp_path / "out/model.safetensors").is_file()
+
+
+def test_the_tokenizer_of_another_model_takes_the_place_of_the_models_own(folder, tmp_path):
+    other = tmp_path / "instruct"
+    other.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(folder / name, other / name)
+    (other / "chat_template.jinja").write_text("{{ messages }}")
+    (other / "config.json").write_text("{}")
+    (folder / "special_tokens_map.json").write_text("{}")
+    assert fetch("--folder", folder, "--tokenizer", other, "--output", tmp_path / "out") == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert "chat_template.jinja" in names
+    assert "special_tokens_map.json" not in names, "files of two tokenizers are not mixed"
+    assert (tmp_path / "out" / "config.json").read_text() == (folder / "config.json").read_text()
+
+
+def test_a_tokenizer_that_is_larger_than_the_model_is_refused(folder, tmp_path, capsys):
+    other = shutil.copytree(folder, tmp_path / "instruct")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "vocab_size": 10}))
+    assert fetch("--folder", folder, "--tokenizer", other, "--output", tmp_path / "out") == 2
+    assert f"{other}: tokenizer.json has 384 tokens" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--tokenizer-revision", "main"], "--tokenizer-revision belongs to --tokenizer"),
+        (["--gguf", "x.gguf", "--tokenizer", "a/b"], "--tokenizer belongs to --folder or --hub"),
+    ],
+)
+def test_flags_of_a_tokenizer(folder, tmp_path, capsys, words, message):
+    source = [] if "--gguf" in words else ["--folder", folder]
+    assert fetch(*source, *words, "--output", tmp_path / "out") == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,103 @@
+"""Fine-tune with LoRA on Trainium through Hugging Face's optimum-neuron: tensor-parallel and data-parallel.
+
+Takes the model folder as it is (the library cuts it itself, so nothing is converted) and the packed sequences that
+tokenize_dataset.py wrote: the prompt that is learnt is the one that is evaluated and served. Writes OUTPUT/adapter,
+the consolidated adapter as a PEFT folder, and training.json. Started again on an output folder with checkpoints of
+the same training, it continues from the newest.
+
+    torchrun --nproc-per-node 32 scripts/train_optimum.py --model llama/ --data tokens/ --tp-size 8 \\
+        --output trained/ --batch-size 8 --max-steps 250 --learning-rate 1e-5 --rank 8 --alpha 64 --rslora
+
+32 processes of --tp-size 8 are 4 copies of the model that share the data. Needs an environment with
+optimum-neuron[training] 0.4 and the Neuron SDK. Under neuron_parallel_compile it compiles and leaves no adapter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from common import program, training_flags
+from common.files import read_json
+from common.program import BadInput, StageFailed
+
+MODEL_TYPES = ("granite", "llama", "qwen3")  # what optimum-neuron 0.4 trains
+DEFAULT_THETA = 10000.0  # where config.json names none
+LIBRARY = "optimum-neuron[training]==0.4.5"
+FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # each one layer with one lora_A in the library
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check what can be checked without the library, then train. Of several ranks that fail, the first says why."""
+    try:
+        check(args, int(os.environ.get("WORLD_SIZE", "1")))
+        from common.optimum import train
+
+        train(args)
+    except (BadInput, StageFailed) as error:
+        if int(os.environ.get("RANK", "0")) == 0:
+            raise
+        sys.exit(2 if isinstance(error, BadInput) else 1)
+
+
+def check(args: argparse.Namespace, world_size: int) -> None:
+    """Raise BadInput for what the library would refuse, or take and do something else, minutes later."""
+    path = args.model / "config.json"
+    config = read_json(path)
+    if config.get("model_type") not in MODEL_TYPES:
+        known = ", ".join(MODEL_TYPES)
+        raise BadInput(f"{path}: model_type is {config.get('model_type')!r}; optimum-neuron trains {known}")
+    _check_rope(path, config)
+    if world_size % args.tp_size:
+        raise BadInput(
+            f"--tp-size {args.tp_size}: does not divide the {world_size} processes of this run: "
+            f"start it with torchrun --nproc-per-node {args.tp_size} or a multiple"
+        )
+    for key in ("num_attention_heads", "intermediate_size", "vocab_size"):
+        if config.get(key, 0) % args.tp_size:
+            raise BadInput(f"--tp-size {args.tp_size}: does not divide {key} {config[key]} of {path}")
+    _check_targets(args, config.get("num_key_value_heads", args.tp_size))
+    if importlib.util.find_spec("optimum") is None or importlib.util.find_spec("optimum.neuron") is None:
+        raise BadInput(f"this Python has no optimum-neuron: pip install '{LIBRARY}', or name its Python in sdk.python")
+
+
+def _check_rope(path: Path, config: dict[str, Any]) -> None:
+    """transformers 4, which the library needs, does not know rope_parameters: it would train with other positions."""
+    wanted = config.get("rope_parameters") or {}
+    theta, scaled = wanted.get("rope_theta", DEFAULT_THETA), wanted.get("rope_type", "default") != "default"
+    if wanted and (theta != config.get("rope_theta", DEFAULT_THETA) or scaled and not config.get("rope_scaling")):
+        raise BadInput(
+            f"{path}: optimum-neuron 0.4 does not read rope_parameters: add rope_theta {theta}"
+            + (" and rope_scaling, with what else stands there" if scaled else "")
+        )
+
+
+def _check_targets(args: argparse.Namespace, key_value_heads: int) -> None:
+    """Layers that lie in one on the device are targeted together; q, k and v do where K/V heads are copied."""
+    for names in FUSED if key_value_heads % args.tp_size else FUSED[1:]:
+        missing = [name for name in names if name not in args.targets]
+        if missing and len(missing) < len(names):
+            raise BadInput(f"--targets: {', '.join(names)} are one layer here: add {', '.join(missing)}, or take none")
+
+
+def flags() -> argparse.ArgumentParser:
+    """The program's flags."""
+    parser = program.parser(__doc__)
+    parser.add_argument("--model", type=program.existing_folder, required=True, help="a Hugging Face model folder")
+    parser.add_argument("--data", type=program.existing_folder, required=True, help="folder of tokenize_dataset.py")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the adapter, and checkpoints until then")
+    execution = training_flags.add_settings(parser)
+    execution.add_argument("--tp-size", type=program.at_least(1), default=8, help="ranks that share one copy")
+    execution.add_argument(
+        "--attention", choices=("masked", "flash"), default="masked",
+        help="masked: packed examples do not see each other; flash: the kernel, less memory, and they do",
+    )  # fmt: skip
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(program.main(run, flags()))
