@@ -53,8 +53,42 @@ def _check_device(recipe: Recipe) -> None:
             f"hardware={hardware.name}: train=torch_lora trains on hardware=cpu; "
             f"hardware=cpu hardware.layout={hardware.layout} rehearses the same shards"
         )
+    if recipe.train.backend == "nxd" and hardware.device != "neuron":
+        raise RecipeError(
+            f"hardware={hardware.name}: train=nxd_lora trains on Trainium; train=torch_lora rehearses it here "
+            f"on the same shards (hardware.layout={hardware.layout})"
+        )
     if hardware.cores and tp_size > hardware.cores:
         raise RecipeError(f"parallel.tp_size: {tp_size} is more than the {hardware.cores} cores of {hardware.name}")
+    _check_copies(recipe)
+
+
+def _check_copies(recipe: Recipe) -> None:
+    hardware, parallel, train = recipe.hardware, recipe.parallel, recipe.train
+    for name in ("dp_size", "nodes"):
+        if getattr(parallel, name) > 1 and train.backend != "nxd":
+            raise RecipeError(f"parallel.{name}: train=torch_lora trains one copy of the model on one machine; take 1")
+    if hardware.cores and parallel.tp_size * parallel.dp_size > hardware.cores:
+        raise RecipeError(
+            f"parallel.dp_size: {parallel.dp_size} copies of {parallel.tp_size} cores are more than the "
+            f"{hardware.cores} of {hardware.name}"
+        )
+    if parallel.nodes > 1 and recipe.target.kind == "local":
+        raise RecipeError(f"parallel.nodes: target=local is one machine, not {parallel.nodes}")
+    if train.backend == "nxd":
+        _check_nxd(recipe)
+
+
+def _check_nxd(recipe: Recipe) -> None:
+    train, tp_size, seq_len = recipe.train, recipe.parallel.tp_size, recipe.dataset.seq_len
+    if train.gradient_checkpointing and train.nxd.selective_checkpointing:
+        raise RecipeError(
+            "train.gradient_checkpointing: recomputes whole layers; set train.nxd.selective_checkpointing=false"
+        )
+    if train.nxd.sequence_parallel and seq_len % tp_size:
+        raise RecipeError(
+            f"dataset.seq_len: {seq_len} is no multiple of tp_size {tp_size}, as train.nxd.sequence_parallel needs"
+        )
 
 
 def _check_cut(recipe: Recipe, architecture: Architecture) -> None:

@@ -1,0 +1,73 @@
+"""How train_nxd.py is started: what its training and the compilation for it have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from runner.draft import OUTPUT, Artifacts, Word, neutral, options
+from runner.schema import Recipe
+
+ROOT_PORT = 48620  # of the Neuron runtime's collectives
+_FLAGS = ("sequence_parallel", "selective_checkpointing", "zero1")
+
+
+def train_python(recipe: Recipe) -> str | None:
+    """The Python of the training environment; None: that of the other stages."""
+    return recipe.sdk.python
+
+
+def processes(recipe: Recipe) -> int:
+    """Processes on each machine, one a NeuronCore."""
+    return recipe.parallel.tp_size * recipe.parallel.dp_size
+
+
+def compile_cache(recipe: Recipe, artifacts: Artifacts) -> str:
+    """Where compiled programs are kept, for all runs."""
+    return recipe.train.nxd.compile_cache or str(artifacts.place.store / "neuron-cache")
+
+
+def training_flags(recipe: Recipe, artifacts: Artifacts) -> list[str | Word]:
+    """The flags of train_nxd.py."""
+    nxd = dataclasses.asdict(recipe.train.nxd)
+    return [
+        *common_flags(recipe, artifacts),
+        *options(**{name: nxd[name] for name in _FLAGS}),
+        "--model-code", artifacts.path("modelling"),
+        "--output", OUTPUT,
+    ]  # fmt: skip
+
+
+def common_flags(recipe: Recipe, artifacts: Artifacts) -> list[str | Word]:
+    """The flags that all trainers have, but for --output."""
+    train = dataclasses.asdict(recipe.train)
+    settings = {name: train[name] for name in train if name not in ("backend", "lora", "nxd", "checkpoint_every")}
+    return [
+        "--shards", artifacts.path("convert"),
+        "--data", artifacts.path("tokenize"),
+        *options(**settings),
+        *options(**train["lora"]),
+        *neutral("--checkpoint-every", str(recipe.train.checkpoint_every)),
+    ]  # fmt: skip
+
+
+def environment(recipe: Recipe, artifacts: Artifacts) -> dict[str, str | Word]:
+    """What the Neuron runtime and compiler read, as AWS's launch script of this training sets it.
+
+    Not XLA_USE_BF16 and XLA_DOWNCAST_BF16, which end with torch-xla 2.8: --dtype says it to the model itself.
+    """
+    nxd, cores = recipe.train.nxd, str(processes(recipe))
+    several = {"FI_PROVIDER": "efa", "FI_EFA_USE_DEVICE_RDMA": "1"}
+    root = {"NEURON_RT_ROOT_COMM_ID": f"localhost:{ROOT_PORT}"}  # of several nodes train_nxd.py names the first
+    return {
+        "NEURON_CC_FLAGS": Word(nxd.compiler_flags, nxd.compiler_flags),
+        "NEURON_COMPILE_CACHE_URL": compile_cache(recipe, artifacts),
+        "NEURON_FUSE_SOFTMAX": "1",
+        "NEURON_RT_ASYNC_EXEC_MAX_INFLIGHT_REQUESTS": "3",
+        "NEURON_RT_STOCHASTIC_ROUNDING_EN": Word(*[str(int(nxd.stochastic_rounding))] * 2),
+        "NEURON_RT_NUM_CORES": cores,
+        "NUM_NEURONCORES": cores,
+        "TPU_NUM_DEVICES": cores,
+        "TPU_CHIPS_PER_HOST_BOUNDS": cores,
+        "MALLOC_ARENA_MAX": "64",
+        **(several if recipe.parallel.nodes > 1 else root),
+    }
