@@ -11,6 +11,7 @@ from typing import Any
 from runner import identity
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+MASTER_PORT = 44000  # the one that AWS's launch scripts reserve
 OUTPUT = "{output}"  # stands, in a draft, for the folder that the step writes
 
 
@@ -30,16 +31,19 @@ class Word:
 class Draft:
     """What a stage wants done; `runner.plan` makes a Step of it.
 
-    `processes` > 1 starts the program under torchrun. An artifact that is not `cached` is made on every
-    run. A `resumable` program goes on from what an earlier try left in its output folder. `cores` are the
-    NeuronCores that it computes on.
+    `processes` > 1 starts the program under torchrun, that many on each of `nodes` machines. An artifact that is
+    not `cached` is made on every run. A `resumable` program goes on from what an earlier try left in its output
+    folder. A variable of `env` counts for the fingerprint where it is a Word. `python` None: the place's. `cores`
+    are the NeuronCores that it computes on.
     """
 
     title: str
     program: str
     options: Sequence[str | Word]
     processes: int = 1
-    env: Mapping[str, str] = field(default_factory=dict)
+    nodes: int = 1
+    python: str | None = None
+    env: Mapping[str, str | Word] = field(default_factory=dict)
     cached: bool = True
     resumable: bool = False
     cores: int = 0
@@ -91,6 +95,22 @@ class Artifacts:
         there = str(self.place.inputs / digest[:16] / absolute.name)
         self.carried[there] = str(absolute)
         return Word(there, digest)
+
+
+def launcher(python: str, processes: int, nodes: int = 1) -> list[str]:
+    """The words before a program that runs as several processes.
+
+    Which of the nodes this is, and where the first one is, is known where it runs: torch takes --node-rank and
+    --master-addr from the environment variables PET_NODE_RANK and PET_MASTER_ADDR.
+
+    >>> launcher("python", 32, nodes=2)[1:]
+    ['-m', 'torch.distributed.run', '--nnodes=2', '--nproc-per-node=32', '--master-port=44000']
+    """
+    if processes == nodes == 1:
+        return [python]
+    meet = ["--standalone"] if nodes == 1 else [f"--nnodes={nodes}"]
+    port = [] if nodes == 1 else [f"--master-port={MASTER_PORT}"]
+    return [python, "-m", "torch.distributed.run", *meet, f"--nproc-per-node={processes}", *port]
 
 
 def neutral(*words: str) -> list[Word]:

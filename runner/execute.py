@@ -36,6 +36,7 @@ from runner.store import Store
 
 SECRETS = "secrets.json"  # in the run folder: environment variables that no command line or record may show
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_ROOT = "NEURON_RT_ROOT_COMM_ID"  # where the collectives of one run meet: HOST:PORT
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _PATIENCE = 30.0  # seconds between asking a stopped step to end and killing it
 
@@ -158,14 +159,16 @@ def _cores(step: dict[str, Any], run: Path, say: Callable[..., None]) -> Iterato
     on_wait = (lambda holders: say("waiting", holder=f"NeuronCores; held are {holders}")) if wanted["wait"] else None
     try:
         with cores.lease(wanted["count"], wanted["of"], run.name, on_wait) as held:
-            yield _core_environment(held), held.descriptors
+            yield _core_environment(held, step["env"]), held.descriptors
     except cores.NoFreeCores as error:
         raise StepFailed(step["stage"], 2, f"no {wanted['count']} NeuronCores are free: {error}") from None
 
 
-def _core_environment(held: cores.Lease) -> dict[str, str]:
+def _core_environment(held: cores.Lease, planned: dict[str, str]) -> dict[str, str]:
     """Cores of this lease alone, and a port for them to find each other that no other lease uses."""
-    return {"NEURON_RT_VISIBLE_CORES": held.visible, "NEURON_RT_ROOT_COMM_ID": f"127.0.0.1:{48620 + held.first}"}
+    root, _, port = planned.get(_ROOT, "").rpartition(":")
+    ports = {_ROOT: f"{root}:{int(port) + held.first}"} if root else {}
+    return {"NEURON_RT_VISIBLE_CORES": held.visible, **ports}
 
 
 def _link_artifact(run: Path, stage: str, artifact: Path) -> None:
@@ -191,7 +194,7 @@ def _run_command(
     with log.open("ab") as output:
         process = subprocess.Popen(
             step["argv"],
-            env={**os.environ, **environment, **step["env"], **told},
+            env={**os.environ, **step["env"], **environment, **told},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

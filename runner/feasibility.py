@@ -103,6 +103,24 @@ def _training(recipe: Recipe) -> Iterator[str]:
         )
 
 
+def _nxd(recipe: Recipe) -> Iterator[str]:
+    train, tp_size, seq_len = recipe.train, recipe.parallel.tp_size, recipe.dataset.seq_len
+    if train.backend != "nxd":
+        return
+    if train.gradient_checkpointing and train.nxd.selective_checkpointing:
+        yield "train.gradient_checkpointing: recomputes whole layers; set train.nxd.selective_checkpointing=false"
+    if train.nxd.sequence_parallel and seq_len % tp_size:
+        yield f"dataset.seq_len: {seq_len} is no multiple of tp_size {tp_size}, as train.nxd.sequence_parallel needs"
+
+
+def _nodes(recipe: Recipe) -> Iterator[str]:
+    nodes = recipe.parallel.nodes
+    if nodes > 1 and recipe.train.backend != "nxd":
+        yield f"parallel.nodes: train={recipe.train.backend} trains on one machine; say parallel.nodes=1"
+    if nodes > 1 and recipe.target.kind in ("local", "ssh"):
+        yield f"parallel.nodes: target={recipe.target.kind} is one machine, not {nodes}"
+
+
 def _cut(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
     tp_size, multiplier = recipe.parallel.tp_size, kv_size_multiplier(recipe, architecture)
     heads = architecture.num_key_value_heads * multiplier
@@ -224,5 +242,5 @@ def _value(recipe: Recipe, key: str) -> Any:
     return getattr(getattr(recipe, section), leaf)
 
 
-_RULES: tuple[Callable[[Recipe], Iterator[str]], ...] = (backends.problems, _cores, _training)
+_RULES: tuple[Callable[[Recipe], Iterator[str]], ...] = (backends.problems, _cores, _nodes, _training, _nxd)
 _MODEL_RULES: tuple[Callable[[Recipe, Architecture], Iterator[str]], ...] = (_cut, _length, _rank, _memory)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner import columns, feasibility, identity
-from runner.draft import OUTPUT, SCRIPTS, Artifacts, Draft, Place, Word
+from runner.draft import OUTPUT, SCRIPTS, Artifacts, Draft, Place, Word, launcher
 from runner.schema import Recipe
 from runner.stages import STAGES
 
@@ -24,6 +24,7 @@ class Step:
     env: Mapping[str, str]
     cached: bool
     resumable: bool
+    nodes: int = 1
     cores: Mapping[str, Any] | None = None  # how many, of how many, and whether to wait for them
 
 
@@ -60,12 +61,16 @@ def build(recipe: Recipe, place: Place) -> Plan:
 def _step(stage: str, draft: Draft, place: Place, recipe: Recipe) -> Step:
     program = place.code / "scripts" / draft.program
     words = [word if isinstance(word, Word) else Word(word, word) for word in draft.options]
-    identities = (word.identity for word in words if word.identity)
+    env = {name: value if isinstance(value, Word) else Word(value, "") for name, value in draft.env.items()}
+    identities = (word.identity for word in (*words, *env.values()) if word.identity)
     source = identity.of_program(SCRIPTS / draft.program)
-    key = f"{stage}-{identity.of_text(stage, source, str(draft.processes), *identities)[:16]}"
+    processes = str(draft.processes) if draft.nodes == 1 else f"{draft.processes} on {draft.nodes}"
+    key = f"{stage}-{identity.of_text(stage, source, processes, *identities)[:16]}"
     output = str(place.store / "partial" / key)
-    argv = (*_launcher(place, draft.processes), str(program), *(word.text.replace(OUTPUT, output) for word in words))
-    return Step(stage, draft.title, key, argv, draft.env, draft.cached, draft.resumable, _cores(draft, recipe))
+    start = launcher(draft.python or place.python, draft.processes, draft.nodes)
+    argv = (*start, str(program), *(word.text.replace(OUTPUT, output) for word in words))
+    texts = {name: word.text for name, word in env.items()}
+    return Step(stage, draft.title, key, argv, texts, draft.cached, draft.resumable, draft.nodes, _cores(draft, recipe))
 
 
 def _cores(draft: Draft, recipe: Recipe) -> dict[str, Any] | None:
@@ -73,9 +78,3 @@ def _cores(draft: Draft, recipe: Recipe) -> dict[str, Any] | None:
     if not (total and draft.cores):
         return None
     return {"count": draft.cores, "of": total, "wait": recipe.target.busy == "wait"}
-
-
-def _launcher(place: Place, processes: int) -> list[str]:
-    if processes == 1:
-        return [place.python]
-    return [place.python, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]

@@ -95,8 +95,9 @@ class Model:
 @dataclass
 class Parallel:
     tp_size: int = key("tensor-parallel size: the model is cut over this many ranks", 1, minimum=1, maximum=1024)
-    dp_size: int = key("data-parallel size: copies of the model that share the micro-steps", 1, minimum=1)
     kv_size_multiplier: int | None = key("copies of each K/V head; default: as few as tp_size needs", None, minimum=1)
+    dp_size: int = key("copies of the model on one machine, which share a step's batch", 1, minimum=1, maximum=1024)
+    nodes: int = key("machines that train together, each with dp_size copies", 1, minimum=1, maximum=1024)
 
 
 @dataclass
@@ -138,6 +139,21 @@ class Lora:
 
 
 @dataclass
+class Nxd:
+    release: str = key(
+        "Neuron SDK whose modelling code is trained", "2.29", choices=("2.26", "2.27", "2.28", "2.29")
+    )
+    source: str | None = key("a checkout of neuronx-distributed with that code; default: download it", None)
+    compile: bool = key("compile ahead, in parallel; else training compiles as it goes", True)
+    compile_cache: str | None = key("folder or s3:// address of compiled programs; default: beside the store", None)
+    compiler_flags: str = key("flags of neuronx-cc", "--model-type=transformer -O1 --auto-cast=none")
+    sequence_parallel: bool = key("cut activations between the layers over the ranks", True)
+    selective_checkpointing: bool = key("recompute attention and activation alone: less memory, little time", True)
+    zero1: bool = key("cut the optimizer's state over the copies of the model", False)
+    stochastic_rounding: bool = key("round to bfloat16 up or down by chance; LoRA weights are fp32 without it", False)
+
+
+@dataclass
 class Train:
     backend: str = key("the trainer", "torch", choices=BACKENDS)
     epochs: int = key("passes over the data", 1, minimum=1)
@@ -159,6 +175,7 @@ class Train:
         choices=("masked", "flash"),
     )
     lora: Lora = section(Lora, "the adapter")
+    nxd: Nxd = section(Nxd, "what only the trainer nxd has")
 
 
 @dataclass

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 from runner.draft import Artifacts, Draft
 from runner.schema import Recipe
-from runner.stages import convert, evaluate, export, fetch, serve, tokenize, train
+from runner.stages import compile, convert, evaluate, export, fetch, modelling, serve, tokenize, train
 
 STAGES: dict[str, Callable[[Recipe, Artifacts], Draft | None]] = {
+    "modelling": modelling.draft,
     "fetch": fetch.draft,
     "tokenize": tokenize.draft,
     "convert": convert.draft,
+    "compile": compile.draft,
     "train": train.draft,
     "export": export.draft,
     "evaluate": evaluate.draft,

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 from runner.draft import Artifacts, Draft
 from runner.schema import Recipe
-from runner.stages import train_optimum, train_torch
+from runner.stages import train_nxd, train_optimum, train_torch
 
 BACKENDS: dict[str, Callable[[Recipe, Artifacts], Draft]] = {
     "torch": train_torch.draft,
+    "nxd": train_nxd.draft,
     "optimum": train_optimum.draft,
 }
 

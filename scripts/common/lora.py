@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +85,18 @@ class ModuleLora:
             found[f"lora_B.{parameter}"] = torch.cat([self._part(other) for other in shared])
         return found
 
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """The inverse of `tensors`. Rows that are not this rank's stay as they are."""
+        self.lora_a.data.copy_(tensors["lora_A.weight"])
+        for parameter in dict.fromkeys(PROJECTIONS[name].parameter for name in self.parts):
+            sharing = [name for name in self.widths if PROJECTIONS[name].parameter == parameter]
+            rows = tensors[f"lora_B.{parameter}"].split([self.widths[name] for name in sharing])
+            for name, own in zip(sharing, rows, strict=True):
+                if name in _KEY_VALUE and name in self.parts:
+                    self.parts[name].data.index_copy_(0, self.key_value_rows, own)
+                elif name in self.parts:
+                    self.parts[name].data.copy_(own)
+
     def _part(self, name: str) -> torch.Tensor:
         if name not in self.parts:
             return self.lora_a.new_zeros(self.widths[name], len(self.lora_a))
@@ -138,18 +151,31 @@ class Adapter:
                 return f"layer {layer} {module} {name} of the adapter is all zero: nothing was learned there"
         return None
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's file of `folder`/lora_adapter as NxD does with merge_sharded_lora=False."""
-        tensors = {
-            f"model.layers.{layer}.{module}.{name}": tensor.detach().clone()
-            for layer in range(self._shape.num_hidden_layers)
-            for module in MODULES
-            if (lora := self.module(layer, module))
+    def modules(self) -> dict[str, ModuleLora]:
+        """The adapter of every targeted layer, by NxD's name of the layer."""
+        places = ((layer, module) for layer in range(self._shape.num_hidden_layers) for module in MODULES)
+        found = {f"model.layers.{layer}.{module}": self.module(layer, module) for layer, module in places}
+        return {name: lora for name, lora in found.items() if lora}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Copies of this rank's tensors under NxD's names."""
+        return {
+            f"{module}.{name}": tensor.detach().clone()
+            for module, lora in self.modules().items()
             for name, tensor in lora.tensors().items()
         }
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """The inverse of `tensors`."""
+        for module, lora in self.modules().items():
+            own = {name: tensors[f"{module}.{name}"] for name in lora.tensors()}
+            lora.load(own)
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's file of `folder`/lora_adapter as NxD does with merge_sharded_lora=False."""
         target = folder / "lora_adapter" / "lora" / "model"
         target.mkdir(parents=True, exist_ok=True)
-        torch.save(tensors, target / shard_name(self._rank))
+        torch.save(self.tensors(), target / shard_name(self._rank))
 
     def save_config(self, folder: Path) -> None:
         """Write what `folder`/lora_adapter holds once, not a rank: the configuration and NxD's two markers."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,10 +18,14 @@ import torch.distributed as dist
 
 @dataclass(frozen=True)
 class Ranks:
-    """The ranks that share one model. Alone (size 1) there is no process group and a collective does nothing."""
+    """The ranks that share one model. Alone (size 1) there is no process group and a collective does nothing.
+
+    `group` is where they meet; None: torch's default group.
+    """
 
     rank: int = 0
     size: int = 1
+    group: Any = None
 
     @classmethod
     def from_environment(cls) -> Ranks:
@@ -35,24 +40,24 @@ class Ranks:
     def leave(self) -> None:
         """Part from the other ranks, after all of them have come this far."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(self.group)
             dist.destroy_process_group()
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(self.group)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """`tensor` summed over the ranks, in place."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def max(self, tensor: torch.Tensor) -> torch.Tensor:
         """The elementwise maximum of `tensor` over the ranks, in place."""
         if self.size > 1:
-            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+            dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.group)
         return tensor
 
     def first_message(self, message: str | None) -> str | None:
@@ -60,7 +65,7 @@ class Ranks:
         if self.size == 1:
             return message
         messages: list[str | None] = [None] * self.size
-        dist.all_gather_object(messages, message)
+        dist.all_gather_object(messages, message, group=self.group)
         return next((text for text in messages if text is not None), None)
 
     def scatter(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import train_torch
-from common import program
+from common import program, training_flags
 from common.lora import TARGETS
 from tests.scripts.training_files import (
     PROGRAM,
@@ -238,4 +238,4 @@ def test_adapter_that_learned_nothing_is_refused(files, tmp_path, capsys):
 
 
 def test_targets_of_the_flag_are_those_of_the_adapter():
-    assert tuple(train_torch.TARGETS) == TARGETS
+    assert tuple(training_flags.TARGETS) == TARGETS

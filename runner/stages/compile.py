@@ -1,0 +1,23 @@
+"""The programs of the NxD training, compiled ahead into a cache that stays."""
+
+from __future__ import annotations
+
+from runner.draft import OUTPUT, Artifacts, Draft, Word, launcher, neutral
+from runner.schema import Recipe
+from runner.stages import nxd
+
+
+def draft(recipe: Recipe, artifacts: Artifacts) -> Draft | None:
+    if recipe.train.backend != "nxd" or not recipe.train.nxd.compile:
+        return None
+    python, program = artifacts.program("train_nxd.py")
+    start = launcher(python.text, nxd.processes(recipe), recipe.parallel.nodes)
+    words: list[str | Word] = [
+        *neutral("--cache", nxd.compile_cache(recipe, artifacts)),
+        "--output", OUTPUT,
+        "--", *neutral(*start), program, *nxd.training_flags(recipe, artifacts),
+    ]  # fmt: skip
+    return Draft(
+        "compile the training's programs", "compile_nxd.py", words,
+        nodes=recipe.parallel.nodes, env=nxd.environment(recipe, artifacts), cores=nxd.processes(recipe),
+    )  # fmt: skip

@@ -1,0 +1,57 @@
+"""How train_nxd.py is started: what its training and the compilation for it have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from runner.draft import Artifacts, Word, options
+from runner.schema import Recipe
+from runner.stages import train_settings
+
+ROOT_PORT = 48620  # of the Neuron runtime's collectives
+_FLAGS = ("sequence_parallel", "selective_checkpointing", "zero1")
+
+
+def processes(recipe: Recipe) -> int:
+    """Processes on each machine, one a NeuronCore."""
+    return recipe.parallel.tp_size * recipe.parallel.dp_size
+
+
+def compile_cache(recipe: Recipe, artifacts: Artifacts) -> str:
+    """Where compiled programs are kept, for all runs."""
+    return recipe.train.nxd.compile_cache or str(artifacts.place.store / "neuron-cache")
+
+
+def training_flags(recipe: Recipe, artifacts: Artifacts) -> list[str | Word]:
+    """The flags of train_nxd.py."""
+    nxd = dataclasses.asdict(recipe.train.nxd)
+    return [
+        "--shards", artifacts.path("convert"),
+        "--data", artifacts.path("tokenize"),
+        *options(**{name: nxd[name] for name in _FLAGS}),
+        "--model-code", artifacts.path("modelling"),
+        *train_settings.words(recipe.train),
+    ]  # fmt: skip
+
+
+def environment(recipe: Recipe, artifacts: Artifacts) -> dict[str, str | Word]:
+    """What the Neuron runtime and compiler read, as AWS's launch script of this training sets it.
+
+    Not XLA_USE_BF16 and XLA_DOWNCAST_BF16, which end with torch-xla 2.8: --dtype says it to the model itself.
+    """
+    nxd, cores = recipe.train.nxd, str(processes(recipe))
+    several = {"FI_PROVIDER": "efa", "FI_EFA_USE_DEVICE_RDMA": "1"}
+    root = {"NEURON_RT_ROOT_COMM_ID": f"localhost:{ROOT_PORT}"}  # of several nodes train_nxd.py names the first
+    return {
+        "NEURON_CC_FLAGS": Word(nxd.compiler_flags, nxd.compiler_flags),
+        "NEURON_COMPILE_CACHE_URL": compile_cache(recipe, artifacts),
+        "NEURON_FUSE_SOFTMAX": "1",
+        "NEURON_RT_ASYNC_EXEC_MAX_INFLIGHT_REQUESTS": "3",
+        "NEURON_RT_STOCHASTIC_ROUNDING_EN": Word(*[str(int(nxd.stochastic_rounding))] * 2),
+        "NEURON_RT_NUM_CORES": cores,
+        "NUM_NEURONCORES": cores,
+        "TPU_NUM_DEVICES": cores,
+        "TPU_CHIPS_PER_HOST_BOUNDS": cores,
+        "MALLOC_ARENA_MAX": "64",
+        **(several if recipe.parallel.nodes > 1 else root),
+    }

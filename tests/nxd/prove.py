@@ -1,0 +1,172 @@
+"""Trains with train_nxd.py and the real neuronx_distributed on CPU ranks, and compares with train_torch.py.
+
+    python tests/nxd/prove.py NEURONX_DISTRIBUTED [--record tests/data/nxd_lora]
+
+NEURONX_DISTRIBUTED is a checkout of the public repository. For every case both train from the same random model,
+tokens and seed, dropout 0; the losses and the adapters that export_adapter.py makes of them must agree to 1e-3.
+--record keeps what NxD gave, for tests/scripts/test_nxd_reference.py. `make test-nxd` makes the environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+HERE = Path(__file__).resolve().parent
+SCRIPTS = HERE.parent.parent / "scripts"
+sys.path[:0] = [str(HERE.parent.parent), str(SCRIPTS)]
+
+from tests.nxd.reference import FLAGS, make_inputs  # noqa: E402
+
+TOLERANCE = 1e-3
+LOSS = re.compile(r"\] loss=(\S+) .*grad_norm=(\S+)")
+
+
+class Case(NamedTuple):
+    """One training: what shards, on how many ranks, and flags of train_nxd.py; `both` flags go to both trainers."""
+
+    name: str
+    tp_size: int
+    copies_of_heads: int
+    layout: str
+    ranks: int
+    flags: tuple[str, ...] = ()
+    both: tuple[str, ...] = ()
+
+
+CASES = [
+    Case("plain", 2, 1, "trn2", 2),
+    Case("sequence parallel", 2, 1, "trn1", 2, ("--sequence-parallel",)),
+    Case("copied heads trn2", 4, 2, "trn2", 4),
+    Case("copied heads trn2, sequence parallel", 4, 2, "trn2", 4, ("--sequence-parallel", "--selective-checkpointing")),
+    Case("copied heads trn1", 4, 2, "trn1", 4, ("--gradient-checkpointing",)),
+    Case("copied heads trn1, sequence parallel", 4, 2, "trn1", 4, ("--sequence-parallel",)),
+    Case("two copies of the model, ZeRO-1", 2, 1, "trn2", 4, ("--accumulate", "1", "--zero1")),
+    Case("some targets", 4, 2, "trn2", 4, ("--sequence-parallel",),
+         ("--targets", "q_proj", "v_proj", "up_proj", "--rslora", "--weight-decay", "0.1", "--schedule", "cosine")),
+    Case("other targets", 2, 1, "trn1", 2, ("--sequence-parallel",),
+         ("--targets", "k_proj", "o_proj", "gate_proj", "down_proj")),
+]  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="a checkout of neuronx-distributed")
+    parser.add_argument("--record", type=Path, help="keep the losses and adapters of NxD in this folder")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        make_inputs(work)
+        results = [compare(case, work, args.source.resolve(), args.record) for case in CASES]
+        interrupted = resumes(work, args.source.resolve())
+    return 0 if all(results) and interrupted else 1
+
+
+def compare(case: Case, work: Path, source: Path, record: Path | None) -> bool:
+    """Train both ways; whether they agree."""
+    shards = work / f"tp{case.tp_size}_{case.layout}"
+    ours, theirs = work / case.name / "torch", work / case.name / "nxd"
+    said = [torch_training(work, ours, *case.both), nxd_training(case, shards, work, source, theirs)]
+    losses, norms = (np.array([[float(line[part]) for line in LOSS.findall(text)] for text in said]) for part in (0, 1))
+    adapters = [export(work, output) for output in (ours, theirs)]
+    assert adapters[0].keys() == adapters[1].keys()
+    apart = max(float(np.abs(adapters[0][name] - adapters[1][name]).max()) for name in adapters[0])
+    farthest = max(float(np.abs(pair[0] - pair[1]).max()) for pair in (losses, norms))
+    print(f"{case.name:40} losses and norms apart by {farthest:.1e}, adapters by {apart:.1e}", flush=True)
+    if record:
+        keep(record, case, losses[1].tolist(), adapters[1])
+    return max(apart, farthest) < TOLERANCE
+
+
+def resumes(work: Path, source: Path) -> bool:
+    """Whether a training killed after a checkpoint ends at the very adapter that it would have reached."""
+    case, flags = CASES[6], ("--checkpoint-every", "2", "--epochs", "4")
+    shards, output = work / "tp2_trn2", work / "resumed"
+    nxd_training(case._replace(flags=(*case.flags, *flags)), shards, work, source, work / "whole")
+    nxd_training(case._replace(flags=(*case.flags, *flags)), shards, work, source, output, kill_at="[5]")
+    said = nxd_training(case._replace(flags=(*case.flags, *flags)), shards, work, source, output)
+    whole, resumed = export(work, work / "whole"), export(work, output)
+    same = all(np.array_equal(whole[name], resumed[name]) for name in whole)
+    print(f"{'killed and started again':40} {'the same bits' if same else 'DIFFERENT'}", flush=True)
+    return same and "continuing from step 4" in said
+
+
+def torch_training(work: Path, output: Path, *flags: str) -> str:
+    return run([SCRIPTS / "train_torch.py", "--shards", work / "tp1", *common_flags(work, output), *flags])
+
+
+def nxd_training(case: Case, shards: Path, work: Path, source: Path, output: Path, kill_at: str = "") -> str:
+    """Train as torchrun would start it; returns what rank 0 said. `kill_at`: kill all once it says that."""
+    code = ["--model-code", source / "examples/training/llama"]
+    flags = ["--shards", shards, *common_flags(work, output), *code, *case.both, *case.flags]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ, "PYTHONPATH": str(source / "src"), "NXD_CPU_MODE": "1", "NXD_STUB_PLATFORM": case.layout,
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(case.ranks),
+        "LOCAL_WORLD_SIZE": str(case.ranks), "OMP_NUM_THREADS": "1", "NXD_LOG_LEVEL": "error",
+    }  # fmt: skip
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, HERE / "on_cpu.py", SCRIPTS / "train_nxd.py", *map(str, flags)],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}, text=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT if rank else subprocess.PIPE,
+        )
+        for rank in range(case.ranks)
+    ]  # fmt: skip
+    try:
+        assert ranks[0].stderr
+        said = ""
+        for line in ranks[0].stderr:
+            said += line
+            if kill_at and line.startswith(kill_at):
+                return said
+        if any([rank.wait() for rank in ranks]):
+            raise SystemExit(f"{case.name}: train_nxd.py failed:\n{said}")
+        return said
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+
+
+def common_flags(work: Path, output: Path) -> list[str]:
+    return ["--data", str(work / "tokens"), "--output", str(output), *FLAGS]
+
+
+def export(work: Path, output: Path) -> dict[str, np.ndarray]:
+    """The tensors of the PEFT file that export_adapter.py makes."""
+    target = output / "exported"
+    run([SCRIPTS / "export_adapter.py", "--model", work / "model", "--adapter", output, "--output", target])
+    return load_file(target / "adapter" / "adapter_model.safetensors")
+
+
+def keep(record: Path, case: Case, losses: list[float], adapter: dict[str, np.ndarray]) -> None:
+    name = re.sub(r"\W+", "_", case.name)
+    record.mkdir(parents=True, exist_ok=True)
+    content = {"case": case.name, "flags": [*FLAGS, *case.both], "losses": losses}
+    (record / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+    save_file(adapter, record / f"{name}.safetensors")
+
+
+def run(command: list[str | Path]) -> str:
+    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{command[0]}: {done.stderr}")
+    return done.stderr
+
+
+if __name__ == "__main__":
+    sys.exit(main())
