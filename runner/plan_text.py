@@ -88,6 +88,8 @@ def steps_line(recipe: Recipe, statistics: Path) -> str:
     if not statistics.is_file():
         return "training steps: known when the rows are tokenized (packing decides)"
     sequences = json.loads(statistics.read_text())["train"]["sequences"]
-    per_epoch = -(-sequences // (train.batch_size * train.accumulate))
-    return (f"training steps {per_epoch * train.epochs}: {sequences} sequences / "
-            f"({train.batch_size} batch x {train.accumulate} accumulated) x {train.epochs} epoch(s)")  # fmt: skip
+    copies = recipe.parallel.dp_size * recipe.parallel.nodes
+    per_epoch = -(-sequences // (train.batch_size * train.accumulate * copies))
+    batch = f"{train.batch_size} batch x {train.accumulate} accumulated" + (f" x {copies} copies" if copies > 1 else "")
+    steps = per_epoch * train.epochs
+    return f"training steps {steps}: {sequences} sequences / ({batch}) x {train.epochs} epoch(s)"
