@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 .DEFAULT_GOAL := help
-.PHONY: help setup smollm2 run plan sweep serve runs show compare report rerun completion test lint test-integration test-optimum bench clean
+.PHONY: help setup smollm2 run plan sweep serve runs show compare report rerun completion test lint test-integration test-optimum test-nxd bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -80,6 +80,17 @@ test-optimum: $(VENV)/.dev ## check every argument of train=optimum_lora against
 	$(BIN)/python -m pip download --quiet --no-deps --dest $(VENV)/optimum-wheels $(OPTIMUM)
 	$(BIN)/python tests/optimum/record.py $(VENV)/optimum-wheels --check
 	$(BIN)/python -m pytest tests/scripts/test_train_optimum.py tests/runner/test_train_optimum.py $(ARGS)
+
+# The releases that NxD's modelling code and package need; what the AMI has in one environment of its own.
+.venv-nxd/.done:
+	test -x .venv-nxd/bin/python || $(PYTHON) -m venv .venv-nxd
+	.venv-nxd/bin/python -m pip install --quiet "$(TORCH)+cpu" || .venv-nxd/bin/python -m pip install --quiet "$(TORCH)"
+	.venv-nxd/bin/python -m pip install --quiet transformers==4.48.0 "numpy<3" safetensors packaging boto3 tenacity
+	touch $@
+
+test-nxd: .venv-nxd/.done ## train with the real neuronx_distributed on a CPU: NXD_SRC=a checkout of it
+	@test -d "$(NXD_SRC)/src/neuronx_distributed" || { echo "NXD_SRC: not a checkout of neuronx-distributed"; exit 2; }
+	.venv-nxd/bin/python tests/nxd/prove.py $(NXD_SRC) $(ARGS)
 
 lint: $(VENV)/.dev ## check style and types
 	$(BIN)/ruff check .

@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from runner import feasibility
+from runner.feasibility import gib
+from runner.memory import Estimate
 from runner.plan import Plan, Step
 from runner.schema import Recipe
 from runner.store import Store
@@ -94,6 +96,19 @@ def _derived(recipe: Recipe, plan: Plan, store: Store) -> Iterator[tuple[str, st
             f"{shapes.intermediate_size // tp_size} of the MLP, {shapes.vocab_size // tp_size} tokens",
         )
     yield "training steps", steps_line(recipe, _statistics(plan, store))
+    if architecture:
+        yield from _needs(recipe, feasibility.estimate(recipe, architecture))
+    if recipe.hardware.price_per_hour:
+        price = recipe.hardware
+        yield "price", f"${price.price_per_hour:g} an hour, on demand in {price.price_region}, {price.price_date}"
+
+
+def _needs(recipe: Recipe, needs: Estimate) -> Iterator[tuple[str, str]]:
+    limit = recipe.hardware.core_memory_gb
+    core = f"one core {gib(needs.core)}{f' of {limit:g} GiB' if limit else ''}"
+    parts = f"weights {gib(needs.weights)}, LoRA and optimizer {gib(needs.adapter)}"
+    yield "memory", f"{core} ({parts}, activations {gib(needs.activations)}); host {gib(needs.host[needs.hungriest])}"
+    yield "disk", gib(sum(needs.disk.values()))
 
 
 def _statistics(plan: Plan, store: Store) -> Path:
@@ -109,6 +124,8 @@ def steps_line(recipe: Recipe, statistics: Path) -> str:
     if not statistics.is_file():
         return "known when the rows are tokenized (packing decides)"
     sequences = json.loads(statistics.read_text())["train"]["sequences"]
-    per_epoch = -(-sequences // (train.batch_size * train.accumulate))
-    return (f"{per_epoch * train.epochs}: {sequences} sequences / "
-            f"({train.batch_size} batch x {train.accumulate} accumulated) x {train.epochs} epoch(s)")  # fmt: skip
+    copies = recipe.parallel.dp_size * recipe.parallel.nodes
+    per_epoch = -(-sequences // (train.batch_size * train.accumulate * copies))
+    batch = f"{train.batch_size} batch x {train.accumulate} accumulated" + (f" x {copies} copies" if copies > 1 else "")
+    steps = per_epoch * train.epochs
+    return f"{steps}: {sequences} sequences / ({batch}) x {train.epochs} epoch(s)"

@@ -32,6 +32,7 @@ from common.files import read_json
 from common.layout import PROJECTIONS, ShardLayout
 from common.lora import Adapter
 from common.program import BadInput
+from common.torch_zip import TorchZipFile
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _HIDDEN = -10000.0  # a score that softmax makes 0, also in bfloat16
@@ -102,8 +103,16 @@ def configure(args: argparse.Namespace, modelling: ModuleType) -> dict[str, Any]
     )
 
 
+def checked_shard(shards: Path, tp_rank: int) -> Path:
+    """The file of a rank; BadInput unless it has just the tensors that the shards' config.json asks for."""
+    path = shards / "model" / layouts.shard_name(tp_rank)
+    expected = layouts.shard_shapes(layouts.read_shape(shards), layouts.read_layout(shards))
+    layouts.check_tensors(path, TorchZipFile(path).specs, expected)
+    return path
+
+
 def build(
-    args: argparse.Namespace, modelling: ModuleType, config: dict[str, Any], tp_rank: int, segments: Segments
+    args: argparse.Namespace, modelling: ModuleType, config: dict[str, Any], shard: Path, segments: Segments
 ) -> Any:
     """NxD's model on the device, the shard's weights in it and LoRA around its targets.
 
@@ -111,7 +120,7 @@ def build(
     """
     import neuronx_distributed as nxd
 
-    make = partial(_base_model, modelling, args, tp_rank, segments)
+    make = partial(_base_model, modelling, args, shard, segments)
     return nxd.initialize_parallel_model(config, make, include_buffers=True)
 
 
@@ -158,15 +167,13 @@ def _recomputes(args: argparse.Namespace) -> bool:
     return args.selective_checkpointing or args.gradient_checkpointing
 
 
-def _base_model(modelling: ModuleType, args: argparse.Namespace, tp_rank: int, segments: Segments) -> torch.nn.Module:
+def _base_model(modelling: ModuleType, args: argparse.Namespace, shard: Path, segments: Segments) -> torch.nn.Module:
     """The frozen model on the CPU with this rank's shard in it."""
     model = modelling.LlamaForCausalLM(_config(args))
-    path = args.shards / "model" / layouts.shard_name(tp_rank)
     try:
-        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        model.load_state_dict(state, strict=True)
-    except (RuntimeError, OSError, ValueError) as error:
-        raise BadInput(f"{path}: {' '.join(str(error).split())}; is it of this model and version?") from None
+        model.load_state_dict(torch.load(shard, map_location="cpu", mmap=True, weights_only=True), strict=True)
+    except RuntimeError as error:
+        raise BadInput(f"--model-code: does not fit {shard}: {' '.join(str(error).split())}") from None
     for layer in model.model.layers:
         layer.self_attn.core_attn = _attention(modelling.CoreAttention, segments)
     if args.gradient_checkpointing:

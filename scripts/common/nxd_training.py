@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -61,7 +62,9 @@ class NxdTraining(Training):
         copies, copy = parallel_state.get_data_parallel_size(), parallel_state.get_data_parallel_rank()
         super().__init__(args, ranks, tp_rank, copies, copy)
         self.device, self.segments = get_device(), nxd_model.Segments()
-        self.model = nxd_model.build(args, modelling, config, tp_rank, self.segments)
+        # Found by all ranks together: while NxD builds the model they wait for each other.
+        shard = together(ranks, partial(nxd_model.checked_shard, args.shards, tp_rank))
+        self.model = nxd_model.build(args, modelling, config, shard, self.segments)
         self.trained = nxd_model.trained(self.model, self.adapter, self.layout, args.sequence_parallel)
         self.write_adapter()  # before the optimizer: with ZeRO-1 it takes its slices of them now
         parameters = [one.parameter for one in self.trained]
@@ -166,7 +169,7 @@ class NxdTraining(Training):
         return norm
 
     def _seed_dropout(self, step: int, index: int) -> None:
-        """The ranks of a model draw the same masks, as an input they share needs; a step run again draws its own again."""
+        """The ranks of a model draw the same masks, as an input they share needs; so does a step run again."""
         if self.args.dropout > 0:
             place = (self.args.seed, step, index, self.copy)
             seed = int(np.random.SeedSequence(place).generate_state(1)[0])

@@ -13,14 +13,17 @@ import argparse
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from safetensors.numpy import load_file, save_file
 
 HERE = Path(__file__).resolve().parent
@@ -69,8 +72,8 @@ def main() -> int:
         work = Path(folder)
         make_inputs(work)
         results = [compare(case, work, args.source.resolve(), args.record) for case in CASES]
-        interrupted = resumes(work, args.source.resolve())
-    return 0 if all(results) and interrupted else 1
+        results += [check(work, args.source.resolve()) for check in (resumes, traces, refuses_other_shards, diverges)]
+    return 0 if all(results) else 1
 
 
 def compare(case: Case, work: Path, source: Path, record: Path | None) -> bool:
@@ -91,23 +94,68 @@ def compare(case: Case, work: Path, source: Path, record: Path | None) -> bool:
 
 def resumes(work: Path, source: Path) -> bool:
     """Whether a training killed after a checkpoint ends at the very adapter that it would have reached."""
-    case, flags = CASES[6], ("--checkpoint-every", "2", "--epochs", "4")
+    case, more = CASES[6], ("--checkpoint-every", "2", "--epochs", "4")
+    case = case._replace(flags=(*case.flags, *more))
     shards, output = work / "tp2_trn2", work / "resumed"
-    nxd_training(case._replace(flags=(*case.flags, *flags)), shards, work, source, work / "whole")
-    nxd_training(case._replace(flags=(*case.flags, *flags)), shards, work, source, output, kill_at="[5]")
-    said = nxd_training(case._replace(flags=(*case.flags, *flags)), shards, work, source, output)
+    nxd_training(case, shards, work, source, work / "whole")
+    nxd_training(case, shards, work, source, output, kill_at="[5]")
+    said = nxd_training(case, shards, work, source, output)
     whole, resumed = export(work, work / "whole"), export(work, output)
     same = all(np.array_equal(whole[name], resumed[name]) for name in whole)
-    print(f"{'killed and started again':40} {'the same bits' if same else 'DIFFERENT'}", flush=True)
-    return same and "continuing from step 4" in said
+    return told("killed and started again", same and "continuing from step 4" in said, "the same bits")
+
+
+def traces(work: Path, source: Path) -> bool:
+    """Whether a run for neuron_parallel_compile ends well and leaves nothing behind."""
+    output = work / "traced"
+    nxd_training(CASES[0], work / "tp2_trn2", work, source, output, extra={"NEURON_EXTRACT_GRAPHS_ONLY": "1"})
+    return told("compiled ahead", not output.exists(), "nothing left behind")
+
+
+def refuses_other_shards(work: Path, source: Path) -> bool:
+    """Whether a shard that lacks one name that the model has, and has one that it lacks, ends the training."""
+    shards = work / "renamed"
+    shutil.copytree(work / "tp2_trn2", shards)
+    path = shards / "model" / "dp_rank_00_tp_rank_01_pp_rank_00.pt"
+    state = torch.load(path)
+    state["model.norm.scale"] = state.pop("model.norm.weight")
+    torch.save(state, path)
+    status, said = nxd_status(CASES[0], shards, work, source, work / "of_renamed")
+    return told("a shard with another name", status == 2 and "model.norm.weight is missing" in said, "refused")
+
+
+def diverges(work: Path, source: Path) -> bool:
+    """Whether a training that diverges fails, and writes no adapter."""
+    case = CASES[0]._replace(flags=("--learning-rate", "1e30"))
+    status, said = nxd_status(case, work / "tp2_trn2", work, source, work / "diverged")
+    failed = status == 1 and "the loss is " in said and not (work / "diverged" / "lora_adapter").exists()
+    return told("a training that diverges", failed, "failed, without an adapter")
+
+
+def told(what: str, good: bool, how: str) -> bool:
+    print(f"{what:40} {how if good else 'WRONG'}", flush=True)
+    return good
 
 
 def torch_training(work: Path, output: Path, *flags: str) -> str:
     return run([SCRIPTS / "train_torch.py", "--shards", work / "tp1", *common_flags(work, output), *flags])
 
 
-def nxd_training(case: Case, shards: Path, work: Path, source: Path, output: Path, kill_at: str = "") -> str:
-    """Train as torchrun would start it; returns what rank 0 said. `kill_at`: kill all once it says that."""
+def nxd_training(case: Case, shards: Path, work: Path, source: Path, output: Path, **more) -> str:
+    """Train and expect success; returns what rank 0 said."""
+    status, said = nxd_status(case, shards, work, source, output, **more)
+    if status:
+        raise SystemExit(f"{case.name}: train_nxd.py failed:\n{said}")
+    return said
+
+
+def nxd_status(
+    case: Case, shards: Path, work: Path, source: Path, output: Path, kill_at: str = "", extra: Mapping[str, str] = {}
+) -> tuple[int, str]:
+    """Train as torchrun would start it; the highest exit status, and what rank 0 said.
+
+    `kill_at`: kill all ranks once it says that, for status 0. `extra` variables are added to the environment.
+    """
     code = ["--model-code", source / "examples/training/llama"]
     flags = ["--shards", shards, *common_flags(work, output), *code, *case.both, *case.flags]
     with socket.socket() as free:
@@ -116,7 +164,7 @@ def nxd_training(case: Case, shards: Path, work: Path, source: Path, output: Pat
     environment = {
         **os.environ, "PYTHONPATH": str(source / "src"), "NXD_CPU_MODE": "1", "NXD_STUB_PLATFORM": case.layout,
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(case.ranks),
-        "LOCAL_WORLD_SIZE": str(case.ranks), "OMP_NUM_THREADS": "1", "NXD_LOG_LEVEL": "error",
+        "LOCAL_WORLD_SIZE": str(case.ranks), "OMP_NUM_THREADS": "1", "NXD_LOG_LEVEL": "error", **extra,
     }  # fmt: skip
     ranks = [
         subprocess.Popen(
@@ -132,10 +180,8 @@ def nxd_training(case: Case, shards: Path, work: Path, source: Path, output: Pat
         for line in ranks[0].stderr:
             said += line
             if kill_at and line.startswith(kill_at):
-                return said
-        if any([rank.wait() for rank in ranks]):
-            raise SystemExit(f"{case.name}: train_nxd.py failed:\n{said}")
-        return said
+                return 0, said
+        return max(rank.wait() for rank in ranks), said
     finally:
         for rank in ranks:
             rank.kill()

@@ -40,3 +40,25 @@ def test_kv_heads_are_copied_as_often_as_the_ranks_need(tp_size: int, expected: 
     assert architecture is not None
     assert kv_size_multiplier(recipe, architecture) == expected
     check(recipe)
+
+
+NXD = [*LLAMA, "hardware=trn2", "train=nxd_lora", "tp_size=32"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["train=nxd_lora"], "train=torch_lora rehearses it here on the same shards"),
+        ([*NXD, "parallel.dp_size=4"], "4 copies of 32 cores are more than the 64 of trn2.48xlarge"),
+        ([*NXD, "parallel.nodes=2"], "target=local is one machine, not 2"),
+        (["parallel.dp_size=2"], "train=torch_lora trains one copy"),
+        ([*NXD, "dataset.seq_len=1000"], "1000 is no multiple of tp_size 32"),
+        ([*NXD, "train.gradient_checkpointing=true"], "train.nxd.selective_checkpointing=false"),
+    ],
+)
+def test_an_nxd_training_that_cannot_work_is_refused(overrides: list[str], expected: str) -> None:
+    test_what_cannot_work_is_refused(overrides, expected)
+
+
+def test_an_nxd_training_that_fits_is_not_refused() -> None:
+    check(compose("quickstart", [*NXD, "parallel.dp_size=2"]).recipe)
