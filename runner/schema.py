@@ -48,6 +48,12 @@ class Hardware:
 class Sdk:
     name: str = key("the Neuron SDK release, or cpu", "cpu")
     python: str | None = key("Python that runs the stage programs; default: the one that runs the runner", None)
+    serve_python: str | None = key("Python that has vLLM; default: python, on a CPU that of `make setup-vllm`", None)
+    vllm: str = key(
+        "generation of vLLM: on a CPU; AWS's fork (0.9); the plugin over NxD Inference (0.11 to 0.16); the native "
+        "plugin (0.21 and newer)", "cpu", choices=("cpu", "fork", "nxdi", "native")
+    )  # fmt: skip
+    vllm_lora: bool = key("that vLLM serves LoRA adapters; otherwise the merged model is served", True)
 
 
 @dataclass
@@ -151,7 +157,7 @@ class Evaluate:
 
 @dataclass
 class Serve:
-    engine: str = key("what serves the model; none = nothing", "embedded", choices=("embedded", "none"))
+    engine: str = key("what serves the model; none = nothing", "embedded", choices=("embedded", "vllm", "none"))
     mode: str = key(
         "smoke: start, ask, compare, stop; foreground: serve until Ctrl-C", "smoke", choices=("smoke", "foreground")
     )
@@ -161,9 +167,22 @@ class Serve:
     )
     base_name: str = key("name that asks the base model", "base")
     adapter_name: str = key("name that asks the adapter", "adapter")
-    dtype: str = key("dtype of the model", "fp32", choices=("fp32", "bf16"))
+    dtype: str | None = key("dtype of the model; default: fp32, on Neuron bf16", None, choices=("fp32", "bf16"))
     smoke_prompts: int = key("prompts that the smoke test asks", 8, minimum=1)
+    min_equal: float | None = key(
+        "share of answers that must equal the evaluation's; default: all, half where rounding differs", None,
+        minimum=0.0, maximum=1.0,
+    )  # fmt: skip
     timeout: float = key("seconds that the server may take to start", 300.0, minimum=1)
+    tp_size: int | None = key("NeuronCores that share the served model; default: parallel.tp_size", None, minimum=1)
+    cores: str | None = key("NeuronCores to serve on, as 0-31; default: the first tp_size", None)
+    max_model_len: int | None = key(
+        "tokens of prompt and answer; default: the model's, on Neuron twice dataset.seq_len", None, minimum=8
+    )
+    max_num_seqs: int | None = key("answers generated together; default: the engine's, on Neuron 4", None, minimum=1)
+    spare_adapters: int = key("adapters that may be loaded while the server runs", 0, minimum=0)
+    neuron_config: dict[str, str] = key("options of the generation's own, by their upstream names", {})
+    image: str | None = key("Docker image to serve in", None)
 
 
 @dataclass

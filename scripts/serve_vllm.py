@@ -113,6 +113,7 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         print(shlex.join([*(f"{name}={value}" for name, value in variables.items()), *words]))
         return
+    args.output.mkdir(parents=True, exist_ok=True)
     if settings.adapters_file:
         settings.adapters_file.write_text(json.dumps(vllm_options.adapters_json(settings.adapters), indent=2) + "\n")
     models = [*settings.adapters]
