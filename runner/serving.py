@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
 import yaml
 
@@ -13,7 +12,7 @@ from runner.draft import Artifacts, Place, Word, neutral, options
 from runner.errors import RecipeError
 from runner.schema import Recipe
 
-MAX_LORA_RANK = 512  # vllm/config/lora.py
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # MaxLoRARanks of vllm/config/lora.py
 PROGRAMS = {"embedded": "serve_embedded.py", "vllm": "serve_vllm.py"}
 
 
@@ -27,8 +26,8 @@ def check(recipe: Recipe) -> None:
         raise RecipeError(f"sdk.vllm: {sdk.vllm} does not run on {recipe.hardware.name}; choose another sdk")
     if sdk.vllm == "native" and sdk.vllm_lora:
         raise RecipeError("sdk.vllm_lora: the native plugin serves no LoRA; false has the merged model served")
-    if serve.engine == "vllm" and sdk.vllm_lora and rank > MAX_LORA_RANK:
-        raise RecipeError(f"train.lora.rank: vLLM serves ranks up to {MAX_LORA_RANK}; sdk.vllm_lora=false merges")
+    if serve.engine == "vllm" and sdk.vllm_lora and rank > LORA_RANKS[-1]:
+        raise RecipeError(f"train.lora.rank: vLLM serves ranks up to {LORA_RANKS[-1]}; sdk.vllm_lora=false merges")
 
 
 def merged(recipe: Recipe) -> bool:
@@ -50,6 +49,11 @@ def min_equal(recipe: Recipe) -> float:
         return recipe.serve.min_equal
     exact = recipe.hardware.device == "cpu" and not merged(recipe) and dtype(recipe) == recipe.evaluate.dtype
     return 1.0 if exact else 0.5
+
+
+def max_lora_rank(rank: int) -> int:
+    """What vLLM's --max-lora-rank must be for an adapter of that rank, the largest at most."""
+    return next((limit for limit in LORA_RANKS if limit >= rank), LORA_RANKS[-1])
 
 
 def dtype(recipe: Recipe) -> str:
@@ -77,30 +81,30 @@ def server(recipe: Recipe, artifacts: Artifacts, port: int, output: str) -> list
         named = Word(f"{serve.adapter_name}={adapter.text}", adapter.identity)
         words = ["--model", artifacts.path("fetch"), "--adapter", named, *options(served_model_name=serve.base_name)]
     words += options(host=serve.host, port=port, dtype=dtype(recipe))
-    return words if serve.engine == "embedded" else [*words, *_vllm(recipe, artifacts.place, output)]
-
-
-def _vllm(recipe: Recipe, place: Place, output: str) -> Sequence[str | Word]:
-    serve = recipe.serve
+    if serve.engine == "embedded":
+        return words
     return [
-        *neutral("--python", python(recipe, place)),
-        *options(generation=recipe.sdk.vllm, max_model_len=_max_model_len(recipe), max_num_seqs=serve.max_num_seqs),
-        *options(spare_adapters=serve.spare_adapters or None),
+        *words, *vllm(recipe, artifacts.place),
+        *neutral("--python", python(recipe, artifacts.place)),
+        *options(image=serve.image, spare_adapters=serve.spare_adapters or None),
         *neutral(*options(timeout=serve.timeout)),
-        *(_neuron(recipe, place) if recipe.sdk.vllm != "cpu" else []),
         "--output", output,
     ]  # fmt: skip
 
 
-def _neuron(recipe: Recipe, place: Place) -> Sequence[str | Word]:
-    """Compiled models lie beside the store's artifacts: vLLM writes there by itself."""
-    serve = recipe.serve
+def vllm(recipe: Recipe, place: Place) -> list[str | Word]:
+    """Options of serve_vllm.py and generate.py alike. Compiled models lie beside the store's artifacts."""
+    serve, sdk = recipe.serve, recipe.sdk
+    words = options(generation=sdk.vllm, max_model_len=_max_model_len(recipe), max_num_seqs=serve.max_num_seqs)
+    if sdk.vllm == "cpu":
+        return [*words]
     config = {name: yaml.safe_load(value) for name, value in serve.neuron_config.items()}
     return [
-        *options(tp_size=serve.tp_size or recipe.parallel.tp_size, cores=serve.cores, image=serve.image),
+        *words,
+        *options(tp_size=serve.tp_size or recipe.parallel.tp_size, cores=serve.cores),
         *options(neuron_config=json.dumps(config) if config else None),
         *neutral("--artifacts", str(place.store / "compiled")),
-    ]
+    ]  # fmt: skip
 
 
 def _max_model_len(recipe: Recipe) -> int | None:

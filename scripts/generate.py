@@ -95,6 +95,7 @@ def vllm_answers(args: argparse.Namespace, prompts: list[list[int]]) -> Iterator
     settings = vllm_flags.with_artifacts(args, settings, vllm_flags.installed(sys.executable))
     vllm_flags.write_files(settings)
     os.environ.update(vllm_options.environment(args.generation, settings))
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # the rest would bury our lines
 
     from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports]  reads the variables
     from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
