@@ -68,8 +68,9 @@ def test_nxd_inference_is_never_asked_for_the_base() -> None:
 
 
 def test_options_of_the_generation_keep_their_types() -> None:
-    config = "serve.neuron_config={skip_warmup: true, context_encoding_buckets: '[64, 128]', name: x}"
-    found = words(*TRN2, "sdk.vllm=fork", config, "serve.cores=32-33", "serve.image=vllm:1", "serve.spare_adapters=0")
+    config = {"skip_warmup": "true", "context_encoding_buckets": "[64,128]", "name": "x"}
+    given = [f"+serve.neuron_config.{name}={value}" for name, value in config.items()]
+    found = words(*TRN2, "sdk.vllm=fork", *given, "serve.cores=32-33", "serve.image=vllm:1", "serve.spare_adapters=0")
     assert json.loads(value_of(found, "--neuron-config")) == {
         "skip_warmup": True, "context_encoding_buckets": [64, 128], "name": "x"
     }  # fmt: skip
