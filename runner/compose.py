@@ -32,6 +32,7 @@ from runner.validate import InvalidKey, build, keys
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, RECIPES = ROOT / "configs", ROOT / "recipes"
+OPEN = ("dataset.where.", "serve.neuron_config.")  # below these any key may stand
 # Groups whose options only set one plain key: the two must not disagree.
 _SHORTHANDS = {"tp_size": "parallel.tp_size", "epochs": "train.epochs"}
 
@@ -200,7 +201,7 @@ def _check_override(override: Override, options: Mapping[str, list[str]], known:
             if choice not in options[name]:
                 raise RecipeError(f"command line: {text}: {_no_option(name, choice, options[name])}")
     for key in () if name in options else (name, *_keys_in(override)):
-        if key not in known and not key.startswith("dataset.where."):
+        if key not in known and not key.startswith(OPEN):
             where = text if key == name else f"{text}: {key}"
             raise RecipeError(f"command line: {where}: no such key; {did_you_mean(key, [*known, *options])}")
 

@@ -33,8 +33,8 @@ class Draft:
 
     `processes` > 1 starts the program under torchrun, that many on each of `nodes` machines. An artifact that is
     not `cached` is made on every run. A `resumable` program goes on from what an earlier try left in its output
-    folder. A variable of `env` counts for the fingerprint where it is a Word. `python` None: the place's. `cores`
-    are the NeuronCores that it computes on.
+    folder. A variable of `env` counts for the fingerprint where it is a Word. `cores` are the
+    NeuronCores that it computes on.
     """
 
     title: str
@@ -42,7 +42,6 @@ class Draft:
     options: Sequence[str | Word]
     processes: int = 1
     nodes: int = 1
-    python: str | None = None
     env: Mapping[str, str | Word] = field(default_factory=dict)
     cached: bool = True
     resumable: bool = False

@@ -67,7 +67,7 @@ def _step(stage: str, draft: Draft, place: Place, recipe: Recipe) -> Step:
     processes = str(draft.processes) if draft.nodes == 1 else f"{draft.processes} on {draft.nodes}"
     key = f"{stage}-{identity.of_text(stage, source, processes, *identities)[:16]}"
     output = str(place.store / "partial" / key)
-    start = launcher(draft.python or place.python, draft.processes, draft.nodes)
+    start = launcher(place.python, draft.processes, draft.nodes)
     argv = (*start, str(program), *(word.text.replace(OUTPUT, output) for word in words))
     texts = {name: word.text for name, word in env.items()}
     return Step(stage, draft.title, key, argv, texts, draft.cached, draft.resumable, draft.nodes, _cores(draft, recipe))

@@ -197,7 +197,7 @@ class Evaluate:
 
 @dataclass
 class Serve:
-    engine: str = key("what serves the model; none = nothing", "embedded", choices=("embedded", "none"))
+    engine: str = key("what serves the model; none = nothing", "embedded", choices=("embedded", "vllm", "none"))
     mode: str = key(
         "smoke: start, ask, compare, stop; foreground: serve until Ctrl-C", "smoke", choices=("smoke", "foreground")
     )
@@ -207,9 +207,22 @@ class Serve:
     )
     base_name: str = key("name that asks the base model", "base")
     adapter_name: str = key("name that asks the adapter", "adapter")
-    dtype: str = key("dtype of the model", "fp32", choices=("fp32", "bf16"))
+    dtype: str | None = key("dtype of the model; default: fp32, on Neuron bf16", None, choices=("fp32", "bf16"))
     smoke_prompts: int = key("prompts that the smoke test asks", 8, minimum=1)
+    min_equal: float | None = key(
+        "share of answers that must equal the evaluation's; default: all, half where rounding differs", None,
+        minimum=0.0, maximum=1.0,
+    )  # fmt: skip
     timeout: float = key("seconds that the server may take to start", 300.0, minimum=1)
+    tp_size: int | None = key("NeuronCores that share the served model; default: parallel.tp_size", None, minimum=1)
+    cores: str | None = key("NeuronCores to serve on, as 0-31; default: the first tp_size", None)
+    max_model_len: int | None = key(
+        "tokens of prompt and answer; default: the model's, on Neuron twice dataset.seq_len", None, minimum=8
+    )
+    max_num_seqs: int | None = key("answers generated together; default: the engine's, on Neuron 4", None, minimum=1)
+    spare_adapters: int = key("adapters that may be loaded while the server runs", 0, minimum=0)
+    neuron_config: dict[str, str] = key("options of the generation's own, by upstream's names", {})
+    image: str | None = key("Docker image to serve in", None)
 
 
 @dataclass

@@ -17,11 +17,10 @@ import argparse
 import signal
 import socket
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import events, loading, program, tokenizer
-from common.program import BadInput
+from common.server_flags import bound_socket, check_names, named_folder
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -43,35 +42,13 @@ def flags() -> argparse.ArgumentParser:
     return parser
 
 
-def named_folder(text: str) -> tuple[str, Path]:
-    """An argparse type: NAME=DIR with a folder that is there."""
-    name, equals, folder = text.partition("=")
-    if not (name and equals):
-        raise argparse.ArgumentTypeError(f"{text}: expected NAME=DIR")
-    return name, program.existing_folder(folder)
-
-
 def run(args: argparse.Namespace) -> None:
     for number, status in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):  # uvicorn shuts down, then raises them again
         signal.signal(number, lambda *_, status=status: sys.exit(status))
-    names = [args.served_model_name, *(name for name, _ in args.adapter)]
-    if len(set(names)) < len(names):
-        raise BadInput(f"--adapter: two models would be served under one name ({', '.join(names)})")
+    check_names(args.served_model_name, args.adapter)
     loading.check_model(args.model, [folder for _, folder in args.adapter])
     with bound_socket(args.host, args.port) as listener:
         serve(app(args), listener)
-
-
-def bound_socket(host: str, port: int) -> socket.socket:
-    """Take the port before the seconds of loading; connections are accepted only when the server is ready."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise BadInput(f"--port {port}: cannot listen on {host}: {error}; choose another port") from None
-    return listener
 
 
 def app(args: argparse.Namespace) -> Starlette:

@@ -14,23 +14,25 @@ process group is ended in any case.
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from types import FrameType
 from typing import Any
 
 from common import events, program
+from common.openai_client import Client, NoAnswer, Refused
+from common.processes import end_with_parent
 from common.program import BadInput, StageFailed
+from common.server_flags import check_port
 
 _HOST = "127.0.0.1"
 _UNKNOWN_MODEL = "no-such-model"
@@ -66,22 +68,24 @@ def flags() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     samples = read_samples(args.evaluation / "samples.jsonl", args.prompts)
-    check_port(args.port)
+    check_port(_HOST, args.port)
     if shutil.which(args.command[0]) is None:
         raise BadInput(f"{args.command[0]}: no such command")
     args.output.mkdir(parents=True, exist_ok=True)
     for number in _SIGNALS:
         signal.signal(number, _exit_on_signal)
-    with Server(args.command, args.output / "server.log", args.port, args.timeout) as server:
+    client = Client(_HOST, args.port, args.timeout)
+    with Server(args.command, args.output / "server.log", client) as server, server.explained():
         server.start()
         startup_seconds = server.wait_until_ready(args.adapter_name)
         results = []
         for done, sample in enumerate(samples, start=1):
-            results.append(ask(server, sample, args))
+            results.append(ask(client, sample, args))
             events.progress(done, len(samples), "prompt")
-        check_unknown_model(server)
+        check_unknown_model(client)
     report = summary(results, startup_seconds)
     (args.output / "smoke.json").write_text(json.dumps(report, indent=2) + "\n")
+    warn_of_cut_answers(report, samples[0]["max_new_tokens"])
     check(report, args.min_equal)
 
 
@@ -97,16 +101,6 @@ def read_samples(path: Path, count: int) -> list[dict[str, Any]]:
     if not samples or not complete:
         raise BadInput(f"{path}: no samples, or samples without prompt, max_new_tokens, base and adapter")
     return samples
-
-
-def check_port(port: int) -> None:
-    """Another server there would be asked in place of ours."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_HOST, port))
-        except (OSError, OverflowError) as error:
-            raise BadInput(f"--port {port}: not free ({error}); end its server or choose another") from None
 
 
 def _exit_on_signal(number: int, _: FrameType | None) -> None:
@@ -126,8 +120,8 @@ class Server:
     between the process's start and the moment it is known here.
     """
 
-    def __init__(self, command: list[str], log: Path, port: int, timeout: float) -> None:
-        self._command, self._log, self._port, self._timeout = command, log, port, timeout
+    def __init__(self, command: list[str], log: Path, client: Client) -> None:
+        self._command, self._log, self._client = command, log, client
         self._process: subprocess.Popen[bytes] | None = None
         self._started, self._ended = Event(), Event()
         self._watcher = Thread(target=self._watch, name="server")
@@ -149,31 +143,31 @@ class Server:
         self._watcher.start()
 
     def wait_until_ready(self, model: str) -> float:
-        """Seconds until the server is healthy and has answered for `model`: a healthy server's engine may hang."""
+        """Seconds until the server has answered for `model`."""
         start = time.monotonic()
-        while not self._is_ready(model, start + self._timeout - time.monotonic()):
+        deadline = start + self._client.timeout
+        while not self._client.is_ready([model], deadline):
             if self._ended.wait(_BETWEEN_PROBES):
                 raise self._failure("the server ended before it was ready")
-            if time.monotonic() > start + self._timeout:
-                raise self._failure(f"the server is not ready after {self._timeout:g} s (--timeout)")
+            if time.monotonic() > deadline:
+                raise self._failure(f"the server is not ready after {self._client.timeout:g} s (--timeout)")
         return time.monotonic() - start
 
-    def ask(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Status and JSON object of a POST."""
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Has a connection that breaks told with the server's last words."""
         try:
-            status, content = self._request("POST", path, body, self._timeout)
-            return status, dict(json.loads(content))
-        except (OSError, http.client.HTTPException) as error:
-            raise self._failure(f"no answer from the server ({error or type(error).__name__})") from None
-        except (ValueError, TypeError):
-            raise self._failure(f"the server's answer to {path} is not a JSON object") from None
+            yield
+        except (NoAnswer, Refused) as error:
+            raise self._failure(str(error)) from None
 
     def _watch(self) -> None:
         with self._log.open("wb") as log:
             try:
                 self._process = subprocess.Popen(
-                    self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-                )
+                    self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                    preexec_fn=end_with_parent,
+                )  # fmt: skip
                 self._started.set()
                 self._process.wait()
             except OSError as error:
@@ -187,28 +181,6 @@ class Server:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
 
-    def _is_ready(self, model: str, timeout: float) -> bool:
-        body = {"model": model, "prompt": "a", "max_tokens": 1, "temperature": 0}
-        try:
-            if self._request("GET", "/health", None, timeout)[0] != 200:
-                return False
-            status, content = self._request("POST", "/v1/completions", body, timeout)
-        except (OSError, http.client.HTTPException):
-            return False
-        if 400 <= status < 500:
-            raise self._failure(f"the server refuses model {model}: {content[:200].decode(errors='replace')}")
-        return status == 200 and not self._ended.is_set()
-
-    def _request(self, method: str, path: str, body: dict[str, Any] | None, timeout: float) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(_HOST, self._port, timeout=max(timeout, _BETWEEN_PROBES))
-        try:
-            content = None if body is None else json.dumps(body)
-            connection.request(method, path, content, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
-
     def _failure(self, what: str) -> StageFailed:
         """The error, with how the server ended, if it did, and its last words, in one line."""
         lines = self._log.read_text(errors="replace").split("\n") if self._log.is_file() else []
@@ -218,11 +190,11 @@ class Server:
         return StageFailed(f"{what}{ended}; {self._log}: {words or 'empty'}")
 
 
-def ask(server: Server, sample: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+def ask(client: Client, sample: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """The served answers to one sample beside the evaluation's, and whether they are the same."""
-    served = {"adapter": answer(server, sample, args.adapter_name)}
-    if not args.no_base:
-        served["base"] = answer(server, sample, args.base_name)
+    options = {"max_tokens": sample["max_new_tokens"], "temperature": 0}
+    names = {"adapter": args.adapter_name} | ({} if args.no_base else {"base": args.base_name})
+    served = {side: client.complete(name, sample, options) for side, name in names.items()}
     differences = [
         difference for side, given in served.items() if (difference := difference_from_evaluation(side, given, sample))
     ]
@@ -233,23 +205,6 @@ def ask(server: Server, sample: dict[str, Any], args: argparse.Namespace) -> dic
         "differences": differences,
         "differs_from_base": not _same(served["adapter"], served.get("base") or sample["base"]),
     }
-
-
-def answer(server: Server, sample: dict[str, Any], model: str) -> Answer:
-    """Text and token ids of a greedy answer; the ids are None where the server does not tell them."""
-    chat = "messages" in sample
-    prompt = {"messages": sample["messages"]} if chat else {"prompt": sample["prompt"]}
-    options = {"model": model, "max_tokens": sample["max_new_tokens"], "temperature": 0, "return_token_ids": True}
-    status, content = server.ask("/v1/chat/completions" if chat else "/v1/completions", {**prompt, **options})
-    if status != 200:
-        raise StageFailed(f"the server answers for {model} with status {status}: {json.dumps(content)[:300]}")
-    try:
-        choice = content["choices"][0]
-        text = choice["message"]["content"] if chat else choice["text"]
-    except (KeyError, IndexError, TypeError):
-        raise StageFailed(f"the server's answer for {model} has no text: {json.dumps(content)[:300]}") from None
-    prompt_token_ids = content.get("prompt_token_ids") or choice.get("prompt_token_ids")
-    return {"text": text, "token_ids": choice.get("token_ids"), "prompt_token_ids": prompt_token_ids}
 
 
 def difference_from_evaluation(side: str, served: Answer, sample: dict[str, Any]) -> str | None:
@@ -269,10 +224,10 @@ def _same(one: Answer, other: Answer) -> bool:
     return one[key] == other[key]
 
 
-def check_unknown_model(server: Server) -> None:
+def check_unknown_model(client: Client) -> None:
     """A server that answers any name would also answer for an adapter that it does not have."""
     body = {"model": _UNKNOWN_MODEL, "prompt": "a", "max_tokens": 1, "temperature": 0}
-    status, _ = server.ask("/v1/completions", body)
+    status, _ = client.ask("/v1/completions", body)
     if status != 404:
         raise StageFailed(f"the unknown model {_UNKNOWN_MODEL} is answered with status {status}, expected 404")
 
@@ -282,9 +237,19 @@ def summary(results: list[dict[str, Any]], startup_seconds: float) -> dict[str, 
         "prompts": len(results),
         "equal_to_evaluation": sum(not result["differences"] for result in results),
         "differs_from_base": sum(result["differs_from_base"] for result in results),
+        "cut_off": sum(result["served"]["adapter"]["finish_reason"] == "length" for result in results),
         "startup_seconds": round(startup_seconds, 2),
         "samples": results,
     }
+
+
+def warn_of_cut_answers(report: dict[str, Any], max_new_tokens: int) -> None:
+    if report["cut_off"]:
+        events.log(
+            f"{report['cut_off']} of {report['prompts']} answers of the adapter were cut off after {max_new_tokens} "
+            "tokens (evaluate.max_new_tokens): allow more, or train longer until it learns to end",
+            "warning",
+        )
 
 
 def check(report: dict[str, Any], min_equal: float) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from runner import serving
 from runner.draft import OUTPUT, Artifacts, Draft
 from runner.schema import Recipe
 
 
 def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
+    merge = recipe.export.merge or serving.merged(recipe)
     words = [
         "--model", artifacts.path("fetch"),
         "--adapter", artifacts.path("train"),
-        *(["--merge"] if recipe.export.merge else []),
+        *(["--merge"] if merge else []),
         "--output", OUTPUT,
     ]  # fmt: skip
-    title = "gather the adapter for PEFT and vLLM" + (" and merge it" if recipe.export.merge else "")
+    title = "gather the adapter for PEFT and vLLM" + (" and merge it" if merge else "")
     return Draft(title, "export_adapter.py", words)

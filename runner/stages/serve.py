@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 
+from runner import serving
 from runner.draft import OUTPUT, Artifacts, Draft, Word, options
 from runner.errors import RecipeError
-from runner.schema import Recipe, Serve
+from runner.schema import Recipe
 
 
 def draft(recipe: Recipe, artifacts: Artifacts) -> Draft | None:
@@ -14,15 +15,19 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft | None:
     if serve.engine == "none":
         return None
     _check_host(serve.host)
-    port = serve.port or derived_port(artifacts.keys["export"])
+    serving.check(recipe)
+    port = serve.port or serving.derived_port(artifacts.keys["export"])
+    program = serving.PROGRAMS[serve.engine]
     if serve.mode == "foreground":
         title = f"serve at http://{serve.host}:{port}/v1 until Ctrl-C"
-        return Draft(title, "serve_embedded.py", _server(serve, artifacts, port), cached=False)
+        words = serving.server(recipe, artifacts, port, OUTPUT)
+        return Draft(title, program, words, cached=False, cores=serving.cores(recipe))
     if not recipe.evaluate.enabled:
         return None
-    return Draft(
-        "serve, ask, compare with the evaluation, stop", "smoke_test.py", _smoke(serve, artifacts, port), cached=False
-    )
+    server = [*artifacts.program(program), *serving.server(recipe, artifacts, port, f"{OUTPUT}/server")]
+    title = f"serve{' with vLLM' * (serve.engine == 'vllm')}, ask, compare with the evaluation, stop"
+    words = [*_smoke(recipe, artifacts, port), "--", *server]
+    return Draft(title, "smoke_test.py", words, cached=False, cores=serving.cores(recipe))
 
 
 def _check_host(host: str) -> None:
@@ -34,25 +39,12 @@ def _check_host(host: str) -> None:
         ) from None
 
 
-def derived_port(key: str) -> int:
-    """A port below the range that systems hand out by themselves; other adapters get other ports."""
-    return 20000 + int(key.rpartition("-")[2], 16) % 10000
-
-
-def _smoke(serve: Serve, artifacts: Artifacts, port: int) -> list[str | Word]:
+def _smoke(recipe: Recipe, artifacts: Artifacts, port: int) -> list[str | Word]:
+    serve = recipe.serve
     return [
         "--evaluation", artifacts.path("evaluate"),
         *options(base_name=serve.base_name, adapter_name=serve.adapter_name, port=port),
-        *options(prompts=serve.smoke_prompts, timeout=serve.timeout),
+        *([] if serving.asks_base(recipe) else ["--no-base"]),
+        *options(prompts=serve.smoke_prompts, min_equal=serving.min_equal(recipe), timeout=serve.timeout),
         "--output", OUTPUT,
-        "--", *artifacts.program("serve_embedded.py"), *_server(serve, artifacts, port),
-    ]  # fmt: skip
-
-
-def _server(serve: Serve, artifacts: Artifacts, port: int) -> list[str | Word]:
-    adapter = artifacts.path("export", "adapter")
-    return [
-        "--model", artifacts.path("fetch"),
-        "--adapter", Word(f"{serve.adapter_name}={adapter.text}", adapter.identity),
-        *options(served_model_name=serve.base_name, host=serve.host, port=port, dtype=serve.dtype),
     ]  # fmt: skip

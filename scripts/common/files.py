@@ -61,14 +61,14 @@ def write_all(descriptor: int, data: memoryview | bytes, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
-def check_room(folder: Path, needed: int) -> None:
-    """BadInput when the disk of `folder`, which need not exist, has not `needed` bytes free."""
+def check_room(folder: Path, needed: int, flag: str = "--output") -> None:
+    """BadInput that names `flag` when the disk of `folder`, which need not exist, has not `needed` bytes free."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise BadInput(f"--output {folder}: {existing} is not a folder")
+        raise BadInput(f"{flag} {folder}: {existing} is not a folder")
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise BadInput(f"--output {folder}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
+        raise BadInput(f"{flag} {folder}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
 
 
 def read_json(path: Path) -> dict[str, Any]:

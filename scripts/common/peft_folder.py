@@ -35,6 +35,8 @@ def check_adapter(adapter: Path, model: Path) -> None:
 
 def _read_config(path: Path) -> tuple[int, set[str]]:
     config = read_json(path)
+    if "lora_rank" in config:
+        raise BadInput(f"{path}: a sharded adapter of NxD; export_adapter.py gathers it into one that can be served")
     rank, target_modules = config.get("r"), config.get("target_modules")
     if config.get("peft_type") != "LORA" or not isinstance(rank, int) or not isinstance(target_modules, list):
         raise BadInput(f"{path}: not a LoRA config of PEFT (peft_type, r, target_modules)")

@@ -30,7 +30,7 @@ class PromptTokenizer:
         self.template = template
         self._tokenizer = load(folder)
         self.eos_id = _eos_id(folder, self._tokenizer)
-        self._chat = _chat_of(folder) if template.chat else None
+        self._chat = chat_of(folder) if template.chat else None
 
     def prompt(self, fields: Mapping[str, Any]) -> str:
         """The text of one row's prompt: of a chat, the turns as the model's chat template writes them."""
@@ -65,7 +65,8 @@ def load(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def _chat_of(folder: Path) -> ChatTemplate:
+def chat_of(folder: Path) -> ChatTemplate:
+    """The model's chat template. Raises BadInput when it has none."""
     from common.chat import ChatTemplate  # needs jinja2, which data without a chat do without
 
     chat = ChatTemplate.of(folder)

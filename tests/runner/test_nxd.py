@@ -13,7 +13,7 @@ from runner.plan import Step, build
 PYTHON = "/opt/aws_neuronx_venv_pytorch_2_8_nxd_training/bin/python"
 GUIDE = [
     "model=llama3_8b", "dataset=dolly", "hardware=trn2", "tp_size=32", "train=nxd_lora", "epochs=3", "serve=none",
-    f"sdk.python={PYTHON}",
+    f"sdk.train_python={PYTHON}",
 ]  # fmt: skip
 
 

@@ -203,7 +203,7 @@ def test_a_port_in_use_and_a_bad_adapter_are_one_line(tiny_model, tiny_adapter, 
         process = start(tiny_model, {}, taken.getsockname()[1])
         line = process.communicate(timeout=20)[1]
     assert process.returncode == 2
-    assert re.fullmatch(r"serve_embedded.py: --port \d+: cannot listen on 127.0.0.1: .*; choose another port\n", line)
+    assert re.fullmatch(r"serve_embedded.py: --port \d+: cannot listen on 127.0.0.1: .*; end its server .*\n", line)
     process = start(tiny_model, {"x": tmp_path}, free_port())
     assert "adapter_config.json: no such file" in process.communicate(timeout=20)[1]
     assert process.returncode == 2

@@ -14,6 +14,7 @@ import pytest
 import evaluate
 import smoke_test
 from common import program
+from common.openai_client import Client
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -173,6 +174,22 @@ def test_a_signal_ends_the_server_too(written, tmp_path, alive, number, status):
     assert "Traceback" not in process.communicate()[1]
 
 
+def test_the_server_ends_when_the_smoke_test_is_killed(written, tmp_path, alive):
+    server = [sys.executable, "-c", f"pipe = open({str(alive)!r}, 'w'); import time; time.sleep(600)"]
+    process = start(written, tmp_path / "out", free_port(), server)
+    with alive.open() as pipe:
+        process.kill()
+        assert pipe.read() == ""
+    process.communicate()
+
+
+def test_answers_that_were_cut_off_are_told(stand_in, written, tmp_path):
+    port = free_port()
+    process = start(written, tmp_path / "out", port, stand_in(port, GOOD, extra={"finish_reason": "length"}))
+    assert "3 of 3 answers of the adapter were cut off after 4 tokens" in process.communicate(timeout=60)[1]
+    assert json.loads((tmp_path / "out" / "smoke.json").read_text())["cut_off"] == 3
+
+
 def test_a_process_that_outlives_the_server_is_killed(written, tmp_path, alive):
     engine = (
         f"import signal, time; signal.signal(15, signal.SIG_IGN); pipe = open({str(alive)!r}, 'w'); time.sleep(600)"
@@ -190,7 +207,8 @@ def test_a_server_that_ignores_sigterm_is_killed(tmp_path, alive, monkeypatch):
     monkeypatch.setattr(smoke_test, "_STOP_GRACE", 0.1)
     monkeypatch.setattr(smoke_test, "_SIGNALS", ())  # pytest's own stay as they are
     code = f"import signal, time; signal.signal(15, signal.SIG_IGN); pipe = open({str(alive)!r}, 'w'); time.sleep(600)"
-    with smoke_test.Server([sys.executable, "-c", code], tmp_path / "log", free_port(), 1) as server:
+    client = Client("127.0.0.1", free_port(), 1)
+    with smoke_test.Server([sys.executable, "-c", code], tmp_path / "log", client) as server:
         server.start()
         pipe = alive.open()
     assert pipe.read() == ""
@@ -214,7 +232,7 @@ def test_a_port_in_use_and_an_unknown_command_are_bad_input(written, tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert run(written, tmp_path / "out", port, ["true"])[1].startswith(f"smoke_test.py: --port {port}: not free")
+        assert f"--port {port}: cannot listen" in run(written, tmp_path / "out", port, ["true"])[1]
     assert run(written, tmp_path / "out", free_port(), ["no-such-command"]) == (
         2, "smoke_test.py: no-such-command: no such command"
     )  # fmt: skip

@@ -1,0 +1,127 @@
+"""What a recipe serves and with which words: the embedded server's, or vLLM's of the recipe's generation."""
+
+from __future__ import annotations
+
+import json
+
+import yaml
+
+from runner import feasibility
+from runner.compose import ROOT
+from runner.draft import Artifacts, Place, Word, neutral, options
+from runner.errors import RecipeError
+from runner.schema import Recipe
+
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # MaxLoRARanks of vllm/config/lora.py
+PROGRAMS = {"embedded": "serve_embedded.py", "vllm": "serve_vllm.py"}
+
+
+def check(recipe: Recipe) -> None:
+    """Raises RecipeError for an engine that cannot serve this adapter on this hardware."""
+    serve, sdk, rank = recipe.serve, recipe.sdk, recipe.train.lora.rank
+    on_neuron = recipe.hardware.device != "cpu"
+    if serve.engine == "embedded" and on_neuron:
+        raise RecipeError(f"serve=embedded: serves on a CPU alone; take serve=vllm on {recipe.hardware.name}")
+    if serve.engine == "vllm" and on_neuron == (sdk.vllm == "cpu"):
+        raise RecipeError(f"sdk.vllm: {sdk.vllm} does not run on {recipe.hardware.name}; choose another sdk")
+    if sdk.vllm == "native" and sdk.vllm_lora:
+        raise RecipeError("sdk.vllm_lora: the native plugin serves no LoRA; false has the merged model served")
+    if serve.engine == "vllm" and sdk.vllm_lora and rank > LORA_RANKS[-1]:
+        raise RecipeError(f"train.lora.rank: vLLM serves ranks up to {LORA_RANKS[-1]}; sdk.vllm_lora=false merges")
+
+
+def merged(recipe: Recipe) -> bool:
+    """Whether the model is served with the adapter merged in: that vLLM takes no adapters."""
+    return recipe.serve.engine == "vllm" and not recipe.sdk.vllm_lora
+
+
+def asks_base(recipe: Recipe) -> bool:
+    """Whether the server answers for the base model.
+
+    A merged model has none beside it. With NxD Inference such a request ends the engine or gets the first adapter.
+    """
+    return not (merged(recipe) or (recipe.serve.engine == "vllm" and recipe.sdk.vllm == "nxdi"))
+
+
+def min_equal(recipe: Recipe) -> float:
+    """Share of answers that must equal the evaluation's: all, where the arithmetic is the same."""
+    if recipe.serve.min_equal is not None:
+        return recipe.serve.min_equal
+    exact = recipe.hardware.device == "cpu" and not merged(recipe) and dtype(recipe) == recipe.evaluate.dtype
+    return 1.0 if exact else 0.5
+
+
+def max_lora_rank(rank: int) -> int:
+    """What vLLM's --max-lora-rank must be for an adapter of that rank, the largest at most."""
+    return next((limit for limit in LORA_RANKS if limit >= rank), LORA_RANKS[-1])
+
+
+def dtype(recipe: Recipe) -> str:
+    return recipe.serve.dtype or ("fp32" if recipe.hardware.device == "cpu" else "bf16")
+
+
+def cores(recipe: Recipe) -> int:
+    """NeuronCores that the server computes on; 0 where it needs none, or the recipe names them itself."""
+    if recipe.serve.engine != "vllm" or recipe.hardware.device == "cpu" or recipe.serve.cores:
+        return 0
+    return recipe.serve.tp_size or recipe.parallel.tp_size
+
+
+def python(recipe: Recipe, place: Place) -> str:
+    """The Python that has vLLM, on the machine of `place`. Raises RecipeError when the CPU's is not made yet."""
+    if recipe.sdk.serve_python or recipe.hardware.device != "cpu":
+        return recipe.sdk.serve_python or place.python
+    made = place.code / ".venv-vllm" / "bin" / "python"
+    if place.code == ROOT and not made.is_file():
+        raise RecipeError(
+            f"serve=vllm: {made}: no such file; run `make setup-vllm`, or set sdk.serve_python to a Python with vLLM"
+        )
+    return str(made)
+
+
+def server(recipe: Recipe, artifacts: Artifacts, port: int, output: str) -> list[str | Word]:
+    """Options of the server program for the recipe's model and adapter."""
+    serve, adapter = recipe.serve, artifacts.path("export", "adapter")
+    if merged(recipe):
+        words = ["--model", artifacts.path("export", "merged"), *options(served_model_name=serve.adapter_name)]
+    else:
+        named = Word(f"{serve.adapter_name}={adapter.text}", adapter.identity)
+        words = ["--model", artifacts.path("fetch"), "--adapter", named, *options(served_model_name=serve.base_name)]
+    words += options(host=serve.host, port=port, dtype=dtype(recipe))
+    if serve.engine == "embedded":
+        return words
+    return [
+        *words, *vllm(recipe, artifacts.place),
+        *neutral("--python", python(recipe, artifacts.place)),
+        *options(image=serve.image, spare_adapters=serve.spare_adapters or None),
+        *neutral(*options(timeout=serve.timeout)),
+        "--output", output,
+    ]  # fmt: skip
+
+
+def vllm(recipe: Recipe, place: Place) -> list[str | Word]:
+    """Options of serve_vllm.py and generate.py alike. Compiled models lie beside the store's artifacts."""
+    serve, sdk = recipe.serve, recipe.sdk
+    words = options(generation=sdk.vllm, max_model_len=_max_model_len(recipe), max_num_seqs=serve.max_num_seqs)
+    if sdk.vllm == "cpu":
+        return [*words]
+    config = {name: yaml.safe_load(value) for name, value in serve.neuron_config.items()}
+    return [
+        *words,
+        *options(tp_size=serve.tp_size or recipe.parallel.tp_size, cores=serve.cores),
+        *options(neuron_config=json.dumps(config) if config else None),
+        *neutral("--artifacts", str(place.store / "compiled")),
+    ]  # fmt: skip
+
+
+def _max_model_len(recipe: Recipe) -> int | None:
+    if recipe.serve.max_model_len or recipe.sdk.vllm == "cpu":
+        return recipe.serve.max_model_len
+    architecture = feasibility.architecture_of(recipe)
+    longest = architecture.max_position_embeddings if architecture else 2 * recipe.dataset.seq_len
+    return min(longest, 2 * recipe.dataset.seq_len)
+
+
+def derived_port(key: str) -> int:
+    """A port below the range that systems hand out by themselves; other adapters get other ports."""
+    return 20000 + int(key.rpartition("-")[2], 16) % 10000

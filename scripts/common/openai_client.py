@@ -1,0 +1,92 @@
+"""Asking a server that speaks OpenAI's protocol. Standard library."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from common.program import StageFailed
+
+_SHORTEST = 0.1  # seconds that a request gets at least
+
+
+class Refused(StageFailed):
+    """The server is up and does not serve what it was asked for: waiting will not help."""
+
+
+class NoAnswer(StageFailed):
+    """The connection failed, or what came is not a JSON object."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """A server at host:port; every request gets `timeout` seconds."""
+
+    host: str
+    port: int
+    timeout: float
+
+    def is_ready(self, models: list[str], deadline: float) -> bool:
+        """Whether the server is healthy and answers for every one of `models`; a healthy server's engine may hang.
+
+        `deadline` is a time of time.monotonic(). Raises Refused when the server answers that it has no such model.
+        """
+        try:
+            if self.request("GET", "/health", None, deadline - time.monotonic())[0] != 200:
+                return False
+            return all(self._answers_for(model, deadline) for model in models)
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def ask(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Status and JSON object of a POST. Raises NoAnswer."""
+        try:
+            status, content = self.request("POST", path, body, self.timeout)
+            return status, dict(json.loads(content))
+        except (OSError, http.client.HTTPException) as error:
+            raise NoAnswer(f"no answer from the server ({error or type(error).__name__})") from None
+        except (ValueError, TypeError):
+            raise NoAnswer(f"the server's answer to {path} is not a JSON object") from None
+
+    def complete(self, model: str, question: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        """The answer to `question` (messages of a chat, or a prompt): text, finish_reason and token ids.
+
+        Ids are None where the server does not tell them (vLLM before 0.10.2). Raises StageFailed.
+        """
+        chat = "messages" in question
+        asked = {key: question[key] for key in ("messages" if chat else "prompt",)}
+        body = {**asked, "model": model, "return_token_ids": True, **options}
+        status, content = self.ask("/v1/chat/completions" if chat else "/v1/completions", body)
+        if status != 200:
+            raise StageFailed(f"the server answers for {model} with status {status}: {json.dumps(content)[:300]}")
+        try:
+            choice = content["choices"][0]
+            text = choice["message"]["content"] if chat else choice["text"]
+        except (KeyError, IndexError, TypeError):
+            raise StageFailed(f"the server's answer for {model} has no text: {json.dumps(content)[:300]}") from None
+        return {
+            "text": text,
+            "finish_reason": choice.get("finish_reason"),
+            "token_ids": choice.get("token_ids"),
+            "prompt_token_ids": content.get("prompt_token_ids") or choice.get("prompt_token_ids"),
+        }
+
+    def request(self, method: str, path: str, body: dict[str, Any] | None, timeout: float) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=max(timeout, _SHORTEST))
+        try:
+            content = None if body is None else json.dumps(body)
+            connection.request(method, path, content, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def _answers_for(self, model: str, deadline: float) -> bool:
+        body = {"model": model, "prompt": "a", "max_tokens": 1, "temperature": 0}
+        status, content = self.request("POST", "/v1/completions", body, deadline - time.monotonic())
+        if 400 <= status < 500:
+            raise Refused(f"the server refuses model {model}: {content[:200].decode(errors='replace')}")
+        return status == 200

@@ -1,0 +1,214 @@
+"""How each generation of vLLM is told what to serve: its arguments, its environment, and the files it reads. Pure.
+
+    cpu     vLLM on a CPU
+    fork    A: AWS's fork, vLLM 0.9; options in override_neuron_config, adapters fixed at the start
+    nxdi    B: the plugin over NxD Inference, vLLM 0.11 to 0.16; adapters named in a JSON file
+    native  C: the plugin of its own, vLLM 0.21 and newer; no LoRA
+
+Every option written here is in tests/data/vllm_options/options.json, with the source in which it was read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+GENERATIONS = ("cpu", "fork", "nxdi", "native")
+API_SERVER = "vllm.entrypoints.openai.api_server"
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that every generation takes for max_lora_rank
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+_LARGE = 64 * 2**20  # bytes; a larger file counts by its size and time of change
+_CPU_CACHE_GB = "1"  # for keys and values; vLLM's own default is half of the machine's memory
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to serve, and how.
+
+    Args:
+        adapters: name → PEFT folder; empty for a plain or merged model.
+        adapters_file: where generation nxdi finds `adapters_json`; needed there with adapters.
+        spare_adapters: how many more adapters may be loaded while the server runs.
+        neuron_config: options of the generation's own, passed through.
+        cores: NeuronCores to use, as NEURON_RT_VISIBLE_CORES lists them.
+        artifacts: folder of the compiled model.
+    """
+
+    model: Path
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    adapters_file: Path | None = None
+    max_lora_rank: int = LORA_RANKS[0]
+    spare_adapters: int = 0
+    dtype: str = "fp32"
+    tp_size: int = 1
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    neuron_config: Mapping[str, Any] = field(default_factory=dict)
+    cores: str | None = None
+    artifacts: Path | None = None
+
+
+def engine_arguments(generation: str, settings: Settings) -> dict[str, Any]:
+    """Keyword arguments of vllm.LLM; `command` writes the same ones as flags."""
+    arguments: dict[str, Any] = {"model": str(settings.model), "dtype": DTYPES[settings.dtype]}
+    limits = {"max_model_len": settings.max_model_len, "max_num_seqs": settings.max_num_seqs}
+    arguments |= {name: value for name, value in limits.items() if value is not None}
+    if settings.adapters:
+        arguments |= _lora_arguments(settings)
+    return arguments | _OF_GENERATION[generation](settings)
+
+
+def command(generation: str, settings: Settings, base_name: str, host: str, port: int) -> list[str]:
+    """The server's command line, without the Python that runs it."""
+    words = ["-m", API_SERVER, *_flags(engine_arguments(generation, settings))]
+    words += ["--served-model-name", base_name, "--host", host, "--port", str(port)]
+    if settings.adapters:
+        words += ["--lora-modules", *(f"{name}={folder}" for name, folder in settings.adapters.items())]
+    return words
+
+
+def environment(generation: str, settings: Settings) -> dict[str, str]:
+    """Variables to set for the server, or before importing vllm."""
+    variables = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    if settings.spare_adapters:
+        variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
+    if generation == "cpu":
+        return variables | {"VLLM_CPU_KVCACHE_SPACE": _CPU_CACHE_GB}
+    if generation == "fork":
+        variables["VLLM_NEURON_FRAMEWORK"] = "neuronx-distributed-inference"
+    if settings.cores is not None:
+        variables["NEURON_RT_VISIBLE_CORES"] = settings.cores
+    if settings.artifacts:
+        variables["NEURON_COMPILED_ARTIFACTS"] = str(settings.artifacts)
+    return variables
+
+
+def adapters_json(adapters: Mapping[str, Path]) -> dict[str, Any]:
+    """NxD Inference's list of adapters on the device and in the host's memory.
+
+    The plugin asks for both keys: vLLM sets max_cpu_loras to max_loras where it is left out, and any number above 0
+    makes NxD Inference look for the second one.
+    """
+    paths = {name: str(folder) for name, folder in adapters.items()}
+    return {"lora-ckpt-dir": "/", "lora-ckpt-paths": paths, "lora-ckpt-paths-cpu": paths}
+
+
+def max_lora_rank(ranks: Sequence[int]) -> int:
+    """The smallest rank that vLLM takes and that holds all of `ranks`. Raises ValueError when none does."""
+    return min(rank for rank in LORA_RANKS if rank >= max(ranks, default=0))
+
+
+def answers_for_base(generation: str, settings: Settings) -> bool:
+    """Whether the base model may be asked by name.
+
+    On a LoRA server of generation nxdi such a request ends the engine, or is answered with the first adapter.
+    """
+    return not (generation == "nxdi" and settings.adapters)
+
+
+def artifacts_key(generation: str, settings: Settings, versions: Mapping[str, str]) -> str:
+    """Names a compiled model: other weights, options, adapters or packages give another name.
+
+    vLLM loads what it finds in the folder of NEURON_COMPILED_ARTIFACTS and then ignores the options.
+    """
+    options = engine_arguments(generation, settings)
+    for names_places in ("model", "additional_config", "override_neuron_config"):  # content counts, not where it lies
+        options.pop(names_places, None)
+    contents = {name: folder_digest(folder) for name, folder in settings.adapters.items()}
+    parts = [generation, options, dict(settings.neuron_config), folder_digest(settings.model), contents, dict(versions)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def folder_digest(folder: Path) -> str:
+    """Of all files in a folder: their names and their content, or for a large one its size and time of change."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        status = path.stat()
+        large = status.st_size >= _LARGE
+        content = f"{status.st_size} {status.st_mtime_ns}".encode() if large else path.read_bytes()
+        digest.update(json.dumps([path.name, hashlib.sha256(content).hexdigest()]).encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Container:
+    """How Docker runs the server. `devices` are numbers of /dev/neuron*; `mounts` folders, seen at the same path."""
+
+    image: str
+    name: str
+    devices: Sequence[int]
+    shm_size: str
+    read_only: Sequence[Path]
+    writable: Sequence[Path]
+
+
+def container_command(container: Container, variables: Mapping[str, str], host: str, port: int) -> list[str]:
+    """`docker run ...` up to the Python in the image; the server's words follow.
+
+    The devices by name in place of the guide's --privileged and /dev: the two capabilities are those of AWS's page on
+    this image (deploy/environments/quickstart-deploy-dlc of the Neuron documentation).
+    """
+    words = ["docker", "run", "--rm", "--init", "--name", container.name, "--shm-size", container.shm_size]
+    words += [f"--device=/dev/neuron{number}" for number in container.devices]
+    words += ["--cap-add", "SYS_ADMIN", "--cap-add", "IPC_LOCK", "--publish", f"{host}:{port}:{port}"]
+    for mounts, mode in ((container.read_only, ":ro"), (container.writable, "")):
+        words += [word for folder in mounts for word in ("--volume", f"{folder}:{folder}{mode}")]
+    words += [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
+    return [*words, "--entrypoint", "python3", container.image]
+
+
+def _lora_arguments(settings: Settings) -> dict[str, Any]:
+    arguments = {"enable_lora": True, "max_loras": len(settings.adapters), "max_lora_rank": settings.max_lora_rank}
+    if settings.spare_adapters:
+        arguments["max_cpu_loras"] = len(settings.adapters) + settings.spare_adapters
+    return arguments
+
+
+def _cpu(settings: Settings) -> dict[str, Any]:
+    return {"enforce_eager": True}  # compiling takes minutes and needs a C++ compiler
+
+
+def _fork(settings: Settings) -> dict[str, Any]:
+    config = dict(settings.neuron_config)
+    if settings.adapters:
+        modules = [{"name": name, "path": str(folder)} for name, folder in settings.adapters.items()]
+        config = {"sequence_parallel_enabled": False, **config, "lora_modules": modules}
+    return {"device": "neuron", "tensor_parallel_size": settings.tp_size, "override_neuron_config": config}
+
+
+def _nxdi(settings: Settings) -> dict[str, Any]:
+    """Without prefix caching the cache is contiguous: one block a sequence."""
+    config = dict(settings.neuron_config)
+    if settings.adapters:
+        config["lora_ckpt_json"] = str(settings.adapters_file)
+    blocks = {} if settings.max_num_seqs is None else {"num_gpu_blocks_override": settings.max_num_seqs}
+    return {
+        "tensor_parallel_size": settings.tp_size,
+        "enable_prefix_caching": False,
+        **blocks,
+        "additional_config": {"override_neuron_config": config},
+    }
+
+
+def _native(settings: Settings) -> dict[str, Any]:
+    config = {"additional_config": {"neuron_config": dict(settings.neuron_config)}} if settings.neuron_config else {}
+    return {"tensor_parallel_size": settings.tp_size, **config}
+
+
+_OF_GENERATION = {"cpu": _cpu, "fork": _fork, "nxdi": _nxdi, "native": _native}
+
+
+def _flags(arguments: Mapping[str, Any]) -> list[str]:
+    """`max_loras=2` is `--max-loras 2`, True `--flag`, False `--no-flag`, a mapping its JSON."""
+    words: list[str] = []
+    for name, value in arguments.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", json.dumps(value) if isinstance(value, dict) else str(value)]
+    return words

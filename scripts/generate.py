@@ -1,0 +1,144 @@
+"""Answer the questions of a file with a base model and its LoRA adapters, without a server.
+
+Input:   a Hugging Face model folder, any number of PEFT folders, and a JSONL, JSON, CSV or Parquet file: a row's
+         `prompt` is asked as it is, a row without one is written with --template.
+Output:  answers.jsonl, each row with the answer of every model; summary.json, how many were cut off or are the same.
+
+--engine vllm must run in a Python that has vLLM; --engine embedded runs transformers and PEFT on the CPU.
+
+    python scripts/generate.py --engine embedded --model model --adapter sql=adapter/adapter --prompts rows.jsonl \\
+        --template tokens/template.json --output answers
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from common import answers, events, loading, program, tokenizer, vllm_flags, vllm_options
+from common.answers import Answer, Question
+from common.program import BadInput
+from common.prompt import Template
+from common.server_flags import check_names
+
+_CHUNK = 64  # questions between two progress lines
+
+
+def flags() -> argparse.ArgumentParser:
+    parser = program.parser(__doc__)
+    vllm_flags.add(parser)
+    parser.add_argument("--engine", choices=("vllm", "embedded"), default="vllm", help="what generates")
+    parser.add_argument("--prompts", type=program.existing_file, required=True, help="the questions")
+    parser.add_argument("--template", type=Template.load, metavar="JSON", help="text or file, for rows of columns")
+    parser.add_argument("--no-base", action="store_true", help="ask the adapters alone")
+    parser.add_argument("--max-tokens", type=program.at_least(1), default=128, help="longest answer")
+    parser.add_argument("--temperature", type=program.at_least(0, float), default=0.0, help="0 is greedy")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exit, it ends vLLM's processes too
+    questions = answers.read_questions(args.prompts, args.template)
+    prompts = prompt_ids(args.model, questions)
+    check_lengths(prompts, args)
+    ask = vllm_answers if args.engine == "vllm" else embedded_answers
+    given: dict[str, list[Answer]] = {}
+    for model, several in ask(args, prompts):
+        given.setdefault(model, []).extend(several)
+        events.progress(sum(map(len, given.values())), len(prompts) * len(asked_models(args)), "answer")
+    answers.write(args.output, questions, given)
+
+
+def asked_models(args: argparse.Namespace) -> dict[str, Path | None]:
+    """Name → adapter, None for the model itself. Raises BadInput where the base cannot be asked."""
+    check_names(args.served_model_name, args.adapter)
+    models: dict[str, Path | None] = {} if args.no_base else {args.served_model_name: None}
+    if args.engine == "vllm" and args.generation == "nxdi" and args.adapter and models:
+        raise BadInput("--generation nxdi: with adapters it has no base model to ask; add --no-base")
+    models |= dict(args.adapter)
+    if not models:
+        raise BadInput("--no-base: without an --adapter nothing is left to ask")
+    return models
+
+
+def prompt_ids(model: Path, questions: list[Question]) -> list[list[int]]:
+    """Token ids of every question, as training and serving write them."""
+    encoder = tokenizer.load(model)
+    chat = None
+    if any(question.messages for question in questions):
+        chat = tokenizer.chat_of(model)
+    return [
+        encoder.encode(chat.render(question.messages), add_special_tokens=False).ids
+        if chat and question.messages else encoder.encode(question.prompt).ids
+        for question in questions
+    ]  # fmt: skip
+
+
+def check_lengths(prompts: list[list[int]], args: argparse.Namespace) -> None:
+    positions = min(loading.limits(args.model).max_position_embeddings, args.max_model_len or sys.maxsize)
+    longest = max(map(len, prompts))
+    if longest + args.max_tokens > positions:
+        raise BadInput(
+            f"--max-tokens {args.max_tokens}: the longest prompt has {longest} tokens and the model takes {positions}; "
+            f"use at most {positions - longest}"
+        )
+
+
+def vllm_answers(args: argparse.Namespace, prompts: list[list[int]]) -> Iterator[tuple[str, list[Answer]]]:
+    """Chunks of answers, model by model."""
+    models = asked_models(args)
+    settings = vllm_flags.settings(args)
+    settings = vllm_flags.with_artifacts(args, settings, vllm_flags.installed(sys.executable))
+    vllm_flags.write_files(settings)
+    os.environ.update(vllm_options.environment(args.generation, settings))
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # the rest would bury our lines
+
+    from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports]  reads the variables
+    from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
+
+    llm = LLM(**vllm_options.engine_arguments(args.generation, settings))
+    sampling = SamplingParams(temperature=args.temperature, max_tokens=args.max_tokens)
+    for number, (name, adapter) in enumerate(models.items(), start=1):
+        request = LoRARequest(name, number, str(adapter.resolve())) if adapter else None
+        for chunk in _chunks(prompts):
+            asked = [{"prompt_token_ids": ids} for ids in chunk]
+            outputs = llm.generate(asked, sampling, lora_request=request, use_tqdm=False)
+            best = [output.outputs[0] for output in outputs]
+            yield name, [_answer(each.text, each.finish_reason, each.token_ids) for each in best]
+
+
+def embedded_answers(args: argparse.Namespace, prompts: list[list[int]]) -> Iterator[tuple[str, list[Answer]]]:
+    """Chunks of answers, model by model."""
+    models = asked_models(args)
+    loading.check_model(args.model, [folder for _, folder in args.adapter])
+    decoder = tokenizer.load(args.model)
+    stop_ids = loading.stop_token_ids(args.model, decoder)
+
+    from common.generation import Sequence, generate
+
+    inner = {name: f"adapter_{number}" for number, (name, _) in enumerate(args.adapter)}  # PEFT's hold no dot
+    model = loading.load_model(args.model, {inner[name]: folder for name, folder in args.adapter}, args.dtype)
+    for name in models:
+        adapter = inner.get(name, loading.BASE)
+        for chunk in _chunks(prompts):
+            asked = [Sequence(ids, args.max_tokens, adapter, args.temperature) for ids in chunk]
+            for _ in generate(model, asked, args.max_num_seqs or _CHUNK, stop_ids):
+                pass
+            yield name, [_answer(decoder.decode(s.token_ids), s.finish_reason, s.token_ids) for s in asked]
+
+
+def _answer(text: str, finish_reason: str | None, token_ids: list[int]) -> Answer:
+    return {"text": text, "finish_reason": finish_reason, "token_ids": list(token_ids)}
+
+
+def _chunks(prompts: list[list[int]]) -> Iterator[list[list[int]]]:
+    for start in range(0, len(prompts), _CHUNK):
+        yield prompts[start : start + _CHUNK]
+
+
+if __name__ == "__main__":
+    sys.exit(program.main(run, flags()))

@@ -1,0 +1,207 @@
+"""Serve a base model and its LoRA adapters with vLLM: checked before, watched while it starts, ended whole.
+
+Input:   a Hugging Face model folder (the base, or a merged model) and any number of PEFT folders.
+Output:  vLLM's OpenAI-compatible server; OUTPUT/adapters.json where NxD Inference wants it.
+
+Refuses a taken port, an adapter whose names, shapes or rank do not fit, and a disk without room for the compiled
+model. Says that it is serving when a completion of one token has come back for every name. SIGTERM ends it with
+status 0; the engine processes end with it, however vLLM's own process ends.
+
+    python scripts/serve_vllm.py --python .venv-vllm/bin/python --model model --adapter sql=adapter/adapter \\
+        --output server --port 8000
+    curl localhost:8000/v1/completions -H 'Content-Type: application/json' \\
+        -d '{"model": "sql", "prompt": "Hello", "max_tokens": 20, "temperature": 0}'
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+from typing import IO
+
+from common import events, processes, program, vllm_flags, vllm_options
+from common.openai_client import Client
+from common.program import BadInput, StageFailed
+from common.server_flags import check_port
+from common.vllm_options import Container, Settings
+
+_STOP_GRACE = 50  # seconds from SIGTERM to SIGKILL: time to give an accelerator back in order
+_BETWEEN_PROBES = 0.2  # seconds
+_KEPT_LINES = 200  # of the log, in which the cause of a failed start is looked for
+
+# What vLLM, NxD Inference and the plugin write while they start, and what a person wants to know of it.
+_MILESTONES = (
+    (r"Starting to load model", "loading the weights"),
+    (r"Recompiling\.\.\.|Compiling and saving model", "compiling for Neuron: minutes; the next start finds it done"),
+    (r"Successfully loaded pre-?compiled model", "the compiled model is there already"),
+    (r"Warming up the model", "warming up"),
+    (r"Application startup complete", "the server listens"),
+)
+_SHARDS = re.compile(r"checkpoint shards:.* (\d+)/(\d+) \[")
+_CAUSE = re.compile(r"\b[A-Z]\w*(?:Error|Exception): (?!.*root cause).+")
+
+
+def flags() -> argparse.ArgumentParser:
+    parser = program.parser(__doc__)
+    vllm_flags.add(parser)
+    group = parser.add_argument_group("server")
+    group.add_argument("--python", default=sys.executable, help="a Python that has vLLM")
+    group.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    group.add_argument("--port", type=program.at_least(1), required=True)
+    group.add_argument("--spare-adapters", type=program.at_least(0), default=0, help="for POST /v1/load_lora_adapter")
+    group.add_argument("--timeout", type=program.at_least(0, float), default=1800.0, help="seconds to be ready in")
+    group.add_argument("--dry-run", action="store_true", help="print the command and end")
+    group = parser.add_argument_group("container")
+    group.add_argument("--image", help="run in this Docker image")
+    group.add_argument("--devices", metavar="N,N", help="numbers of /dev/neuron*; default: all that exist")
+    group.add_argument("--shm-size", default="32g", help="shared memory of the container")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    for number, status in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
+        signal.signal(number, lambda *_, status=status: sys.exit(status))
+    settings = preflight(args)
+    variables = vllm_options.environment(args.generation, settings)
+    container = _container(args, settings) if args.image else None
+    words = command(args, settings, variables, container)
+    if args.dry_run:
+        print(shlex.join([*(f"{name}={value}" for name, value in variables.items()), *words]))
+        return
+    vllm_flags.write_files(settings)
+    if container:  # one of the same name is what a killed server left
+        subprocess.run(["docker", "rm", "--force", container.name], capture_output=True, check=False)
+    models = [*settings.adapters]
+    if vllm_options.answers_for_base(args.generation, settings):
+        models.insert(0, args.served_model_name)
+    serve(words, variables, Client(_reachable(args.host), args.port, args.timeout), models)
+
+
+def preflight(args: argparse.Namespace) -> Settings:
+    """Everything that can be known to be wrong before the minutes of a start. Raises BadInput."""
+    settings = vllm_flags.settings(args, args.spare_adapters)
+    if args.spare_adapters and not settings.adapters:
+        raise BadInput("--spare-adapters: needs an --adapter to begin with")
+    if args.spare_adapters and args.generation == "fork":
+        raise BadInput("--spare-adapters: this generation of vLLM takes its adapters at the start alone")
+    if not args.dry_run:
+        check_port(args.host, args.port)
+    if args.image and shutil.which("docker") is None:
+        raise BadInput("--image: there is no docker command here")
+    return vllm_flags.with_artifacts(args, settings, _versions(args))
+
+
+def command(
+    args: argparse.Namespace, settings: Settings, variables: dict[str, str], container: Container | None
+) -> list[str]:
+    """The whole command line: that Python's, or Docker's."""
+    before = [args.python]
+    if container:
+        before = vllm_options.container_command(container, variables, args.host, args.port)
+    host = "0.0.0.0" if container else args.host
+    return [*before, *vllm_options.command(args.generation, settings, args.served_model_name, host, args.port)]
+
+
+def _versions(args: argparse.Namespace) -> dict[str, str]:
+    """What compiles and serves; for --dry-run it need not be there."""
+    if args.image:
+        return {"image": args.image}
+    return {"python": args.python} if args.dry_run else vllm_flags.installed(args.python)
+
+
+def _container(args: argparse.Namespace, settings: Settings) -> Container:
+    read_only = [settings.model, *settings.adapters.values()]
+    read_only += [settings.adapters_file.parent] if settings.adapters_file else []
+    writable = [settings.artifacts] if settings.artifacts else []
+    return Container(args.image, f"vllm-{args.port}", _devices(args.devices), args.shm_size, read_only, writable)
+
+
+def serve(words: list[str], variables: dict[str, str], client: Client, models: list[str]) -> None:
+    """Run the server until it ends, which is a failure, or until a signal."""
+    processes.adopt_orphans()
+    process = subprocess.Popen(
+        words, env={**os.environ, **variables}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, preexec_fn=processes.end_with_parent,
+    )  # fmt: skip
+    lines: deque[str] = deque(maxlen=_KEPT_LINES)
+    reader = Thread(target=_relay, args=(process.stdout, lines), name="log")
+    reader.start()
+    started = time.monotonic()
+    try:
+        _wait_until_ready(process, client, models, started + client.timeout)
+        seconds = time.monotonic() - started
+        events.log(f"serving on http://{client.host}:{client.port} ({', '.join(models)}), ready after {seconds:.0f} s")
+        events.metric({"startup_seconds": round(seconds, 2)})
+        process.wait()
+    except _NotReady as problem:
+        raise StageFailed(f"{problem}; {_cause(lines)}") from None
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        processes.end_children(process, _STOP_GRACE)
+        reader.join()
+    raise StageFailed(f"vLLM ended by itself, status {process.returncode}; {_cause(lines)}")
+
+
+class _NotReady(Exception):
+    pass
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], client: Client, models: list[str], deadline: float) -> None:
+    while not client.is_ready(models, deadline):
+        with suppress(subprocess.TimeoutExpired):
+            raise _NotReady(f"vLLM ended before it was ready, status {process.wait(_BETWEEN_PROBES)}")
+        if time.monotonic() > deadline:
+            raise _NotReady(f"vLLM is not ready after {client.timeout:g} s (--timeout)")
+
+
+def _relay(stream: IO[bytes], lines: deque[str]) -> None:
+    """Pass the server's output on, and tell what it means."""
+    for line in stream:
+        sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+        lines.append(line.decode(errors="replace").strip())
+        _tell(lines[-1])
+
+
+def _tell(line: str) -> None:
+    shards = _SHARDS.search(line)
+    if shards:
+        events.progress(int(shards[1]), int(shards[2]), "weight file")
+    for pattern, meaning in _MILESTONES:
+        if re.search(pattern, line):
+            events.log(meaning)
+
+
+def _cause(lines: deque[str]) -> str:
+    """The last error in the log that is not only about another one; else its last words."""
+    found = [match[0] for match in map(_CAUSE.search, lines) if match and " WARNING " not in match.string]
+    return found[-1] if found else " | ".join(list(lines)[-5:]) or "it wrote nothing"
+
+
+def _devices(text: str | None) -> list[int]:
+    numbers = text.split(",") if text else [path.name.removeprefix("neuron") for path in Path("/dev").glob("neuron*")]
+    found = sorted(int(number) for number in numbers if number.isdigit())
+    if not found:
+        raise BadInput(f"--devices {text or ''}: no Neuron device; name them, as 0,1,2")
+    return found
+
+
+def _reachable(host: str) -> str:
+    """Where a server that listens on all addresses can be asked."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+if __name__ == "__main__":
+    sys.exit(program.main(run, flags()))
