@@ -15,7 +15,10 @@ from runner.stages import STAGES
 
 @dataclass(frozen=True)
 class Step:
-    """One command line of a plan. `key` names the artifact in the store: stage and fingerprint."""
+    """One command line of a plan. `key` names the artifact in the store: stage and fingerprint.
+
+    With `nodes` > 1 it is to be started on that many machines at once, each told its PET_NODE_RANK and PET_MASTER_ADDR.
+    """
 
     stage: str
     title: str
