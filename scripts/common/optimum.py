@@ -294,6 +294,9 @@ class _Reporter(TrainerCallback):
                     parameter.copy_(self.state["weights"][name].to(parameter.device))
             kwargs["optimizer"].load_state_dict(self.state["optimizer"])
             self.state = None
+        # The library gives the scheduler the optimizer that ZeRO-1 was made from. Where that has parameter groups of
+        # its own (loaded ones, or a newer torch's copies) no learning rate would come through.
+        kwargs["lr_scheduler"].optimizer = kwargs["optimizer"].optimizer
         self.started = (time.perf_counter(), self.training.record.tokens)
         self.begun = time.perf_counter() - self.training.record.seconds
 
