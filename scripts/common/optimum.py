@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import torch_xla.core.xla_model as xm
+from neuronx_distributed.parallel_layers.layers import RowParallelLinear
 from neuronx_distributed.parallel_layers.parallel_state import get_data_parallel_rank, get_tensor_model_parallel_rank
 from neuronx_distributed.parallel_layers.utils import move_all_tensor_to_cpu
 from optimum.neuron import NeuronSFTConfig, NeuronSFTTrainer
@@ -137,6 +138,7 @@ class Training:
         trainer.schedule, trainer.first_step = self.schedule, self.record.steps
         trainer.copies = settings.trn_config.data_parallel_size
         parameters = lora_parameters(trainer.model)
+        sum_gradients_in(_DTYPES[self.args.dtype], trainer.model)
         draw_lora_a(parameters, self.args.seed, get_tensor_model_parallel_rank(), self.args.tp_size)
         self._log_plan(parameters)
         # Of dropout: the ranks that share one copy of the model must drop the same, the copies must not.
@@ -208,6 +210,17 @@ def lora_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     if not found or others:
         raise StageFailed(f"the library would train {others[0] if others else 'nothing'}, not the adapter")
     return found
+
+
+def sum_gradients_in(dtype: torch.dtype, model: torch.nn.Module) -> None:
+    """Have the input gradients of column-parallel layers summed over the ranks in `dtype`, that of the weights.
+
+    neuronx-distributed (to 0.18) sums a copy in reduce_dtype, float32 by default, and goes on with the unsummed
+    original: with bf16 weights and no sequence parallelism every gradient is wrong, the lower the layer the more.
+    """
+    for module in model.modules():
+        if hasattr(module, "reduce_dtype") and not isinstance(module, RowParallelLinear):
+            module.reduce_dtype = dtype
 
 
 def draw_lora_a(parameters: dict[str, torch.nn.Parameter], seed: int, tp_rank: int, tp_size: int) -> None:
@@ -294,6 +307,9 @@ class _Reporter(TrainerCallback):
                     parameter.copy_(self.state["weights"][name].to(parameter.device))
             kwargs["optimizer"].load_state_dict(self.state["optimizer"])
             self.state = None
+        # The library gives the scheduler the optimizer that ZeRO-1 was made from. Where that has parameter groups of
+        # its own (loaded ones, or a newer torch's copies) no learning rate would come through.
+        kwargs["lr_scheduler"].optimizer = kwargs["optimizer"].optimizer
         self.started = (time.perf_counter(), self.training.record.tokens)
         self.begun = time.perf_counter() - self.training.record.seconds
 
