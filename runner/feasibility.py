@@ -158,7 +158,7 @@ def _memory(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
     if hardware.host_memory_gb and host > hardware.host_memory_gb * memory.GIB:
         yield (
             f"hardware={hardware.name}: {stage} needs {gib(host)} of the host's memory, which has "
-            f"{hardware.host_memory_gb:g} GiB; {_HOST_ADVICE[stage]}"
+            f"{hardware.host_memory_gb:g} GiB; {HOST_ADVICE[stage]}"
         )
     disk = sum(needs.disk.values())
     if hardware.disk_gb and disk > hardware.disk_gb * 10**9:
@@ -168,7 +168,7 @@ def _memory(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
         )
 
 
-_HOST_ADVICE = {
+HOST_ADVICE = {
     "train": "try fewer processes: a smaller parallel.dp_size or parallel.tp_size",
     "evaluate": "try evaluate.dtype=bf16, a smaller evaluate.batch_size, or evaluate=none",
     "serve": "try serve.dtype=bf16, or serve=none",
@@ -181,7 +181,7 @@ def gib(size: float) -> str:
     >>> gib(3 * 2**30)
     '3.0 GiB'
     """
-    return f"{size / memory.GIB:.1f} GiB"
+    return f"{size / memory.GIB:.1f} GiB" if size >= memory.GIB / 2 else f"{size / 2**20:.0f} MiB"
 
 
 def _smaller(recipe: Recipe, architecture: Architecture) -> str:
