@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from rich.console import Console
 from rich.text import Text
@@ -126,19 +126,28 @@ def _pythons(patient: Patient) -> dict[str, list[Requirement]]:
     """The environments that the recipe uses, with what each must hold."""
     recipe, found = patient.recipe, {patient.place.python: _training_packages(patient.recipe)}
     if recipe.serve.engine not in ("embedded", "none") and recipe.sdk.serve_python:
-        serving = [Requirement(text) for text in recipe.sdk.serve_packages]
+        serving = _requirements("sdk.serve_packages", recipe.sdk.serve_packages)
         found[recipe.sdk.serve_python] = [*found.get(recipe.sdk.serve_python, []), *serving]
     return found
 
 
 def _training_packages(recipe: Recipe) -> list[Requirement]:
     """On a CPU the versions of the `stages` extra; in an AMI's environment its own, and the rest in any version."""
-    needed = [Requirement(text) for text in (*recipe.sdk.train_packages, *BACKENDS[recipe.train.backend].packages)]
+    needed = _requirements("sdk.train_packages", recipe.sdk.train_packages)
+    needed += map(Requirement, BACKENDS[recipe.train.backend].packages)
     stages = list(_stages())
     if recipe.hardware.device == "cpu":
         return [*needed, *stages]
     named = {canonicalize_name(one.name) for one in needed} | _ON_A_CPU
     return [*needed, *(Requirement(one.name) for one in stages if canonicalize_name(one.name) not in named)]
+
+
+def _requirements(key: str, texts: list[str]) -> list[Requirement]:
+    try:
+        return [Requirement(text) for text in texts]
+    except InvalidRequirement as error:
+        reason = str(error).splitlines()[0]
+        raise RecipeError(f"{key}: not a pip requirement, such as transformers==4.48.*: {reason}") from error
 
 
 def _stages() -> Iterator[Requirement]:

@@ -201,11 +201,13 @@ def _fits_core(recipe: Recipe, architecture: Architecture) -> bool:
 
 def _changes(recipe: Recipe, architecture: Architecture) -> Iterator[dict[str, Any]]:
     again = {"train.gradient_checkpointing": True}
-    one = {"train.batch_size": 1, "train.accumulate": recipe.train.batch_size * recipe.train.accumulate}
+    sequences = recipe.train.batch_size * recipe.train.accumulate  # of one copy of the model, an optimizer step
+    one = {"train.batch_size": 1, "train.accumulate": sequences}
     yield from (again, one, again | one, again | one | {"train.dtype": "bf16"})
     for tp_size in _divisors(architecture):
         if tp_size > recipe.parallel.tp_size:
-            yield again | one | {"parallel.tp_size": tp_size, "parallel.dp_size": 1}
+            sequences_of_all = {"train.accumulate": sequences * recipe.parallel.dp_size}
+            yield again | one | sequences_of_all | {"parallel.tp_size": tp_size, "parallel.dp_size": 1}
 
 
 def _with(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:

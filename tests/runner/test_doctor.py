@@ -79,8 +79,9 @@ def test_a_recipe_that_cannot_work(tmp_path: Path) -> None:
     assert "error   recipe      parallel.tp_size: 3 does not divide num_attention_heads 8" in said
 
 
-def test_bad_input_is_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "runner", "doctor", "quickstart", "tp_sise=2"]
+@pytest.mark.parametrize("override", ["tp_sise=2", "sdk.train_packages=[torch=2]"])
+def test_bad_input_is_one_line(tmp_path: Path, override: str) -> None:
+    command = [sys.executable, "-m", "runner", "doctor", "quickstart", override]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
