@@ -176,7 +176,7 @@ def _memory(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
     if hardware.host_memory_gb and host > hardware.host_memory_gb * memory.GIB:
         yield (
             f"hardware={hardware.name}: {stage} needs {gib(host)} of the host's memory, which has "
-            f"{hardware.host_memory_gb:g} GiB; {_HOST_ADVICE[stage]}"
+            f"{hardware.host_memory_gb:g} GiB; {HOST_ADVICE[stage]}"
         )
     disk = sum(needs.disk.values())
     if hardware.disk_gb and disk > hardware.disk_gb * 10**9:
@@ -186,7 +186,7 @@ def _memory(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
         )
 
 
-_HOST_ADVICE = {
+HOST_ADVICE = {
     "train": "try fewer processes: a smaller parallel.dp_size or parallel.tp_size",
     "evaluate": "try evaluate.dtype=bf16, a smaller evaluate.batch_size, or evaluate=none",
     "serve": "try serve.dtype=bf16, or serve=none",
@@ -199,7 +199,7 @@ def gib(size: float) -> str:
     >>> gib(3 * 2**30)
     '3.0 GiB'
     """
-    return f"{size / memory.GIB:.1f} GiB"
+    return f"{size / memory.GIB:.1f} GiB" if size >= memory.GIB / 2 else f"{size / 2**20:.0f} MiB"
 
 
 def _smaller(recipe: Recipe, architecture: Architecture) -> str:
@@ -219,11 +219,13 @@ def _fits_core(recipe: Recipe, architecture: Architecture) -> bool:
 
 def _changes(recipe: Recipe, architecture: Architecture) -> Iterator[dict[str, Any]]:
     again = {"train.gradient_checkpointing": True}
-    one = {"train.batch_size": 1, "train.accumulate": recipe.train.batch_size * recipe.train.accumulate}
+    sequences = recipe.train.batch_size * recipe.train.accumulate  # of one copy of the model, an optimizer step
+    one = {"train.batch_size": 1, "train.accumulate": sequences}
     yield from (again, one, again | one, again | one | {"train.dtype": "bf16"})
     for tp_size in _divisors(architecture):
         if tp_size > recipe.parallel.tp_size:
-            yield again | one | {"parallel.tp_size": tp_size, "parallel.dp_size": 1}
+            sequences_of_all = {"train.accumulate": sequences * recipe.parallel.dp_size}
+            yield again | one | sequences_of_all | {"parallel.tp_size": tp_size, "parallel.dp_size": 1}
 
 
 def _with(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
