@@ -103,16 +103,6 @@ def _training(recipe: Recipe) -> Iterator[str]:
         )
 
 
-def _nxd(recipe: Recipe) -> Iterator[str]:
-    train, tp_size, seq_len = recipe.train, recipe.parallel.tp_size, recipe.dataset.seq_len
-    if train.backend != "nxd":
-        return
-    if train.gradient_checkpointing and train.nxd.selective_checkpointing:
-        yield "train.gradient_checkpointing: recomputes whole layers; set train.nxd.selective_checkpointing=false"
-    if train.nxd.sequence_parallel and seq_len % tp_size:
-        yield f"dataset.seq_len: {seq_len} is no multiple of tp_size {tp_size}, as train.nxd.sequence_parallel needs"
-
-
 def _nodes(recipe: Recipe) -> Iterator[str]:
     nodes = recipe.parallel.nodes
     if nodes > 1 and recipe.train.backend != "nxd":
@@ -152,6 +142,12 @@ def _length(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
             f"evaluate.max_new_tokens: {recipe.evaluate.max_new_tokens} leaves none of the {longest} positions of "
             f"{recipe.model.name} for the prompt"
         )
+
+
+def _sequence_parallel(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
+    train, tp_size, seq_len = recipe.train, recipe.parallel.tp_size, recipe.dataset.seq_len
+    if train.backend == "nxd" and train.nxd.sequence_parallel and seq_len % tp_size:
+        yield f"dataset.seq_len: {seq_len} is no multiple of tp_size {tp_size}, as train.nxd.sequence_parallel needs"
 
 
 def _rank(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
@@ -244,5 +240,7 @@ def _value(recipe: Recipe, key: str) -> Any:
     return getattr(getattr(recipe, section), leaf)
 
 
-_RULES: tuple[Callable[[Recipe], Iterator[str]], ...] = (backends.problems, _cores, _nodes, _training, _nxd)
-_MODEL_RULES: tuple[Callable[[Recipe, Architecture], Iterator[str]], ...] = (_cut, _length, _rank, _memory)
+_RULES: tuple[Callable[[Recipe], Iterator[str]], ...] = (backends.problems, _cores, _nodes, _training)
+_MODEL_RULES: tuple[Callable[[Recipe, Architecture], Iterator[str]], ...] = (
+    _cut, _length, _sequence_parallel, _rank, _memory,
+)  # fmt: skip
