@@ -81,7 +81,9 @@ def _failures(lines: Iterable[str]) -> int:
 
 def flags() -> argparse.ArgumentParser:
     parser = program.parser(__doc__)
-    parser.add_argument("--cache", required=True, metavar="FOLDER|S3", help="where compiled programs are kept")
+    parser.add_argument(
+        "--cache", type=program.absolute, required=True, metavar="FOLDER|S3", help="where compiled programs are kept"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder for compile.json")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="the training's own command")
     return parser

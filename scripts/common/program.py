@@ -61,6 +61,11 @@ def existing_file(text: str) -> Path:
     return path
 
 
+def absolute(text: str) -> str:
+    """An argparse type: a folder as seen from anywhere, for programs that work elsewhere; a URL as it is."""
+    return text if "://" in text else str(Path(text).absolute())
+
+
 def at_least(minimum: float, kind: type = int) -> Callable[[str], float]:
     """An argparse type: a number (`kind` int or float) not below `minimum`."""
 

@@ -44,7 +44,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tp-size", type=count(1), default=1, help="NeuronCores that share the model")
     group.add_argument("--cores", help="NeuronCores to use, as 0-31; default: the first ones")
     group.add_argument("--neuron-config", type=_json_object, default={}, metavar="JSON", help="the generation's own")
-    group.add_argument("--artifacts", type=Path, metavar="DIR", help="keeps compiled models; default: in --output")
+    group.add_argument(
+        "--artifacts", type=lambda text: Path(text).absolute(), metavar="DIR",
+        help="keeps compiled models; default: in --output",
+    )  # fmt: skip
 
 
 def settings(args: argparse.Namespace, spare_adapters: int = 0) -> Settings:
