@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm smollm2 run plan sweep serve runs show compare report rerun completion test lint test-integration test-optimum test-nxd bench clean
+.PHONY: help setup setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test lint test-integration test-optimum test-nxd bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ run: $(VENV)/.done ## run RECIPE (default: quickstart) with ARGS
 
 plan: $(VENV)/.done ## show every command line that RECIPE would run
 	$(BIN)/runner plan $(RECIPE) $(ARGS)
+
+doctor: $(VENV)/.done ## look whether anything on this machine is in the way of RECIPE
+	$(BIN)/runner doctor $(RECIPE) $(ARGS)
 
 sweep: $(VENV)/.sweep ## run a sweep of RECIPE: ARGS="train.lora.rank=4,8,16"
 	$(BIN)/runner run $(RECIPE) -m $(ARGS)

@@ -17,8 +17,10 @@ from runner.validate import build
 class Backend:
     """`option` is its name as `train=`; `packages` it needs besides the SDK's, as pip requirements.
 
-    `copies`: whether several copies of the model can share the data. `scores`: the share of the square of
-    attention scores that it keeps for the backward. `loss_rows`: rows whose logits exist at once, None = all.
+    `copies`: whether several copies of the model can share the data. The rest is for `runner.memory`, as the back end
+    is by default. `scores`: the share of the square of attention scores that it computes. `selective`: whether it
+    recomputes attention and activation for the backward. `sequence_parallel`: whether the ranks share what lies
+    between the layers. `loss_rows`: rows whose logits exist at once, None = all.
     """
 
     option: str
@@ -26,12 +28,16 @@ class Backend:
     copies: bool
     packages: tuple[str, ...] = ()
     scores: float = 1.0
+    selective: bool = False
+    sequence_parallel: bool = False
     loss_rows: int | None = None
 
 
 BACKENDS = {
     "torch": Backend("torch_lora", ("cpu",), copies=False, scores=0.5, loss_rows=1024),
-    "nxd": Backend("nxd_lora", ("neuron",), copies=True, packages=("transformers==4.48.*",)),
+    "nxd": Backend(
+        "nxd_lora", ("neuron",), copies=True, packages=("transformers==4.48.*",), selective=True, sequence_parallel=True
+    ),
     "optimum": Backend("optimum_lora", ("neuron",), copies=True, packages=("optimum-neuron==0.4.*", "peft==0.17.*")),
 }
 _NOT_VLLM = ("embedded", "none")

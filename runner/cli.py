@@ -85,6 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--json", action="store_true", help="as JSON")
     form.add_argument("--shell", action="store_true", help="as a bash script that does the same by hand")
     _with_recipe(plan, "*")
+    one = command("doctor", _doctor, "look at this machine: is anything in the way of a recipe")
+    one.add_argument("--json", action="store_true", help="as JSON")
+    one.add_argument("--target", choices=compose.groups()["target"], help="look where this target would run it")
+    one.add_argument("recipe", nargs="?", default="quickstart", help="a recipe (default: quickstart)")
+    one.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="such as hardware=trn2")
     one = command("options", _options, "explain the choices and keys of a recipe")
     one.add_argument("group", nargs="?", help="one folder of configs/, with its keys")
     command("schema", _schema, "print the JSON Schema of a recipe, for editors")
@@ -203,6 +208,16 @@ def _plan(args: argparse.Namespace) -> int:
 def _planned(args: argparse.Namespace) -> tuple[Recipe, Plan]:
     recipe = compose.compose(args.recipe, args.overrides).recipe
     return recipe, build(recipe, place_of(recipe))
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from runner import doctor  # packaging takes 0.05 s that other commands need not spend
+
+    target = [f"target={args.target}"] if args.target else []
+    recipe = compose.compose(args.recipe, [*args.overrides, *target]).recipe
+    findings = doctor.examine(recipe, place_of(recipe))
+    print(doctor.as_json(findings)) if args.json else doctor.show(findings, _console())
+    return doctor.status(findings)
 
 
 def _options(args: argparse.Namespace) -> int:

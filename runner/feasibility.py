@@ -103,16 +103,6 @@ def _training(recipe: Recipe) -> Iterator[str]:
         )
 
 
-def _nxd(recipe: Recipe) -> Iterator[str]:
-    train, tp_size, seq_len = recipe.train, recipe.parallel.tp_size, recipe.dataset.seq_len
-    if train.backend != "nxd":
-        return
-    if train.gradient_checkpointing and train.nxd.selective_checkpointing:
-        yield "train.gradient_checkpointing: recomputes whole layers; set train.nxd.selective_checkpointing=false"
-    if train.nxd.sequence_parallel and seq_len % tp_size:
-        yield f"dataset.seq_len: {seq_len} is no multiple of tp_size {tp_size}, as train.nxd.sequence_parallel needs"
-
-
 def _nodes(recipe: Recipe) -> Iterator[str]:
     nodes = recipe.parallel.nodes
     if nodes > 1 and recipe.train.backend != "nxd":
@@ -154,6 +144,12 @@ def _length(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
         )
 
 
+def _sequence_parallel(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
+    train, tp_size, seq_len = recipe.train, recipe.parallel.tp_size, recipe.dataset.seq_len
+    if train.backend == "nxd" and train.nxd.sequence_parallel and seq_len % tp_size:
+        yield f"dataset.seq_len: {seq_len} is no multiple of tp_size {tp_size}, as train.nxd.sequence_parallel needs"
+
+
 def _rank(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
     if recipe.train.lora.rank >= architecture.hidden_size:
         yield (
@@ -176,7 +172,7 @@ def _memory(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
     if hardware.host_memory_gb and host > hardware.host_memory_gb * memory.GIB:
         yield (
             f"hardware={hardware.name}: {stage} needs {gib(host)} of the host's memory, which has "
-            f"{hardware.host_memory_gb:g} GiB; {_HOST_ADVICE[stage]}"
+            f"{hardware.host_memory_gb:g} GiB; {HOST_ADVICE[stage]}"
         )
     disk = sum(needs.disk.values())
     if hardware.disk_gb and disk > hardware.disk_gb * 10**9:
@@ -186,7 +182,7 @@ def _memory(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
         )
 
 
-_HOST_ADVICE = {
+HOST_ADVICE = {
     "train": "try fewer processes: a smaller parallel.dp_size or parallel.tp_size",
     "evaluate": "try evaluate.dtype=bf16, a smaller evaluate.batch_size, or evaluate=none",
     "serve": "try serve.dtype=bf16, or serve=none",
@@ -199,7 +195,7 @@ def gib(size: float) -> str:
     >>> gib(3 * 2**30)
     '3.0 GiB'
     """
-    return f"{size / memory.GIB:.1f} GiB"
+    return f"{size / memory.GIB:.1f} GiB" if size >= memory.GIB / 2 else f"{size / 2**20:.0f} MiB"
 
 
 def _smaller(recipe: Recipe, architecture: Architecture) -> str:
@@ -219,11 +215,13 @@ def _fits_core(recipe: Recipe, architecture: Architecture) -> bool:
 
 def _changes(recipe: Recipe, architecture: Architecture) -> Iterator[dict[str, Any]]:
     again = {"train.gradient_checkpointing": True}
-    one = {"train.batch_size": 1, "train.accumulate": recipe.train.batch_size * recipe.train.accumulate}
+    sequences = recipe.train.batch_size * recipe.train.accumulate  # of one copy of the model, an optimizer step
+    one = {"train.batch_size": 1, "train.accumulate": sequences}
     yield from (again, one, again | one, again | one | {"train.dtype": "bf16"})
     for tp_size in _divisors(architecture):
         if tp_size > recipe.parallel.tp_size:
-            yield again | one | {"parallel.tp_size": tp_size, "parallel.dp_size": 1}
+            sequences_of_all = {"train.accumulate": sequences * recipe.parallel.dp_size}
+            yield again | one | sequences_of_all | {"parallel.tp_size": tp_size, "parallel.dp_size": 1}
 
 
 def _with(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
@@ -242,5 +240,7 @@ def _value(recipe: Recipe, key: str) -> Any:
     return getattr(getattr(recipe, section), leaf)
 
 
-_RULES: tuple[Callable[[Recipe], Iterator[str]], ...] = (backends.problems, _cores, _nodes, _training, _nxd)
-_MODEL_RULES: tuple[Callable[[Recipe, Architecture], Iterator[str]], ...] = (_cut, _length, _rank, _memory)
+_RULES: tuple[Callable[[Recipe], Iterator[str]], ...] = (backends.problems, _cores, _nodes, _training)
+_MODEL_RULES: tuple[Callable[[Recipe, Architecture], Iterator[str]], ...] = (
+    _cut, _length, _sequence_parallel, _rank, _memory,
+)  # fmt: skip

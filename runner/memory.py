@@ -50,10 +50,10 @@ def estimate(recipe: Recipe, architecture: Architecture, kv_copies: int) -> Esti
     - activations, kept for the backward: a layer 4 h + (2 a d + 2 k d + 4 i) / t + a s / t elements a token: input
       and output of both norms, q, k, v, attention's result, gate, up, silu(gate), their product; and the scores of
       attention. This counts for Llama with a frozen base what Korthikanti et al. 2022 (Reducing Activation
-      Recomputation in Large Transformer Models, section 4) count for GPT: without dropout masks, with the half of
-      each linear layer's input that tensor parallelism leaves whole. With checkpointing a layer keeps h a token.
-      One layer more stands for what the backward makes at a time, and logits, their softmax and its gradient
-      (v / t) for the loss.
+      Recomputation in Large Transformer Models, sections 4 and 5) count for GPT. Their sequence parallelism makes
+      4 h to 4 h / t; their selective recomputation keeps neither scores nor the last two of i; with checkpointing a
+      layer keeps h. Once, for the layer that is worked on, there are all of it and the gradients of as much; and for
+      the loss logits, their softmax and its gradient (v / t).
 
     The Neuron runtime, compiled programs and fragmentation come on top: what exceeds a core's memory here cannot fit,
     what comes near it may not.
@@ -103,14 +103,16 @@ def _trained(recipe: Recipe, a: Architecture, kv_copies: int) -> int:
 
 
 def _activations(recipe: Recipe, a: Architecture, kv_copies: int) -> int:
-    train, tp_size = recipe.train, recipe.parallel.tp_size
+    train, tp_size, width = recipe.train, recipe.parallel.tp_size, _BYTES[recipe.train.dtype]
     backend, tokens = BACKENDS[train.backend], train.batch_size * recipe.dataset.seq_len
-    scores = int(a.num_attention_heads * recipe.dataset.seq_len * backend.scores)
-    cut = 2 * a.hidden_size + 2 * _kv_width(a, kv_copies) + 4 * a.intermediate_size + scores
-    layer = 4 * a.hidden_size + cut // tp_size
-    kept = a.hidden_size if train.gradient_checkpointing else layer
-    working = 2 * layer if train.gradient_checkpointing else layer
-    width = _BYTES[train.dtype]
+    between = a.hidden_size // (tp_size if backend.sequence_parallel else 1)
+    linear = 2 * a.hidden_size + 2 * _kv_width(a, kv_copies) + 2 * a.intermediate_size
+    recomputed = 2 * a.intermediate_size + int(a.num_attention_heads * recipe.dataset.seq_len * backend.scores)
+    layer = 4 * between + (linear + recomputed) // tp_size
+    kept, working = layer, layer
+    if train.gradient_checkpointing or backend.selective:
+        kept = between if train.gradient_checkpointing else layer - recomputed // tp_size
+        working = 2 * layer
     logits = min(tokens, backend.loss_rows or tokens) * a.vocab_size // tp_size * (width + 4 + 4)
     return tokens * (a.num_hidden_layers * kept + working) * width + logits
 

@@ -149,7 +149,9 @@ class Nxd:
     compile_cache: str | None = key("folder or s3:// address of compiled programs; default: beside the store", None)
     compiler_flags: str = key("flags of neuronx-cc", "--model-type=transformer -O1 --auto-cast=none")
     sequence_parallel: bool = key("cut activations between the layers over the ranks", True)
-    selective_checkpointing: bool = key("recompute attention and activation alone: less memory, little time", True)
+    selective_checkpointing: bool = key(
+        "recompute attention alone: less memory, little time; gradient_checkpointing does more", True
+    )
     zero1: bool = key("cut the optimizer's state over the copies of the model", False)
     stochastic_rounding: bool = key("round to bfloat16 up or down by chance; LoRA weights are fp32 without it", False)
 

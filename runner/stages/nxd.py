@@ -25,6 +25,7 @@ def compile_cache(recipe: Recipe, artifacts: Artifacts) -> str:
 def training_flags(recipe: Recipe, artifacts: Artifacts) -> list[str | Word]:
     """The flags of train_nxd.py."""
     nxd = dataclasses.asdict(recipe.train.nxd)
+    nxd["selective_checkpointing"] &= not recipe.train.gradient_checkpointing  # which recomputes those parts too
     return [
         "--shards", artifacts.path("convert"),
         "--data", artifacts.path("tokenize"),

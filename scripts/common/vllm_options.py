@@ -169,7 +169,14 @@ def _lora_arguments(settings: Settings) -> dict[str, Any]:
 
 
 def _cpu(settings: Settings) -> dict[str, Any]:
-    return {"enforce_eager": True}  # compiling takes minutes and needs a C++ compiler
+    """Eager: compiling takes minutes and needs a C++ compiler.
+
+    One place more than adapters, which stays empty: in a batch of several requests vLLM's CPU kernels give those for
+    the base model index -1, which is the last place (vllm/lora/ops/torch_ops/lora_ops.py of 0.32).
+    """
+    places = len(settings.adapters) + settings.spare_adapters + 1
+    lora = {"max_loras": places, "max_cpu_loras": places} if settings.adapters else {}
+    return {"enforce_eager": True, **lora}
 
 
 def _fork(settings: Settings) -> dict[str, Any]:

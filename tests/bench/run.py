@@ -3,7 +3,8 @@
     make bench                     needs about 12 GB of disk below --scratch
     make bench ARGS="--small"      small models, to see that it works
 
-DVC, for the ratio of a cached run, is not a dependency: --dvc says where it is, without it the ratio is left out.
+DVC, for the ratio of a cached run, is not a dependency: --dvc says where it is, without it the ratio is left out. The
+ratio of serving needs `make setup-vllm`, and is left out without it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
+VLLM = HERE.parents[1] / ".venv-vllm" / "bin" / "python"
 
 
 def main() -> int:
@@ -31,6 +33,8 @@ def main() -> int:
             ["ssh.py"],
             ["cached.py", *(["--dvc", args.dvc] if args.dvc else [])],
         ]
+        if VLLM.is_file():
+            benches.append(["serve.py", "--python", str(VLLM), *(["--rounds", "1"] if args.small else [])])
         return max(subprocess.run([sys.executable, HERE / name, *words], check=False).returncode
                    for name, *words in benches)  # fmt: skip
 

@@ -142,6 +142,19 @@ print(json.dumps(answers))"""
     assert len({json.dumps(tokens) for tokens in expected.values()}) == 3, "the adapters differ"
 
 
+def test_requests_at_once_get_the_tokens_of_one_alone(client, expected):
+    """vLLM's CPU kernels would give the base model's requests in a mixed batch the last adapter."""
+    code = f"""
+from concurrent.futures import ThreadPoolExecutor
+tasks = [(name, prompt) for name in ("base", "one", "two.1") for prompt in {PROMPTS!r}] * 4
+def ask(task):
+    return client.completions.create(model=task[0], prompt=task[1], max_tokens={LENGTH}, temperature=0,
+        extra_body={{"return_token_ids": True}}).choices[0].token_ids
+with ThreadPoolExecutor(len(tasks)) as pool:
+    print(json.dumps(list(pool.map(ask, tasks))))"""
+    assert client(code) == [tokens for name in ("base", "one", "two.1") for tokens in expected[name]] * 4
+
+
 def test_a_stream_adds_up_to_the_whole_answer(client):
     code = f"""
 options = dict(model="one", prompt={PROMPTS[0]!r}, max_tokens={LENGTH}, temperature=0)

@@ -32,7 +32,7 @@ def a_run(folder: Path, cores: dict | None = None) -> Run:
     """A recorded run with one step, which ends when the file folder/end is there."""
     composed = compose("quickstart", [f"paths.runs={folder}/runs", f"paths.store={folder}/store"])
     argv = (sys.executable, "-c", WAIT, str(folder / "store" / "partial" / "train-1"), str(folder / "end"))
-    step = Step("train", "train", "train-1", argv, {}, True, False, cores)
+    step = Step("train", "train", "train-1", argv, {}, True, False, cores=cores)
     return Run(record.create(composed, Plan("quickstart", str(folder / "store"), (step,))))
 
 

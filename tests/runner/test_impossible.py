@@ -101,7 +101,7 @@ def test_a_number_of_processes_that_trn1_does_not_start_is_refused(tp_size: int,
 
 TOO_LARGE = [
     (hardware, batch_size, seq_len, tp_size)
-    for hardware, batch_size, seq_len, tp_size in itertools.product(("trn1", "trn2"), (16, 64), (2048, 8192), (1, 2, 8))
+    for hardware, batch_size, seq_len, tp_size in itertools.product(("trn1", "trn2"), (32, 64), (2048, 8192), (1, 2, 8))
 ]
 
 

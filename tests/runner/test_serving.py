@@ -98,7 +98,7 @@ def test_the_server_in_the_foreground_is_the_step_itself() -> None:
     ("overrides", "message"),
     [
         (["hardware=trn2", "serve=embedded"], "serve=embedded: serves on a CPU alone; take serve=vllm on trn2"),
-        (TRN2, "sdk.vllm: cpu does not run on trn2.48xlarge"),
+        ([*TRN2, "sdk.vllm=cpu"], "sdk.vllm: cpu does not run on trn2.48xlarge"),
         (["serve=vllm", "sdk.vllm=nxdi"], "sdk.vllm: nxdi does not run on cpu"),
         ([*TRN2, "sdk.vllm=native"], "sdk.vllm_lora: the native plugin serves no LoRA"),
         (["serve=vllm", "train.lora.rank=600"], "train.lora.rank: vLLM serves ranks up to 512"),

@@ -63,8 +63,8 @@ def test_attention_is_part_of_the_result() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("parallel.dp_size=5", "parallel.dp_size: 5 x tp_size 8 is more than the 32 cores of trn1.32xlarge; try 4"),
-        ("hardware=cpu", "hardware=cpu: train=optimum_lora needs Trainium"),
+        ("parallel.dp_size=5", "8 x dp_size 5 is more than the 32 cores of trn1.32xlarge"),
+        ("hardware=cpu", "train=optimum_lora: trains on Neuron"),
     ],
 )
 def test_what_cannot_work_is_refused(override: str, message: str) -> None:

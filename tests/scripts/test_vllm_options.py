@@ -40,6 +40,7 @@ def test_a_cpu_has_its_adapters_by_name() -> None:
     assert words[:2] == ["-m", "vllm.entrypoints.openai.api_server"]
     assert value_of(words, "--lora-modules") == "sql=/a/sql"
     assert value_of(words, "--max-lora-rank") == "16"
+    assert value_of(words, "--max-loras") == "2", "the last place stays empty, for the base model"
     assert "--enforce-eager" in words and "--tensor-parallel-size" not in words
 
 

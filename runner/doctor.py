@@ -1,0 +1,300 @@
+"""`runner doctor`: what a machine has (runner/probe.py) beside what a recipe needs, and what to do for each finding."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+from rich.console import Console
+from rich.text import Text
+
+from runner import feasibility, memory, plan
+from runner.backends import BACKENDS
+from runner.draft import Place
+from runner.errors import RecipeError
+from runner.feasibility import gib
+from runner.schema import Recipe, Sdk
+
+_PROBE = Path(__file__).with_name("probe.py")
+_OLDEST_PYTHON = (3, 10)
+# Of the packages that stages use, those that only a CPU needs: the embedded server, weights in GGUF files.
+_ON_A_CPU = {"starlette", "uvicorn", "gguf"}
+_COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
+
+Report = Mapping[str, Any]  # what runner/probe.py printed
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: `level` is ok, warning or error; `todo` says what to do, and is empty where nothing is."""
+
+    level: str
+    about: str
+    says: str
+    todo: str = ""
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A recipe, the place where it would run, and what is known of it: its plan and its needs, if they can be told."""
+
+    recipe: Recipe
+    place: Place
+    plan: plan.Plan | None = None
+    needs: memory.Estimate | None = None
+
+    @property
+    def port(self) -> int | None:
+        """The port that the server of the plan listens on, if it has one."""
+        words = next((step.argv for step in self.plan.steps if step.stage == "serve"), ()) if self.plan else ()
+        return int(words[words.index("--port") + 1]) if "--port" in words else self.recipe.serve.port
+
+
+def examine(recipe: Recipe, place: Place) -> list[Finding]:
+    """Everything that is, or is not, in the way of the recipe on this machine."""
+    patient, findings = ask(recipe, place)
+    return [*findings, *compare(patient, probe(patient))]
+
+
+def ask(recipe: Recipe, place: Place) -> tuple[Patient, list[Finding]]:
+    """What can be said before any machine is looked at."""
+    try:
+        architecture = feasibility.architecture_of(recipe)
+        problems = list(feasibility.problems(recipe))
+    except RecipeError as error:
+        return Patient(recipe, place), [Finding("error", "recipe", str(error))]
+    if problems:
+        return Patient(recipe, place), [Finding("error", "recipe", problem) for problem in problems]
+    needs = feasibility.estimate(recipe, architecture) if architecture else None
+    try:
+        return Patient(recipe, place, plan.build(recipe, place), needs), list(_recipe(recipe, needs))
+    except RecipeError as error:
+        return Patient(recipe, place, None, needs), [Finding("error", "recipe", str(error))]
+
+
+def probe_flags(patient: Patient) -> list[str]:
+    """The flags of runner/probe.py that ask a machine for what the recipe needs."""
+    words = ["--store", str(patient.place.store), "--host", patient.recipe.serve.host]
+    words += [word for python in _pythons(patient) for word in ("--python", python)]
+    words += ["--port", str(patient.port)] if patient.port else []
+    return words + (["--model", patient.recipe.model.path] if patient.recipe.model.source == "hub" else [])
+
+
+def probe(patient: Patient) -> Report:
+    """What this machine says of itself."""
+    command = [sys.executable, str(_PROBE), *probe_flags(patient)]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+def compare(patient: Patient, report: Report) -> list[Finding]:
+    """What a machine's report says about a recipe."""
+    return [finding for look in _LOOKS for finding in look(patient, report)]
+
+
+def show(findings: list[Finding], console: Console) -> None:
+    """Print a line for each finding."""
+    for finding in findings:
+        words = finding.says + (f"; {finding.todo}" if finding.todo else "")
+        line = Text.assemble((f"{finding.level:8}", _COLOURS[finding.level]), f"{finding.about:12}", words)
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def as_json(findings: list[Finding]) -> str:
+    return json.dumps([asdict(finding) for finding in findings], indent=2)
+
+
+def status(findings: list[Finding]) -> int:
+    """The exit status: 0 when nothing is in the way."""
+    return int(any(finding.level == "error" for finding in findings))
+
+
+def _recipe(recipe: Recipe, needs: memory.Estimate | None) -> Iterator[Finding]:
+    where = "rank" if recipe.hardware.device == "cpu" else "core"
+    says = f"training needs about {gib(needs.core)} of memory a {where}" if needs else "its needs are not known"
+    yield Finding("ok", "recipe", says)
+
+
+def _pythons(patient: Patient) -> dict[str, list[Requirement]]:
+    """The environments that the recipe uses, with what each must hold."""
+    recipe, found = patient.recipe, {patient.place.python: _training_packages(patient.recipe)}
+    if recipe.serve.engine not in ("embedded", "none") and recipe.sdk.serve_python:
+        serving = _requirements("sdk.serve_packages", recipe.sdk.serve_packages)
+        found[recipe.sdk.serve_python] = [*found.get(recipe.sdk.serve_python, []), *serving]
+    return found
+
+
+def _training_packages(recipe: Recipe) -> list[Requirement]:
+    """On a CPU the versions of the `stages` extra; in an AMI's environment its own, and the rest in any version."""
+    needed = _requirements("sdk.train_packages", recipe.sdk.train_packages)
+    needed += map(Requirement, BACKENDS[recipe.train.backend].packages)
+    stages = list(_stages())
+    if recipe.hardware.device == "cpu":
+        return [*needed, *stages]
+    named = {canonicalize_name(one.name) for one in needed} | _ON_A_CPU
+    return [*needed, *(Requirement(one.name) for one in stages if canonicalize_name(one.name) not in named)]
+
+
+def _requirements(key: str, texts: list[str]) -> list[Requirement]:
+    try:
+        return [Requirement(text) for text in texts]
+    except InvalidRequirement as error:
+        reason = str(error).splitlines()[0]
+        raise RecipeError(f"{key}: not a pip requirement, such as transformers==4.48.*: {reason}") from error
+
+
+def _stages() -> Iterator[Requirement]:
+    """What pyproject.toml lists in the extra `stages`; nothing where the runner is not installed as a package."""
+    try:
+        texts = importlib.metadata.requires("trainium-recipes") or []
+    except importlib.metadata.PackageNotFoundError:
+        return
+    for one in map(Requirement, texts):
+        if one.marker and one.marker.evaluate({"extra": "stages"}) and not one.marker.evaluate({"extra": ""}):
+            yield one
+
+
+def _python(patient: Patient, report: Report) -> Iterator[Finding]:
+    version = tuple(int(part) for part in report["python"].split(".")[:2])
+    if version < _OLDEST_PYTHON:
+        yield Finding("error", "python", f"{report['python']} is too old", "have Python 3.10 or newer on the PATH")
+    else:
+        yield Finding("ok", "python", report["python"])
+
+
+def _neuron(patient: Patient, report: Report) -> Iterator[Finding]:
+    recipe, found = patient.recipe, report["neuron"]
+    hardware, processes = recipe.hardware, recipe.parallel.tp_size * recipe.parallel.dp_size
+    if hardware.device == "cpu":
+        return
+    if "error" in found:
+        yield Finding(
+            "error", "neuron", found["error"],
+            f"run on {hardware.name} with the Neuron AMI, or rehearse with hardware=cpu",
+        )  # fmt: skip
+        return
+    cores, about = found["cores"], f"{found['cores']} cores, driver {found['driver'] or 'of unknown version'}"
+    if cores < processes:
+        yield Finding("error", "neuron", f"{about}; the recipe trains on {processes}", "take a smaller tp_size")
+    elif hardware.cores and cores != hardware.cores:
+        yield Finding("warning", "neuron", f"{about}; {hardware.name} has {hardware.cores}", "check hardware=")
+    else:
+        yield Finding("ok", "neuron", about)
+    yield from _hbm(hardware.core_memory_gb, found["memory"] / cores if cores else 0)
+    for pid, command in found["processes"].items():
+        yield Finding("warning", "neuron", f"process {pid} holds cores: {command}", f"end it: kill {pid}")
+
+
+def _hbm(expected: float | None, there: float) -> Iterator[Finding]:
+    if expected and there < 0.95 * expected * memory.GIB:
+        yield Finding("error", "neuron", f"a core has {gib(there)}, not {expected:g} GiB",
+                      f"check hardware=, or set hardware.core_memory_gb={there / memory.GIB:g}")  # fmt: skip
+
+
+def _environments(patient: Patient, report: Report) -> Iterator[Finding]:
+    for python, needed in _pythons(patient).items():
+        found = report["environments"][python]
+        if "error" in found:
+            there = ", ".join(report["installed"]) or "none"
+            yield Finding("error", "environment", f"{python}: {found['error']}",
+                          f"choose the sdk of this machine (it has {there}), or set sdk.train_python")  # fmt: skip
+            continue
+        wrong = list(_wrong_packages(needed, found["packages"]))
+        for requirement, said in wrong:
+            yield Finding("error", "packages", f"{python}: {said}", _install(patient.recipe.sdk, python, requirement))
+        if not wrong and needed:
+            yield Finding("ok", "environment", f"{python}: Python {found['version']}, {len(needed)} packages as needed")
+        elif not needed:
+            yield Finding("warning", "environment", f"{python}: its packages are not known", "install with make setup")
+
+
+def _wrong_packages(needed: list[Requirement], packages: Mapping[str, str]) -> Iterator[tuple[Requirement, str]]:
+    there = {canonicalize_name(name): version for name, version in packages.items()}
+    for one in needed:
+        version = there.get(canonicalize_name(one.name))
+        if version is None:
+            yield one, f"{one.name} is missing"
+        elif not one.specifier.contains(version, prereleases=True):
+            yield one, f"{one.name} is {version}, not {one.specifier}"
+
+
+def _install(sdk: Sdk, python: str, requirement: Requirement) -> str:
+    """Packages of the SDK come with its AMI; the others are pip's."""
+    of_the_sdk = {Requirement(text).name for text in (*sdk.train_packages, *sdk.serve_packages)}
+    if requirement.name in of_the_sdk:
+        return f"choose the sdk that this machine has, or start the AMI of Neuron {sdk.name}"
+    wanted = f"{requirement.name}{requirement.specifier}"
+    return f"run: {python} -m pip install '{wanted}'"
+
+
+def _disk(patient: Patient, report: Report) -> Iterator[Finding]:
+    there = report["store"]
+    if not there["writable"]:
+        yield Finding("error", "disk", f"{there['path']}: not writable", "set paths.store to a folder of yours")
+    if not patient.needs:
+        return
+    keys = {step.stage: step.key for step in patient.plan.steps} if patient.plan else {}
+    need = sum(size for stage, size in patient.needs.disk.items() if keys.get(stage) not in there["objects"])
+    says = f"{there['path']}: about {gib(need)} needed, {gib(there['free'])} free"
+    if need > there["free"]:
+        yield Finding("error", "disk", says, "set paths.store to a larger disk, or free it: runner gc --days 30")
+    else:
+        yield Finding("ok", "disk", says)
+
+
+def _memory(patient: Patient, report: Report) -> Iterator[Finding]:
+    needs, there = patient.needs, report["memory"]
+    if not needs or not there:
+        return
+    stage, need = needs.hungriest, needs.host[needs.hungriest]
+    says = f"{stage} needs about {gib(need)}, {gib(there['available'])} of {gib(there['total'])} are free"
+    if need > there["total"]:
+        yield Finding("error", "memory", says, feasibility.HOST_ADVICE[stage])
+    elif need > there["available"]:
+        yield Finding("warning", "memory", says, "end other programs")
+    else:
+        yield Finding("ok", "memory", says)
+
+
+def _ports(patient: Patient, report: Report) -> Iterator[Finding]:
+    for port, free in report["ports"].items():
+        if free:
+            yield Finding("ok", "port", f"{port} is free")
+        else:
+            yield Finding("error", "port", f"{port} is taken", f"end what listens there (ss -ltnp 'sport = :{port}'), "
+                          "or set serve.port")  # fmt: skip
+
+
+def _hub(patient: Patient, report: Report) -> Iterator[Finding]:
+    found, model = report.get("hub"), patient.recipe.model.path
+    if not found:
+        return
+    where = f"{found['endpoint']}/{model}"
+    if found["token"] and found.get("user"):
+        yield Finding("ok", "token", f"{found['token']}: {found['user']}")
+    elif found["token"] and "user" in found:
+        yield Finding("error", "token", f"{found['token']}: the hub does not accept it",
+                      f"make a new one at {found['endpoint']}/settings/tokens")  # fmt: skip
+    elif not found["token"]:
+        yield Finding("warning", "token", "none: HF_TOKEN is not set", "set it where the model is gated or private")
+    if "error" in found:
+        yield Finding("warning", "hub", f"{where}: not reached: {found['error']}",
+                      "check the network or HF_ENDPOINT, or use a local copy: model.source=folder model.path=FOLDER")
+    elif found["status"] == 200:
+        yield Finding("ok", "hub", f"{where}: readable")
+    elif found["code"] == "GatedRepo":
+        yield Finding("error", "hub", f"{where}: its licence is not accepted", f"accept it at {where} and set HF_TOKEN")
+    elif found["status"] in (401, 403, 404):
+        yield Finding("error", "hub", f"{where}: no such model, or private", "check model.path, and set HF_TOKEN")
+    else:
+        yield Finding("warning", "hub", f"{where}: the hub answered {found['status']}", "try again later")
+
+
+_LOOKS = (_python, _neuron, _environments, _disk, _memory, _ports, _hub)

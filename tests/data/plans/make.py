@@ -1,0 +1,57 @@
+"""Write the plans of the recipes as text that a reviewer can read: one file a recipe, hardware and target.
+
+    PYTHONPATH=. python tests/data/plans/make.py
+
+The test compares them; a plan that changes shows in the diff of these files. Fingerprints are left out: they change
+with every edit of a program.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from runner.compose import ROOT, compose
+from runner.draft import Place
+from runner.plan import build
+from runner.plan_text import command_line
+
+PLANS = {
+    "quickstart-cpu": ["quickstart"],
+    "quickstart-cpu-trn1_shards": ["quickstart", "hardware.layout=trn1", "tp_size=4"],
+    "smollm2_sql_cpu-cpu": ["smollm2_sql_cpu"],
+    "llama3_8b_dolly_trn2-trn2": ["llama3_8b_dolly_trn2"],
+    "llama3_8b_dolly_trn2-trn2-neuron_2_26": ["llama3_8b_dolly_trn2", "sdk=neuron_2_26"],
+    "llama3_8b_dolly_trn2-trn1": ["llama3_8b_dolly_trn2", "hardware=trn1"],
+    "llama3_8b_sql_trn1-trn1": ["llama3_8b_sql_trn1"],
+}
+PLACES = {
+    "local": Place(Path("/code"), Path("/store"), "/python"),
+    "ssh": Place(Path("code/DIGEST"), Path("store"), "/python", inputs=Path("inputs")),
+}
+
+
+def text(words: list[str], place: Place) -> str:
+    """Every command line of a plan, without fingerprints and paths of this checkout."""
+    recipe = compose(words[0], words[1:]).recipe
+    python = recipe.sdk.train_python or place.python
+    plan = build(recipe, Place(place.code, place.store, python, place.inputs))
+    steps = [f"# {step.title}\n{command_line(step)}\n" for step in plan.steps]
+    carried = [f"# carried: {there}" for there in plan.carried]
+    return clean("\n".join([*carried, *steps]))
+
+
+def clean(plan: str) -> str:
+    """Without what differs from machine to machine and from edit to edit."""
+    plan = re.sub(r"\b([a-z]+)-[0-9a-f]{16}\b", r"\1-KEY", plan.replace(str(ROOT), "/code"))
+    return re.sub(r"(--port) \d+", r"\1 PORT", re.sub(r"inputs/[0-9a-f]{16}", "inputs/DIGEST", plan))
+
+
+def plans() -> dict[str, str]:
+    """File name → content."""
+    return {f"{name}-{kind}.txt": text(words, place) for name, words in PLANS.items() for kind, place in PLACES.items()}
+
+
+if __name__ == "__main__":
+    for name, content in plans().items():
+        (Path(__file__).parent / name).write_text(content)
