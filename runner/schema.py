@@ -13,6 +13,7 @@ from runner.figures import RANKING
 
 BACKENDS = ("torch", "nxd", "optimum")
 FAMILIES = ("cpu", "trn1", "trn2")
+NXD_RELEASES = ("2.26", "2.27", "2.28", "2.29")  # those that fetch_nxd_model.py knows
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -140,8 +141,8 @@ class Lora:
 
 @dataclass
 class Nxd:
-    release: str = key(
-        "Neuron SDK whose modelling code is trained", "2.29", choices=("2.26", "2.27", "2.28", "2.29")
+    release: str | None = key(
+        "Neuron SDK whose modelling code is trained; default: that of sdk.name", None, choices=NXD_RELEASES
     )
     source: str | None = key("a checkout of neuronx-distributed with that code; default: download it", None)
     compile: bool = key("compile ahead, in parallel; else training compiles as it goes", True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from runner.draft import OUTPUT, Artifacts, Draft, options
-from runner.schema import Recipe
+from runner.errors import RecipeError
+from runner.schema import NXD_RELEASES, Recipe
 
 
 def draft(recipe: Recipe, artifacts: Artifacts) -> Draft | None:
@@ -11,5 +12,17 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft | None:
         return None
     nxd = recipe.train.nxd
     folder = ["--folder", artifacts.outside(nxd.source, "train.nxd.source")] if nxd.source else []
-    words = [*options(release=nxd.release), *folder, "--output", OUTPUT]
-    return Draft(f"get the modelling code of Neuron SDK {nxd.release}", "fetch_nxd_model.py", words)
+    release = _release(recipe)
+    words = [*options(release=release), *folder, "--output", OUTPUT]
+    return Draft(f"get the modelling code of Neuron SDK {release}", "fetch_nxd_model.py", words)
+
+
+def _release(recipe: Recipe) -> str:
+    """The code of the SDK that trains, unless the recipe names another. Raises RecipeError if none is known of it."""
+    release = recipe.train.nxd.release or recipe.sdk.name
+    if release not in NXD_RELEASES:
+        raise RecipeError(
+            f"train.nxd.release: of SDK {release} (sdk.name) no modelling code is known; name that of another, such as "
+            f"train.nxd.release={NXD_RELEASES[-1]}, or choose sdk=neuron_{NXD_RELEASES[-1].replace('.', '_')}"
+        )
+    return release

@@ -4,6 +4,8 @@ Its modelling code is fetched (fetch_nxd_model.py), not ours. What is done other
 
 - the shards are loaded into the base model alone, strictly by name; NxD's loader leaves out what it does not know
 - attention stays within a packed example
+- without sequence parallelism, gradients are summed over the ranks in the dtype of the weights: NxD loses the sum in
+  another
 - whether a parameter is replicated follows from its name: moving a LoRA layer to the device makes new parameters,
   and the attributes that NxD reads it from are lost
 """
@@ -174,12 +176,27 @@ def _base_model(modelling: ModuleType, args: argparse.Namespace, shard: Path, se
         model.load_state_dict(torch.load(shard, map_location="cpu", mmap=True, weights_only=True), strict=True)
     except RuntimeError as error:
         raise BadInput(f"--model-code: does not fit {shard}: {' '.join(str(error).split())}") from None
+    _sum_gradients_in_weight_dtype(model)
     for layer in model.model.layers:
         layer.self_attn.core_attn = _attention(modelling.CoreAttention, segments)
     if args.gradient_checkpointing:
         # A recomputed layer gets gradients only if its input has one, and the frozen embedding's has none.
         model.model.embed_tokens.register_forward_hook(lambda module, inputs, output: output.requires_grad_())
     return model
+
+
+def _sum_gradients_in_weight_dtype(model: Any) -> None:
+    """Have column-parallel layers sum the gradient of their input over the ranks as it is, in the dtype of the weights.
+
+    NxD (0.15 to 0.18) sums a copy in reduce_dtype, float32 unless told, and passes the unsummed original on: of a
+    bfloat16 model each rank then has its own part of the gradient for all that lies below. That is without sequence
+    parallelism; with it, and in the layer of q, k and v, NxD takes what was summed, and float32 is better there.
+    """
+    from neuronx_distributed.parallel_layers import ColumnParallelLinear
+
+    for module in model.modules():
+        if isinstance(module, ColumnParallelLinear) and not module.sequence_parallel_enabled:
+            module.reduce_dtype = module.weight.dtype
 
 
 def _attention(base: type, segments: Segments) -> torch.nn.Module:

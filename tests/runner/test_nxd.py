@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+import fetch_nxd_model
 from runner.compose import ROOT, compose
 from runner.draft import Place, launcher
+from runner.errors import RecipeError
 from runner.plan import Step, build
+from runner.schema import NXD_RELEASES
 
 PYTHON = "/opt/aws_neuronx_venv_pytorch_2_8_nxd_training/bin/python"
 GUIDE = [
@@ -29,6 +32,30 @@ def after(argv: tuple[str, ...], flag: str) -> str:
 def test_the_modelling_code_comes_before_anything_costly() -> None:
     assert list(steps())[:2] == ["modelling", "fetch"]
     assert after(steps()["train"].argv, "--model-code") == f"/store/objects/{steps()['modelling'].key}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "release"),
+    [
+        ([], "2.29"),  # of hardware=trn2
+        (["sdk=neuron_2_26"], "2.26"),
+        (["hardware=trn1"], "2.28"),
+        (["sdk=neuron_2_26", "train.nxd.release=2.28"], "2.28"),
+        (["sdk=neuron_2_30", "train.nxd.release=2.29"], "2.29"),
+    ],
+)
+def test_the_modelling_code_is_that_of_the_sdk_unless_the_recipe_names_another(overrides: list[str], release: str):
+    assert after(steps(*overrides)["modelling"].argv, "--release") == release
+
+
+@pytest.mark.parametrize("sdk", ["2_30", "2_31"])
+def test_an_sdk_without_known_modelling_code_is_refused(sdk: str) -> None:
+    with pytest.raises(RecipeError, match=r"train.nxd.release: of SDK 2.3\d .* no modelling code .*=2.29"):
+        steps(f"sdk=neuron_{sdk}")
+
+
+def test_the_releases_of_the_recipe_are_those_of_the_stage_program() -> None:
+    assert tuple(fetch_nxd_model.RELEASES) == NXD_RELEASES
 
 
 def test_training_is_started_by_torchrun_once_a_core() -> None:
