@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--json", action="store_true", help="as JSON")
     form.add_argument("--shell", action="store_true", help="as a bash script that does the same by hand")
     _with_recipe(plan, "*")
-    one = command("doctor", _doctor, "look at this machine: is anything in the way of a recipe")
+    one = command("doctor", _doctor, "look at the machine of a recipe's target: is anything in the way")
     one.add_argument("--json", action="store_true", help="as JSON")
     one.add_argument("--target", choices=compose.groups()["target"], help="look where this target would run it")
     one.add_argument("recipe", nargs="?", default="quickstart", help="a recipe (default: quickstart)")
@@ -122,6 +122,7 @@ def _add_verbs(command: Callable[..., argparse.ArgumentParser]) -> None:
         ("attach", _attach, "follow a run to its end"),
         ("logs", _logs, "print the output of a stage"),
         ("cancel", _cancel, "end a run, and wait until nothing of it is left"),
+        ("stop", _cancel, "end a server: as cancel"),
         ("fetch", _fetch, "bring the results and the adapter of a run elsewhere into its record"),
     ):
         one = command(name, function, help)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from packaging.utils import canonicalize_name
 from rich.console import Console
 from rich.text import Text
 
-from runner import feasibility, memory, plan
+from runner import feasibility, memory, plan, targets
 from runner.backends import BACKENDS
 from runner.draft import Place
 from runner.errors import RecipeError
@@ -59,7 +57,7 @@ class Patient:
 
 
 def examine(recipe: Recipe, place: Place) -> list[Finding]:
-    """Everything that is, or is not, in the way of the recipe on this machine."""
+    """Everything that is, or is not, in the way of the recipe on the machine where it would run."""
     patient, findings = ask(recipe, place)
     return [*findings, *compare(patient, probe(patient))]
 
@@ -89,9 +87,8 @@ def probe_flags(patient: Patient) -> list[str]:
 
 
 def probe(patient: Patient) -> Report:
-    """What this machine says of itself."""
-    command = [sys.executable, str(_PROBE), *probe_flags(patient)]
-    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    """What the machine of the recipe's target says of itself. Raises RecipeError where it cannot be asked."""
+    return json.loads(targets.of(patient.recipe.target).ask(_PROBE, probe_flags(patient)))
 
 
 def compare(patient: Patient, report: Report) -> list[Finding]:

@@ -65,9 +65,9 @@ class Link:
             _check(channel)
 
     @contextmanager
-    def forwarding(self, port: int) -> Iterator[None]:
-        """Have the same `port` of this machine lead to that of the other."""
-        with self._open().forward_local(port, remote_host="127.0.0.1"):
+    def forwarding(self, here: int, there: int) -> Iterator[None]:
+        """Have the port `here` of this machine lead to the port `there` of the other."""
+        with self._open().forward_local(here, there, remote_host="127.0.0.1"):
             yield
 
     def close(self) -> None:

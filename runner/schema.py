@@ -238,6 +238,9 @@ class Target:
         "what comes back when a run has ended: results are figures, logs and samples; auto also the adapter",
         "results", choices=("results", "auto"),
     )  # fmt: skip
+    forward: int | None = key(
+        "port of this machine that leads to a server there; default: the server's own", None, minimum=1, maximum=65535
+    )
     busy: str = key("what a run does that finds no free NeuronCores", "wait", choices=("wait", "refuse"))
 
 

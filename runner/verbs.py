@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +46,8 @@ def _far(host: str) -> ssh.Target:
     from runner.targets import ssh  # 0.1 s that other commands need not spend
 
     name, _, folder = host.partition(":")
-    return ssh.Target(Settings(kind="ssh", host=name, **({"folder": folder} if folder else {})))
+    settings = Settings(kind="ssh", host=name)
+    return ssh.Target(dataclasses.replace(settings, folder=folder or settings.folder))
 
 
 def attach(one: Run, console: Console) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Protocol
 
 from runner.draft import Place
@@ -22,6 +23,10 @@ class Target(Protocol):
 
     def place(self, recipe: Recipe) -> Place:
         """The paths that a plan has there. Nothing is connected to."""
+        ...
+
+    def ask(self, program: Path, flags: Sequence[str]) -> bytes:
+        """What a program that needs the standard library alone prints there. Raises RecipeError."""
         ...
 
     def start(self, run: Run, attached: bool) -> None:

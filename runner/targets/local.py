@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from runner import host
@@ -28,6 +28,9 @@ class Target:
     def place(self, recipe: Recipe) -> Place:
         store = Path(recipe.paths.store).expanduser().absolute()
         return Place(ROOT, store, recipe.sdk.train_python or sys.executable, memory=store / "digests")
+
+    def ask(self, program: Path, flags: Sequence[str]) -> bytes:
+        return subprocess.run([sys.executable, program, *flags], stdout=subprocess.PIPE, check=True).stdout
 
     def start(self, run: Run, attached: bool) -> None:
         if not attached:

@@ -26,7 +26,7 @@ from runner.runs import Run
 from runner.schema import Recipe
 from runner.schema import Target as Settings
 
-_LANDING = Path(landing.__file__).read_text()
+_LANDING = Path(landing.__file__)
 _LONGEST_WAIT = 30.0  # seconds between two tries to connect
 _HEADROOM = 1.1  # of the disk that carried files take
 
@@ -51,6 +51,11 @@ class Target:
             )
         code, store, inputs = Path(delivery.code_name()), Path(recipe.paths.store), Path("inputs")
         return Place(code, store, python, inputs, memory=runs / ".digests")
+
+    def ask(self, program: Path, flags: Sequence[str]) -> bytes:
+        words = [self._settings.python, "-c", program.read_text(), *flags]
+        there = 'cd "$1" 2>/dev/null; shift && exec "$@"'  # the folder need not be there yet
+        return self._ask(lambda: self._link.call(["sh", "-c", there, "sh", self._settings.folder, *words]))
 
     def start(self, run: Run, attached: bool) -> None:
         carried = run.plan["carried"]
@@ -113,11 +118,12 @@ class Target:
             yield from self._link.lines(command)
 
     def _forwarding(self, run: Run) -> AbstractContextManager[None]:
-        """A server that stays is reached at its port on this machine as well."""
+        """A server that stays is reached at a port of this machine as well."""
         words = next((step["argv"] for step in run.plan["steps"] if step["stage"] == "serve"), [])
         if run.recipe["serve"]["mode"] != "foreground" or "--port" not in words:
             return nullcontext()
-        return self._link.forwarding(int(words[words.index("--port") + 1]))
+        port = int(words[words.index("--port") + 1])
+        return self._link.forwarding(self._settings.forward or port, port)
 
     def _deliver(self, run: Run | None, carried: dict[str, str]) -> None:
         """Bring code, files and the record there, as far as they are not."""
@@ -144,7 +150,7 @@ class Target:
         return found
 
     def _land(self, verb: str, *names: str) -> list[str]:
-        return [self._settings.python, "-c", _LANDING, verb, self._settings.folder, *names]
+        return [self._settings.python, "-c", _LANDING.read_text(), verb, self._settings.folder, *names]
 
     def _command(self, words: Sequence[str]) -> list[str]:
         """A verb of `runner.host`, in the folder that plans run in."""

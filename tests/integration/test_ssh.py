@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from far_runs import COUNT, a_far_run, command, done, start
 from ssh_host import SSHD, Host, free_port, quoted, ssh_host
@@ -338,6 +339,31 @@ def test_values_with_blanks_and_quotes_arrive_as_they_are(host: Host, work: Path
     assert "[5/5]" in out
     [template] = (host.root / "store" / "objects").glob("tokenize-*/template.json")
     assert json.loads(template.read_text())["separator"] == "; $(touch x) `y` é"
+
+
+def test_doctor_looks_at_the_far_machine(host: Host, work: Path) -> None:
+    out = done(command(host, work, "doctor", "quickstart", *host.target, PYTHON))
+    assert f"{sys.executable}: Python" in out
+    missing = [*host.target, "sdk.train_python=/nowhere/python"]
+    assert "/nowhere/python: No such file" in done(command(host, work, "doctor", "quickstart", *missing), 1)
+    assert not host.root.exists()
+
+
+def test_a_far_server_is_reached_from_here_and_stopped(host: Host, work: Path) -> None:
+    there, here = free_port(), free_port()
+    serve = ["serve=embedded", "serve.mode=foreground", f"serve.port={there}", f"target.forward={here}"]
+    run = command(host, work, "run", "quickstart", *host.target, PYTHON, *SHORT, *serve)
+    assert run.stdout
+    for line in run.stdout:
+        if "serving on" in line:
+            break
+    models = httpx.get(f"http://127.0.0.1:{here}/v1/models", timeout=30).json()
+    assert {model["id"] for model in models["data"]} == {"base", "adapter"}
+    assert "stopped" in done(command(host, work, "stop", "last"))
+    run.communicate(timeout=60)
+    assert run.returncode == 130
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{there}/v1/models")
 
 
 def test_far_state_without_a_run_is_an_error(host: Host, work: Path) -> None:
