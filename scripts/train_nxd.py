@@ -28,15 +28,15 @@ import sys
 
 from common import program, training_flags
 from common.layout import read_layout, read_shape
-from common.program import BadInput, StageFailed
+from common.program import BadInput
 
 _CACHE = "NEURON_COMPILE_CACHE_URL"
 ROOT_PORT = 48620  # of the Neuron runtime's collectives; the address is that of the first node
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check what can be checked alone, then train. Of several ranks that fail, only the first says why."""
-    try:
+    """Check what can be checked alone, then train."""
+    with program.first_rank_speaks():
         check(args)
         host = os.environ.get("MASTER_ADDR", "localhost")
         os.environ.setdefault("NEURON_RT_ROOT_COMM_ID", f"{host}:{ROOT_PORT}")
@@ -45,10 +45,6 @@ def run(args: argparse.Namespace) -> None:
         from common.nxd_training import train
 
         train(args)
-    except (BadInput, StageFailed) as error:
-        if int(os.environ.get("RANK", "0")) == 0:
-            raise
-        sys.exit(2 if isinstance(error, BadInput) else 1)
 
 
 def flags() -> argparse.ArgumentParser:

@@ -23,7 +23,7 @@ from typing import Any
 
 from common import program, training_flags
 from common.files import read_json
-from common.program import BadInput, StageFailed
+from common.program import BadInput
 
 MODEL_TYPES = ("granite", "llama", "qwen3")  # what optimum-neuron 0.4 trains
 DEFAULT_THETA = 10000.0  # where config.json names none
@@ -32,16 +32,12 @@ FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # each one l
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check what can be checked without the library, then train. Of several ranks that fail, the first says why."""
-    try:
+    """Check what can be checked without the library, then train."""
+    with program.first_rank_speaks():
         check(args, int(os.environ.get("WORLD_SIZE", "1")))
         from common.optimum import train
 
         train(args)
-    except (BadInput, StageFailed) as error:
-        if int(os.environ.get("RANK", "0")) == 0:
-            raise
-        sys.exit(2 if isinstance(error, BadInput) else 1)
 
 
 def check(args: argparse.Namespace, world_size: int) -> None:

@@ -12,24 +12,18 @@ With shards of tp_size 1 plain `python scripts/train_torch.py ...` does as well.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
 from common import program, training_flags
-from common.program import BadInput, StageFailed
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check what can be checked without torch, then train. Of several ranks that fail, only the first says why."""
-    try:
+    """Check what can be checked without torch, then train."""
+    with program.first_rank_speaks():
         training_flags.check_ranks(args)
         from common.trainer import train
 
         train(args)
-    except (BadInput, StageFailed) as error:
-        if int(os.environ.get("RANK", "0")) == 0:
-            raise
-        sys.exit(2 if isinstance(error, BadInput) else 1)
 
 
 def flags() -> argparse.ArgumentParser:

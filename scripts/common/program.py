@@ -6,8 +6,10 @@ Exit status: 0 done, 2 bad input (nothing was written), 1 the work itself failed
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 
@@ -43,6 +45,17 @@ def main(
         print(f"{flags.prog}: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
         return 1
     return 0
+
+
+@contextlib.contextmanager
+def first_rank_speaks() -> Iterator[None]:
+    """Of several ranks that fail, only the first says why; the others end with the same exit status."""
+    try:
+        yield
+    except (BadInput, StageFailed) as error:
+        if int(os.environ.get("RANK", "0")) == 0:
+            raise
+        sys.exit(2 if isinstance(error, BadInput) else 1)
 
 
 def existing_folder(text: str) -> Path:
