@@ -74,7 +74,9 @@ def hostile(listener: socket.socket) -> str:
 
 def test_a_page_with_hostile_samples_is_quiet_and_whole(tmp_path: Path, listener: socket.socket) -> None:
     text = hostile(listener)
-    run = trained_run(tmp_path, f"name={'<b>bold'!r}", samples=[sample(text), sample("SELECT 2")])
+    run = trained_run(tmp_path, samples=[sample(text), sample("SELECT 2")])
+    recipe = run.folder / "recipe.yaml"  # composing refuses such a name; a record may come from elsewhere
+    recipe.write_text(recipe.read_text().replace("name: quickstart\n", "name: <b>bold\n", 1))
     dom, console = opened(report.write([run], tmp_path / "report.html"))
     assert console == []
     assert connections(listener) == 0
