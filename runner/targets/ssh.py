@@ -41,6 +41,7 @@ class Target:
             raise RecipeError("target.host: says which machine; for example target.host=trn2-a of your ~/.ssh/config")
         self._settings = settings
         self._link = Link(settings.host)
+        self._code_is_there = False
 
     def place(self, recipe: Recipe) -> Place:
         python, runs = recipe.sdk.train_python, Path(recipe.paths.runs).expanduser().absolute()
@@ -58,8 +59,7 @@ class Target:
         return self._ask(lambda: self._link.call(["sh", "-c", there, "sh", self._settings.folder, *words]))
 
     def start(self, run: Run, attached: bool) -> None:
-        carried = run.plan["carried"]
-        self._deliver(run, carried)
+        self._deliver(run, run.plan["carried"])
         self._host("start", _there(run))
 
     def follow(self, run: Run) -> Iterator[bytes]:
@@ -126,7 +126,7 @@ class Target:
         return self._link.forwarding(self._settings.forward or port, port)
 
     def _deliver(self, run: Run | None, carried: dict[str, str]) -> None:
-        """Bring code, files and the record there, as far as they are not."""
+        """Bring our code, files and the record of a new run there, as far as they are not."""
         found = self._look([delivery.code_name(), *map(_entry, carried)])
         missing = {there: here for there, here in carried.items() if _entry(there) not in found["there"]}
         _check_room(missing, found["free"], self._settings)
@@ -139,7 +139,9 @@ class Target:
                 if run:
                     delivery.write_run(archive, run, _there(run))
 
-        self._ask(lambda: self._link.call(self._land("receive"), write))
+        if run or delivery.code_name() not in found["there"]:
+            self._ask(lambda: self._link.call(self._land("receive"), write))
+        self._code_is_there = True
 
     def _look(self, names: Sequence[str]) -> dict[str, Any]:
         found = json.loads(self._ask(lambda: self._link.call(self._land("look", *names))))
@@ -153,7 +155,9 @@ class Target:
         return [self._settings.python, "-c", _LANDING.read_text(), verb, self._settings.folder, *names]
 
     def _command(self, words: Sequence[str]) -> list[str]:
-        """A verb of `runner.host`, in the folder that plans run in."""
+        """A verb of `runner.host`, in the folder that plans run in, of our code: the run may be of another checkout."""
+        if not self._code_is_there:
+            self._deliver(None, {})
         start = 'cd "$1" && shift && export PYTHONPATH="$1${PYTHONPATH:+:$PYTHONPATH}" && shift && exec "$@"'
         python = [self._settings.python, "-m", "runner.host"]
         return ["sh", "-c", start, "sh", self._settings.folder, delivery.code_name(), *python, *words]

@@ -112,6 +112,19 @@ def test_a_detached_run_is_followed_from_another_computer(host: Host, work: Path
     assert "finished" in done(command(host, work, "status", run.name))
 
 
+def test_a_checkout_of_other_code_follows_and_ends_a_run(host: Host, work: Path) -> None:
+    run = a_far_run(work, host, COUNT)
+    start(run)
+    (host.root / "code").rename(host.root / "code of another version")
+    assert "running" in done(command(host, work, "status", run.name))
+    (host.root / "code").rename(host.root / "code of yet another")
+    follower = command(host, work, "attach", run.name)
+    while b'"at": 10' not in (run.folder / "events.jsonl").read_bytes():
+        assert follower.poll() is None
+    end(host)
+    assert "[1/1] do train" in done(follower)
+
+
 def test_two_followers_of_one_record_write_it_once(host: Host, work: Path) -> None:
     run = a_far_run(work, host, COUNT)
     streams = [start(run).follow(run), targets.of_run(run).follow(run)]
