@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from runner import compose, gc, listing, options, plan_text, runs, verbs
+from runner import compose, gc, listing, options, plan_text, runs, targets, verbs
 from runner.errors import RecipeError, did_you_mean
 from runner.plan import Plan, build
 from runner.rerun import rerun
@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     form = plan.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as JSON")
     form.add_argument("--shell", action="store_true", help="as a bash script that does the same by hand")
+    form.add_argument("--manifests", action="store_true", help="what Slurm, Kubernetes or Ray would be handed")
     _with_recipe(plan, "*")
     one = command("doctor", _doctor, "look at the machine of a recipe's target: is anything in the way")
     one.add_argument("--json", action="store_true", help="as JSON")
@@ -201,9 +202,18 @@ def _plan(args: argparse.Namespace) -> int:
         print(json.dumps(plan.as_json(), indent=2))
     elif args.shell:
         print(plan_text.shell(plan), end="")
+    elif args.manifests:
+        print(_manifests(recipe, plan), end="")
     else:
         plan_text.show(recipe, plan, _console())
     return 0
+
+
+def _manifests(recipe: Recipe, plan: Plan) -> str:
+    text = targets.of(recipe.target).manifests(plan)
+    if not text:
+        raise RecipeError(f"--manifests: target={recipe.target.kind} hands nothing over; try target=slurm")
+    return text
 
 
 def _planned(args: argparse.Namespace) -> tuple[Recipe, Plan]:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Protocol
 
 from runner.draft import Place
+from runner.plan import Plan
 from runner.runs import Run
 from runner.schema import Recipe
 from runner.schema import Target as Settings
+from runner.validate import build
 
 
 class Target(Protocol):
@@ -27,6 +29,10 @@ class Target(Protocol):
 
     def ask(self, program: Path, flags: Sequence[str]) -> bytes:
         """What a program that needs the standard library alone prints there. Raises RecipeError."""
+        ...
+
+    def manifests(self, plan: Plan) -> str:
+        """What a scheduler is handed to run a plan, as text that it takes as is; empty where there is none."""
         ...
 
     def start(self, run: Run, attached: bool) -> None:
@@ -65,4 +71,4 @@ def of(settings: Settings) -> Target:
 
 def of_run(run: Run) -> Target:
     """The target on which a recorded run was started."""
-    return of(Settings(**run.recipe["target"]))
+    return of(build(Settings, run.recipe["target"]))

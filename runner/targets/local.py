@@ -11,6 +11,7 @@ from pathlib import Path
 from runner import host
 from runner.compose import ROOT
 from runner.draft import Place
+from runner.plan import Plan
 from runner.runs import Run
 from runner.schema import Recipe
 from runner.schema import Target as Settings
@@ -31,6 +32,9 @@ class Target:
 
     def ask(self, program: Path, flags: Sequence[str]) -> bytes:
         return subprocess.run([sys.executable, program, *flags], stdout=subprocess.PIPE, check=True).stdout
+
+    def manifests(self, plan: Plan) -> str:
+        return ""
 
     def start(self, run: Run, attached: bool) -> None:
         if not attached:

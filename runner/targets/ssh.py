@@ -22,6 +22,7 @@ from runner.draft import Place
 from runner.errors import RecipeError
 from runner.host import EVENTS
 from runner.link import CommandFailed, Link, LinkLost
+from runner.plan import Plan
 from runner.runs import Run
 from runner.schema import Recipe
 from runner.schema import Target as Settings
@@ -57,6 +58,9 @@ class Target:
         words = [self._settings.python, "-c", program.read_text(), *flags]
         there = 'cd "$1" 2>/dev/null; shift && exec "$@"'  # the folder need not be there yet
         return self._ask(lambda: self._link.call(["sh", "-c", there, "sh", self._settings.folder, *words]))
+
+    def manifests(self, plan: Plan) -> str:
+        return ""
 
     def start(self, run: Run, attached: bool) -> None:
         self._deliver(run, run.plan["carried"])
