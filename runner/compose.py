@@ -32,7 +32,9 @@ from runner.validate import InvalidKey, build, keys
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, RECIPES = ROOT / "configs", ROOT / "recipes"
-OPEN = ("dataset.where.", "serve.neuron_config.")  # below these any key may stand
+OPEN = (  # below these any key may stand
+    "dataset.where.", "serve.neuron_config.", "target.slurm.options.", "target.slurm.stages.", "target.ray.resources.",
+)  # fmt: skip
 # Groups whose options only set one plain key: the two must not disagree.
 _SHORTHANDS = {"tp_size": "parallel.tp_size", "epochs": "train.epochs"}
 
@@ -142,7 +144,7 @@ def prepare_hydra() -> None:
 
 def hydra_overrides(overrides: Sequence[str]) -> list[str]:
     """Overrides as Hydra takes them: the option of a group is a string, so `tp_size=8` is quoted; a new column
-    in `dataset.where` is no new key.
+    in `dataset.where`, and the like, is no new key.
 
     >>> hydra_overrides(["tp_size=1,2", "train.epochs=3", "dataset.where.task=qa"])
     ["tp_size='1','2'", 'train.epochs=3', '++dataset.where.task=qa']
@@ -151,7 +153,7 @@ def hydra_overrides(overrides: Sequence[str]) -> list[str]:
 
 
 def _hydra_override(text: str) -> str:
-    if text.startswith("dataset.where."):
+    if f"{text.partition('=')[0]}.".startswith(OPEN):
         return f"++{text}"
     return _quote_option(text) if text.partition("=")[0] in _SHORTHANDS else text
 

@@ -16,18 +16,18 @@ from typing import IO
 
 from runner import identity
 from runner.compose import ROOT
-from runner.execute import SECRETS
+from runner.host import SECRETS
 from runner.runs import Run
 
 # The control plane stays here; these need the standard library alone.
-_EXECUTOR = ("__init__", "cores", "execute", "host", "store")
+_EXECUTOR = ("__init__", "cores", "execute", "host", "jobs", "schedulers/*", "store")
 _RECORD = ("recipe.yaml", "manifest.json", "plan.json", "uncommitted.diff")
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 def code_files() -> Iterator[Path]:
     """The files of ours that run on another machine."""
-    yield from (ROOT / "runner" / f"{name}.py" for name in _EXECUTOR)
+    yield from (file for name in _EXECUTOR for file in sorted((ROOT / "runner").glob(f"{name}.py")))
     yield from sorted((ROOT / "scripts").rglob("*.py"))
 
 

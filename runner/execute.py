@@ -8,7 +8,11 @@ the same event file through RUNNER_EVENTS. A step that computes on NeuronCores l
 
 With --lifeline the run ends when standard input does, unless that said `detach` before: then it lives on alone.
 
-Exit status: 0 all done; a failed step's own 1 or 2; 130 stopped by SIGINT or SIGTERM.
+A step of several nodes starts on all of them: on the first by this program, on the others by one each that was started
+with --node. They find each other through a file in FOLDER, which is on a file system that all see.
+
+Exit status: 0 all done; a failed step's own 1 or 2; 130 stopped by SIGINT or SIGTERM; 75 interrupted by SIGUSR1, with
+which a scheduler says that its time is up: started again, the run goes on from there.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -31,18 +36,27 @@ from pathlib import Path
 from typing import Any
 
 from runner import cores
-from runner.host import EVENTS, LOCK
+from runner.host import EVENTS, LOCK, SECRETS
+from runner.jobs import JOB
 from runner.store import Store
 
-SECRETS = "secrets.json"  # in the run folder: environment variables that no command line or record may show
+INTERRUPTED = 75  # <sysexits.h> EX_TEMPFAIL
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_NAME = "RUNNER_NODE_NAME"  # how other nodes reach this one, where that is not its host name
+_MEETING = "nodes.json"  # in the run folder: where the nodes of the step at work meet
 _ROOT = "NEURON_RT_ROOT_COMM_ID"  # where the collectives of one run meet: HOST:PORT
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _PATIENCE = 30.0  # seconds between asking a stopped step to end and killing it
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+_LOOK_EVERY = 0.5  # seconds between looks of another node for its next step
 
 
 class Stopped(Exception):
     """A signal asked the run to end."""
+
+
+class Interrupted(Exception):
+    """A signal said that the time of this machine is up; the run will go on."""
 
 
 class StepFailed(Exception):
@@ -82,45 +96,136 @@ class Events:
             stream.write(line.encode() + b"\n")
 
 
-def execute(plan: dict[str, Any], run: Path) -> int:
-    """Run every step of `plan` in order; `run` is the folder that records it. Returns the exit status."""
+def execute(plan: dict[str, Any], run: Path, stages: Sequence[str] = (), attempt: str = "") -> int:
+    """Run the steps of `plan`, or those of some `stages`, in order; `run` is the folder that records it.
+
+    The run is finished with the plan's last step. Returns the exit status. `attempt` tells other nodes of which
+    execution a step is.
+    """
     (run / "logs").mkdir(parents=True, exist_ok=True)
     (run / "artifacts").mkdir(exist_ok=True)
     events = Events(run / EVENTS)
-    events.emit("run", state="started", pid=os.getpid())
+    events.emit("run", state="started", pid=os.getpid(), host=socket.gethostname())
     os.environ.update(_secrets(run))
+    steps = [step for step in plan["steps"] if not stages or step["stage"] in stages]
+    meeting = Meeting(run / _MEETING, attempt)
     try:
-        for step in plan["steps"]:
+        return _run_steps(steps, plan, run, events, meeting)
+    finally:
+        if any(step.get("nodes", 1) > 1 for step in steps):
+            meeting.end()
+
+
+def _run_steps(
+    steps: Sequence[dict[str, Any]], plan: dict[str, Any], run: Path, events: Events, meeting: Meeting
+) -> int:
+    try:
+        for step in steps:
             try:
-                _run_step(step, Store(plan["store"]), run, events)
+                _run_step(step, Store(plan["store"]), run, events, meeting)
             except OSError as error:
                 raise StepFailed(step["stage"], 1, f"{error.filename or run}: {error.strerror}") from error
     except StepFailed as failure:
         events.free_room()
         events.emit("step", stage=failure.stage, state="failed", reason=failure.reason)
-        return _end(events, "failed", 2 if failure.status == 2 else 1)
+        return _end(run, events, "failed", 2 if failure.status == 2 else 1)
     except Stopped:
-        return _end(events, "stopped", 130)
-    return _end(events, "finished", 0)
+        return _end(run, events, "stopped", 130)
+    except Interrupted:
+        events.emit("run", state="interrupted", status=INTERRUPTED)
+        return INTERRUPTED
+    return _end(run, events, "finished", 0) if steps[-1] is plan["steps"][-1] else 0
+
+
+class Meeting:
+    """A file through which the first node tells the others what to start, and where it is."""
+
+    def __init__(self, file: Path, attempt: str):
+        self._file, self._attempt = file, attempt
+
+    @contextlib.contextmanager
+    def calling(self, step: dict[str, Any]) -> Iterator[dict[str, str]]:
+        """Have the other nodes start a step of several nodes; the environment that says which node this one is."""
+        if step.get("nodes", 1) == 1:
+            yield {}
+            return
+        host = os.environ.get(_NAME) or socket.gethostname()
+        self._write(stage=step["stage"], host=host)
+        yield _as_node(0, host)
+
+    def end(self) -> None:
+        """Send the other nodes home."""
+        self._write(stage="")
+
+    def calls(self) -> Iterator[tuple[str, str]]:
+        """On another node, each stage that it is to start, with the first node's host."""
+        heard = ""
+        while True:
+            said = self._read()
+            if said.get("attempt") == self._attempt and said["stage"] != heard:
+                heard = said["stage"]
+                if not heard:
+                    return
+                yield heard, said["host"]
+            time.sleep(_LOOK_EVERY)
+
+    def _write(self, **content: str) -> None:
+        aside = self._file.with_suffix(".partial")
+        aside.write_text(json.dumps({**content, "attempt": self._attempt}))
+        aside.rename(self._file)
+
+    def _read(self) -> dict[str, str]:
+        try:
+            return json.loads(self._file.read_text())
+        except FileNotFoundError:
+            return {}
+
+
+def _as_node(node: int, first: str) -> dict[str, str]:
+    """As torchrun takes them."""
+    return {"PET_NODE_RANK": str(node), "PET_MASTER_ADDR": first}
+
+
+def join(plan: dict[str, Any], run: Path, attempt: str, node: int) -> int:
+    """Start the steps of several nodes, each when the first node calls, as their `node`-th. Returns the exit status."""
+    steps = {step["stage"]: step for step in plan["steps"]}
+    events = Events(run / f"events-node-{node}.jsonl")
+
+    def say(state: str, **fields: Any) -> None:
+        events.emit("step", state=state, **fields)
+
+    try:
+        for stage, first in Meeting(run / _MEETING, attempt).calls():
+            with _cores(steps[stage], run, say) as (environment, leased):
+                told = {**environment, **_as_node(node, first)}
+                _run_command(steps[stage], events, told, leased, run / "logs" / f"{stage}.node-{node}.log")
+    except StepFailed as failure:
+        print(f"{failure.stage}: {failure.reason}", file=sys.stderr)
+        return failure.status
+    except (Stopped, Interrupted):
+        return 130
+    return 0
 
 
 def _secrets(run: Path) -> dict[str, str]:
-    """What travelled in a file of its own; it is gone from the disk with the first look."""
+    """What travelled in a file of its own; without a scheduler, which may start the run again, it goes at once."""
     try:
         text = (run / SECRETS).read_text()
     except FileNotFoundError:
         return {}
-    (run / SECRETS).unlink()
+    if not (run / JOB).exists():
+        (run / SECRETS).unlink()
     return json.loads(text)
 
 
-def _end(events: Events, state: str, status: int) -> int:
+def _end(run: Path, events: Events, state: str, status: int) -> int:
+    (run / SECRETS).unlink(missing_ok=True)
     events.emit("run", state=state, status=status)
     events.free_room()
     return status
 
 
-def _run_step(step: dict[str, Any], store: Store, run: Path, events: Events) -> None:
+def _run_step(step: dict[str, Any], store: Store, run: Path, events: Events, meeting: Meeting) -> None:
     stage, key, shared = step["stage"], step["key"], step["cached"]
     started = time.monotonic()
 
@@ -139,8 +244,9 @@ def _run_step(step: dict[str, Any], store: Store, run: Path, events: Events) -> 
         with store.lock(key, waiting, run.name) as descriptor:
             if not done():
                 store.prepare(key, keep=step["resumable"])
-                with _cores(step, run, say) as (environment, leased):
-                    memory = _run_command(step, run, events, environment, (descriptor, *leased))
+                with _cores(step, run, say) as (environment, leased), meeting.calling(step) as told:
+                    log = run / "logs" / f"{stage}.log"
+                    memory = _run_command(step, events, {**environment, **told}, (descriptor, *leased), log)
                 made = {"peak_memory": memory}
                 store.publish(key) if shared else store.take(key, run / "artifacts" / stage)
     if shared:
@@ -186,10 +292,9 @@ def _keep_results(run: Path, stage: str) -> None:
 
 
 def _run_command(
-    step: dict[str, Any], run: Path, events: Events, environment: dict[str, str], inherit: Sequence[int]
+    step: dict[str, Any], events: Events, environment: dict[str, str], inherit: Sequence[int], log: Path
 ) -> int:
     """Run the step's command; returns the peak memory, in bytes, of the largest of its processes."""
-    log = run / "logs" / f"{step['stage']}.log"
     told = {"RUNNER_EVENTS": str(events.path.resolve()), "RUNNER_STAGE": step["stage"]}
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -241,7 +346,7 @@ def end_with_parent() -> None:
 
 @contextlib.contextmanager
 def _signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    previous = {number: signal.signal(number, handler) for number in _ENDING}
     try:
         yield
     finally:
@@ -251,7 +356,7 @@ def _signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
 
 def _stop(number: int, frame: Any) -> None:
     signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not cut the clean-up short
-    raise Stopped
+    raise Interrupted if number == signal.SIGUSR1 else Stopped
 
 
 def _hold_to(lifeline: int) -> None:
@@ -270,15 +375,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m runner.execute", description="Run a plan on this machine.")
     parser.add_argument("plan", type=Path, help="plan.json")
     parser.add_argument("--run", type=Path, required=True, help="folder that records the run")
+    parser.add_argument("--steps", default="", metavar="STAGES", help="only these, with commas between them")
+    parser.add_argument("--node", type=int, default=0, help="which of several nodes this is; the first runs the plan")
+    parser.add_argument("--attempt", default="", help="of a scheduler; the same on all nodes")
     parser.add_argument("--lifeline", action="store_true", help="end with standard input")
     args = parser.parse_args(argv)
+    plan, stages = json.loads(args.plan.read_text()), [name for name in args.steps.split(",") if name]
+    if args.node:
+        with _signals(_stop):
+            return join(plan, args.run, args.attempt, args.node)
     with _signals(_stop), (args.run / LOCK).open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # held for as long as this run lives
         lock.write(str(os.getpid()).encode())
         lock.flush()
         if args.lifeline:
             _hold_to(sys.stdin.fileno())
-        return execute(json.loads(args.plan.read_text()), args.run)
+        return execute(plan, args.run, stages, args.attempt)
 
 
 if __name__ == "__main__":

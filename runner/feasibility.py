@@ -104,11 +104,16 @@ def _training(recipe: Recipe) -> Iterator[str]:
 
 
 def _nodes(recipe: Recipe) -> Iterator[str]:
-    nodes = recipe.parallel.nodes
-    if nodes > 1 and recipe.train.backend != "nxd":
-        yield f"parallel.nodes: train={recipe.train.backend} trains on one machine; say parallel.nodes=1"
-    if nodes > 1 and recipe.target.kind in ("local", "ssh"):
-        yield f"parallel.nodes: target={recipe.target.kind} is one machine, not {nodes}"
+    nodes, tp_size = recipe.parallel.nodes, recipe.parallel.tp_size
+    if nodes == 1:
+        return
+    if recipe.target.kind in ("local", "ssh", "ray"):
+        one = "one machine" if recipe.target.kind != "ray" else "one machine for each run"
+        yield f"parallel.nodes: target={recipe.target.kind} is {one}, not {nodes}; try target=slurm"
+    if recipe.train.backend == "torch" and tp_size % nodes:
+        yield f"parallel.nodes: {nodes} machines cannot share {tp_size} ranks of parallel.tp_size alike"
+    if recipe.train.backend == "optimum":
+        yield "parallel.nodes: train=optimum_lora trains on one machine; say parallel.nodes=1"
 
 
 def _cut(recipe: Recipe, architecture: Architecture) -> Iterator[str]:

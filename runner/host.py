@@ -2,7 +2,7 @@
 
 Standard library alone. What a controller, near or far, asks of a machine are these functions; over a wire it calls
 
-    python -m runner.host start RUN
+    python -m runner.host start RUN     (submit RUN ..., where a scheduler is to start them)
     python -m runner.host follow RUN --offset 4096
     python -m runner.host log RUN --stage train --live
     python -m runner.host state RUN
@@ -10,7 +10,9 @@ Standard library alone. What a controller, near or far, asks of a machine are th
     python -m runner.host send RUN --adapter    (a tar of what the run's record needs)
     python -m runner.host list FOLDER
 
-where RUN is the folder that records the run. A started run belongs to the machine: it needs no one to follow it.
+where RUN is the folder that records the run. A started run belongs to the machine: it needs no one to follow it. A
+run that a scheduler starts belongs to that, and this machine asks it; its folder is where the scheduler's machines
+see it too.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,8 +32,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from runner import jobs, schedulers
+
 EVENTS, LOCK = "events.jsonl", "lock"  # in the run folder; whoever executes the run holds the lock
+SECRETS = "secrets.json"  # beside them: environment variables that no command line or record may show
 HEARTBEAT = 2.0  # seconds of silence after which a follower is told that the link is alive
+_FINAL = ("finished", "failed")
 _LOOK_EVERY = 0.1  # seconds; a person sees no finer
 
 
@@ -52,6 +59,16 @@ def start(run: Path, folder: Path | None = None, lifeline: int = subprocess.DEVN
     return process
 
 
+def submit(runs: Sequence[Path]) -> None:
+    """Hand recorded runs to the scheduler of their plans. Raises Refused, and then leaves nothing of them."""
+    try:
+        jobs.submit(runs)
+    except schedulers.Refused:
+        for run in runs:
+            shutil.rmtree(run)
+        raise
+
+
 def in_progress(run: Path) -> bool:
     """Whether the executor of a run lives."""
     return _holder(run) is not None
@@ -71,14 +88,17 @@ def _holder(run: Path) -> int | None:
 
 
 def state(run: Path) -> str:
-    """finished, failed or stopped; running; killed, if it ended without a word."""
-    alive = in_progress(run)  # asked before reading, so that the last word is not missed
+    """finished, failed or stopped; running; killed, if it ended without a word; of a job also `waiting: WHY`."""
+    job = jobs.of(run)
+    alive = job.look() if job else "running" if in_progress(run) else "gone"  # asked before reading the last word
     said = last_word(run)
-    return said if said not in (None, "started") else "running" if alive else "killed"
+    if said in _FINAL or (said == "stopped" and (alive == "gone" or not job)):
+        return said
+    return "killed" if alive == "gone" else alive
 
 
 def last_word(run: Path) -> str | None:
-    """What the run said of itself last: started, finished, failed or stopped; None before it began."""
+    """What the run said of itself last: started, interrupted, finished, failed or stopped; None before it began."""
     states = [event["state"] for event in events(run) if event["event"] == "run"]
     return states[-1] if states else None
 
@@ -90,11 +110,28 @@ def events(run: Path) -> Iterator[dict[str, Any]]:
 
 
 def follow(run: Path, offset: int = 0) -> Iterator[bytes]:
-    """The event stream from byte `offset` on, whole lines as they come, until the executor has ended.
+    """The event stream from byte `offset` on, whole lines as they come, until the run has ended.
 
-    Now and then an empty line while nothing happens.
+    Now and then an empty line while nothing happens. A line that begins with a blank is no part of the stream: it
+    tells why a job waits.
     """
-    return (line or b"" for line in _growing(run / EVENTS, offset, lambda: in_progress(run)))
+    job = jobs.of(run)
+    if job is None:
+        yield from (line or b"" for line in _growing(run / EVENTS, offset, lambda: in_progress(run)))
+        return
+    waited, final = "", []
+    for line in _growing(run / EVENTS, offset, lambda: not final and job.look() != "gone"):
+        yield line or b""
+        if line and _is_final(json.loads(line)):
+            final.append(line)
+        if line is None and job.look().startswith("waiting") and job.look() != waited:
+            waited = job.look()
+            yield b" " + json.dumps({"event": "log", "level": "info", "message": f"{job} is {waited}"}).encode()
+
+
+def _is_final(event: dict[str, Any]) -> bool:
+    """Whether nothing comes after it: a job that was stopped may be started again."""
+    return event["event"] == "run" and event["state"] in _FINAL
 
 
 def follow_log(run: Path, stage: str | None, live: bool) -> Iterator[bytes]:
@@ -107,7 +144,9 @@ def follow_log(run: Path, stage: str | None, live: bool) -> Iterator[bytes]:
     log = run / "logs" / f"{name}.log"
     if log.exists():
         at_work = live and happened.get(name) in ("begun", "waiting")
-        lines = _growing(log, 0, lambda: at_work and in_progress(run) and _at_work(run, name))
+        job = jobs.of(run)
+        lives = (lambda: job.look() != "gone") if job else (lambda: in_progress(run))
+        lines = _growing(log, 0, lambda: at_work and lives() and _at_work(run, name))
         yield from (b"" if line is None else b" " + line for line in lines)
 
 
@@ -136,12 +175,27 @@ def _growing(file: Path, offset: int, grows: Callable[[], bool]) -> Iterator[byt
 
 def cancel(run: Path) -> str:
     """Ask a run to end and wait until nothing of it is left. Returns its state."""
+    job = jobs.of(run)
+    if job:
+        return _cancel_job(run, job)
     holder = _holder(run)
     if holder:
         with contextlib.suppress(ProcessLookupError):
             os.kill(holder, signal.SIGTERM)
         with (run / LOCK).open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH)
+    return state(run)
+
+
+def _cancel_job(run: Path, job: jobs.Job) -> str:
+    """Also one that has not begun: then nobody else says that it was stopped, or removes its secrets."""
+    if state(run) not in (*_FINAL, "stopped"):
+        job.cancel()
+        if last_word(run) not in (*_FINAL, "stopped"):
+            with (run / EVENTS).open("ab") as stream:
+                event = {"time": round(time.time(), 3), "event": "run", "state": "stopped", "status": 130}
+                stream.write(json.dumps(event).encode() + b"\n")
+        (run / SECRETS).unlink(missing_ok=True)
     return state(run)
 
 
@@ -165,14 +219,24 @@ def _say(lines: Iterator[bytes]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m runner.host", description="Start, follow and end runs here.")
-    parser.add_argument("verb", choices=("start", "follow", "state", "cancel", "log", "send", "list"))
+    parser.add_argument("verb", choices=("start", "submit", "follow", "state", "cancel", "log", "send", "list"))
     parser.add_argument("run", type=Path, help="folder that records the run")
+    parser.add_argument("more", type=Path, nargs="*", help="other runs to submit together")
     parser.add_argument("--offset", type=int, default=0, help="of the event stream, bytes")
     parser.add_argument("--stage", help="whose output (default: of the one at work)")
     parser.add_argument("--live", action="store_true", help="go on while it grows")
     parser.add_argument("--record", action="store_true", help="send what is known before the first step")
     parser.add_argument("--adapter", action="store_true", help="send the adapter too")
     args = parser.parse_args(argv)
+    try:
+        _answer(args)
+    except schedulers.Refused as refused:
+        print(refused, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _answer(args: argparse.Namespace) -> None:
     if args.verb == "log":
         _say(follow_log(args.run, args.stage, args.live))
     elif args.verb == "send":
@@ -183,9 +247,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(follow(args.run, args.offset))
     elif args.verb == "start":
         start(args.run)
+    elif args.verb == "submit":
+        submit([args.run, *args.more])
     else:
         print({"state": state, "cancel": cancel}[args.verb](args.run))
-    return 0
 
 
 if __name__ == "__main__":

@@ -18,23 +18,12 @@ from fabric import Connection
 from paramiko.ssh_exception import NoValidConnectionsError
 
 from runner.errors import RecipeError
+from runner.wire import CommandFailed, LinkLost
 
 _CONNECT = 15.0  # seconds
 _PATIENCE = 60.0  # seconds without a word, of a command that answers when it is done
 _SILENCE = 8.0  # seconds without a word, of a stream that speaks every `runner.host.HEARTBEAT`
 _CHUNK = 2**16
-
-
-class LinkLost(Exception):
-    """The connection broke, or cannot be made just now. It says nothing of what runs there."""
-
-
-class CommandFailed(Exception):
-    """A command over there ended with another exit status than 0; the text is what it said."""
-
-    def __init__(self, status: int, said: str):
-        super().__init__(said or f"exit status {status}")
-        self.status = status
 
 
 class Link:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner import columns, feasibility, identity
+from runner import allocation, columns, feasibility, identity
 from runner.draft import OUTPUT, SCRIPTS, Artifacts, Draft, Place, Word, launcher
 from runner.schema import Recipe
 from runner.stages import STAGES
@@ -35,13 +35,14 @@ class Step:
 class Plan:
     """Steps in the order in which they run, on the machine whose store is at `store`.
 
-    `carried` are the files that go to that machine first: path there, path here.
+    `carried` are the files that go to that machine first: path there, path here. `job` is what a scheduler is given.
     """
 
     recipe: str
     store: str
     steps: tuple[Step, ...]
     carried: Mapping[str, str] = field(default_factory=dict)
+    job: Mapping[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {"version": 1, **dataclasses.asdict(self)}
@@ -58,7 +59,8 @@ def build(recipe: Recipe, place: Place) -> Plan:
             step = _step(stage, draft, place, recipe)
             artifacts.keys[stage] = step.key
             steps.append(step)
-    return Plan(recipe.name, str(place.store), tuple(steps), artifacts.carried)
+    job = allocation.job(recipe, steps, place)
+    return Plan(recipe.name, str(place.store), tuple(steps), artifacts.carried, job)
 
 
 def _step(stage: str, draft: Draft, place: Place, recipe: Recipe) -> Step:

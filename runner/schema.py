@@ -98,7 +98,10 @@ class Parallel:
     tp_size: int = key("tensor-parallel size: the model is cut over this many ranks", 1, minimum=1, maximum=1024)
     kv_size_multiplier: int | None = key("copies of each K/V head; default: as few as tp_size needs", None, minimum=1)
     dp_size: int = key("copies of the model on one machine, which share a step's batch", 1, minimum=1, maximum=1024)
-    nodes: int = key("machines that train together, each with dp_size copies", 1, minimum=1, maximum=1024)
+    nodes: int = key(
+        "machines that train together, each with dp_size copies; with train=torch_lora they share one copy", 1,
+        minimum=1, maximum=1024,
+    )  # fmt: skip
 
 
 @dataclass
@@ -229,10 +232,31 @@ class Serve:
 
 
 @dataclass
+class Slurm:
+    partition: str | None = key("partition of the jobs", None)
+    account: str | None = key("account that the jobs are charged to", None)
+    time: str | None = key("time limit of a job, as sbatch takes it; a run that needs longer is requeued", None)
+    gres: str | None = key("how the cluster calls NeuronCores as a generic resource; default: whole nodes", None)
+    at_once: int | None = key("trials of a sweep that run at once; default: as many as fit", None, minimum=1)
+    options: dict[str, str] = key("other options of sbatch by their long names; true for one without a value", {})
+    stages: dict[str, dict[str, str]] = key("options of sbatch for one stage, which then is a job of its own", {})
+
+
+@dataclass
+class Ray:
+    address: str = key("the dashboard of the cluster's head, as target.host sees it", "http://127.0.0.1:8265")
+    cpus: float = key("CPUs of one run", 1, minimum=0)
+    resources: dict[str, str] = key("other resources of one run; neuron_cores are counted by themselves", {})
+
+
+@dataclass
 class Target:
-    kind: str = key("where the plan runs", "local", choices=("local", "ssh"))
+    kind: str = key("where the plan runs", "local", choices=("local", "ssh", "slurm", "ray"))
     host: str | None = key("a host of ~/.ssh/config, or [user@]name[:port]", None)
-    folder: str = key("folder on that host, absolute or from the home folder", "trainium-recipes")
+    folder: str = key(
+        "folder on that host, absolute or from the home folder; of a cluster one that all its nodes see",
+        "trainium-recipes",
+    )  # fmt: skip
     python: str = key("Python on that host that runs the executor; it needs no packages", "python3")
     fetch: str = key(
         "what comes back when a run has ended: results are figures, logs and samples; auto also the adapter",
@@ -242,6 +266,8 @@ class Target:
         "port of this machine that leads to a server there; default: the server's own", None, minimum=1, maximum=65535
     )
     busy: str = key("what a run does that finds no free NeuronCores", "wait", choices=("wait", "refuse"))
+    slurm: Slurm = section(Slurm, "target=slurm")
+    ray: Ray = section(Ray, "target=ray")
 
 
 @dataclass

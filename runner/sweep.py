@@ -40,7 +40,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
-from runner import ranking, record, runs, study, trackers
+from runner import launcher, ranking, record, runs, study, trackers
 from runner.compose import Composed, hydra_overrides, one_line, prepare_hydra
 from runner.errors import RecipeError
 from runner.host import LOCK
@@ -74,6 +74,7 @@ def sweep(source: Path, words: Sequence[str], console: Console) -> int:
     any work.
     """
     prepare_hydra()
+    launcher.prepare()
     try:
         with initialize_config_dir(config_dir=str(source.parent), version_base="1.3"):
             one = _draft(source, hydra_overrides(words))
@@ -104,6 +105,7 @@ def _draft(source: Path, words: Sequence[str]) -> Sweep:
         _plan_trial(source, config, trial, f"trial {number} ({varying(trial, keys)})").recipe
         for number, trial in enumerate(trials)
     ]
+    overrides += launcher.chosen(recipes[0].target, words)
     size = len(trials) if _is_grid(config) else config.hydra.sweeper.n_trials
     objective = ranking.objective(recipes[0])
     record.prepare_folders(recipes[0])

@@ -1,15 +1,15 @@
-"""One trial of a sweep: found finished, or run in its own folder."""
+"""The trials of a sweep: each found finished, found at work, or run in its own folder."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -27,6 +27,8 @@ from runner.ranking import Objective, values_of
 from runner.run import follow, place_of, start
 from runner.runs import Run
 
+T = TypeVar("T")
+
 
 class SweepStopped(BaseException):
     """A trial failed and the sweep shall end. Not an Exception: Hydra would note that and go on."""
@@ -41,6 +43,18 @@ class _Bar(Follower):
 
     def _say(self, text: str, style: str) -> None:
         pass
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One that is planned: `run` is its record, `is_done` and `is_at_work` say what is left to do."""
+
+    number: int
+    run: Run
+    plan: Plan
+    target: targets.Target
+    is_done: bool
+    is_at_work: bool
 
 
 @dataclass(frozen=True)
@@ -61,48 +75,88 @@ class Job:
 
     def __call__(self, config: DictConfig) -> float | None:
         """Run the trial that Hydra has composed. Returns its objective; None if it failed."""
-        prepare_hydra()
         if os.getpid() != self.sweep_pid:
             end_with_parent()
-        number = self.first + HydraConfig.get().job.num
         try:
-            return self._run(number, compose_trial(config, HydraConfig.get(), self.source))
-        except (RecipeError, _Failed) as error:
-            self._say(number, f"failed: {error}", "red")
+            trial = self.prepare(config)
+            return trial and self._attempt(trial.number, lambda: self._run(trial))
         except KeyboardInterrupt:
             if os.getpid() != self.sweep_pid != os.getppid():
                 os._exit(130)  # a process of joblib's would wait on for work from a sweep that is no more
             raise
+
+    def prepare(self, config: DictConfig) -> Trial | None:
+        """Plan and record the trial that Hydra has composed, or find it; None if it cannot be."""
+        prepare_hydra()
+        number = self.first + HydraConfig.get().job.num
+        return self._attempt(number, lambda: self._prepare(number, config))
+
+    def run_together(self, trials: Sequence[Trial | None]) -> list[float | None]:
+        """Start them all at once where a scheduler has them wait for their turn. Returns their objectives."""
+        begun = [trial for trial in trials if trial and not trial.is_done]
+        fresh = [trial for trial in begun if not trial.is_at_work]
+        try:
+            if fresh:
+                fresh[0].target.start_all([trial.run for trial in fresh])
+            return [trial and self._attempt(trial.number, lambda one=trial: self._end(one)) for trial in trials]
+        except BaseException:
+            for trial in begun:
+                trial.target.cancel(trial.run)
+            raise
+
+    def _attempt(self, number: int, work: Callable[[], T]) -> T | None:
+        try:
+            return work()
+        except (RecipeError, _Failed) as error:
+            self._say(number, f"failed: {error}", "red")
         if self.stop_on_failure:
             raise SweepStopped
         return None
 
-    def _run(self, number: int, composed: Composed) -> float | None:
+    def _prepare(self, number: int, config: DictConfig) -> Trial:
+        composed = compose_trial(config, HydraConfig.get(), self.source)
         self._say(number, varying(composed.overrides, self.keys), "bold")
         folder, plan = folder_of(self.sweep, number), build(composed.recipe, place_of(composed.recipe))
+        target = targets.of(composed.recipe.target)
         wait(folder)
-        how = "finished before"
-        if not is_done(folder, plan):
-            self._do(number, folder, composed, plan)
-            how = f"finished in {Run(folder).seconds():.1f} s"
-        value = self.objective.of(Run(folder))
-        self._say(number, f"{how}: {self.objective.text(value)}", "green")
-        return value
+        done = is_done(folder, plan)
+        at_work = not done and is_planned_so(folder, plan) and is_at_work(Run(folder))
+        if not done and not at_work:
+            self._record(number, composed, plan, folder)
+        return Trial(number, Run(folder), plan, target, done, at_work)
 
-    def _do(self, number: int, folder: Path, composed: Composed, plan: Plan) -> None:
+    def _record(self, number: int, composed: Composed, plan: Plan, folder: Path) -> None:
         if folder.exists():
             if is_finished(folder):
                 self._say(number, "recipe, data or a program changed since it was finished; it is done again", "yellow")
             shutil.rmtree(folder)
-        in_sight = os.getpid() == self.sweep_pid  # bars of several processes would overwrite each other
-        follower, target = _Bar(plan.steps, Console(quiet=not in_sight)), targets.of(composed.recipe.target)
-        one = Run(record.create(composed, plan, folder))
-        start(one, target, attached=True)
+        record.create(composed, plan, folder)
+
+    def _run(self, trial: Trial) -> float | None:
+        if not trial.is_done and not trial.is_at_work:
+            start(trial.run, trial.target, attached=True)
         try:
-            follow(one, target, follower, Console())
-        except BaseException:
-            target.cancel(one)
+            return self._end(trial)
+        except _Failed:
             raise
+        except BaseException:
+            trial.target.cancel(trial.run)
+            raise
+
+    def _end(self, trial: Trial) -> float | None:
+        """Follow a trial that was started to its end."""
+        how = "finished before"
+        if not trial.is_done:
+            self._follow(trial)
+            how = f"finished in {trial.run.seconds():.1f} s"
+        value = self.objective.of(trial.run)
+        self._say(trial.number, f"{how}: {self.objective.text(value)}", "green")
+        return value
+
+    def _follow(self, trial: Trial) -> None:
+        in_sight = os.getpid() == self.sweep_pid  # bars of several processes would overwrite each other
+        follower = _Bar(trial.plan.steps, Console(quiet=not in_sight))
+        follow(trial.run, trial.target, follower, Console())
         if follower.state != "finished":
             raise _Failed(f"{follower.failed_stage or 'run'}: {follower.reason}")
 
@@ -129,7 +183,26 @@ def folder_of(sweep: Path, number: int) -> Path:
 
 def is_done(folder: Path, plan: Plan) -> bool:
     """Whether a trial is finished, and by the very steps of `plan`: options, programs and inputs."""
-    return is_finished(folder) and [step["key"] for step in Run(folder).plan["steps"]] == [s.key for s in plan.steps]
+    return is_finished(folder) and is_planned_so(folder, plan)
+
+
+def is_planned_so(folder: Path, plan: Plan) -> bool:
+    """Whether a trial is recorded with the very steps of `plan`."""
+    try:
+        return [step["key"] for step in Run(folder).plan["steps"]] == [step.key for step in plan.steps]
+    except (OSError, ValueError):
+        return False
+
+
+def is_at_work(run: Run) -> bool:
+    """Whether a trial that outlived its sweep is still running, or has ended meanwhile, where it was started."""
+    if run.state != "away":
+        return False
+    try:
+        state = targets.of_run(run).state(run)
+    except RecipeError:
+        return False
+    return state in ("running", "finished") or state.startswith("waiting")
 
 
 def is_finished(folder: Path) -> bool:

@@ -65,8 +65,19 @@ def _convert(key: str, value: Any, hint: Any, limits: Mapping[str, Any]) -> Any:
     if typing.get_origin(hint) is list:
         return _list(key, value, typing.get_args(hint)[0], limits)
     if typing.get_origin(hint) is dict:
-        return {str(name): str(item) for name, item in _mapping(key, value).items()}
+        return _dict(key, value, typing.get_args(hint)[1])
     return _in_limits(key, _scalar(key, value, hint), limits)
+
+
+def _dict(key: str, value: Any, kind: Any) -> dict[str, Any]:
+    """Any names, with words or, one level further down, mappings of words."""
+    if kind is not str:
+        return {str(name): _dict(f"{key}.{name}", item, str) for name, item in _mapping(key, value).items()}
+    return {str(name): _word(item) for name, item in _mapping(key, value).items()}
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _mapping(key: str, value: Any) -> Mapping[str, Any]:

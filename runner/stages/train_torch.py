@@ -8,7 +8,7 @@ from runner.stages import train_settings
 
 
 def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
-    ranks = recipe.parallel.tp_size
+    ranks, nodes = recipe.parallel.tp_size, recipe.parallel.nodes
     words = [
         "--shards", artifacts.path("convert"),
         "--data", artifacts.path("tokenize"),
@@ -17,4 +17,7 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
     title = f"train LoRA of rank {recipe.train.lora.rank} on {ranks} rank(s)"
     # A rank that waits for another must not spin on the core that the other needs.
     env = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} if ranks > 1 else {}
-    return Draft(title, "train_torch.py", words, processes=ranks, env=env, resumable=True, cores=ranks)
+    here = ranks // nodes
+    return Draft(
+        title, "train_torch.py", words, processes=here, nodes=nodes, env=env, resumable=True, cores=here
+    )

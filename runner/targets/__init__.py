@@ -39,6 +39,10 @@ class Target(Protocol):
         """Start a recorded run. One that is `attached` may end with this process. Raises RecipeError."""
         ...
 
+    def start_all(self, runs: Sequence[Run]) -> None:
+        """Start recorded runs that may wait for each other. Raises RecipeError."""
+        ...
+
     def follow(self, run: Run) -> Iterator[bytes]:
         """The event stream from its beginning, line by line as it grows, until the run has ended."""
         ...

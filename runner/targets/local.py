@@ -44,6 +44,10 @@ class Target:
         self._executor = host.start(run.folder, ROOT, reader)
         os.close(reader)
 
+    def start_all(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            self.start(run, attached=False)
+
     def follow(self, run: Run) -> Iterator[bytes]:
         yield from (line for line in host.follow(run.folder) if line)
         if self._executor:

@@ -1,0 +1,169 @@
+"""A real Slurm cluster on loopback: munge, a controller, and nodes with NeuronCores as a resource. Needs root."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+DAEMONS = ("munged", "slurmctld", "slurmd")
+CPUS, CORES = 16, 16  # of a node, declared: the machine may have less
+
+_CONFIG = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={munge}/socket
+CredType=cred/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+MpiDefault=none
+ReturnToService=2
+KillWait=5
+SlurmdTimeout=10
+SlurmdParameters=config_overrides
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1,requeue_delay=0
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+GresTypes=neuron
+AccountingStorageType=accounting_storage/none
+{nodes}
+PartitionName=trn Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+def missing() -> str:
+    """Why there can be no cluster here; empty if there can."""
+    absent = [name for name in DAEMONS if not _daemon(name)]
+    if absent:
+        return f"no {', '.join(absent)}"
+    return "" if os.getuid() == 0 else "not root"
+
+
+def _daemon(name: str) -> str | None:
+    return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+
+
+@dataclass
+class Cluster:
+    """`nodes` are the daemons by name; SLURM_CONF names `config`."""
+
+    config: Path
+    nodes: dict[str, subprocess.Popen]
+
+    def kill_node(self, name: str) -> None:
+        """As when the machine dies: the daemon and all that it started."""
+        for pid in _descendants(self.nodes[name].pid):
+            os.kill(pid, signal.SIGKILL)
+        self.nodes[name].wait()
+
+    def squeue(self, form: str = "%T") -> list[str]:
+        return subprocess.run(["squeue", "-h", "-o", form], capture_output=True, text=True).stdout.split()
+
+
+def _descendants(pid: int) -> list[int]:
+    """A process and all below it, also what its children left when they made themselves daemons."""
+    found = [pid]
+    for one in found:
+        for task in Path(f"/proc/{one}/task").glob("*/children"):
+            found += map(int, task.read_text().split())
+    return found
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+@contextmanager
+def slurm_cluster(folder: Path, nodes: int = 2) -> Iterator[Cluster]:
+    """Start it, with SLURM_CONF set in this process, and end it."""
+    for each in (folder, *folder.parents):  # munged, which is another user, passes through
+        if each.stat().st_uid == os.getuid():
+            each.chmod(each.stat().st_mode | 0o011)
+    munge, config = folder / "munge", folder / "slurm.conf"
+    names = [f"trn{number}" for number in range(1, nodes + 1)]
+    port, *ports = _free_ports(nodes + 1)
+    _write_configuration(config, munge, names, port, ports)
+    previous = os.environ.get("SLURM_CONF")
+    os.environ["SLURM_CONF"] = str(config)
+    with ExitStack() as stack:
+        stack.callback(_restore, previous)
+        _start(stack, "munged", "-F", f"--key-file={munge}/key", f"--socket={munge}/socket",
+               f"--pid-file={munge}/pid", f"--seed-file={munge}/seed", f"--log-file={munge}/log", user="munge")  # fmt: skip
+        _await(["munge", "-S", f"{munge}/socket", "-n"])
+        _start(stack, "slurmctld", "-D", "-i")
+        daemons = {name: _start(stack, "slurmd", "-D", "-N", name) for name in names}
+        _await(["srun", f"--nodes={nodes}", "true"])
+        cluster = Cluster(config, daemons)
+        stack.callback(_end_jobs, cluster)
+        yield cluster
+
+
+def _write_configuration(config: Path, munge: Path, names: list[str], port: int, ports: list[int]) -> None:
+    folder, host = config.parent, socket.gethostname().partition(".")[0]
+    (folder / "state").mkdir()
+    munge.mkdir()
+    (munge / "key").write_bytes(os.urandom(1024))
+    (munge / "key").chmod(0o400)
+    for each in (munge, munge / "key"):
+        shutil.chown(each, "munge", "munge")
+    munge.chmod(0o755)
+    lines, resources = [], []
+    for name, its in zip(names, ports, strict=True):
+        (folder / f"spool-{name}").mkdir()
+        where = f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={its}"
+        lines.append(f"{where} CPUs={CPUS} RealMemory=8000 Gres=neuron:{CORES} State=UNKNOWN")
+        resources.append(f"NodeName={name} Name=neuron Count={CORES}")
+    config.write_text(_CONFIG.format(host=host, port=port, munge=munge, folder=folder, nodes="\n".join(lines)))
+    (folder / "gres.conf").write_text("\n".join(resources) + "\n")
+
+
+def _start(stack: ExitStack, name: str, *words: str, user: str | None = None) -> subprocess.Popen:
+    program = _daemon(name)
+    assert program
+    log = stack.enter_context(Path(os.environ["SLURM_CONF"]).with_name(f"{name}-{len(words)}.log").open("ab"))
+    process = subprocess.Popen([program, *words], stdout=log, stderr=log, user=user, group=user)
+    stack.callback(_end, process)
+    return process
+
+
+def _end(process: subprocess.Popen) -> None:
+    process.terminate()
+    process.wait()
+
+
+def _await(command: list[str]) -> None:
+    """Until a command that needs the daemons succeeds; srun itself waits for nodes."""
+    for _ in range(100):
+        if subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60).returncode == 0:
+            return
+    raise TimeoutError(command)
+
+
+def _end_jobs(cluster: Cluster) -> None:
+    subprocess.run(["scancel", "--user=root"], check=False)
+
+
+def _restore(previous: str | None) -> None:
+    if previous is None:
+        del os.environ["SLURM_CONF"]
+    else:
+        os.environ["SLURM_CONF"] = previous
