@@ -47,6 +47,7 @@ _MEETING = "nodes.json"  # in the run folder: where the nodes of the step at wor
 _ROOT = "NEURON_RT_ROOT_COMM_ID"  # where the collectives of one run meet: HOST:PORT
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _PATIENCE = 30.0  # seconds between asking a stopped step to end and killing it
+_SKEW = 0.5  # seconds: who ends a whole job may tell the step before this program, and then it is stopped, not failed
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 _LOOK_EVERY = 0.5  # seconds between looks of another node for its next step
 
@@ -313,6 +314,7 @@ def _run_command(
     finally:
         _end_group(process)
     if status != 0:
+        time.sleep(_SKEW)
         raise StepFailed(step["stage"], status, _reason(step["argv"], status, log))
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 

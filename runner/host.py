@@ -189,13 +189,13 @@ def cancel(run: Path) -> str:
 
 def _cancel_job(run: Path, job: jobs.Job) -> str:
     """Also one that has not begun: then nobody else says that it was stopped, or removes its secrets."""
-    if state(run) not in (*_FINAL, "stopped"):
+    if job.look() != "gone":
         job.cancel()
-        if last_word(run) not in (*_FINAL, "stopped"):
-            with (run / EVENTS).open("ab") as stream:
-                event = {"time": round(time.time(), 3), "event": "run", "state": "stopped", "status": 130}
-                stream.write(json.dumps(event).encode() + b"\n")
-        (run / SECRETS).unlink(missing_ok=True)
+    if last_word(run) not in (*_FINAL, "stopped"):
+        with (run / EVENTS).open("ab") as stream:
+            event = {"time": round(time.time(), 3), "event": "run", "state": "stopped", "status": 130}
+            stream.write(json.dumps(event).encode() + b"\n")
+    (run / SECRETS).unlink(missing_ok=True)
     return state(run)
 
 

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ SlurmctldPort={port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={munge}/socket
+AuthInfo=socket={munge}/socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
@@ -36,7 +36,7 @@ ReturnToService=2
 KillWait=5
 SlurmdTimeout=10
 SlurmdParameters=config_overrides
-SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1,requeue_delay=0
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 GresTypes=neuron
@@ -64,24 +64,33 @@ class Cluster:
 
     config: Path
     nodes: dict[str, subprocess.Popen]
+    stack: ExitStack
+
+    def start_node(self, name: str) -> None:
+        self.nodes[name] = _start(self.stack, "slurmd", "-D", "-N", name)
+        _await(["srun", f"--nodelist={name}", "true"])
 
     def kill_node(self, name: str) -> None:
         """As when the machine dies: the daemon and all that it started."""
-        for pid in _descendants(self.nodes[name].pid):
-            os.kill(pid, signal.SIGKILL)
+        self.nodes[name].kill()
         self.nodes[name].wait()
+        for pid in self._jobs_on(name):
+            os.kill(pid, signal.SIGKILL)
+
+    def _jobs_on(self, name: str) -> list[int]:
+        """Processes of jobs, which know their node, and those who watch over them, their parents."""
+        marks = {f"SLURMD_NODENAME={name}".encode(), f"SLURM_CONF={self.config}".encode()}
+        found: set[int] = set()
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if marks <= set((process / "environ").read_bytes().split(b"\0")):
+                    parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+                    watcher = "slurmstepd" in Path(f"/proc/{parent}/cmdline").read_text()
+                    found |= {int(process.name), *([parent] if watcher else [])}
+        return sorted(found)
 
     def squeue(self, form: str = "%T") -> list[str]:
         return subprocess.run(["squeue", "-h", "-o", form], capture_output=True, text=True).stdout.split()
-
-
-def _descendants(pid: int) -> list[int]:
-    """A process and all below it, also what its children left when they made themselves daemons."""
-    found = [pid]
-    for one in found:
-        for task in Path(f"/proc/{one}/task").glob("*/children"):
-            found += map(int, task.read_text().split())
-    return found
 
 
 def _free_ports(count: int) -> list[int]:
@@ -106,14 +115,14 @@ def slurm_cluster(folder: Path, nodes: int = 2) -> Iterator[Cluster]:
     os.environ["SLURM_CONF"] = str(config)
     with ExitStack() as stack:
         stack.callback(_restore, previous)
-        _start(stack, "munged", "-F", f"--key-file={munge}/key", f"--socket={munge}/socket",
-               f"--pid-file={munge}/pid", f"--seed-file={munge}/seed", f"--log-file={munge}/log", user="munge")  # fmt: skip
+        files = {"key-file": "key", "socket": "socket", "pid-file": "pid", "seed-file": "seed", "log-file": "log"}
+        _start(stack, "munged", "-F", *(f"--{flag}={munge}/{name}" for flag, name in files.items()), user="munge")
         _await(["munge", "-S", f"{munge}/socket", "-n"])
         _start(stack, "slurmctld", "-D", "-i")
-        daemons = {name: _start(stack, "slurmd", "-D", "-N", name) for name in names}
-        _await(["srun", f"--nodes={nodes}", "true"])
-        cluster = Cluster(config, daemons)
-        stack.callback(_end_jobs, cluster)
+        cluster = Cluster(config, {}, stack)
+        for name in names:
+            cluster.start_node(name)
+        stack.callback(_end_jobs)
         yield cluster
 
 
@@ -158,7 +167,7 @@ def _await(command: list[str]) -> None:
     raise TimeoutError(command)
 
 
-def _end_jobs(cluster: Cluster) -> None:
+def _end_jobs() -> None:
     subprocess.run(["scancel", "--user=root"], check=False)
 
 

@@ -79,8 +79,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def ssh_host(folder: Path, home: Path, name: str = "trn-a", port: int | None = None) -> Iterator[Host]:
-    """Start sshd and let the ssh_config in `home` know it by `name`."""
+def ssh_host(
+    folder: Path, home: Path, name: str = "trn-a", port: int | None = None, environment: str = ""
+) -> Iterator[Host]:
+    """Start sshd and let the ssh_config in `home` know it by `name`; sessions there have `environment`, VAR=VALUE."""
     port = port or free_port()
     folder.mkdir(parents=True, exist_ok=True)
     if os.getuid() == 0:
@@ -90,7 +92,8 @@ def ssh_host(folder: Path, home: Path, name: str = "trn-a", port: int | None = N
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
     algorithm, key = (folder / "hostkey.pub").read_text().split()[:2]
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {algorithm} {key}\n")
-    (folder / "sshd_config").write_text(_SERVER.format(port=port, folder=folder))
+    more = f"SetEnv {environment}\n" if environment else ""
+    (folder / "sshd_config").write_text(_SERVER.format(port=port, folder=folder) + more)
     config = home / ".ssh" / "config"
     config.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with config.open("a") as stream:
