@@ -24,6 +24,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -44,6 +45,7 @@ INTERRUPTED = 75  # <sysexits.h> EX_TEMPFAIL
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _NAME = "RUNNER_NODE_NAME"  # how other nodes reach this one, where that is not its host name
 _MEETING = "nodes.json"  # in the run folder: where the nodes of the step at work meet
+_CORES = "NEURON_RT_VISIBLE_CORES"  # `4`, `4-7` or `4,5,6,7`
 _ROOT = "NEURON_RT_ROOT_COMM_ID"  # where the collectives of one run meet: HOST:PORT
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _PATIENCE = 30.0  # seconds between asking a stopped step to end and killing it
@@ -258,24 +260,28 @@ def _run_step(step: dict[str, Any], store: Store, run: Path, events: Events, mee
 
 @contextlib.contextmanager
 def _cores(step: dict[str, Any], run: Path, say: Callable[..., None]) -> Iterator[tuple[dict[str, str], Sequence[int]]]:
-    """Lease what the step computes on: the environment that says which, and the descriptors that hold it."""
+    """Lease what the step computes on, if nobody granted it: the environment that says which, and what holds it."""
     wanted = step.get("cores")
     if not wanted:
         yield {}, ()
         return
+    granted = os.environ.get(_CORES)
+    if granted:  # by Ray, or by who started this
+        yield _core_environment(granted, int(re.split("[,-]", granted)[0]), step["env"]), ()
+        return
     on_wait = (lambda holders: say("waiting", holder=f"NeuronCores; held are {holders}")) if wanted["wait"] else None
     try:
         with cores.lease(wanted["count"], wanted["of"], run.name, on_wait) as held:
-            yield _core_environment(held, step["env"]), held.descriptors
+            yield _core_environment(held.visible, held.first, step["env"]), held.descriptors
     except cores.NoFreeCores as error:
         raise StepFailed(step["stage"], 2, f"no {wanted['count']} NeuronCores are free: {error}") from None
 
 
-def _core_environment(held: cores.Lease, planned: dict[str, str]) -> dict[str, str]:
-    """Cores of this lease alone, and a port for them to find each other that no other lease uses."""
+def _core_environment(visible: str, first: int, planned: dict[str, str]) -> dict[str, str]:
+    """These cores alone, and a port for them to find each other that no others of this machine use."""
     root, _, port = planned.get(_ROOT, "").rpartition(":")
-    ports = {_ROOT: f"{root}:{int(port) + held.first}"} if root else {}
-    return {"NEURON_RT_VISIBLE_CORES": held.visible, **ports}
+    ports = {_ROOT: f"{root}:{int(port) + first}"} if root else {}
+    return {_CORES: visible, **ports}
 
 
 def _link_artifact(run: Path, stage: str, artifact: Path) -> None:

@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cluster_runs import (
+    ENDS,
+    SHORT,
+    START_TWICE,
+    a_run,
+    command_here,
+    last,
+    most_at_once,
+    started,
+    there,
+    until_line,
+)
 from far_runs import command, done
 from slurm_cluster import Cluster, missing, slurm_cluster
 from ssh_host import SSHD, ssh_host
 
-from runner import allocation, record, targets
-from runner.compose import ROOT, compose
-from runner.plan import Plan, Step
-from runner.run import place_of
-from runner.runs import Run, every
+from runner import targets
+from runner.runs import every
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
-SHORT = ["evaluate=none", "serve=none", "train.max_steps=3", "dataset.train_rows=60"]
-# argv: the output folder. Counts its starts; ends at the second one, or when the file `end` is in the working folder.
-START_TWICE = """
-import pathlib, sys, time
-folder = pathlib.Path(sys.argv[1])
-starts = len(list(folder.glob("start-*"))) + 1
-(folder / f"start-{starts}").touch()
-print("start", starts, flush=True)
-while starts == 1 and not pathlib.Path("end").exists():
-    time.sleep(0.05)
-(folder / "training.json").write_text('{"starts": %d}' % starts)
-"""
-ENDS = "import pathlib, sys; pathlib.Path(sys.argv[1], 'training.json').write_text('{}')"
-
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
@@ -48,55 +42,18 @@ def work(tmp_path: Path) -> Path:
     return tmp_path / "work"
 
 
-def target_words(work: Path) -> list[str]:
+def on_slurm(work: Path) -> list[str]:
     return ["target=slurm", f"target.folder={work.parent}/shared"]
-
-
-def a_run(work: Path, programs: dict[str, str], *overrides: str) -> Run:
-    """A recorded run whose stages are the `programs`."""
-    composed = compose("quickstart", [*target_words(work), f"paths.runs={work}/runs", *overrides])
-    steps = tuple(
-        Step(stage, stage, f"{stage}-1", (sys.executable, "-c", text, f"store/partial/{stage}-1"), {}, True, True)
-        for stage, text in programs.items()
-    )
-    job = allocation.job(composed.recipe, steps, place_of(composed.recipe))
-    return Run(record.create(composed, Plan("quickstart", "store", steps, job=job)))
-
-
-def there(work: Path, run: Run) -> Path:
-    return work.parent / "shared" / "runs" / run.name
-
-
-def started(run: Run) -> Iterator[bytes]:
-    """The events of a run, started and begun."""
-    target = targets.of_run(run)
-    target.start(run, attached=False)
-    stream = target.follow(run)
-    for line in stream:
-        if json.loads(line).get("state") == "begun":
-            break
-    return stream
-
-
-def last(stream: Iterator[bytes]) -> str:
-    return json.loads(list(stream)[-1])["state"]
 
 
 def jobs(run_folder: Path) -> list[str]:
     return json.loads((run_folder / "job.json").read_text())["ids"]
 
 
-def until_line(work: Path, run: Run, text: str) -> None:
-    """Wait until a stage has printed it."""
-    lines = targets.of_run(run).log(run, None, live=True)
-    assert any(text.encode() in line for line in lines)
-
-
 def test_two_nodes_train_as_one_does(cluster: Cluster, work: Path) -> None:
     for nodes in (1, 2):
-        words = [*target_words(work), f"parallel.nodes={nodes}", *SHORT]
-        assert subprocess.run([sys.executable, "-m", "runner", "run", "quickstart", *words], cwd=work,
-                              env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode == 0  # fmt: skip
+        words = [*on_slurm(work), f"parallel.nodes={nodes}", *SHORT]
+        done(command_here(work, "run", "quickstart", *words))
     one, two = (run.result("train", "training.json") for run in every(work / "runs"))
     assert one and two
     assert two["loss"] == pytest.approx(one["loss"], abs=1e-4)
@@ -108,7 +65,8 @@ def test_two_nodes_train_as_one_does(cluster: Cluster, work: Path) -> None:
 
 def test_stages_that_want_other_machines_are_jobs_that_wait_for_each_other(cluster: Cluster, work: Path) -> None:
     programs = {"convert": ENDS, "train": ENDS, "export": ENDS}
-    run = a_run(work, programs, "target.slurm.stages.train.gres=neuron:8", "target.slurm.options.comment=ours")
+    words = ["target.slurm.stages.train.gres=neuron:8", "target.slurm.options.comment=ours"]
+    run = a_run(work, programs, *on_slurm(work), *words)
     assert last(started(run)) == "finished"
     assert [stage["state"] for stage in run.stages().values()] == ["finished"] * 3
     assert len(jobs(there(work, run))) == 3
@@ -116,7 +74,7 @@ def test_stages_that_want_other_machines_are_jobs_that_wait_for_each_other(clust
 
 def test_a_stage_that_fails_ends_the_jobs_behind_it(cluster: Cluster, work: Path) -> None:
     programs = {"convert": "raise SystemExit('no such shape')", "train": ENDS}
-    run = a_run(work, programs, "target.slurm.stages.train.gres=neuron:8")
+    run = a_run(work, programs, *on_slurm(work), "target.slurm.stages.train.gres=neuron:8")
     assert last(started(run)) == "failed"
     assert "no such shape" in run.stages()["convert"]["reason"]
     assert targets.of_run(run).cancel(run) == "failed"
@@ -124,7 +82,7 @@ def test_a_stage_that_fails_ends_the_jobs_behind_it(cluster: Cluster, work: Path
 
 
 def test_a_run_is_requeued_when_its_node_dies(cluster: Cluster, work: Path) -> None:
-    run = a_run(work, {"train": START_TWICE})
+    run = a_run(work, {"train": START_TWICE}, *on_slurm(work))
     stream = started(run)
     until_line(work, run, "start 1")
     [node] = cluster.squeue("%N")
@@ -136,7 +94,7 @@ def test_a_run_is_requeued_when_its_node_dies(cluster: Cluster, work: Path) -> N
 
 
 def test_a_run_goes_on_after_its_time_is_up(cluster: Cluster, work: Path) -> None:
-    run = a_run(work, {"train": START_TWICE})
+    run = a_run(work, {"train": START_TWICE}, *on_slurm(work))
     stream = started(run)
     until_line(work, run, "start 1")
     subprocess.run(["scancel", "--signal=USR1", "--batch", *jobs(there(work, run))], check=True)
@@ -146,7 +104,7 @@ def test_a_run_goes_on_after_its_time_is_up(cluster: Cluster, work: Path) -> Non
 
 
 def test_a_waiting_run_says_why_and_can_be_cancelled(cluster: Cluster, work: Path) -> None:
-    run = a_run(work, {"train": ENDS}, "target.slurm.options.begin=now+3600", "target.slurm.options.hold=true")
+    run = a_run(work, {"train": ENDS}, *on_slurm(work), "target.slurm.options.hold=true")
     target = targets.of_run(run)
     target.start(run, attached=False)
     assert target.state(run) == "waiting: JobHeldUser"
@@ -159,7 +117,7 @@ def test_a_waiting_run_says_why_and_can_be_cancelled(cluster: Cluster, work: Pat
 
 
 def test_cancel_leaves_nothing(cluster: Cluster, work: Path) -> None:
-    run = a_run(work, {"train": START_TWICE})
+    run = a_run(work, {"train": START_TWICE}, *on_slurm(work))
     stream = started(run)
     until_line(work, run, "start 1")
     assert targets.of_run(run).cancel(run) == "stopped"
@@ -168,7 +126,7 @@ def test_cancel_leaves_nothing(cluster: Cluster, work: Path) -> None:
 
 
 def test_what_slurm_refuses_is_said_in_one_line_and_leaves_no_record(cluster: Cluster, work: Path) -> None:
-    words = ["run", "quickstart", *target_words(work), "target.slurm.partition=gpu"]
+    words = ["run", "quickstart", *on_slurm(work), "target.slurm.partition=gpu"]
     out = done(command_here(work, *words), status=2)
     assert out.strip().splitlines()[-1].startswith("runner: target=slurm: sbatch: error: ")
     assert "Invalid partition" in out
@@ -176,15 +134,9 @@ def test_what_slurm_refuses_is_said_in_one_line_and_leaves_no_record(cluster: Cl
     assert list((work.parent / "shared" / "runs").iterdir()) == []
 
 
-def command_here(work: Path, *words: str) -> subprocess.Popen[str]:
-    argv = [sys.executable, "-u", "-m", "runner", *words]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(argv, cwd=work, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def test_a_sweep_packs_and_outlives_its_sweeper(cluster: Cluster, work: Path) -> None:
     """8 trials of 8 cores: the 32 cores of the cluster take four at once."""
-    words = ["run", "quickstart", "-m", "train.seed=range(8)", *target_words(work), *SHORT, "train.max_steps=1",
+    words = ["run", "quickstart", "-m", "train.seed=range(8)", *on_slurm(work), *SHORT, "train.max_steps=1",
              "target.slurm.options.gres=neuron:8"]  # fmt: skip
     sweeper = command_here(work, *words)
     assert sweeper.stdout
@@ -200,19 +152,6 @@ def test_a_sweep_packs_and_outlives_its_sweeper(cluster: Cluster, work: Path) ->
     assert most_at_once(runs) == 4
 
 
-def most_at_once(runs: list[Path]) -> int:
-    """Runs under way together, by their own clocks."""
-    marks = []
-    for run in runs:
-        times = [json.loads(line)["time"] for line in (run / "events.jsonl").read_text().splitlines()]
-        marks += [(times[0], 1), (times[-1], -1)]
-    at_once = most = 0
-    for _, change in sorted(marks):
-        at_once += change
-        most = max(most, at_once)
-    return most
-
-
 def test_submitted_from_a_laptop(cluster: Cluster, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not Path(SSHD).exists():
         pytest.skip("no sshd")
@@ -221,7 +160,7 @@ def test_submitted_from_a_laptop(cluster: Cluster, work: Path, monkeypatch: pyte
     monkeypatch.setenv("HOME", str(home))
     environment = f"SLURM_CONF={cluster.config}"
     with ssh_host(work.parent / "login", home, "login", environment=environment) as host:
-        words = [f"target.host={host.name}", f"sdk.train_python={sys.executable}"]
+        words = [*on_slurm(work), f"target.host={host.name}", f"sdk.train_python={sys.executable}"]
         run = a_run(work, {"train": ENDS}, *words)
         assert last(started(run)) == "finished"
         listed = done(command(host, work, "status", run.name, "--host", f"{host.name}:{work.parent}/shared"))
