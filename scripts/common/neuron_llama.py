@@ -70,7 +70,7 @@ class Dropout:
             return [None] * len(sizes)
         torch.manual_seed(int(np.random.SeedSequence((*self.place, layer)).generate_state(1)[0]))
         keep = 1 - self.rate
-        return [size and (torch.rand(size, device=device) < keep) / keep for size in sizes]
+        return [None if size is None else (torch.rand(size, device=device) < keep) / keep for size in sizes]
 
 
 NO_DROPOUT = Dropout()
@@ -126,7 +126,8 @@ class NeuronLlama:
         input_ids, segments, targets = (self._moved(array) for array in (tensors[0], tensors[2], tensors[3]))
         with torch.no_grad():
             hidden, unseen = self._prepare(input_ids, segments, self._embedding, self._first)
-        context = Context(*self._rotary(tensors.positions), unseen)
+        cos, sin = self._rotary(tensors.positions)
+        context = Context(cos, sin, unseen)
         hidden.requires_grad_(torch.is_grad_enabled())  # else the first layer would be a program of its own
         views = self._adapter.views(flat)
         for index in range(len(self._layers)):
@@ -180,7 +181,8 @@ def decode(
 
     def linear(x: torch.Tensor, module: int) -> torch.Tensor:
         frozen = functional.linear(x, layer.linears[module])
-        return frozen if loras[module] is None else frozen + _update(x, *loras[module], masks[module]) * scale
+        lora = loras[module]
+        return frozen if lora is None else frozen + _update(x, lora[0], lora[1], masks[module]) * scale
 
     normed = enter(_rms_norm(hidden, layer.input_norm, eps))
     attended = attention(linear(normed, _QKV), context, heads)
@@ -246,7 +248,7 @@ class SumForward(Function):
 
 def summed(tensor: torch.Tensor) -> torch.Tensor:
     """Summed over the ranks, as an operation that a compiler can have in its program."""
-    return collectives.wait_tensor(collectives.all_reduce(tensor.contiguous(), "sum", dist.group.WORLD))
+    return collectives.wait_tensor(collectives.all_reduce(tensor.contiguous(), "sum", dist.group.WORLD))  # pyright: ignore[reportArgumentType]
 
 
 def _same(tensor: torch.Tensor) -> torch.Tensor:
@@ -273,5 +275,5 @@ def _rotate(heads: torch.Tensor, context: Context) -> torch.Tensor:
 def _layer(weights: dict[str, torch.Tensor], index: int) -> Layer:
     prefix = f"model.layers.{index}."
     qkv = torch.cat([weights[f"{prefix}self_attn.qkv_proj.weight_{part}"] for part in "qkv"])
-    norms = (weights[f"{prefix}{name}_layernorm.weight"] for name in ("input", "post_attention"))
-    return Layer(*norms, (qkv, *(weights[f"{prefix}{module}.weight"] for module in MODULES[1:])))
+    before, after = (weights[f"{prefix}{name}_layernorm.weight"] for name in ("input", "post_attention"))
+    return Layer(before, after, (qkv, *(weights[f"{prefix}{module}.weight"] for module in MODULES[1:])))

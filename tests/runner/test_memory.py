@@ -52,6 +52,7 @@ def test_flash_attention_keeps_no_scores() -> None:
 @pytest.mark.parametrize("backend", ["nxd", "optimum"])
 def test_whole_layers_computed_again_keep_their_input_alone(backend: str) -> None:
     again = recipe_of(backend, gradient_checkpointing=True)
+    assert again.model.architecture is not None
     deeper = changed(again, "model", architecture=dataclasses.replace(again.model.architecture, num_hidden_layers=33))
     assert more(again, deeper) == HIDDEN // (TP if backend == "nxd" else 1)
 
@@ -66,6 +67,7 @@ def test_whole_layers_computed_again_keep_their_input_alone(backend: str) -> Non
 def test_the_advice_names_the_option_that_was_left_out(options: dict[str, bool], advice: str) -> None:
     needed = activations(nxd()), activations(nxd(**options))
     recipe = nxd(**options)
+    assert recipe.model.architecture is not None
     other = feasibility.estimate(recipe, recipe.model.architecture).core - needed[1]
     limit = (other + sum(needed) / 2) / memory.GIB  # between what it needs with the option and without
     tight = changed(recipe, "hardware", core_memory_gb=limit)

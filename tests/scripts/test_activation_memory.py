@@ -73,8 +73,9 @@ def measured_of_transformers(layers: int, again: bool) -> int:
     from peft import get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes = {name: getattr(SIZES, name) for name in OF_HF}
-    config = LlamaConfig(**{**sizes, "num_hidden_layers": layers, "vocab_size": 128}, attn_implementation="eager")
+    sizes: dict[str, Any] = {name: getattr(SIZES, name) for name in OF_HF}
+    sizes |= {"num_hidden_layers": layers, "vocab_size": 128, "attn_implementation": "eager"}
+    config = LlamaConfig(**sizes)
     model = get_peft_model(LlamaForCausalLM(config), PeftConfig(r=RANK, target_modules=list(_leaves())))
     if again:
         model.enable_input_require_grads()
