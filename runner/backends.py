@@ -17,27 +17,18 @@ from runner.validate import build
 class Backend:
     """`option` is its name as `train=`; `packages` it needs besides the SDK's, as pip requirements.
 
-    `copies`: whether several copies of the model can share the data. The rest is for `runner.memory`, as the back end
-    is by default. `scores`: the share of the square of attention scores that it computes. `selective`: whether it
-    recomputes attention and activation for the backward. `sequence_parallel`: whether the ranks share what lies
-    between the layers. `loss_rows`: rows whose logits exist at once, None = all.
+    `copies`: whether several copies of the model can share the data.
     """
 
     option: str
     devices: tuple[str, ...]
     copies: bool
     packages: tuple[str, ...] = ()
-    scores: float = 1.0
-    selective: bool = False
-    sequence_parallel: bool = False
-    loss_rows: int | None = None
 
 
 BACKENDS = {
-    "torch": Backend("torch_lora", ("cpu",), copies=False, scores=0.5, loss_rows=1024),
-    "nxd": Backend(
-        "nxd_lora", ("neuron",), copies=True, packages=("transformers==4.48.*",), selective=True, sequence_parallel=True
-    ),
+    "torch": Backend("torch_lora", ("cpu", "neuron"), copies=False),
+    "nxd": Backend("nxd_lora", ("neuron",), copies=True, packages=("transformers==4.48.*",)),
     "optimum": Backend("optimum_lora", ("neuron",), copies=True, packages=("optimum-neuron==0.4.*", "peft==0.17.*")),
 }
 _NOT_VLLM = ("embedded", "none")
@@ -62,7 +53,7 @@ def problems(recipe: Recipe) -> Iterator[str]:
     if kind != "cpu" and hardware.layout != kind:
         yield f"hardware.layout: {hardware.layout} shards train wrongly on {hardware.name}; leave it {kind}"
     if hardware.device not in backend.devices:
-        yield _wrong_device(recipe, backend)
+        yield f"train={backend.option}: trains on Neuron; say hardware=trn1 or trn2, or train=torch_lora on a CPU"
     elif recipe.train.backend not in recipe.sdk.trains or kind not in recipe.sdk.trains_on:
         has = " and ".join(recipe.sdk.trains) or "nothing"
         yield (
@@ -77,15 +68,6 @@ def problems(recipe: Recipe) -> Iterator[str]:
             f"parallel.dp_size: {backend.option} trains one copy of the model, not {recipe.parallel.dp_size}; "
             f"say parallel.dp_size=1 train.accumulate={recipe.parallel.dp_size * recipe.train.accumulate}"
         )
-
-
-def _wrong_device(recipe: Recipe, backend: Backend) -> str:
-    if recipe.hardware.device == "cpu":
-        return f"train={backend.option}: trains on Neuron; say hardware=trn1 or trn2, or train=torch_lora on a CPU"
-    return (
-        f"hardware={recipe.hardware.name}: train={backend.option} trains on a CPU; say train=nxd_lora, "
-        f"or hardware=cpu hardware.layout={recipe.hardware.layout} rehearses the same shards"
-    )
 
 
 def _on(what: str, families: list[str]) -> str:

@@ -35,6 +35,7 @@ CONFIGS, RECIPES = ROOT / "configs", ROOT / "recipes"
 OPEN = (  # below these any key may stand
     "dataset.where.", "serve.neuron_config.", "target.slurm.options.", "target.slurm.stages.", "target.ray.resources.",
 )  # fmt: skip
+_UNNAMED = ("local", "train_hardware")  # groups whose option follows from the others
 # Groups whose options only set one plain key: the two must not disagree.
 _SHORTHANDS = {"tp_size": "parallel.tp_size", "epochs": "train.epochs"}
 
@@ -124,7 +125,7 @@ def recipe_names() -> list[str]:
 
 def groups(recipes: Path = RECIPES) -> dict[str, list[str]]:
     """Every config group with the options that recipes in the folder `recipes` can choose."""
-    names = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name != "local")
+    names = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name not in _UNNAMED)
     folders = config_folders(recipes)
     return {name: sorted({path.stem for one in folders for path in one.glob(f"{name}/*.yaml")}) for name in names}
 

@@ -6,6 +6,7 @@ A rule is a generator of reasons: each names the key, the number it needs, the n
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,7 +111,9 @@ def _nodes(recipe: Recipe) -> Iterator[str]:
     if recipe.target.kind in ("local", "ssh", "ray"):
         one = "one machine" if recipe.target.kind != "ray" else "one machine for each run"
         yield f"parallel.nodes: target={recipe.target.kind} is {one}, not {nodes}; try target=slurm"
-    if recipe.train.backend == "torch" and tp_size % nodes:
+    if recipe.train.backend == "torch" and recipe.hardware.device == "neuron":
+        yield "parallel.nodes: train=torch_lora on Neuron trains on one machine; say parallel.nodes=1"
+    elif recipe.train.backend == "torch" and tp_size % nodes:
         yield f"parallel.nodes: {nodes} machines cannot share {tp_size} ranks of parallel.tp_size alike"
     if recipe.train.backend == "optimum":
         yield "parallel.nodes: train=optimum_lora trains on one machine; say parallel.nodes=1"
@@ -207,7 +210,8 @@ def _smaller(recipe: Recipe, architecture: Architecture) -> str:
     """The overrides that would make the training fit a core: first those that keep the result, then a larger cut."""
     for overrides in _changes(recipe, architecture):
         smaller = _with(recipe, overrides)
-        if not any(_cores(smaller)) and not any(_cut(smaller, architecture)) and _fits_core(smaller, architecture):
+        rules = (_cores(smaller), _cut(smaller, architecture), _sequence_parallel(smaller, architecture))
+        if not any(map(any, rules)) and _fits_core(smaller, architecture):
             differing = {key: value for key, value in overrides.items() if value != _value(recipe, key)}
             return "try " + " ".join(f"{key}={str(value).lower()}" for key, value in differing.items())
     return "no smaller batch fits: take a smaller dataset.seq_len, or hardware with more memory"
@@ -220,6 +224,10 @@ def _fits_core(recipe: Recipe, architecture: Architecture) -> bool:
 
 def _changes(recipe: Recipe, architecture: Architecture) -> Iterator[dict[str, Any]]:
     again = {"train.gradient_checkpointing": True}
+    if recipe.train.backend == "nxd":
+        selective, shared = {"train.nxd.selective_checkpointing": True}, {"train.nxd.sequence_parallel": True}
+        yield from (selective, shared, selective | shared)
+        again |= shared if recipe.dataset.seq_len % recipe.parallel.tp_size == 0 else {}
     sequences = recipe.train.batch_size * recipe.train.accumulate  # of one copy of the model, an optimizer step
     one = {"train.batch_size": 1, "train.accumulate": sequences}
     yield from (again, one, again | one, again | one | {"train.dtype": "bf16"})
@@ -234,15 +242,17 @@ def _with(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
     if "parallel.tp_size" in overrides:
         overrides = overrides | {"parallel.kv_size_multiplier": None}
     for key, value in overrides.items():
-        section, _, leaf = key.partition(".")
-        below = dataclasses.replace(getattr(recipe, section), **{leaf: value})
-        recipe = dataclasses.replace(recipe, **{section: below})
+        recipe = _replaced(recipe, key, value)
     return recipe
 
 
+def _replaced(section: Any, key: str, value: Any) -> Any:
+    name, _, below = key.partition(".")
+    return dataclasses.replace(section, **{name: _replaced(getattr(section, name), below, value) if below else value})
+
+
 def _value(recipe: Recipe, key: str) -> Any:
-    section, _, leaf = key.partition(".")
-    return getattr(getattr(recipe, section), leaf)
+    return functools.reduce(getattr, key.split("."), recipe)
 
 
 _RULES: tuple[Callable[[Recipe], Iterator[str]], ...] = (backends.problems, _cores, _nodes, _training)

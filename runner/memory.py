@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from runner.backends import BACKENDS
 from runner.schema import Architecture, Recipe
 
 GIB = 2**30
@@ -51,9 +50,11 @@ def estimate(recipe: Recipe, architecture: Architecture, kv_copies: int) -> Esti
       and output of both norms, q, k, v, attention's result, gate, up, silu(gate), their product; and the scores of
       attention. This counts for Llama with a frozen base what Korthikanti et al. 2022 (Reducing Activation
       Recomputation in Large Transformer Models, sections 4 and 5) count for GPT. Their sequence parallelism makes
-      4 h to 4 h / t; their selective recomputation keeps neither scores nor the last two of i; with checkpointing a
-      layer keeps h. Once, for the layer that is worked on, there are all of it and the gradients of as much; and for
-      the loss logits, their softmax and its gradient (v / t).
+      4 h to 4 h / t; their selective recomputation keeps neither scores nor silu(gate) (the product stays: it is
+      what lora_A of down reads); with checkpointing a layer keeps h. Dropout keeps a mask of what each lora_A reads,
+      2 h + (a d + i) / t. Once, for the layer that is worked on, there are all of it, and where it was computed
+      again the gradients of as much; and for the loss logits, their softmax and its gradient (v / t). What each
+      trainer does of this: `_habits`.
 
     The Neuron runtime, compiled programs and fragmentation come on top: what exceeds a core's memory here cannot fit,
     what comes near it may not.
@@ -102,18 +103,44 @@ def _trained(recipe: Recipe, a: Architecture, kv_copies: int) -> int:
     return a.num_hidden_layers * recipe.train.lora.rank * rows
 
 
+@dataclass(frozen=True)
+class _Habits:
+    """How a trainer treats activations.
+
+    `scores`: the share of the square of attention scores that it has. `recomputes`: the "layer", or the "attention"
+    and activation alone. `sequence_parallel`: whether the ranks share what lies between the layers. `loss_rows`: rows
+    whose logits exist at once, None = all.
+    """
+
+    scores: float = 1.0
+    recomputes: str = ""
+    sequence_parallel: bool = False
+    loss_rows: int | None = None
+
+
+def _habits(recipe: Recipe) -> _Habits:
+    train, whole = recipe.train, "layer" if recipe.train.gradient_checkpointing else ""
+    if train.backend == "nxd":
+        part = "attention" if train.nxd.selective_checkpointing else ""
+        return _Habits(recomputes=whole or part, sequence_parallel=train.nxd.sequence_parallel)
+    if train.backend == "optimum":  # its flash attention never has the whole square
+        return _Habits(scores=float(train.attention == "masked"), recomputes=whole)
+    if recipe.hardware.device == "neuron":
+        return _Habits(recomputes=whole)
+    return _Habits(scores=0.5, recomputes=whole, loss_rows=1024)
+
+
 def _activations(recipe: Recipe, a: Architecture, kv_copies: int) -> int:
     train, tp_size, width = recipe.train, recipe.parallel.tp_size, _BYTES[recipe.train.dtype]
-    backend, tokens = BACKENDS[train.backend], train.batch_size * recipe.dataset.seq_len
-    between = a.hidden_size // (tp_size if backend.sequence_parallel else 1)
-    linear = 2 * a.hidden_size + 2 * _kv_width(a, kv_copies) + 2 * a.intermediate_size
-    recomputed = 2 * a.intermediate_size + int(a.num_attention_heads * recipe.dataset.seq_len * backend.scores)
-    layer = 4 * between + (linear + recomputed) // tp_size
-    kept, working = layer, layer
-    if train.gradient_checkpointing or backend.selective:
-        kept = between if train.gradient_checkpointing else layer - recomputed // tp_size
-        working = 2 * layer
-    logits = min(tokens, backend.loss_rows or tokens) * a.vocab_size // tp_size * (width + 4 + 4)
+    habits, tokens = _habits(recipe), train.batch_size * recipe.dataset.seq_len
+    between = a.hidden_size // (tp_size if habits.sequence_parallel else 1)
+    linear = 2 * a.hidden_size + 2 * _kv_width(a, kv_copies) + 3 * a.intermediate_size
+    recomputed = a.intermediate_size + int(a.num_attention_heads * recipe.dataset.seq_len * habits.scores)
+    masks = 2 * a.hidden_size + (a.hidden_size + a.intermediate_size) // tp_size if train.lora.dropout else 0
+    layer = 4 * between + (linear + recomputed) // tp_size + masks
+    kept = {"": layer, "attention": layer - recomputed // tp_size, "layer": between}[habits.recomputes]
+    working = 2 * layer if habits.recomputes else layer
+    logits = min(tokens, habits.loss_rows or tokens) * a.vocab_size // tp_size * (width + 4 + 4)
     return tokens * (a.num_hidden_layers * kept + working) * width + logits
 
 

@@ -1,23 +1,31 @@
-"""Shards + tokens → a sharded LoRA adapter, on CPU ranks."""
+"""Shards + tokens → a sharded LoRA adapter, in plain PyTorch: on CPU ranks, or on NeuronCores by its native device."""
 
 from __future__ import annotations
 
-from runner.draft import Artifacts, Draft
+from runner.draft import Artifacts, Draft, Word, options
 from runner.schema import Recipe
 from runner.stages import train_settings
 
 
 def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
-    ranks, nodes = recipe.parallel.tp_size, recipe.parallel.nodes
-    words = [
+    ranks, nodes, neuron = recipe.parallel.tp_size, recipe.parallel.nodes, recipe.hardware.device == "neuron"
+    words: list[str | Word] = [
         "--shards", artifacts.path("convert"),
         "--data", artifacts.path("tokenize"),
+        *options(device="neuron" if neuron else None),
         *train_settings.words(recipe.train),
     ]  # fmt: skip
-    title = f"train LoRA of rank {recipe.train.lora.rank} on {ranks} rank(s)"
-    # A rank that waits for another must not spin on the core that the other needs.
-    env = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} if ranks > 1 else {}
+    title = f"train LoRA of rank {recipe.train.lora.rank} on {ranks} {'core' if neuron else 'rank'}(s)"
     here = ranks // nodes
-    return Draft(
-        title, "train_torch.py", words, processes=here, nodes=nodes, env=env, resumable=True, cores=here
-    )
+    env = _on_neuron(artifacts) if neuron else _on_cpu(ranks)
+    return Draft(title, "train_torch.py", words, processes=here, nodes=nodes, env=env, resumable=True, cores=here)
+
+
+def _on_cpu(ranks: int) -> dict[str, str | Word]:
+    """A rank that waits for another must not spin on the core that the other needs."""
+    return {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} if ranks > 1 else {}
+
+
+def _on_neuron(artifacts: Artifacts) -> dict[str, str | Word]:
+    """Compiled programs are kept for all runs; by default they lie in /tmp."""
+    return {"TORCH_NEURONX_NEFF_CACHE_DIR": str(artifacts.place.store / "neff-cache"), "MALLOC_ARENA_MAX": "64"}

@@ -23,7 +23,7 @@ from torch.nn import functional
 from common import layout as layouts
 from common.files import read_json
 from common.kernels import Attention, Checkpointed, CrossEntropy, Heads, LoraLinear, RmsNorm, SwiGlu
-from common.layout import EMBEDDING, LM_HEAD
+from common.layout import EMBEDDING, LM_HEAD, ModelShape, ShardLayout
 from common.lora import MODULES, Adapter, ModuleLora
 from common.packed import Batch
 from common.parallel import Ranks
@@ -31,6 +31,7 @@ from common.program import BadInput
 from common.torch_zip import TorchZipFile
 
 Rotary = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, (tokens, 1, head_dim / 2)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _LEVELS = 1 << 16  # a dropout mask takes 16 random bits an element
 
 
@@ -93,8 +94,7 @@ class Llama:
         self._frequencies = inverse_frequencies(config, shape.head_dim)
         kv = shape.num_key_value_heads * layout.kv_size_multiplier // layout.tp_size
         self._heads = Heads(kv, shape.num_attention_heads // layout.tp_size // kv, shape.head_dim)
-        path = shards / "model" / layouts.shard_name(ranks.rank)
-        weights = _read_shard(path, layouts.shard_shapes(shape, layout), dtype)
+        weights = read_shard(shards / "model" / layouts.shard_name(ranks.rank), shape, layout, dtype)
         self._embedding, self.head = weights[EMBEDDING], weights[LM_HEAD]
         self._first_token = ranks.rank * len(self.head)
         self._norm = weights["model.norm.weight"]
@@ -168,7 +168,8 @@ def inverse_frequencies(config: dict[str, Any], head_dim: int) -> torch.Tensor:
     return frequencies * (unscaled + (1 - unscaled) / rope["factor"])
 
 
-def _read_shard(path: Path, expected: dict[str, tuple[int, ...]], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    layouts.check_tensors(path, TorchZipFile(path).specs, expected)
+def read_shard(path: Path, shape: ModelShape, layout: ShardLayout, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The tensors of a rank's file by name; BadInput unless they are those that shape and layout ask for."""
+    layouts.check_tensors(path, TorchZipFile(path).specs, layouts.shard_shapes(shape, layout))
     tensors = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     return {name: tensor.to(dtype) for name, tensor in tensors.items()}

@@ -32,6 +32,7 @@ from common.layout import PROJECTIONS, ModelShape, ShardLayout, projection_segme
 TARGETS = tuple(name.partition(".")[2] for name in PROJECTIONS)
 MODULES = tuple(dict.fromkeys(projection.module for projection in PROJECTIONS.values()))
 _KEY_VALUE = ("self_attn.k_proj", "self_attn.v_proj")
+Views = dict[tuple[int, str, str], torch.Tensor]  # by layer, module, and lora_A or the projection of a lora_B
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class ModuleLora:
     lora_a: torch.Tensor  # (rank, in features of this rank)
     parts: dict[str, torch.Tensor]
     widths: dict[str, int]  # out features on this rank of every projection in the layer
-    key_value_rows: torch.Tensor  # this rank's rows of all K/V heads
+    key_value_rows: slice  # this rank's rows of all K/V heads
 
     def lora_b(self) -> torch.Tensor:
         """(out features of this rank, rank): all projections in order, zero rows for one that is not targeted."""
@@ -93,14 +94,14 @@ class ModuleLora:
             rows = tensors[f"lora_B.{parameter}"].split([self.widths[name] for name in sharing])
             for name, own in zip(sharing, rows, strict=True):
                 if name in _KEY_VALUE and name in self.parts:
-                    self.parts[name].data.index_copy_(0, self.key_value_rows, own)
+                    self.parts[name].data[self.key_value_rows] = own
                 elif name in self.parts:
                     self.parts[name].data.copy_(own)
 
     def _part(self, name: str) -> torch.Tensor:
         if name not in self.parts:
             return self.lora_a.new_zeros(self.widths[name], len(self.lora_a))
-        return self.parts[name].index_select(0, self.key_value_rows) if name in _KEY_VALUE else self.parts[name]
+        return self.parts[name][self.key_value_rows] if name in _KEY_VALUE else self.parts[name]
 
 
 class Adapter:
@@ -115,14 +116,11 @@ class Adapter:
             for name, spec in _parameters(shape, layout, config, module).items()
         }
         order = sorted(specs, key=lambda place: not specs[place].replicated)
-        ends = np.cumsum([math.prod(specs[place].size) for place in order]).tolist()
-        self.weights = torch.zeros(ends[-1])
-        self.gradient = torch.zeros(ends[-1])
+        self._sizes = {place: specs[place].size for place in order}
         self.replicated = sum(math.prod(spec.size) for spec in specs.values() if spec.replicated)
-        self._views = {
-            place: self._view(slice(end - math.prod(specs[place].size), end), specs[place].size)
-            for place, end in zip(order, ends, strict=True)
-        }
+        total = sum(math.prod(size) for size in self._sizes.values())
+        self.weights, self.gradient = torch.zeros(total), torch.zeros(total)
+        self._views = self._leaves()
         self._draw_lora_a(seed)
 
     @property
@@ -130,17 +128,25 @@ class Adapter:
         """Some parameter: what takes it as an input has a gradient."""
         return next(iter(self._views.values()))
 
-    def module(self, layer: int, module: str) -> ModuleLora | None:
-        """The adapter of one layer's `module` (one of MODULES), None where nothing in it is targeted."""
-        targeted = self.config.projections(module)
+    def module(self, layer: int, module: str, views: Views | None = None) -> ModuleLora | None:
+        """The adapter of one layer's `module` (one of MODULES), None where nothing in it is targeted.
+
+        It computes with `weights`, or with the `views` of another tensor.
+        """
+        targeted, views = self.config.projections(module), views or self._views
         if not targeted:
             return None
         return ModuleLora(
-            self._views[layer, module, "lora_A"],
-            {name: self._views[layer, module, name] for name in targeted},
+            views[layer, module, "lora_A"],
+            {name: views[layer, module, name] for name in targeted},
             {name: _width(self._shape, self._layout, name) for name in projections(module)},
-            _own(self._shape, self._layout, _KEY_VALUE[0], self._rank),
+            _key_value_rows(self._shape, self._layout, self._rank),
         )
+
+    def views(self, flat: torch.Tensor) -> Views:
+        """The parameters in `flat`, a tensor like `weights` on any device, whose gradient becomes one flat tensor."""
+        pieces = flat.split([math.prod(size) for size in self._sizes.values()])
+        return {place: piece.view(size) for (place, size), piece in zip(self._sizes.items(), pieces, strict=True)}
 
     def fault(self) -> str | None:
         """What is wrong with the trained parameters of this rank: one not finite, or a lora_B still zero."""
@@ -191,11 +197,12 @@ class Adapter:
         for marker in ("checkpoint", "done"):
             (folder / "lora_adapter" / "lora" / marker).write_text("1")
 
-    def _view(self, span: slice, size: tuple[int, int]) -> torch.Tensor:
-        """A leaf whose value and gradient lie in the flat buffers."""
-        view = self.weights[span].view(size).detach().requires_grad_()
-        view.grad = self.gradient[span].view(size)
-        return view
+    def _leaves(self) -> Views:
+        """Leaves whose values and gradients lie in the flat buffers."""
+        leaves = {place: view.detach().requires_grad_() for place, view in self.views(self.weights).items()}
+        for place, gradient in self.views(self.gradient).items():
+            leaves[place].grad = gradient
+        return leaves
 
     def _draw_lora_a(self, seed: int) -> None:
         """Kaiming-uniform with a = sqrt(5), PEFT's and NxD's default: ±1 / sqrt(in features).
@@ -236,6 +243,13 @@ def _parameters(shape: ModelShape, layout: ShardLayout, config: LoraConfig, modu
 def _width(shape: ModelShape, layout: ShardLayout, name: str) -> int:
     """The out features of a projection on one rank."""
     return len(_own(shape, layout, name, 0)) if PROJECTIONS[name].axis == 0 else shape.projection(name)[0]
+
+
+def _key_value_rows(shape: ModelShape, layout: ShardLayout, rank: int) -> slice:
+    """The rows of all K/V heads that lie on `rank`: neighbours, as it holds one head or several that are no copies."""
+    segments = projection_segments(shape, layout, _KEY_VALUE[0])
+    [own] = [segment for segment in segments if segment.rank == rank]
+    return slice(own.start, own.start + own.length)
 
 
 def _own(shape: ModelShape, layout: ShardLayout, name: str, rank: int) -> torch.Tensor:

@@ -79,11 +79,18 @@ class AdamW:
         self.weights, self.weight_decay = weights, weight_decay
         self.first_moment, self.second_moment = torch.zeros_like(weights), torch.zeros_like(weights)
 
+    @classmethod
+    def rates(cls, learning_rate: float, number: int) -> tuple[float, float, float]:
+        """The learning rate, the size of step `number` (from 1), and the root of the second moment's correction."""
+        first, second = cls.BETAS
+        return learning_rate, learning_rate / (1 - first**number), math.sqrt(1 - second**number)
+
     def step(self, gradient: torch.Tensor, learning_rate: float, number: int) -> None:
         """Update the weights; `number` counts from 1."""
         first, second = self.BETAS
+        _, size, correction = self.rates(learning_rate, number)
         self.weights.mul_(1 - learning_rate * self.weight_decay)
         self.first_moment.lerp_(gradient, 1 - first)
         self.second_moment.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        scale = self.second_moment.sqrt().div_(math.sqrt(1 - second**number)).add_(self.EPS)
-        self.weights.addcdiv_(self.first_moment, scale, value=-learning_rate / (1 - first**number))
+        scale = self.second_moment.sqrt().div_(correction).add_(self.EPS)
+        self.weights.addcdiv_(self.first_moment, scale, value=-size)

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch_xla.core.xla_model as xm
-from neuronx_distributed.parallel_layers.layers import RowParallelLinear
+from neuronx_distributed.parallel_layers.layers import ColumnParallelLinear
 from neuronx_distributed.parallel_layers.parallel_state import get_data_parallel_rank, get_tensor_model_parallel_rank
 from neuronx_distributed.parallel_layers.utils import move_all_tensor_to_cpu
 from optimum.neuron import NeuronSFTConfig, NeuronSFTTrainer
@@ -217,9 +217,10 @@ def sum_gradients_in(dtype: torch.dtype, model: torch.nn.Module) -> None:
 
     neuronx-distributed (to 0.18) sums a copy in reduce_dtype, float32 by default, and goes on with the unsummed
     original: with bf16 weights and no sequence parallelism every gradient is wrong, the lower the layer the more.
+    Its layer of q, k and v goes on with the sum, and float32 is better there.
     """
     for module in model.modules():
-        if hasattr(module, "reduce_dtype") and not isinstance(module, RowParallelLinear):
+        if isinstance(module, ColumnParallelLinear):
             module.reduce_dtype = dtype
 
 

@@ -7,14 +7,12 @@ from typing import Any
 
 import torch
 
-from common.llama import Dropout, Llama
+from common.llama import DTYPES, Dropout, Llama
 from common.optimizer import AdamW, Plan
 from common.packed import Batch
 from common.parallel import Ranks, use_fair_share_of_cores
 from common.program import BadInput, StageFailed
 from common.training import Training, together
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def train(args: argparse.Namespace) -> None:
@@ -35,7 +33,7 @@ class Trainer(Training):
 
     def __init__(self, args: argparse.Namespace, ranks: Ranks) -> None:
         super().__init__(args, ranks, tp_rank=ranks.rank)
-        self.model = Llama(args.shards, _DTYPES[args.dtype], self.adapter, ranks, args.gradient_checkpointing)
+        self.model = Llama(args.shards, DTYPES[args.dtype], self.adapter, ranks, args.gradient_checkpointing)
         self.optimizer = AdamW(self.adapter.weights, args.weight_decay)
 
     def step(self, step: int, read: bool) -> tuple[float, float]:

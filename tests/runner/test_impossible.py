@@ -18,7 +18,7 @@ RELEASES = ("cpu", *(f"neuron_2_{minor}" for minor in range(26, 34)))
 # What the release notes of the Neuron SDK say; everything else is impossible.
 WITH_NXD = {(f"neuron_2_{minor}", hardware, "nxd") for minor in range(26, 32) for hardware in ("trn1", "trn2")}
 WITH_OPTIMUM = {("neuron_2_26", hardware, "optimum") for hardware in ("trn1", "trn2")}
-POSSIBLE = {("cpu", "cpu", "torch")} | WITH_NXD | WITH_OPTIMUM
+POSSIBLE = {("cpu", "cpu", "torch"), ("neuron_2_33", "trn2", "torch")} | WITH_NXD | WITH_OPTIMUM
 COMBINATIONS = list(itertools.product(RELEASES, HARDWARE, schema.BACKENDS))
 LLAMA_CUTS = {1, 2, 4, 8, 16, 32}  # divide 32 heads, 14336 and 128256
 
@@ -124,8 +124,7 @@ def followed(recipe: Recipe, reason: str) -> Recipe:
     assert "=" in advice, reason
     for word in advice.split():
         key, _, value = word.partition("=")
-        section, _, leaf = key.partition(".")
-        recipe = changed(recipe, section, **{leaf: words.get(value) or int(value)})
+        recipe = feasibility._replaced(recipe, key, words.get(value) or int(value))
     return changed(recipe, "parallel", kv_size_multiplier=None)
 
 

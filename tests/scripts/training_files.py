@@ -98,5 +98,5 @@ def start_ranks(tp_size: int, flags: list[str], script: Path = PROGRAM) -> list[
 
 def finish(ranks: list[subprocess.Popen[str]]) -> tuple[list[int], str]:
     """Wait for all; their exit statuses and everything they wrote on stderr."""
-    said = "".join(rank.communicate(timeout=120)[1] for rank in ranks)
+    said = "".join(rank.communicate(timeout=300)[1] for rank in ranks)
     return [rank.returncode for rank in ranks], said

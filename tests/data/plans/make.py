@@ -22,6 +22,7 @@ PLANS = {
     "smollm2_sql_cpu-cpu": ["smollm2_sql_cpu"],
     "llama3_8b_dolly_trn2-trn2": ["llama3_8b_dolly_trn2"],
     "llama3_8b_dolly_trn2-trn2-neuron_2_26": ["llama3_8b_dolly_trn2", "sdk=neuron_2_26"],
+    "llama3_8b_dolly_trn2-trn2-neuron_2_33": ["llama3_8b_dolly_trn2", "sdk=neuron_2_33", "train=torch_lora"],
     "llama3_8b_dolly_trn2-trn1": ["llama3_8b_dolly_trn2", "hardware=trn1"],
     "llama3_8b_sql_trn1-trn1": ["llama3_8b_sql_trn1"],
 }

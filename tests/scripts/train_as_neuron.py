@@ -1,0 +1,20 @@
+"""Train by the flags of train_torch.py with the programs of --device neuron, compiled for this computer's CPU."""
+
+from __future__ import annotations
+
+import sys
+
+import train_torch
+from common import neuron_training, program
+from common.neuron_llama import Device
+
+CPU = Device("cpu", collectives="gloo", compiler="aot_eager")
+
+
+def run(args) -> None:
+    with program.first_rank_speaks():
+        neuron_training.train(args, CPU)
+
+
+if __name__ == "__main__":
+    sys.exit(program.main(run, train_torch.flags()))
