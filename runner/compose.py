@@ -158,7 +158,7 @@ def _hydra_override(text: str) -> str:
 
 def _quote_option(text: str) -> str:
     if "range(" in text or "glob(" in text:
-        override = _parsed(text)
+        override = parsed(text)
         return f"{override.key_or_group}={','.join(map(repr, _choices(override, groups()[override.key_or_group])))}"
     return re.sub(r"(?<![\w'.-])(\d+)(?![\w'.])", r"'\1'", text)
 
@@ -167,12 +167,13 @@ def check_overrides(overrides: Sequence[str], source: Path) -> None:
     """Refuse an override that names nothing, before Hydra words it less clearly or accepts it."""
     options = groups(source.parent)
     known = {key for key, _, _ in keys(Recipe)}
-    for override in map(_parsed, overrides):
+    for override in map(parsed, overrides):
         if not override.key_or_group.startswith(("hydra.", "hydra/")):
             _check_override(override, options, known)
 
 
-def _parsed(text: str) -> Override:
+def parsed(text: str) -> Override:
+    """An override as Hydra reads it. Raises RecipeError."""
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
@@ -185,7 +186,7 @@ def _parsed(text: str) -> Override:
 
 
 def _refuse_sweep(overrides: Sequence[str]) -> None:
-    for override in map(_parsed, overrides):
+    for override in map(parsed, overrides):
         if override.is_sweep_override():
             raise RecipeError(
                 f"command line: {override.input_line}: several values make a sweep; add -m, or write a list as [a,b]"

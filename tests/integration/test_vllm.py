@@ -59,7 +59,7 @@ def start(adapters: dict[str, Path], output: Path, port: int, *words: str) -> su
         process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=subprocess.PIPE, text=True)
     assert process.stderr
     for line in process.stderr:
-        if "serving on" in line:
+        if "serving at" in line:
             return process
     raise AssertionError((output / "vllm.log").read_text()[-3000:])
 
@@ -228,7 +228,7 @@ def test_a_recipe_trains_and_serves_through_vllm_in_one_command(tmp_path):
              "serve.smoke_prompts=4"]  # fmt: skip
     done = subprocess.run([sys.executable, "-m", "runner", *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "serving on" in done.stdout
+    assert "serving at" in done.stdout
     smoke = json.loads(next(tmp_path.glob("runs/*/artifacts/serve/smoke.json")).read_text())
     assert (smoke["prompts"], smoke["equal_to_evaluation"]) == (4, 4)
     foreground(tmp_path, *words, "serve.mode=foreground")
@@ -240,7 +240,7 @@ def foreground(folder: Path, *words: str) -> None:
         [sys.executable, "-u", "-m", "runner", *words], cwd=folder, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout
-    assert any("serving on" in line for line in process.stdout)
+    assert any("serving at" in line for line in process.stdout)
     ends = [os.pidfd_open(pid) for pid in family(process.pid)]
     assert len(ends) > 4
     process.send_signal(signal.SIGINT)
