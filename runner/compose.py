@@ -144,16 +144,17 @@ def hydra_overrides(overrides: Sequence[str]) -> list[str]:
     """Overrides as Hydra takes them: the option of a group is a string, so `tp_size=8` is quoted; a new column
     in `dataset.where` is no new key.
 
-    >>> hydra_overrides(["tp_size=1,2", "train.epochs=3", "dataset.where.task=qa"])
-    ["tp_size='1','2'", 'train.epochs=3', '++dataset.where.task=qa']
+    >>> hydra_overrides(["tp_size=1,2", "train.epochs=3", "dataset.where.task=qa", "dataset.where={task: qa}"])
+    ["tp_size='1','2'", 'train.epochs=3', '++dataset.where.task=qa', '++dataset.where={task: qa}']
     """
     return [_hydra_override(text) for text in overrides]
 
 
 def _hydra_override(text: str) -> str:
-    if text.startswith("dataset.where."):
+    key = text.partition("=")[0]
+    if f"{key}.".startswith(OPEN):
         return f"++{text}"
-    return _quote_option(text) if text.partition("=")[0] in _SHORTHANDS else text
+    return _quote_option(text) if key in _SHORTHANDS else text
 
 
 def _quote_option(text: str) -> str:

@@ -26,12 +26,12 @@ def a_run(folder: Path, model: Path, adapter: Path, *overrides: str, base: str =
         config = exported / "adapter" / "adapter_config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": 8 * number}))
     made = {f"fetch-{base}": model, f"export-{number:016x}": exported}
-    steps = [
-        Step(key.partition("-")[0], "copy", key, (sys.executable, "-c", COPY, str(store / "partial" / key), str(source)),
-             {}, True, False)
-        for key, source in made.items()
-    ]  # fmt: skip
-    plan = Plan("quickstart", str(store), tuple(steps))
+    plan = Plan("quickstart", str(store), tuple(_step(store, key, source) for key, source in made.items()))
     place = record.create(composed, plan)
     assert execute(plan.as_json(), place) == 0
     return Run(place)
+
+
+def _step(store: Path, key: str, source: Path) -> Step:
+    argv = (sys.executable, "-c", COPY, str(store / "partial" / key), str(source))
+    return Step(key.partition("-")[0], "copy", key, argv, {}, True, False)

@@ -86,7 +86,7 @@ def test_what_one_server_cannot_serve_is_refused(tmp_path, tiny_model, tiny_adap
         ([one.name, large.name, *vllm], f"{large.name}: train.lora.rank: vLLM serves ranks up to 512"),
         ([one.name, large.name, *vllm, "sdk.vllm_lora=false"], "serves merged models"),
         ([one.name, "train.lora.rank=8"], "train.lora.rank=8: the model is made"),
-        ([one.name, "serve.prot=1"], "serve.prot: no such key; did you mean"),
+        ([one.name, "serve.prot=1"], "serve.prot=1: no such key; did you mean serve.port"),
         ([one.name, "serve.port=x"], f"{one.name}: serve.port: takes a whole number"),
         ([one.name, "serve=none"], "serve=none serves nothing"),
         (["quickstart", "serve=none"], "serve=none serves nothing"),
