@@ -23,7 +23,7 @@ from runner.generate import artifact
 from runner.plan import Plan, Step
 from runner.run import place_of, start, terminate_as_interrupt, watch
 from runner.runs import Run
-from runner.schema import Recipe
+from runner.schema import Recipe, Tracker
 from runner.stages.serve import foreground
 from runner.targets import Target
 from runner.validate import InvalidKey, build
@@ -103,6 +103,7 @@ def _recipe(run: Run, overrides: Sequence[str], folder: Path) -> Recipe:
     except InvalidKey as error:
         raise RecipeError(f"{run.name}: {error}") from error
     recipe.serve.mode, recipe.paths.runs, recipe.name = "foreground", str(folder), f"serve-{recipe.name}"
+    recipe.tracker = Tracker()  # what was trained is there already
     return recipe
 
 
