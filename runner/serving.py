@@ -94,9 +94,8 @@ def server(
     if merged(recipe):
         words = ["--model", artifacts.path("export", "merged"), *options(served_model_name=serve.adapter_name)]
     else:
-        words = ["--model", artifacts.path("fetch"), *options(served_model_name=serve.base_name)]
-        for adapter in adapters or [named(serve.adapter_name, artifacts)]:
-            words += ["--adapter", adapter]
+        given = [word for one in adapters or [named(serve.adapter_name, artifacts)] for word in ("--adapter", one)]
+        words = ["--model", artifacts.path("fetch"), *given, *options(served_model_name=serve.base_name)]
     words += options(host=serve.host, port=port, dtype=dtype(recipe))
     if serve.engine == "embedded":
         return words
