@@ -60,8 +60,8 @@ doctor: $(VENV)/.done ## look whether anything on this machine is in the way of 
 sweep: $(VENV)/.sweep ## run a sweep of RECIPE: ARGS="train.lora.rank=4,8,16"
 	$(BIN)/runner run $(RECIPE) -m $(ARGS)
 
-serve: $(VENV)/.done ## serve what RECIPE trained, until Ctrl-C
-	$(BIN)/runner run $(RECIPE) serve.mode=foreground $(ARGS)
+serve: $(VENV)/.done ## serve what RECIPE trains, or SERVE="RUN RUN ..." together, until Ctrl-C
+	$(BIN)/runner serve $(or $(SERVE),$(RECIPE)) $(ARGS)
 
 runs: $(VENV)/.done ## list the runs
 	$(BIN)/runner runs $(ARGS)
@@ -84,7 +84,7 @@ completion: $(VENV)/.done ## have bash or zsh complete the runner command
 test: $(VENV)/.dev ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
-test-integration: $(VENV)/.dev $(VENV)/.smollm2 ## run the long tests: real weights, whole runs
+test-integration: $(VENV)/.dev $(VENV)/.smollm2 ## run the long tests: real weights, whole runs, vLLM after setup-vllm
 	$(BIN)/python -m pytest tests/integration $(ARGS)
 
 # Wheels alone, nothing is installed: the library itself needs the Neuron SDK.
@@ -110,7 +110,7 @@ lint: $(VENV)/.dev ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-bench: $(VENV)/.dev ## measure: conversion, training, a cached run, each beside what else there is
+bench: $(VENV)/.dev ## measure: conversion, training, serving, a cached run, each beside what else there is
 	$(BIN)/python tests/bench/run.py $(ARGS)
 
 clean: ## remove the environment, finished artifacts and records

@@ -111,6 +111,8 @@ def _parser() -> argparse.ArgumentParser:
     folder = _with_run(command("export", _export, "hand over what a run trained: a folder with a model card"))
     folder.add_argument("output", type=Path, help="the folder to write")
     folder.add_argument("--format", choices=("peft", "merged", "nxd"), default="peft", help="who is to load it")
+    _add_serve(_with_runs_folder(command("serve", _serve, "serve a recipe, or recorded runs together, until Ctrl-C")))
+    _add_ask(_with_runs_folder(command("ask", _ask, "have every model of a server answer, side by side")))
     command("completion", _completion, "have bash or zsh complete recipes, options, keys and runs")
     _add_gc(_with_runs_folder(command("gc", _gc, "free the store")))
     return parser
@@ -175,6 +177,25 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: in the first run's folder")
     parser.add_argument("--max-tokens", type=int, help="longest answer; default: evaluate.max_new_tokens")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    words = parser.add_argument(
+        "overrides", nargs="*", metavar="RECIPE|RUN|OVERRIDE",
+        help="what to serve (default: last), as NAME=RUN under another name; serve=vllm, serve.port=8000",
+    )  # fmt: skip
+    _complete(words, "served")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--detach", action="store_true", help="leave it alone when it serves")
+    form.add_argument("--list", action="store_true", help="only show which servers live")
+
+
+def _add_ask(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("question", metavar="FILE|TEXT", help="rows of columns, or of `prompt`; or a prompt as it is")
+    server = parser.add_argument("--server", default="last", metavar="RUN", help="which server (default: the last)")
+    _complete(server, "run_names")
+    parser.add_argument("--models", nargs="+", default=[], metavar="NAME", help="which to ask (default: all)")
+    parser.add_argument("--max-tokens", type=int, help="longest answer; default: evaluate.max_new_tokens")
 
 
 def _add_gc(parser: argparse.ArgumentParser) -> None:
@@ -322,14 +343,31 @@ def _completion(args: argparse.Namespace) -> int:
 def _generate(args: argparse.Namespace) -> int:
     from runner.generate import Questions, generate
 
-    several = [runs.find(name, args.folder) for name in args.runs]
-    return generate(several, Questions(args.prompts, args.output, args.max_tokens, args.temperature))
+    several = [runs.find(name, args.folder, having="export") for name in args.runs]
+    questions = Questions(args.prompts, args.output, args.max_tokens, args.temperature)
+    return generate(several, questions, _console())
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from runner import serve, servers
+
+    if args.list:
+        servers.show(args.folder, _console())
+        return 0
+    return serve.serve(args.overrides, args.folder, _console(), args.detach)
+
+
+def _ask(args: argparse.Namespace) -> int:
+    from runner import ask, servers
+
+    server = servers.find(args.server, args.folder)
+    return ask.ask(server, args.question, args.models, args.max_tokens, _console())
 
 
 def _export(args: argparse.Namespace) -> int:
     from runner.handover import export
 
-    export(runs.find(args.run, args.folder), args.format, args.output)
+    export(runs.find(args.run, args.folder, having="export"), args.format, args.output)
     print(args.output)
     return 0
 

@@ -52,6 +52,12 @@ def overrides(prefix: str, **_: Any) -> Iterable[str]:
     return [f"{name}=" for name in [*groups, *options.every_key()]]
 
 
+def served(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
+    """Recipes, runs and what can be said of a server."""
+    about = [word for word in overrides(prefix) if word.startswith("serve")]
+    return [*compose.recipe_names(), *run_names(prefix, parsed_args), *about]
+
+
 def run_names(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
     """Names of recorded runs."""
     return ["last", *(run.name for run in runs.every(parsed_args.folder))]

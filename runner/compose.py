@@ -147,21 +147,22 @@ def hydra_overrides(overrides: Sequence[str]) -> list[str]:
     """Overrides as Hydra takes them: the option of a group is a string, so `tp_size=8` is quoted; a new column
     in `dataset.where`, and the like, is no new key.
 
-    >>> hydra_overrides(["tp_size=1,2", "train.epochs=3", "dataset.where.task=qa"])
-    ["tp_size='1','2'", 'train.epochs=3', '++dataset.where.task=qa']
+    >>> hydra_overrides(["tp_size=1,2", "train.epochs=3", "dataset.where.task=qa", "dataset.where={task: qa}"])
+    ["tp_size='1','2'", 'train.epochs=3', '++dataset.where.task=qa', '++dataset.where={task: qa}']
     """
     return [_hydra_override(text) for text in overrides]
 
 
 def _hydra_override(text: str) -> str:
-    if f"{text.partition('=')[0]}.".startswith(OPEN):
+    key = text.partition("=")[0]
+    if f"{key}.".startswith(OPEN):
         return f"++{text}"
-    return _quote_option(text) if text.partition("=")[0] in _SHORTHANDS else text
+    return _quote_option(text) if key in _SHORTHANDS else text
 
 
 def _quote_option(text: str) -> str:
     if "range(" in text or "glob(" in text:
-        override = _parsed(text)
+        override = parsed(text)
         return f"{override.key_or_group}={','.join(map(repr, _choices(override, groups()[override.key_or_group])))}"
     return re.sub(r"(?<![\w'.-])(\d+)(?![\w'.])", r"'\1'", text)
 
@@ -170,12 +171,13 @@ def check_overrides(overrides: Sequence[str], source: Path) -> None:
     """Refuse an override that names nothing, before Hydra words it less clearly or accepts it."""
     options = groups(source.parent)
     known = {key for key, _, _ in keys(Recipe)}
-    for override in map(_parsed, overrides):
+    for override in map(parsed, overrides):
         if not override.key_or_group.startswith(("hydra.", "hydra/")):
             _check_override(override, options, known)
 
 
-def _parsed(text: str) -> Override:
+def parsed(text: str) -> Override:
+    """An override as Hydra reads it. Raises RecipeError."""
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
@@ -188,7 +190,7 @@ def _parsed(text: str) -> Override:
 
 
 def _refuse_sweep(overrides: Sequence[str]) -> None:
-    for override in map(_parsed, overrides):
+    for override in map(parsed, overrides):
         if override.is_sweep_override():
             raise RecipeError(
                 f"command line: {override.input_line}: several values make a sweep; add -m, or write a list as [a,b]"

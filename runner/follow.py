@@ -84,6 +84,9 @@ class Follower:
     def _on_log(self, event: dict[str, Any]) -> None:
         self._say(f"      {event['message']}", {"warning": "yellow", "error": "red"}.get(event["level"], "dim"))
 
+    def _on_serving(self, event: dict[str, Any]) -> None:
+        self._say(f"      serving at {event['url']}, models: {', '.join(event['models'])}", "bold")
+
     def _say(self, text: str, style: str) -> None:
         self._console.print(Text(text, style=style), soft_wrap=True)
 

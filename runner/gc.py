@@ -1,7 +1,12 @@
-"""Frees the store, by age, by size and by what recorded runs refer to; never what a run in progress needs."""
+"""Frees the store, by age, by size and by what recorded runs refer to; never what a run in progress needs.
+
+Besides artifacts the store has what the Neuron compiler made: compiled/KEY for a server, told by the run that served
+with it, and neuron-cache, the training's programs, which are kept or go together.
+"""
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +18,7 @@ from runner.runs import Run
 from runner.store import Store
 
 _DAY = 86400.0
+_COMPILED, _CACHE = "compiled", "neuron-cache"  # see runner.serving and runner.stages.nxd
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ def collect(root: Path, runs: Sequence[Run], rules: Rules, dry_run: bool) -> Non
         print(f"{'would remove' if dry_run else 'removed'} {artifact.path.name}  {artifact.size / 1e6:.1f} MB")
         freed += artifact.size
         if not dry_run:
-            _remove(artifact.path)
+            _remove(artifact.path, root)
     print(f"{freed / 1e6:.1f} MB {'could be' if dry_run else ''} freed".replace("  ", " "))
 
 
@@ -52,15 +58,32 @@ def _artifacts(store: Store, runs: Sequence[Run]) -> list[_Artifact]:
     used: dict[str, float] = {}
     needed: set[str] = set()
     for run in runs:
-        keys = [step["key"] for step in run.plan["steps"]]
-        used |= {key: max(used.get(key, 0), (run.folder / "events.jsonl").stat().st_mtime) for key in keys}
-        needed |= set(keys) if run.in_progress else set()
-    folders = [path for kind in ("objects", "partial") for path in (store.root / kind).glob("*")]
+        names = _refers_to(run, store)
+        used |= {name: max(used.get(name, 0), (run.folder / "events.jsonl").stat().st_mtime) for name in names}
+        needed |= names if run.in_progress else set()
+    folders = [path for kind in ("objects", "partial", _COMPILED) for path in (store.root / kind).glob("*")]
+    folders += [path for path in [store.root / _CACHE] if path.is_dir()]
     return [
         _Artifact(path, used.get(path.name, path.stat().st_mtime), _size(path), path.name in used)
         for path in folders
-        if path.name not in needed
+        if path.name not in needed and path.parent.name not in needed
     ]
+
+
+def _refers_to(run: Run, store: Store) -> set[str]:
+    """Names in the store: what its steps make or read, and the compiled model of its server.
+
+    All compiled models, by the folder's name, while it is not known which one the server will take.
+    """
+    root = store.root.absolute()
+    steps = run.plan["steps"]
+    keys = {step["key"] for step in steps}
+    words = {word for step in steps for word in (*step["argv"], *step["env"].values())}
+    told = {event["compiled"] for event in run.events() if event["event"] == "serving" and "compiled" in event}
+    asks = {name for name in (_COMPILED, _CACHE) if str(root / name) in words}
+    asks -= {_COMPILED} if told else set()
+    read = {found[1] for word in words for found in re.finditer(rf"{re.escape(str(root))}/objects/([^/]+)", word)}
+    return keys | read | told | asks
 
 
 def _chosen(artifacts: Sequence[_Artifact], rules: Rules) -> Iterator[_Artifact]:
@@ -79,9 +102,9 @@ def _size(path: Path) -> int:
     return sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Path, root: Path) -> None:
     """Out of sight first, in one move, so that no run finds half of it."""
-    doomed = path.parent.parent / "doomed" / path.name
+    doomed = root / "doomed" / path.name
     doomed.parent.mkdir(exist_ok=True)
     path.rename(doomed)
     shutil.rmtree(doomed)

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner import serving
+from rich.console import Console
+
+from runner import ask, serving
 from runner.draft import SCRIPTS, Place, options
 from runner.errors import RecipeError
 from runner.execute import end_with_parent
@@ -27,7 +29,7 @@ class Questions:
     temperature: float = 0.0
 
 
-def generate(runs: Sequence[Run], questions: Questions) -> int:
+def generate(runs: Sequence[Run], questions: Questions, console: Console) -> int:
     """Answer in the Python that serves, until done or Ctrl-C. Returns the exit status. Raises RecipeError."""
     if not questions.prompts.is_file():
         raise RecipeError(f"--prompts {questions.prompts}: no such file")
@@ -41,7 +43,7 @@ def generate(runs: Sequence[Run], questions: Questions) -> int:
             process.terminate()
             process.wait()
     if status == 0:
-        print(output / "answers.jsonl")
+        ask.show(output / "answers.jsonl", console)
     return status
 
 

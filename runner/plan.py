@@ -56,14 +56,15 @@ def build(recipe: Recipe, place: Place) -> Plan:
     for stage, draft_of in STAGES.items():
         draft = draft_of(recipe, artifacts)
         if draft:
-            step = _step(stage, draft, place, recipe)
-            artifacts.keys[stage] = step.key
-            steps.append(step)
+            one = step(stage, draft, place, recipe)
+            artifacts.keys[stage] = one.key
+            steps.append(one)
     job = allocation.job(recipe, steps, place)
     return Plan(recipe.name, str(place.store), tuple(steps), artifacts.carried, job)
 
 
-def _step(stage: str, draft: Draft, place: Place, recipe: Recipe) -> Step:
+def step(stage: str, draft: Draft, place: Place, recipe: Recipe) -> Step:
+    """The step of a plan that does what a stage wants done."""
     program = place.code / "scripts" / draft.program
     words = [word if isinstance(word, Word) else Word(word, word) for word in draft.options]
     env = {name: value if isinstance(value, Word) else Word(value, "") for name, value in draft.env.items()}

@@ -92,11 +92,14 @@ def every(folder: Path) -> list[Run]:
     return [Run(path.parent) for path in sorted(found)]
 
 
-def find(name: str, folder: Path) -> Run:
-    """A run by its folder, its name or a part of it, or `last`. Raises RecipeError."""
+def find(name: str, folder: Path, having: str | None = None) -> Run:
+    """A run by its folder, its name or a part of it, or `last`. Raises RecipeError.
+
+    `having` a stage: the others, such as those that only serve, are passed over.
+    """
     if (Path(name) / "manifest.json").is_file():
         return Run(Path(name).absolute())
-    runs = every(folder)
+    runs = [run for run in every(folder) if not having or having in {step["stage"] for step in run.plan["steps"]}]
     fitting = [run for run in runs if name in run.name]
     if name == "last":
         fitting = runs[-1:]
@@ -105,4 +108,6 @@ def find(name: str, folder: Path) -> Run:
         return fitting[0]
     if fitting:
         raise RecipeError(f"{name}: {len(fitting)} runs are called so: {', '.join(run.name for run in fitting[-5:])}")
+    if having and any(name in run.name for run in every(folder)):
+        raise RecipeError(f"{name}: a run that has no stage {having}; name the one that trained")
     raise RecipeError(f"{name}: no such run in {folder}; {did_you_mean(name, [run.name for run in runs])}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import yaml
 
@@ -79,14 +80,22 @@ def python(recipe: Recipe, place: Place) -> str:
     return str(made)
 
 
-def server(recipe: Recipe, artifacts: Artifacts, port: int, output: str) -> list[str | Word]:
-    """Options of the server program for the recipe's model and adapter."""
-    serve, adapter = recipe.serve, artifacts.path("export", "adapter")
+def named(name: str, artifacts: Artifacts) -> Word:
+    """An adapter under the name that asks it."""
+    adapter = artifacts.path("export", "adapter")
+    return Word(f"{name}={adapter.text}", adapter.identity)
+
+
+def server(
+    recipe: Recipe, artifacts: Artifacts, port: int, output: str, adapters: Sequence[Word] = ()
+) -> list[str | Word]:
+    """Options of the server program for the recipe's model and its adapter, or the `adapters` that are named."""
+    serve = recipe.serve
     if merged(recipe):
         words = ["--model", artifacts.path("export", "merged"), *options(served_model_name=serve.adapter_name)]
     else:
-        named = Word(f"{serve.adapter_name}={adapter.text}", adapter.identity)
-        words = ["--model", artifacts.path("fetch"), "--adapter", named, *options(served_model_name=serve.base_name)]
+        given = [word for one in adapters or [named(serve.adapter_name, artifacts)] for word in ("--adapter", one)]
+        words = ["--model", artifacts.path("fetch"), *given, *options(served_model_name=serve.base_name)]
     words += options(host=serve.host, port=port, dtype=dtype(recipe))
     if serve.engine == "embedded":
         return words
@@ -122,6 +131,6 @@ def _max_model_len(recipe: Recipe) -> int | None:
     return min(longest, 2 * recipe.dataset.seq_len)
 
 
-def derived_port(key: str) -> int:
-    """A port below the range that systems hand out by themselves; other adapters get other ports."""
-    return 20000 + int(key.rpartition("-")[2], 16) % 10000
+def port(recipe: Recipe, artifacts: Artifacts) -> int:
+    """The recipe's; else one below the range that systems hand out by themselves, another for other adapters."""
+    return recipe.serve.port or 20000 + int(artifacts.keys["export"].rpartition("-")[2], 16) % 10000

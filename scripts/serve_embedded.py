@@ -20,7 +20,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from common import events, loading, program, tokenizer
-from common.server_flags import bound_socket, check_names, named_folder
+from common.server_flags import bound_socket, check_names, named_folder, reachable
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     check_names(args.served_model_name, args.adapter)
     loading.check_model(args.model, [folder for _, folder in args.adapter])
     with bound_socket(args.host, args.port) as listener:
-        serve(app(args), listener)
+        serve(app(args), listener, [args.served_model_name, *(name for name, _ in args.adapter)])
 
 
 def app(args: argparse.Namespace) -> Starlette:
@@ -68,11 +68,12 @@ def app(args: argparse.Namespace) -> Starlette:
     return ModelServer(Engine(model, stop_ids, args.max_batch), inner, decoder, chat, limits).app()
 
 
-def serve(app: Starlette, listener: socket.socket) -> None:
+def serve(app: Starlette, listener: socket.socket, models: list[str]) -> None:
     import uvicorn
 
     host, port = listener.getsockname()[:2]
-    events.log(f"serving on http://{host}:{port}")
+    listener.listen()  # from here on a request waits, and is not refused
+    events.serving(f"http://{reachable(host)}:{port}", models)
     uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE)).run(sockets=[listener])
 
 

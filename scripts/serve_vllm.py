@@ -33,7 +33,7 @@ from typing import IO
 from common import events, processes, program, vllm_flags, vllm_options
 from common.openai_client import Client
 from common.program import BadInput, StageFailed
-from common.server_flags import check_port
+from common.server_flags import check_port, reachable
 from common.vllm_options import Container, Settings
 
 _STOP_GRACE = 50  # seconds from SIGTERM to SIGKILL: time to give an accelerator back in order
@@ -85,7 +85,8 @@ def run(args: argparse.Namespace) -> None:
     models = [*settings.adapters]
     if vllm_options.answers_for_base(args.generation, settings):
         models.insert(0, args.served_model_name)
-    serve(words, variables, Client(_reachable(args.host), args.port, args.timeout), models)
+    compiled = settings.artifacts.name if settings.artifacts else None
+    serve(words, variables, Client(reachable(args.host), args.port, args.timeout), models, compiled)
 
 
 def preflight(args: argparse.Namespace) -> Settings:
@@ -124,10 +125,13 @@ def _container(args: argparse.Namespace, settings: Settings) -> Container:
     read_only = [settings.model, *settings.adapters.values()]
     read_only += [settings.adapters_file.parent] if settings.adapters_file else []
     writable = [settings.artifacts] if settings.artifacts else []
-    return Container(args.image, f"vllm-{args.port}", _devices(args.devices), args.shm_size, read_only, writable)
+    name, launched_by = f"vllm-{args.port}", str(args.output.absolute())
+    return Container(args.image, name, launched_by, _devices(args.devices), args.shm_size, read_only, writable)
 
 
-def serve(words: list[str], variables: dict[str, str], client: Client, models: list[str]) -> None:
+def serve(
+    words: list[str], variables: dict[str, str], client: Client, models: list[str], compiled: str | None
+) -> None:
     """Run the server until it ends, which is a failure, or until a signal."""
     processes.adopt_orphans()
     process = subprocess.Popen(
@@ -141,8 +145,8 @@ def serve(words: list[str], variables: dict[str, str], client: Client, models: l
     try:
         _wait_until_ready(process, client, models, started + client.timeout)
         seconds = time.monotonic() - started
-        events.log(f"serving on http://{client.host}:{client.port} ({', '.join(models)}), ready after {seconds:.0f} s")
         events.metric({"startup_seconds": round(seconds, 2)})
+        events.serving(f"http://{client.host}:{client.port}", models, compiled)
         process.wait()
     except _NotReady as problem:
         raise StageFailed(f"{problem}; {_cause(lines)}") from None
@@ -196,11 +200,6 @@ def _devices(text: str | None) -> list[int]:
     if not found:
         raise BadInput(f"--devices {text or ''}: no Neuron device; name them, as 0,1,2")
     return found
-
-
-def _reachable(host: str) -> str:
-    """Where a server that listens on all addresses can be asked."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
 if __name__ == "__main__":

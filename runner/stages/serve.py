@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 
 from runner import serving
 from runner.draft import OUTPUT, Artifacts, Draft, Word, options
@@ -16,18 +17,23 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft | None:
         return None
     _check_host(serve.host)
     serving.check(recipe)
-    port = serve.port or serving.derived_port(artifacts.keys["export"])
-    program = serving.PROGRAMS[serve.engine]
     if serve.mode == "foreground":
-        title = f"serve at http://{serve.host}:{port}/v1 until Ctrl-C"
-        words = serving.server(recipe, artifacts, port, OUTPUT)
-        return Draft(title, program, words, cached=False, cores=serving.cores(recipe))
+        return foreground(recipe, artifacts)
     if not recipe.evaluate.enabled:
         return None
+    port, program = serving.port(recipe, artifacts), serving.PROGRAMS[serve.engine]
     server = [*artifacts.program(program), *serving.server(recipe, artifacts, port, f"{OUTPUT}/server")]
     title = f"serve{' with vLLM' * (serve.engine == 'vllm')}, ask, compare with the evaluation, stop"
     words = [*_smoke(recipe, artifacts, port), "--", *server]
     return Draft(title, "smoke_test.py", words, cached=False, cores=serving.cores(recipe))
+
+
+def foreground(recipe: Recipe, artifacts: Artifacts, adapters: Sequence[Word] = ()) -> Draft:
+    """A server that stays, of the recipe's adapter or of the `adapters` that are named."""
+    port = serving.port(recipe, artifacts)
+    title = f"serve at http://{recipe.serve.host}:{port}/v1 until Ctrl-C"
+    words = serving.server(recipe, artifacts, port, OUTPUT, adapters)
+    return Draft(title, serving.PROGRAMS[recipe.serve.engine], words, cached=False, cores=serving.cores(recipe))
 
 
 def _check_host(host: str) -> None:

@@ -6,6 +6,7 @@ line is one appending write); by hand they are shown as text on stderr.
     {"time": 1763760000.1, "stage": "train", "event": "progress", "done": 12, "total": 80, "unit": "step"}
     {"time": ..., "stage": "train", "event": "metric", "at": 12, "values": {"loss": 2.31, "learning_rate": 0.0004}}
     {"time": ..., "stage": "train", "event": "log", "level": "warning", "message": "..."}
+    {"time": ..., "stage": "serve", "event": "serving", "url": "http://127.0.0.1:8000", "models": ["base", "adapter"]}
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ def log(message: str, level: str = "info") -> None:
     _emit({"event": "log", "level": level, "message": message})
 
 
+def serving(url: str, models: list[str], compiled: str | None = None) -> None:
+    """Tell that a server answers at `url` for each of `models`; `compiled` names the compiled model that it uses."""
+    _emit({"event": "serving", "url": url, "models": models, **({"compiled": compiled} if compiled else {})})
+
+
 def _emit(fields: dict[str, Any]) -> None:
     sink = os.environ.get("RUNNER_EVENTS")
     if not sink:
@@ -59,4 +65,6 @@ def _as_text(fields: dict[str, Any]) -> str:
     if fields["event"] == "metric":
         numbers = " ".join(f"{name}={value:.6g}" for name, value in fields["values"].items())
         return numbers if fields["at"] is None else f"[{fields['at']}] {numbers}"
+    if fields["event"] == "serving":
+        return f"serving at {fields['url']}, models: {', '.join(fields['models'])}"
     return f"{fields['level']}: {fields['message']}"

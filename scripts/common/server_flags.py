@@ -38,6 +38,11 @@ def bound_socket(host: str, port: int) -> socket.socket:
     return listener
 
 
+def reachable(host: str) -> str:
+    """Where a server that listens on all addresses can be asked."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
 def check_port(host: str, port: int) -> None:
     """BadInput when the port is taken: another server there would be asked in place of ours."""
     bound_socket(host, port).close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -92,6 +93,7 @@ def write_files(found: Settings) -> None:
         found.adapters_file.write_text(json.dumps(vllm_options.adapters_json(found.adapters), indent=2) + "\n")
     if found.artifacts:
         found.artifacts.mkdir(parents=True, exist_ok=True)
+        os.utime(found.artifacts)  # when it was used last, for whoever frees the store
 
 
 def installed(python: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 GENERATIONS = ("cpu", "fork", "nxdi", "native")
+LABEL = "trainium-recipes.output"  # of a container: the --output of the launcher that started it
 API_SERVER = "vllm.entrypoints.openai.api_server"
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that every generation takes for max_lora_rank
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
@@ -136,10 +137,14 @@ def folder_digest(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Container:
-    """How Docker runs the server. `devices` are numbers of /dev/neuron*; `mounts` folders, seen at the same path."""
+    """How Docker runs the server. `devices` are numbers of /dev/neuron*; the folders are seen at the same path.
+
+    The label `launched_by` tells whose container it is, should its client be killed.
+    """
 
     image: str
     name: str
+    launched_by: str
     devices: Sequence[int]
     shm_size: str
     read_only: Sequence[Path]
@@ -152,7 +157,8 @@ def container_command(container: Container, variables: Mapping[str, str], host: 
     The devices by name in place of the guide's --privileged and /dev: the two capabilities are those of AWS's page on
     this image (deploy/environments/quickstart-deploy-dlc of the Neuron documentation).
     """
-    words = ["docker", "run", "--rm", "--init", "--name", container.name, "--shm-size", container.shm_size]
+    words = ["docker", "run", "--rm", "--init", "--name", container.name]
+    words += ["--label", f"{LABEL}={container.launched_by}", "--shm-size", container.shm_size]
     words += [f"--device=/dev/neuron{number}" for number in container.devices]
     words += ["--cap-add", "SYS_ADMIN", "--cap-add", "IPC_LOCK", "--publish", f"{host}:{port}:{port}"]
     for mounts, mode in ((container.read_only, ":ro"), (container.writable, "")):

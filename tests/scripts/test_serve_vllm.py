@@ -101,9 +101,9 @@ def test_the_start_is_told_and_sigterm_ends_all(tiny_model, tiny_adapter, tmp_pa
     words = ["--adapter", f"sql={tiny_adapter}", "--port", free_port()]
     process = start(tiny_model, tmp_path / "out", *words, env=stand_in)
     with Path(stand_in["ALIVE"]).open() as alive:
-        lines = wait_for(process, "serving on")
+        lines = wait_for(process, "serving at")
         assert lines[:3] == ["info: loading the weights", "1/1 weight file", "info: the server listens"]
-        assert re.fullmatch(r"info: serving on http://127.0.0.1:\d+ \(base, sql\), ready after \d+ s", lines[-1])
+        assert re.fullmatch(r"serving at http://127.0.0.1:\d+, models: base, sql", lines[-1])
         api, _ = map(int, Path(stand_in["PIDS"]).read_text().split())
         process.terminate()
         output, _ = process.communicate(timeout=60)
@@ -118,7 +118,7 @@ def test_the_start_is_told_and_sigterm_ends_all(tiny_model, tiny_adapter, tmp_pa
 def test_nothing_outlives_a_kill(tiny_model, tmp_path, stand_in, victim):
     process = start(tiny_model, tmp_path / "out", "--port", free_port(), env=stand_in)
     with Path(stand_in["ALIVE"]).open() as alive:
-        wait_for(process, "serving on")
+        wait_for(process, "serving at")
         api, engine = map(int, Path(stand_in["PIDS"]).read_text().split())
         if victim == "api":
             os.kill(api, signal.SIGKILL)
@@ -154,7 +154,7 @@ def test_nxd_inference_finds_its_files(tiny_model, tiny_adapter, tmp_path, stand
     words = ["--generation", "nxdi", "--adapter", f"sql={tiny_adapter}", "--tp-size", 2, "--port", free_port()]
     process = start(tiny_model, tmp_path / "out", *words, env=stand_in)
     with Path(stand_in["ALIVE"]).open():
-        assert "(sql)" in wait_for(process, "serving on")[-1], "the base is not asked"
+        assert "models: sql" in wait_for(process, "serving at")[-1], "the base is not asked"
         listed = json.loads((tmp_path / "out" / "adapters.json").read_text())
         assert listed["lora-ckpt-paths"] == {"sql": str(tiny_adapter)}
         assert len(list((tmp_path / "out" / "artifacts").iterdir())) == 1
@@ -174,6 +174,7 @@ def test_docker_is_asked_to_run_the_image(tiny_model, tmp_path, stand_in):
     removed, ran = (tmp_path / "asked").read_text().splitlines()
     assert removed == f"rm --force vllm-{words[-1]}"
     assert ran.startswith("run --rm") and "--device=/dev/neuron1" in ran
+    assert f"--label trainium-recipes.output={tmp_path / 'out'} " in ran, "by which what a killed client left is found"
     assert f"--volume {tiny_model}:{tiny_model}:ro" in ran
     assert "vllm:1 -m vllm.entrypoints.openai.api_server" in ran and "--host 0.0.0.0" in ran
     words[words.index("0,1")] = "x"

@@ -112,7 +112,7 @@ def test_the_embedded_server_serves_what_was_evaluated(evaluation, tiny_model, t
     assert report["differs_from_base"] >= 1
     assert report["startup_seconds"] > 0
     assert len(report["samples"]) == 3
-    assert "serving on" in (tmp_path / "out" / "server.log").read_text()
+    assert "serving at" in (tmp_path / "out" / "server.log").read_text()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", port))
 

@@ -1,0 +1,69 @@
+"""`runner ask`: every model of a server that lives answers the same questions, side by side."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from runner import servers
+from runner.draft import SCRIPTS, options
+from runner.run import place_of
+from runner.runs import Run
+from runner.schema import Recipe
+from runner.servers import Server
+from runner.validate import build
+
+_SHOWN = 20  # questions
+
+
+def ask(server: Server, question: str, models: Sequence[str], max_tokens: int | None, console: Console) -> int:
+    """Ask a file of rows, or a text as it is; show the answers. Returns the exit status."""
+    if Path(question).is_file():
+        return _ask(server, Path(question), models, max_tokens, console)
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "question.jsonl"
+        file.write_text(json.dumps({"prompt": question}) + "\n")
+        return _ask(server, file, models, max_tokens, console)
+
+
+def _ask(server: Server, file: Path, models: Sequence[str], max_tokens: int | None, console: Console) -> int:
+    run: Run = server.run
+    recipe = build(Recipe, run.recipe)
+    host, port = servers.address(server)
+    output = run.folder / "asked" / file.stem
+    words = [
+        *options(host=host, port=port, max_tokens=max_tokens or recipe.evaluate.max_new_tokens, models=list(models)),
+        "--template", json.dumps(run.recipe["dataset"]["template"]),
+        "--prompts", str(file), "--output", str(output),
+    ]  # fmt: skip
+    status = subprocess.run([place_of(recipe).python, str(SCRIPTS / "ask_server.py"), *words], check=False).returncode
+    if status == 0:
+        show(output / "answers.jsonl", console)
+    return status
+
+
+def show(file: Path, console: Console) -> None:
+    """The answers in a file that ask_server.py or generate.py wrote, a column for every model."""
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    table = Table(box=box.SIMPLE_HEAD, show_lines=True)
+    for heading in ("prompt", *rows[0]["answers"]):
+        table.add_column(Text(heading), overflow="fold")
+    for row in rows[:_SHOWN]:
+        table.add_row(Text(row["prompt"].strip(), style="dim"), *map(_text, row["answers"].values()))
+    console.print(table)
+    more = f", with {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+    console.print(Text(f"answers  {file}{more}"), soft_wrap=True)
+
+
+def _text(answer: dict[str, Any]) -> Text:
+    """One that was cut off shows it."""
+    return Text(answer["text"].strip() + " […]" * (answer["finish_reason"] == "length"))

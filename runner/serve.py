@@ -1,0 +1,193 @@
+"""`runner serve`: a server that stays, of a recipe or of recorded runs. It is a run as any other."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.text import Text
+
+from runner import compose, plan, record, runs, servers, serving, targets
+from runner.compose import Composed
+from runner.draft import Artifacts
+from runner.errors import RecipeError
+from runner.follow import Follower
+from runner.generate import artifact
+from runner.plan import Plan, Step
+from runner.run import place_of, start, terminate_as_interrupt, watch
+from runner.runs import Run
+from runner.schema import Recipe, Tracker
+from runner.stages.serve import foreground
+from runner.targets import Target
+from runner.validate import InvalidKey, build
+
+_OPEN = ("serve.", "sdk.")  # what can still be said of a model that is made
+
+
+def serve(words: Sequence[str], folder: Path, console: Console, detached: bool) -> int:
+    """Serve until Ctrl-C, or `detached` until `runner stop`. Returns the exit status. Raises RecipeError.
+
+    `words` are a recipe, or runs in `folder`, each by choice as NAME=RUN; and overrides.
+    """
+    composed, planned = of_words(words, folder)
+    _check_port(composed.recipe, planned, folder)
+    record.prepare_folders(composed.recipe)
+    made = Run(record.create(composed, planned))
+    target = targets.of(composed.recipe.target)
+    start(made, target, attached=True)
+    return _leave_when_serving(made, target, console) if detached else watch(made, target, console)
+
+
+def of_words(words: Sequence[str], folder: Path) -> tuple[Composed, Plan]:
+    """The plan that serves what the words say. Raises RecipeError where it cannot be served."""
+    overrides = [word for word in words if _is_override(word)]
+    names = [word for word in words if not _is_override(word)] or ["last"]
+    if names[0] not in compose.recipe_names() and not names[0].endswith((".yaml", ".yml")):
+        return _of_runs(names, overrides, folder)
+    if len(names) > 1:
+        raise RecipeError(f"{names[1]}: a recipe is served alone; runs can be served together")
+    composed = compose.compose(names[0], [*overrides, "serve.mode=foreground"])
+    if composed.recipe.serve.engine == "none":
+        raise RecipeError(f"{names[0]}: serve=none serves nothing; add serve=embedded or serve=vllm")
+    return composed, plan.build(composed.recipe, place_of(composed.recipe))
+
+
+def _is_override(word: str) -> bool:
+    key, equals, _ = word.lstrip("+~").partition("=")
+    return bool(equals) and ("." in key or key in compose.groups())
+
+
+def _of_runs(names: Sequence[str], overrides: Sequence[str], folder: Path) -> tuple[Composed, Plan]:
+    served = _served(names, folder)
+    first = next(iter(served.values()))
+    recipe = _recipe(first, overrides, folder)
+    named = served if len(served) > 1 or "=" in names[0] else {recipe.serve.adapter_name: first}
+    _check(named, recipe)
+    place = dataclasses.replace(place_of(recipe), store=Path(first.plan["store"]))
+    artifacts = {name: _artifacts(run, recipe) for name, run in named.items()}
+    adapters = [serving.named(name, one) for name, one in artifacts.items()]
+    draft = foreground(recipe, next(iter(artifacts.values())), adapters)
+    composed = Composed(recipe, Path(first.manifest["recipe"]), (*names, *overrides), first.manifest["choices"])
+    return composed, Plan(recipe.name, str(place.store), (plan.step("serve", draft, place, recipe),))
+
+
+def _served(names: Sequence[str], folder: Path) -> dict[str, Run]:
+    """Name → run. Raises RecipeError for two of one name."""
+    found: dict[str, Run] = {}
+    for word in names:
+        name, equals, wanted = word.rpartition("=")
+        run = runs.find(wanted, folder, having="export")
+        name = name if equals else run.name
+        if name in found:
+            raise RecipeError(f"{name}: two adapters of one name; NAME=RUN gives one another")
+        found[name] = run
+    return found
+
+
+def _recipe(run: Run, overrides: Sequence[str], folder: Path) -> Recipe:
+    """What the record says, with what is said now of the server."""
+    compose.check_overrides(overrides, compose.RECIPES / "recipe.yaml")
+    config = OmegaConf.create(run.recipe)
+    for text in overrides:
+        _apply(text, config)
+    try:
+        values: Any = OmegaConf.to_container(config)
+        recipe = build(Recipe, values)
+    except InvalidKey as error:
+        raise RecipeError(f"{run.name}: {error}") from error
+    recipe.serve.mode, recipe.paths.runs, recipe.name = "foreground", str(folder), f"serve-{recipe.name}"
+    recipe.tracker = Tracker()  # what was trained is there already
+    return recipe
+
+
+def _apply(text: str, config: Any) -> None:
+    override = compose.parsed(text)
+    key = override.key_or_group
+    if key == "serve":
+        option = compose.option_file(key, str(override.value()))
+        config.serve = OmegaConf.merge(config.serve, yaml.safe_load(option.read_text()))
+    elif key.startswith(_OPEN):
+        OmegaConf.update(config, key, override.value(), force_add=True)
+    else:
+        raise RecipeError(f"command line: {text}: the model is made; only serve, serve.* and sdk.* count")
+
+
+def _check(served: dict[str, Run], recipe: Recipe) -> None:
+    """Raises RecipeError for runs that one server cannot serve, or not under these names."""
+    first = next(iter(served.values()))
+    if recipe.serve.engine == "none":
+        raise RecipeError(f"{first.name}: serve=none serves nothing; add serve=embedded or serve=vllm")
+    if len(served) > 1 and serving.merged(recipe):
+        raise RecipeError(f"{first.name}: its vLLM serves merged models (sdk.vllm_lora), one run at a time")
+    if recipe.serve.base_name in served:
+        raise RecipeError(f"{recipe.serve.base_name}: is the base model's name; NAME=RUN gives the adapter another")
+    for run in served.values():
+        if _key(run, "fetch") != _key(first, "fetch"):
+            raise RecipeError(f"{run.name}: has another base model than {first.name}; one server has one")
+        if run.recipe["target"] != first.recipe["target"]:
+            raise RecipeError(f"{run.name}: lies on another machine than {first.name}; one server is on one")
+        try:
+            serving.check(dataclasses.replace(recipe, train=build(Recipe, run.recipe).train))
+        except RecipeError as error:
+            raise RecipeError(f"{run.name}: {error}") from error
+
+
+def _key(run: Run, stage: str) -> str | None:
+    return next((step["key"] for step in run.plan["steps"] if step["stage"] == stage), None)
+
+
+def _artifacts(run: Run, recipe: Recipe) -> Artifacts:
+    """What the run made, where it lies. Raises RecipeError if it is here no more."""
+    if recipe.target.kind == "local":
+        artifact(run, "fetch")
+        artifact(run, "export", "merged" if serving.merged(recipe) else "adapter")
+    found = Artifacts(dataclasses.replace(place_of(recipe), store=Path(run.plan["store"])))
+    found.keys = {step["stage"]: step["key"] for step in run.plan["steps"]}
+    return found
+
+
+def _check_port(recipe: Recipe, planned: Plan, folder: Path) -> None:
+    """Raises RecipeError, with whose it is, for a port of this machine that is taken."""
+    if recipe.target.kind != "local":
+        return
+    words = planned.steps[-1].argv
+    host, port = (words[words.index(flag) + 1] for flag in ("--host", "--port"))
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            owner = next((one.run.name for one in servers.live(folder) if one.port == int(port)), None)
+            whose = f"{owner} serves there, `runner stop {owner}` ends it" if owner else error.strerror
+            raise RecipeError(f"serve.port: {port}: {whose}; serve.port=N takes another") from None
+
+
+def _leave_when_serving(one: Run, target: Target, console: Console) -> int:
+    """Follow a run until its server answers, and have it live on alone."""
+    follower = Follower([Step(**step) for step in one.plan["steps"]], console)
+    try:
+        with terminate_as_interrupt():
+            follower.follow(_until_serving(target.follow(one)))
+    except KeyboardInterrupt:
+        target.cancel(one)
+        return 130
+    if follower.state != "started":
+        console.print(Text(f"{follower.failed_stage or 'run'}: {follower.reason}", style="red"), soft_wrap=True)
+        return follower.status or 1
+    target.detach()
+    console.print(Text(f"`runner stop {one.name}` ends it"), soft_wrap=True)
+    return 0
+
+
+def _until_serving(lines: Iterable[bytes]) -> Iterator[bytes]:
+    for line in lines:
+        yield line
+        if json.loads(line)["event"] == "serving":
+            return
