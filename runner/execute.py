@@ -37,13 +37,13 @@ from pathlib import Path
 from typing import Any
 
 from runner import cores
-from runner.host import EVENTS, LOCK, SECRETS
+from runner.host import CANCELLED, EVENTS, LOCK, SECRETS
 from runner.jobs import JOB
 from runner.store import Store
 
 INTERRUPTED = 75  # <sysexits.h> EX_TEMPFAIL
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-_NAME = "RUNNER_NODE_NAME"  # how other nodes reach this one, where that is not its host name
+NAME = "RUNNER_NODE_NAME"  # how others reach this machine, where that is not its host name
 _MEETING = "nodes.json"  # in the run folder: where the nodes of the step at work meet
 _CORES = "NEURON_RT_VISIBLE_CORES"  # `4`, `4-7` or `4,5,6,7`
 _ROOT = "NEURON_RT_ROOT_COMM_ID"  # where the collectives of one run meet: HOST:PORT
@@ -152,7 +152,7 @@ class Meeting:
         if step.get("nodes", 1) == 1:
             yield {}
             return
-        host = os.environ.get(_NAME) or socket.gethostname()
+        host = os.environ.get(NAME) or socket.gethostname()
         self._write(stage=step["stage"], host=host)
         yield _as_node(0, host)
 
@@ -388,6 +388,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--attempt", default="", help="of a scheduler; the same on all nodes")
     parser.add_argument("--lifeline", action="store_true", help="end with standard input")
     args = parser.parse_args(argv)
+    if (args.run / CANCELLED).exists():
+        return 130
     plan, stages = json.loads(args.plan.read_text()), [name for name in args.steps.split(",") if name]
     if args.node:
         with _signals(_stop):

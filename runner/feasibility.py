@@ -119,6 +119,13 @@ def _nodes(recipe: Recipe) -> Iterator[str]:
         yield "parallel.nodes: train=optimum_lora trains on one machine; say parallel.nodes=1"
 
 
+def _server(recipe: Recipe) -> Iterator[str]:
+    serve, kind = recipe.serve, recipe.target.kind
+    stays = serve.engine != "none" and serve.mode == "foreground"
+    if stays and kind in ("slurm", "ray") and serve.host in ("127.0.0.1", "localhost", "::1"):
+        yield f"serve.host: {serve.host} is reached on the node alone that {kind} chooses; say serve.host=0.0.0.0"
+
+
 def _cut(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
     tp_size, multiplier = recipe.parallel.tp_size, kv_size_multiplier(recipe, architecture)
     heads = architecture.num_key_value_heads * multiplier
@@ -255,7 +262,7 @@ def _value(recipe: Recipe, key: str) -> Any:
     return functools.reduce(getattr, key.split("."), recipe)
 
 
-_RULES: tuple[Callable[[Recipe], Iterator[str]], ...] = (backends.problems, _cores, _nodes, _training)
+_RULES: tuple[Callable[[Recipe], Iterator[str]], ...] = (backends.problems, _cores, _nodes, _server, _training)
 _MODEL_RULES: tuple[Callable[[Recipe, Architecture], Iterator[str]], ...] = (
     _cut, _length, _sequence_parallel, _rank, _memory,
 )  # fmt: skip

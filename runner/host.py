@@ -36,6 +36,7 @@ from runner import jobs, schedulers
 
 EVENTS, LOCK = "events.jsonl", "lock"  # in the run folder; whoever executes the run holds the lock
 SECRETS = "secrets.json"  # beside them: environment variables that no command line or record may show
+CANCELLED = "cancelled"  # there if a run that may not have begun is not to begin any more
 HEARTBEAT = 2.0  # seconds of silence after which a follower is told that the link is alive
 _FINAL = ("finished", "failed")
 _LOOK_EVERY = 0.1  # seconds; a person sees no finer
@@ -92,7 +93,7 @@ def state(run: Path) -> str:
     job = jobs.of(run)
     alive = job.look() if job else "running" if in_progress(run) else "gone"  # asked before reading the last word
     said = last_word(run)
-    if said in _FINAL or (said == "stopped" and (alive == "gone" or not job)):
+    if said in _FINAL or (said == "stopped" and (alive == "gone" or not job or (run / CANCELLED).exists())):
         return said
     return "killed" if alive == "gone" else alive
 
@@ -113,20 +114,30 @@ def follow(run: Path, offset: int = 0) -> Iterator[bytes]:
     """The event stream from byte `offset` on, whole lines as they come, until the run has ended.
 
     Now and then an empty line while nothing happens. A line that begins with a blank is no part of the stream: it
-    tells why a job waits.
+    tells why a job waits, or why it ended without a word.
     """
     job = jobs.of(run)
     if job is None:
         yield from (line or b"" for line in _growing(run / EVENTS, offset, lambda: in_progress(run)))
         return
     waited, final = "", []
-    for line in _growing(run / EVENTS, offset, lambda: not final and job.look() != "gone"):
+
+    def lives() -> bool:
+        return not final and job.look() != "gone" and not (run / CANCELLED).exists()
+
+    for line in _growing(run / EVENTS, offset, lives):
         yield line or b""
         if line and _is_final(json.loads(line)):
             final.append(line)
         if line is None and job.look().startswith("waiting") and job.look() != waited:
             waited = job.look()
-            yield b" " + json.dumps({"event": "log", "level": "info", "message": f"{job} is {waited}"}).encode()
+            yield _note("info", f"{job} is {waited}")
+    if last_word(run) in (None, "started", "interrupted") and job.reason():
+        yield _note("error", f"{job} ended: {job.reason()}")
+
+
+def _note(level: str, message: str) -> bytes:
+    return b" " + json.dumps({"event": "log", "level": level, "message": message}).encode()
 
 
 def _is_final(event: dict[str, Any]) -> bool:
@@ -189,6 +200,7 @@ def cancel(run: Path) -> str:
 
 def _cancel_job(run: Path, job: jobs.Job) -> str:
     """Also one that has not begun: then nobody else says that it was stopped, or removes its secrets."""
+    (run / CANCELLED).touch()
     if job.look() != "gone":
         job.cancel()
     if last_word(run) not in (*_FINAL, "stopped"):

@@ -38,10 +38,14 @@ class Job:
                 self._seen = self._scheduler.look(self.ids)
         return self._seen
 
+    def reason(self) -> str:
+        """Why it ended, as far as its scheduler knows."""
+        return self._scheduler.reason(self.ids)
+
     def cancel(self) -> None:
-        """End it, and wait until it is gone."""
+        """End it, and wait until it is gone, or will be as soon as it begins."""
         self._scheduler.cancel(self.ids)
-        while self.look() != "gone":
+        while (seen := self.look()) != "gone" and (self._scheduler.ENDS_WAITING or seen == "running"):
             time.sleep(_LOOK_EVERY / 4)
 
 

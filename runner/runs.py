@@ -59,6 +59,13 @@ class Run:
         said = host.state(self.folder)
         return "away" if said == "killed" and self.recipe["target"]["kind"] != "local" else said
 
+    @property
+    def where(self) -> str:
+        """The host or the kind of cluster that it was started on."""
+        kind, host = self.recipe["target"]["kind"], self.recipe["target"]["host"]
+        names = {"local": "here", "ssh": host}
+        return names.get(kind, f"{kind} at {host}" if host else kind)
+
     def stages(self) -> dict[str, dict[str, Any]]:
         """The last event of every stage: its state, and seconds where it ended."""
         return {event["stage"]: event for event in self.events() if event["event"] == "step"}

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.text import Text
 
-from runner import compose, plan, record, runs, servers, serving, targets
+from runner import allocation, compose, plan, record, runs, servers, serving, targets
 from runner.compose import Composed
 from runner.draft import Artifacts
 from runner.errors import RecipeError
@@ -75,7 +75,8 @@ def _of_runs(names: Sequence[str], overrides: Sequence[str], folder: Path) -> tu
     adapters = [serving.named(name, one) for name, one in artifacts.items()]
     draft = foreground(recipe, next(iter(artifacts.values())), adapters)
     composed = Composed(recipe, Path(first.manifest["recipe"]), (*names, *overrides), first.manifest["choices"])
-    return composed, Plan(recipe.name, str(place.store), (plan.step("serve", draft, place, recipe),))
+    step = plan.step("serve", draft, place, recipe)
+    return composed, Plan(recipe.name, str(place.store), (step,), job=allocation.job(recipe, [step], place))
 
 
 def _served(names: Sequence[str], folder: Path) -> dict[str, Run]:

@@ -62,8 +62,7 @@ def show(folder: Path, console: Console) -> None:
     several = live(folder)
     for one in several:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.since))
-        where = one.run.recipe["target"]["host"] or "here"
-        table.add_row(one.run.name, str(one.port), ", ".join(one.models), since, where, health(one))
+        table.add_row(one.run.name, str(one.port), ", ".join(one.models), since, one.run.where, health(one))
     console.print(table if several else Text("no server lives; `runner serve RUN` starts one"))
 
 

@@ -62,8 +62,7 @@ def status(several: list[Run], console: Console) -> None:
         table.add_column(heading, overflow="fold")
     for one in several:
         at = next(reversed(one.stages()), "")
-        where = one.recipe["target"]["host"] or "here"
-        table.add_row(one.name, where, targets.of_run(one).state(one), at, listing.duration(one.seconds()))
+        table.add_row(one.name, one.where, targets.of_run(one).state(one), at, listing.duration(one.seconds()))
     console.print(table if several else Text("no run is in progress"))
 
 

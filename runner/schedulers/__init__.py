@@ -4,7 +4,8 @@ Each module has
 
     submit(plans)        hand over runs, plans by their folders; returns the ids of the jobs of each. Raises Refused
     look(ids)            "running", "waiting: WHY" or "gone". Raises Unreachable
-    cancel(ids)          ask it to end the jobs
+    cancel(ids)          ask it to end the jobs; ENDS_WAITING says whether it can do that to one that has not begun
+    reason(ids)          why jobs ended, in its words; empty if it does not know any more
     text(plan, run)      what it is handed, to read
 """
 

@@ -15,8 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from runner import execute
 from runner.schedulers import Refused, Unreachable
 
+ENDS_WAITING = False  # the stop is heard when the job begins
 _PATIENCE = 30.0  # seconds for an answer
 _ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
 
@@ -45,8 +47,9 @@ def asked(folder: Path, run: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
     job = plan["job"]
     command = [job["python"], "-m", "runner.execute", str(run / "plan.json"), "--run", str(run)]
     words = f"cd {shlex.quote(str(folder))} && PYTHONPATH={shlex.quote(job['code'])} exec {shlex.join(command)}"
+    where = f"export {execute.NAME}=$(hostname)"
     return {
-        "entrypoint": f"{words} >>{shlex.quote(str(run / 'executor.log'))} 2>&1",
+        "entrypoint": f"{where}; {words} >>{shlex.quote(str(run / 'executor.log'))} 2>&1",
         "entrypoint_num_cpus": job["cpus"],
         "entrypoint_resources": job["resources"],
         "metadata": {"run": run.name, "recipe": plan["recipe"]},
@@ -62,6 +65,14 @@ def look(ids: Sequence[str]) -> str:
     if told["status"] == "PENDING":
         return f"waiting: {told.get('message') or 'for a place'}"
     return "gone" if told["status"] in _ENDED else "running"
+
+
+def reason(ids: Sequence[str]) -> str:
+    address, _, name = ids[0].partition("#")
+    try:
+        return _call(address, "GET", name)["message"]
+    except (Refused, Unreachable):
+        return ""
 
 
 def cancel(ids: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from typing import Any
 from runner import execute
 from runner.schedulers import Refused, Unreachable, ask
 
+ENDS_WAITING = True
 _WARNING = 90  # seconds before its time is up that a job hears of it; a step has 30 of them to end
 _WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # Slurm would keep them with the job; they travel in a file
@@ -103,6 +105,20 @@ def look(ids: Sequence[str]) -> str:
     return f"waiting: {waiting[0]}" if len(waiting) == len(states) else "running"
 
 
+def reason(ids: Sequence[str]) -> str:
+    """Such as NODE_FAIL, OUT_OF_MEMORY, or FAILED (NonZeroExitCode)."""
+    try:
+        told = [dict(_fields(ask(["scontrol", "show", "job", one]))) for one in ids]
+    except Refused:
+        return ""
+    bad = [f"{one['JobState']} ({one['Reason']})" for one in told if one["JobState"] != "COMPLETED"]
+    return bad[0] if bad else ""
+
+
+def _fields(text: str) -> list[list[str]]:
+    return [word.split("=", 1) for word in text.split() if "=" in word]
+
+
 def cancel(ids: Sequence[str]) -> None:
     """Ask Slurm to end the jobs: the last one first, so that none is let in by the end of another."""
     if ids:
@@ -115,6 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", required=True, help="stages, with commas between them")
     args = parser.parse_args(argv)
     words = [str(args.run / "plan.json"), "--run", str(args.run), "--steps", args.steps, "--attempt", _attempt()]
+    os.environ.setdefault(execute.NAME, socket.gethostname())
     others = _start_others(int(os.environ["SLURM_JOB_NUM_NODES"]) - 1, words)
     status = execute.main(words)
     if others and status == 0:

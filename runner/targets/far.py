@@ -49,6 +49,7 @@ class Far:
     """What the targets have in common that run a plan elsewhere; each brings its wire."""
 
     survives = True
+    on_node: Sequence[str] = ()  # words before a command that is to run where steps do, if that is another machine
 
     def __init__(self, settings: Settings, wire: Wire) -> None:
         self._settings, self._wire = settings, wire
@@ -67,7 +68,7 @@ class Far:
         return Place(code, store, python, inputs, memory=runs / ".digests")
 
     def ask(self, program: Path, flags: Sequence[str]) -> bytes:
-        words = [self._settings.python, "-c", program.read_text(), *flags]
+        words = [*self.on_node, self._settings.python, "-c", program.read_text(), *flags]
         there = 'cd "$1" 2>/dev/null; shift && exec "$@"'  # the folder need not be there yet
         return self._ask(lambda: self._wire.call(["sh", "-c", there, "sh", self._settings.folder, *words]))
 
@@ -141,7 +142,7 @@ class Far:
     def _forwarding(self, run: Run) -> AbstractContextManager[None]:
         """A server that stays is reached at a port of this machine as well."""
         words = next((step["argv"] for step in run.plan["steps"] if step["stage"] == "serve"), [])
-        if run.recipe["serve"]["mode"] != "foreground" or "--port" not in words:
+        if run.plan.get("job") or run.recipe["serve"]["mode"] != "foreground" or "--port" not in words:
             return nullcontext()
         port = int(words[words.index("--port") + 1])
         return self._wire.forwarding(self._settings.forward or port, port)

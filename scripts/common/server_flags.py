@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,8 +40,9 @@ def bound_socket(host: str, port: int) -> socket.socket:
 
 
 def reachable(host: str) -> str:
-    """Where a server that listens on all addresses can be asked."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    """Where a server that listens on all addresses can be asked: on a node of a cluster by the node's name."""
+    node = os.environ.get("RUNNER_NODE_NAME")
+    return {"0.0.0.0": node or "127.0.0.1", "::": node or "::1"}.get(host, host)
 
 
 def check_port(host: str, port: int) -> None:

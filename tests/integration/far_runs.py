@@ -55,7 +55,7 @@ def command(host: Host, work: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def done(process: subprocess.Popen[str], status: int = 0) -> str:
-    out, err = process.communicate(timeout=120)
+def done(process: subprocess.Popen[str], status: int = 0, timeout: float = 300) -> str:
+    out, err = process.communicate(timeout=timeout)
     assert process.returncode == status, out + err
     return out + err

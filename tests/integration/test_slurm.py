@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -132,6 +133,24 @@ def test_what_slurm_refuses_is_said_in_one_line_and_leaves_no_record(cluster: Cl
     assert "Invalid partition" in out
     assert every(work / "runs") == []
     assert list((work.parent / "shared" / "runs").iterdir()) == []
+
+
+def test_doctor_looks_at_a_node(cluster: Cluster, work: Path) -> None:
+    found = done(command_here(work, "doctor", "quickstart", *on_slurm(work)))
+    assert "python" in found
+    refused = done(command_here(work, "doctor", "quickstart", *on_slurm(work), "target.slurm.partition=gpu"), status=2)
+    assert "nvalid partition" in refused
+
+
+def test_a_server_on_a_node_is_reached_by_its_name(cluster: Cluster, work: Path) -> None:
+    trained = done(command_here(work, "run", "quickstart", *on_slurm(work), *SHORT))
+    assert "gather the adapter" in trained
+    served = done(command_here(work, "serve", "last", "--detach", "serve=embedded", "serve.host=0.0.0.0"))
+    assert f"serving at http://{socket.gethostname()}:" in served
+    assert cluster.squeue("%T") == ["RUNNING"]
+    assert "answers, " in done(command_here(work, "serve", "--list"))
+    done(command_here(work, "stop", "last"))
+    assert cluster.squeue() == []
 
 
 def test_a_sweep_packs_and_outlives_its_sweeper(cluster: Cluster, work: Path) -> None:
