@@ -7,6 +7,8 @@ happens to FOLDER/events.jsonl; the output of a step goes to FOLDER/logs/STAGE.l
 the same event file through RUNNER_EVENTS. A step that computes on NeuronCores leases them.
 
 With --lifeline the run ends when standard input does, unless that said `detach` before: then it lives on alone.
+With --echo every event is printed too, as `OFFSET EVENT`, those first that the file has already: so what an executor
+prints that goes on with a run is the whole stream, and a reader knows what of it is new.
 
 Exit status: 0 all done; a failed step's own 1 or 2; 130 stopped by SIGINT or SIGTERM.
 """
@@ -31,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import cores
-from runner.host import EVENTS, LOCK
+from runner.host import EVENTS, LOCK, follow
 from runner.store import Store
 
 SECRETS = "secrets.json"  # in the run folder: environment variables that no command line or record may show
@@ -266,11 +268,21 @@ def _hold_to(lifeline: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _echo(run: Path) -> None:
+    """Print the run's events until its lock is let go; the interpreter waits for this."""
+    offset = 0
+    for line in follow(run):
+        if line:
+            print(offset, line.decode(), flush=True)
+            offset += len(line) + 1
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m runner.execute", description="Run a plan on this machine.")
     parser.add_argument("plan", type=Path, help="plan.json")
     parser.add_argument("--run", type=Path, required=True, help="folder that records the run")
     parser.add_argument("--lifeline", action="store_true", help="end with standard input")
+    parser.add_argument("--echo", action="store_true", help="print the events too")
     args = parser.parse_args(argv)
     with _signals(_stop), (args.run / LOCK).open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # held for as long as this run lives
@@ -278,6 +290,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         lock.flush()
         if args.lifeline:
             _hold_to(sys.stdin.fileno())
+        if args.echo:
+            threading.Thread(target=_echo, args=(args.run,)).start()
         return execute(json.loads(args.plan.read_text()), args.run)
 
 

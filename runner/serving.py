@@ -69,6 +69,8 @@ def cores(recipe: Recipe) -> int:
 
 def python(recipe: Recipe, place: Place) -> str:
     """The Python that has vLLM, on the machine of `place`. Raises RecipeError when the CPU's is not made yet."""
+    if place.container:
+        return place.python
     if recipe.sdk.serve_python or recipe.hardware.device != "cpu":
         return recipe.sdk.serve_python or place.python
     made = place.code / ".venv-vllm" / "bin" / "python"
@@ -87,13 +89,14 @@ def server(recipe: Recipe, artifacts: Artifacts, port: int, output: str) -> list
     else:
         named = Word(f"{serve.adapter_name}={adapter.text}", adapter.identity)
         words = ["--model", artifacts.path("fetch"), "--adapter", named, *options(served_model_name=serve.base_name)]
-    words += options(host=serve.host, port=port, dtype=dtype(recipe))
+    host = "0.0.0.0" if artifacts.place.container and serve.mode == "foreground" else serve.host  # a pod's network
+    words += options(host=host, port=port, dtype=dtype(recipe))
     if serve.engine == "embedded":
         return words
     return [
         *words, *vllm(recipe, artifacts.place),
         *neutral("--python", python(recipe, artifacts.place)),
-        *options(image=serve.image, spare_adapters=serve.spare_adapters or None),
+        *options(image=None if artifacts.place.container else serve.image, spare_adapters=serve.spare_adapters or None),
         *neutral(*options(timeout=serve.timeout)),
         "--output", output,
     ]  # fmt: skip

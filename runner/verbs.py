@@ -62,7 +62,8 @@ def status(several: list[Run], console: Console) -> None:
         table.add_column(heading, overflow="fold")
     for one in several:
         at = next(reversed(one.stages()), "")
-        where = one.recipe["target"]["host"] or "here"
+        target = one.recipe["target"]
+        where = target["host"] or {"local": "here"}.get(target["kind"], target["kind"])
         table.add_row(one.name, where, targets.of_run(one).state(one), at, listing.duration(one.seconds()))
     console.print(table if several else Text("no run is in progress"))
 
@@ -81,6 +82,14 @@ def cancel(one: Run, console: Console) -> int:
     """End a run and wait until nothing of it is left."""
     console.print(Text(f"{one.name}: {targets.of_run(one).cancel(one)}"))
     return 0
+
+
+def shell(one: Run) -> int:
+    """A shell beside the files of a run. Raises RecipeError for a target whose machine one can log in to."""
+    target = one.recipe["target"]
+    if target["kind"] != "kubernetes":
+        raise RecipeError(f"shell: is for target=kubernetes; log in to {target['host'] or 'this machine'} instead")
+    return targets.of_run(one).shell(one)
 
 
 def fetch(one: Run, console: Console) -> int:

@@ -5,12 +5,7 @@ There, below `target.folder`: code/ and inputs/ by digest, runs/ with one folder
 
 from __future__ import annotations
 
-import fcntl
-import io
 import json
-import shutil
-import tarfile
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,6 +17,7 @@ from runner.draft import Place
 from runner.errors import RecipeError
 from runner.host import EVENTS
 from runner.link import CommandFailed, Link, LinkLost
+from runner.mirror import Mirror, note, unpack
 from runner.plan import Plan
 from runner.runs import Run
 from runner.schema import Recipe
@@ -67,7 +63,7 @@ class Target:
         self._host("start", _there(run))
 
     def follow(self, run: Run) -> Iterator[bytes]:
-        with _Mirror(run.folder / EVENTS) as mirror:
+        with Mirror(run.folder / EVENTS) as mirror:
             yield from mirror.heard
             wait = 0.0
             while True:
@@ -81,7 +77,7 @@ class Target:
                 except LinkLost as lost:
                     wait = min(wait * 2 or 1.0, _LONGEST_WAIT)
                     lost_to = f"no link to {self._settings.host} ({lost})"
-                    yield _note(f"{lost_to}; the run goes on there. Trying again in {wait:.0f} s")
+                    yield note(f"{lost_to}; the run goes on there. Trying again in {wait:.0f} s")
                     time.sleep(wait)
 
     def log(self, run: Run, stage: str | None, live: bool) -> Iterator[bytes]:
@@ -102,13 +98,13 @@ class Target:
 
     def fetch(self, run: Run, adapter: bool) -> None:
         words = ["send", _there(run), *(["--adapter"] if adapter else [])]
-        _unpack(self._host(*words), run.folder)
+        unpack(self._host(*words), run.folder)
 
     def record(self, name: str, folder: Path) -> Path:
         """Bring the record of a run that was started elsewhere into `folder`."""
         made = folder / name
         made.mkdir(parents=True, exist_ok=True)
-        _unpack(self._host("send", f"runs/{name}", "--record"), made)
+        unpack(self._host("send", f"runs/{name}", "--record"), made)
         (made / EVENTS).touch()
         return made
 
@@ -131,8 +127,8 @@ class Target:
 
     def _deliver(self, run: Run | None, carried: dict[str, str]) -> None:
         """Bring our code, files and the record of a new run there, as far as they are not."""
-        found = self._look([delivery.code_name(), *map(_entry, carried)])
-        missing = {there: here for there, here in carried.items() if _entry(there) not in found["there"]}
+        found = self._look([delivery.code_name(), *map(delivery.entry, carried)])
+        missing = {there: here for there, here in carried.items() if delivery.entry(there) not in found["there"]}
         _check_room(missing, found["free"], self._settings)
 
         def write(stream: IO[bytes]) -> None:
@@ -184,39 +180,6 @@ class Target:
             raise RecipeError(f"target.host: {host}: cannot be reached: {error}; does `ssh {host}` work?") from error
 
 
-class _Mirror:
-    """The event stream of a run elsewhere as far as it was heard: `heard` lines, `size` bytes.
-
-    Of several who follow a run into the same record, the first one writes.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> _Mirror:
-        self._file = self._path.open("r+b", buffering=0)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._writes = True
-        except BlockingIOError:
-            self._writes = False
-        content = self._file.read()
-        self.size = content.rfind(b"\n") + 1
-        self.heard = content[: self.size].splitlines()
-        if self._writes:
-            self._file.truncate(self.size)  # of a line that a kill cut short
-            self._file.seek(self.size)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def add(self, line: bytes) -> None:
-        if self._writes:
-            self._file.write(line + b"\n")
-        self.size += len(line) + 1
-
-
 def _there(run: Run) -> str:
     """The folder of a run there; the trials of a sweep, numbered from 0 in each, get names of their own."""
     if run.folder.parent.parent.name != "sweeps":
@@ -225,29 +188,8 @@ def _there(run: Run) -> str:
     return f"runs/{started}-{run.folder.parent.name}-{run.name}"
 
 
-def _entry(there: str) -> str:
-    """What of a carried path is there whole or not at all."""
-    return "/".join(Path(there).parts[:2])
-
-
 def _check_room(missing: dict[str, str], free: int, settings: Settings) -> None:
-    size = sum(file.stat().st_size for here in missing.values() for file in _files(Path(here)))
+    size = delivery.size(missing)
     if size * _HEADROOM > free:
         raise RecipeError(f"target.host: {settings.host}: {free / 1e9:.1f} GB are free in {settings.folder}, "
                           f"{size / 1e9:.1f} GB would be carried there; free some, or set target.folder")  # fmt: skip
-
-
-def _files(path: Path) -> list[Path]:
-    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-
-
-def _unpack(packed: bytes, folder: Path) -> None:
-    """Put what came into a record: aside first, so that a cut link leaves nothing half."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as aside:
-        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-            archive.extractall(aside, filter="data")
-        shutil.copytree(aside, folder, dirs_exist_ok=True)
-
-
-def _note(text: str) -> bytes:
-    return json.dumps({"event": "log", "level": "warning", "message": text}).encode()
