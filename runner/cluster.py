@@ -153,6 +153,7 @@ def _connect(context: str | None) -> dict[str, Any]:
     try:
         contexts, current = config.list_kube_config_contexts()
         configuration = client.Configuration()
+        configuration.client_side_validation = False  # a server may be older than the client
         configuration.retries = False
         configuration.socket_options = _keepalive()
         connected = config.new_client_from_config(context=context, client_configuration=configuration)

@@ -17,6 +17,7 @@ from runner.errors import RecipeError, did_you_mean
 from runner.run import watch
 from runner.runs import Run
 from runner.schema import Target as Settings
+from runner.validate import build
 
 if TYPE_CHECKING:
     from runner.targets import ssh
@@ -86,10 +87,12 @@ def cancel(one: Run, console: Console) -> int:
 
 def shell(one: Run) -> int:
     """A shell beside the files of a run. Raises RecipeError for a target whose machine one can log in to."""
-    target = one.recipe["target"]
-    if target["kind"] != "kubernetes":
-        raise RecipeError(f"shell: is for target=kubernetes; log in to {target['host'] or 'this machine'} instead")
-    return targets.of_run(one).shell(one)
+    from runner.targets import kubernetes
+
+    settings = build(Settings, one.recipe["target"])
+    if settings.kind != "kubernetes":
+        raise RecipeError(f"shell: is for target=kubernetes; log in to {settings.host or 'this machine'} instead")
+    return kubernetes.Target(settings).shell(one)
 
 
 def fetch(one: Run, console: Console) -> int:
