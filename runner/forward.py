@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
 from runner.cluster import Cluster, ClusterLost, Missing
 from runner.errors import RecipeError
@@ -36,7 +36,7 @@ def _serve(listener: socket.socket, cluster: Cluster, pod: str, port: int) -> No
 
 def _join(near: socket.socket, cluster: Cluster, pod: str, port: int) -> None:
     """Pass on what comes from either side, until one ends; a pod that cannot be reached ends the near side."""
-    with near, suppress(ClusterLost, Missing, RecipeError), cluster.port(pod, port) as far:
+    with near, suppress(ClusterLost, Missing, RecipeError), closing(cluster.port(pod, port)) as far:
         back = threading.Thread(target=_copy, args=(far, near), daemon=True)
         back.start()
         _copy(near, far)

@@ -55,7 +55,8 @@ class JobLog:
                 yield from self._why_ended(job, found)
                 return
             else:
-                yield from self._why_not(found)
+                if "deletionTimestamp" not in job["metadata"]:
+                    yield from self._why_not(found)
                 time.sleep(_LOOK_EVERY)
 
     def _pod(self, pod: Object, start: str) -> Iterator[bytes]:
@@ -111,6 +112,8 @@ class JobLog:
     def _why_not(self, found: list[Object]) -> Iterator[bytes]:
         """What keeps the run from going on: of the newest pod, or of the Job where it has none."""
         pod = pods.newest(found)
+        if pod and pods.started(pod, self._component):
+            return
         reasons = [*pods.why_not(pod)] if pod else []
         for name in (self._load.run, *([pod["metadata"]["name"]] if pod else [])):
             selected = f"type=Warning,involvedObject.name={name}"
@@ -120,7 +123,7 @@ class JobLog:
             yield from self._note(f"Pending: {reason}")
 
     def _why_ended(self, job: Object, found: list[Object]) -> Iterator[bytes]:
-        if self._mirror.last_word in ENDS:
+        if self._mirror.last_word in ("finished", "failed"):
             return
         for pod in found:
             yield from (line for reason in pods.why_not(pod) for line in self._note(reason))
