@@ -7,6 +7,7 @@ its Job. The objects are in `runner.manifests`.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import subprocess
 import tarfile
@@ -105,8 +106,18 @@ class Target:
 
     def log(self, run: Run, stage: str | None, live: bool) -> Iterator[bytes]:
         load, flags = self._load_of(run), [*(["--stage", stage] if stage else []), *(["--live"] if live else [])]
-        with _told(), beside(self._cluster, load) as there:
-            yield from (line[1:] for line in there.lines(there.host(load, "log", *flags)) if line)
+        heard = 0
+        while True:
+            with _told(), beside(self._cluster, load) as there:
+                lines = (line for line in there.lines(there.host(load, "log", *flags)) if line)
+                try:
+                    for line in itertools.islice(lines, heard, None):
+                        heard += 1
+                        yield line[1:]
+                    return
+                except RecipeError:
+                    if there.container == ACCESS:
+                        raise  # else the container has ended, and with it this command: the rest lies on the volume
 
     def detach(self) -> None:
         self._cluster.forget()
@@ -130,7 +141,8 @@ class Target:
             self._delete(_name(run))
         with Mirror(run.folder / host.EVENTS) as mirror:
             list(gone(mirror))
-        return host.last_word(run.folder) or "stopped"
+        said = host.last_word(run.folder)
+        return said if said in ENDS else "stopped"  # one who follows writes it
 
     def fetch(self, run: Run, adapter: bool) -> None:
         load = self._load_of(run)

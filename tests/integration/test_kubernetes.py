@@ -1,6 +1,7 @@
 """Runs on a real Kubernetes cluster, that of the kubeconfig, in the context's namespace.
 
-    KUBE_CONTEXT=trn-test KUBE_CLAIM=fsx-static-pvc KUBE_IMAGE=registry/image:tag pytest tests/integration/test_kubernetes.py
+    export KUBE_CONTEXT=trn-test KUBE_CLAIM=fsx-static-pvc KUBE_IMAGE=registry/image:tag
+    pytest tests/integration/test_kubernetes.py
 
 The image has the environment of the stages for a CPU; KUBE_PYTHON names its Python where that is not `python3`.
 """
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.skipif(
 )
 SHORT = ["evaluate=none", "train.max_steps=3", "dataset.train_rows=60"]
 
-# argv: the output folder, the file that ends it. An event and a line of the log, fifty a second; goes on from its count.
+# argv: the output folder, the file that ends it. Fifty times a second an event and a line; it goes on from its count.
 COUNT = """
 import json, os, pathlib, sys, time
 output, stop = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
@@ -198,7 +199,8 @@ def test_cancel_leaves_nothing(tmp_path: Path, runs: list[Run], monkeypatch: pyt
 
 
 def test_a_job_without_a_node_is_shown_as_pending(tmp_path: Path, runs: list[Run]) -> None:
-    run = a_run(tmp_path, "target.kubernetes.devices=1024", cores={"count": 1024, "of": 1024, "wait": True})
+    many = ["target.kubernetes.devices=1024", "target.kubernetes.instance_type=null"]
+    run = a_run(tmp_path, *many, cores={"count": 1024, "of": 1024, "wait": True})
     target = started(runs, run)
     said = next(line for line in target.follow(run) if b"Pending" in line and b"aws.amazon.com/neuron" in line)
     assert "Insufficient aws.amazon.com/neuron" in notes([said])
