@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from runner import manifests, pods
-from runner.cluster import Cluster, CommandFailed, Missing, Object
+from runner.cluster import Cluster, ClusterLost, CommandFailed, Missing, Object
 from runner.delivery import code_name
 from runner.errors import RecipeError
 from runner.manifests import ACCESS, RUN, SERVER, Load
@@ -54,6 +54,18 @@ class Access:
 def inside(load: Load, *command: str) -> list[str]:
     """A command in the folder that plans run in."""
     return ["sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", load.root, *command]
+
+
+def call(cluster: Cluster, load: Load, command: Callable[[Access], list[str]]) -> bytes:
+    """What a command prints beside the volume; begun again where the container of the run ended under it."""
+    while True:
+        with beside(cluster, load) as there:
+            try:
+                return there.call(command(there))
+            except (RecipeError, ClusterLost, Missing):
+                if there.container == ACCESS:
+                    raise
+        time.sleep(_LOOK_EVERY)
 
 
 @contextmanager

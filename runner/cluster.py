@@ -8,6 +8,7 @@ output while TLS still holds some.
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -158,8 +159,9 @@ def _connect(context: str | None) -> dict[str, Any]:
         configuration.socket_options = _keepalive()
         connected = config.new_client_from_config(context=context, client_configuration=configuration)
     except (config.ConfigException, OSError, TypeError) as error:
+        reason = _first_line(str(error)).removeprefix("Invalid kube-config file. ")
         raise RecipeError(
-            f"target.kubernetes.context: {context or 'the current one'}: {_first_line(str(error))}; "
+            f"target.kubernetes.context: {context or 'the current one'}: {reason}; "
             "`kubectl config get-contexts` lists them, `aws eks update-kubeconfig --name CLUSTER` adds one"
         ) from None
     chosen = next((one for one in contexts if one["name"] == context), current)
@@ -191,14 +193,22 @@ def _in_words() -> Iterator[None]:
     try:
         yield
     except ApiException as error:
-        reason = _reason(error)
-        if error.status == 404:
-            raise Missing(reason) from error
-        if error.status in (400, 403, 409, 413, 422):
-            raise Refused(f"target.kubernetes: {reason}") from error
-        raise ClusterLost(reason) from error
+        raise _ours(error) from error
+    except AttributeError as error:
+        if not isinstance(error.__context__, ApiException):
+            raise
+        raise _ours(error.__context__) from error  # the client stumbles over a WebSocket's error, which has no body
     except (HTTPError, WebSocketException, OSError) as error:
         raise ClusterLost(_first_line(str(error)) or type(error).__name__) from error
+
+
+def _ours(error: Any) -> Exception:
+    """Which of our exceptions tells what the API answered."""
+    reason = _reason(error)
+    status = error.status or int((re.match(r"Handshake status (\d+)", reason) or [0, 0])[1])
+    if status == 404:
+        return Missing(reason)
+    return Refused(f"target.kubernetes: {reason}") if status in (400, 403, 409, 413, 422) else ClusterLost(reason)
 
 
 def _reason(error: Any) -> str:

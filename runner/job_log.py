@@ -10,10 +10,10 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 from runner import pods
-from runner.access import beside, inside, pods_of
+from runner.access import call, inside, pods_of
 from runner.cluster import Cluster, Missing, Object, Refused
 from runner.forward import forwarding
 from runner.host import EVENTS
@@ -68,10 +68,15 @@ class JobLog:
                 for line in self._cluster.log(name, self._component):
                     yield from self._new(line)
                 now = self._cluster.ask("core.read_namespaced_pod", name, self._cluster.namespace)
-            except (Missing, Refused):  # deleted, or the container is made anew
+            except Missing:  # deleted
                 return
+            except Refused as refused:  # the container is made anew, or one may not read its log
+                yield from self._note(str(refused))
+                now = pod
         if not pods.running(now, self._component) or pods.started(now, self._component) != start:
             self._read.add(start)
+        else:
+            time.sleep(_LOOK_EVERY)
 
     def _new(self, line: bytes) -> Iterator[bytes]:
         event = _EVENT.fullmatch(line)
@@ -88,8 +93,7 @@ class JobLog:
     def _between(self, offset: int) -> Iterator[bytes]:
         """What the stream holds before `offset` and was not heard, from the volume."""
         tail = inside(self._load, "tail", "-c", f"+{self._mirror.size + 1}", f"{self._load.folder}/{EVENTS}")
-        with beside(self._cluster, self._load) as there:
-            missed = there.call(tail)[: offset - self._mirror.size]
+        missed = call(self._cluster, self._load, lambda there: tail)[: offset - self._mirror.size]
         for line in missed.splitlines():
             self._mirror.add(line)
             yield line
@@ -114,11 +118,12 @@ class JobLog:
         pod = pods.newest(found)
         if pod and pods.started(pod, self._component):
             return
-        reasons = [*pods.why_not(pod)] if pod else []
+        reasons, space = [*pods.why_not(pod)] if pod else [], self._cluster.namespace
         for name in (self._load.run, *([pod["metadata"]["name"]] if pod else [])):
             selected = f"type=Warning,involvedObject.name={name}"
-            events = self._cluster.ask("core.list_namespaced_event", self._cluster.namespace, field_selector=selected)
-            reasons += [event["message"] for event in events["items"] if event["reason"] != "FailedScheduling"]
+            with suppress(Refused):  # one may run Jobs without the right to see events
+                found = self._cluster.ask("core.list_namespaced_event", space, field_selector=selected)["items"]
+                reasons += [event["message"] for event in found if event["reason"] != "FailedScheduling"]
         for reason in reasons:
             yield from self._note(f"Pending: {reason}")
 

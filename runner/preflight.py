@@ -9,10 +9,10 @@ from runner.cluster import Cluster, Missing, Object, Refused
 from runner.doctor import Finding
 from runner.manifests import NEURON, Load
 
-_RIGHTS = (  # verb, resource, subresource: what a dry run of the objects does not ask
-    ("get", "pods", "log"), ("create", "pods", "exec"), ("delete", "jobs", ""), ("list", "pods", ""),
-)  # fmt: skip
-_GROUPS = {"jobs": "batch"}
+# Verb, resource, subresource: what a dry run of the objects does not ask; of a server more.
+_RIGHTS = (("get", "pods", "log"), ("create", "pods", "exec"), ("list", "pods", ""), ("delete", "jobs", ""))
+_OF_SERVERS = (("patch", "deployments", "scale"), ("create", "pods", "portforward"))
+_GROUPS = {"jobs": "batch", "deployments": "apps"}
 
 
 def findings(cluster: Cluster, load: Load, waits: bool) -> Iterator[Finding]:
@@ -28,7 +28,7 @@ def findings(cluster: Cluster, load: Load, waits: bool) -> Iterator[Finding]:
         yield Finding("ok", "namespace", space)
     yield from _claim(cluster, load)
     yield from _secret(cluster, load)
-    yield from _rights(cluster)
+    yield from _rights(cluster, load)
     yield from _objects(cluster, load)
     yield from _devices(cluster, load, waits)
 
@@ -83,8 +83,8 @@ def _secret(cluster: Cluster, load: Load) -> Iterator[Finding]:
                       "set target.kubernetes.secret_key")  # fmt: skip
 
 
-def _rights(cluster: Cluster) -> Iterator[Finding]:
-    for verb, resource, below in _RIGHTS:
+def _rights(cluster: Cluster, load: Load) -> Iterator[Finding]:
+    for verb, resource, below in (*_RIGHTS, *(_OF_SERVERS if load.server else ())):
         asked = {"namespace": cluster.namespace, "verb": verb, "resource": resource, "subresource": below,
                  "group": _GROUPS.get(resource, "")}  # fmt: skip
         review = {"spec": {"resourceAttributes": asked}}

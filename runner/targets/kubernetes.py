@@ -20,7 +20,7 @@ from typing import IO, Any
 import yaml
 
 from runner import delivery, host, landing, manifests, pods, preflight
-from runner.access import access_pod, beside, pods_of
+from runner.access import access_pod, beside, call, pods_of
 from runner.cluster import Cluster, ClusterLost, Missing, Object
 from runner.draft import Place
 from runner.errors import RecipeError
@@ -115,9 +115,10 @@ class Target:
                         heard += 1
                         yield line[1:]
                     return
-                except RecipeError:
+                except (RecipeError, ClusterLost, Missing):
                     if there.container == ACCESS:
                         raise  # else the container has ended, and with it this command: the rest lies on the volume
+            time.sleep(_LOOK_EVERY)
 
     def detach(self) -> None:
         self._cluster.forget()
@@ -145,9 +146,9 @@ class Target:
         return said if said in ENDS else "stopped"  # one who follows writes it
 
     def fetch(self, run: Run, adapter: bool) -> None:
-        load = self._load_of(run)
-        with _told(), beside(self._cluster, load) as there:
-            unpack(there.call(there.host(load, "send", *(["--adapter"] if adapter else []))), run.folder)
+        load, flags = self._load_of(run), ["--adapter"] if adapter else []
+        with _told():
+            unpack(call(self._cluster, load, lambda there: there.host(load, "send", *flags)), run.folder)
 
     def shell(self, run: Run) -> int:
         """A shell in a pod beside the run's files, with kubectl; the pod goes with the shell."""

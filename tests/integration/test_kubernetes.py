@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import pytest
 from ssh_host import free_port
 
 from runner import manifests, record, targets
-from runner.access import beside, inside
+from runner.access import call, inside
 from runner.compose import ROOT, compose
 from runner.plan import Plan, Step
 from runner.runs import Run, every
@@ -96,8 +96,7 @@ def there(run: Run, *command: str) -> bytes:
     """What a command prints on the volume."""
     target = target_of(run)
     load = target._load_of(run)
-    with beside(target._cluster, load) as access:
-        return access.call(inside(load, *command))
+    return call(target._cluster, load, lambda access: inside(load, *command))
 
 
 def end(run: Run) -> None:
@@ -239,6 +238,29 @@ def test_a_large_file_travels_over_the_access_pod(tmp_path: Path, runs: list[Run
     there(run, "rm", "-r", f"inputs/{kind}")
 
 
+def test_what_was_rotated_out_of_the_log_is_read_from_the_volume(tmp_path: Path, runs: list[Run]) -> None:
+    much = """
+import json, os
+with open(os.environ["RUNNER_EVENTS"], "a") as stream:
+    for n in range(1, 30_001):
+        event = {"time": 1.0, "stage": "train", "event": "metric", "at": n, "values": {"loss": n}, "more": "x" * 900}
+        stream.write(json.dumps(event) + "\\n")
+"""
+    run = a_run(tmp_path, program=much + COUNT)
+    target = started(runs, run)
+    while not (pods := pods_of(run)) or pods[0]["status"]["phase"] != "Running":
+        pass
+    name = pods[0]["metadata"]["name"]
+    while int(kubectl("logs", name, "--limit-bytes=20").partition(" ")[0] or 0) == 0:
+        pass  # 10 MiB, and the kubelet looks every 10 s
+    end(run)
+    lines = list(target.follow(run))
+    numbers = counted(lines)
+    assert numbers[:30_000] == list(range(1, 30_001))
+    assert numbers[30_000:] == list(range(1, numbers[-1] + 1))
+    assert run.state == "finished"
+
+
 def test_a_failing_step_is_told_and_not_tried_again(tmp_path: Path, runs: list[Run]) -> None:
     run = a_run(tmp_path, "target.kubernetes.backoff_limit=0", program="import sys; sys.exit('no: bad input')")
     started(runs, run)
@@ -278,8 +300,9 @@ def test_a_shell_beside_the_files_of_a_run(tmp_path: Path, runs: list[Run]) -> N
     os.close(inner)
     os.write(terminal, b"cat logs/train.log; exit\n")
     seen = b""
-    while shell.poll() is None:
-        if select.select([terminal], [], [], 0.1)[0]:
-            seen += os.read(terminal, 4096)
+    with suppress(OSError):  # the end of a terminal
+        while piece := os.read(terminal, 4096):
+            seen += piece
+    assert shell.wait() == 0, seen
     assert b"hello\r\n" in seen
     assert objects_of(target_of(run)._load_of(run).run).count("pod/") == 1  # that of the Job
