@@ -102,7 +102,7 @@ def _objects(cluster: Cluster, load: Load) -> Iterator[Finding]:
         try:
             cluster.create(made, dry_run=True)
         except Refused as refused:
-            yield Finding("error", made["kind"].lower(), str(refused).partition(": ")[2], "see the reason")
+            yield Finding("error", made["kind"].lower(), str(refused).partition(": ")[2])
 
 
 def _devices(cluster: Cluster, load: Load, waits: bool) -> Iterator[Finding]:

@@ -81,7 +81,8 @@ class Target:
         with _told():
             for finding in preflight.findings(self._cluster, load, self._waits):
                 if finding.level == "error":
-                    raise RecipeError(f"target.kubernetes: {finding.about}: {finding.says}; {finding.todo}")
+                    todo = f"; {finding.todo}" if finding.todo else ""
+                    raise RecipeError(f"target.kubernetes: {finding.about}: {finding.says}{todo}")
             if left:
                 self._bring(load, left)
             secret = [manifests.secret(load, token)] if token else []
