@@ -12,7 +12,7 @@ import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from runner.errors import RecipeError
 from runner.schema import Kubernetes
@@ -152,8 +152,8 @@ def _connect(context: str | None) -> dict[str, Any]:
             "target=kubernetes: its client is missing; install it: pip install 'trainium-recipes[kubernetes]'"
         ) from None
     try:
-        contexts, current = config.list_kube_config_contexts()
-        configuration = client.Configuration()
+        contexts, current = cast(Any, config.list_kube_config_contexts())
+        configuration: Any = client.Configuration()
         configuration.client_side_validation = False  # a server may be older than the client
         configuration.retries = False
         configuration.socket_options = _keepalive()

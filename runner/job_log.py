@@ -15,6 +15,7 @@ from contextlib import nullcontext, suppress
 from runner import pods
 from runner.access import call, inside, pods_of
 from runner.cluster import Cluster, Missing, Object, Refused
+from runner.errors import RecipeError
 from runner.forward import forwarding
 from runner.host import EVENTS
 from runner.manifests import RUN, SERVER, Load
@@ -42,6 +43,7 @@ class JobLog:
         while True:
             job = job_of(self._cluster, self._load.run)  # asked before the pods, so that none of them is missed
             if job is None:
+                yield from self._rest()
                 yield from gone(self._mirror)
                 return
             found = pods_of(self._cluster, self._load.run, self._component)
@@ -92,9 +94,21 @@ class JobLog:
 
     def _between(self, offset: int) -> Iterator[bytes]:
         """What the stream holds before `offset` and was not heard, from the volume."""
-        tail = inside(self._load, "tail", "-c", f"+{self._mirror.size + 1}", f"{self._load.folder}/{EVENTS}")
-        missed = call(self._cluster, self._load, lambda there: tail)[: offset - self._mirror.size]
-        for line in missed.splitlines():
+        yield from self._add(self._tail()[: offset - self._mirror.size])
+
+    def _rest(self) -> Iterator[bytes]:
+        """What the stream holds beyond what was heard, from the volume, once there is no Job any more."""
+        if self._mirror.last_word not in ENDS:
+            with suppress(RecipeError, Missing):  # the volume, too, may be gone
+                tail = self._tail()
+                yield from self._add(tail[: tail.rfind(b"\n") + 1])
+
+    def _tail(self) -> bytes:
+        command = inside(self._load, "tail", "-c", f"+{self._mirror.size + 1}", f"{self._load.folder}/{EVENTS}")
+        return call(self._cluster, self._load, lambda there: command)
+
+    def _add(self, lines: bytes) -> Iterator[bytes]:
+        for line in lines.splitlines():
             self._mirror.add(line)
             yield line
 

@@ -139,8 +139,12 @@ class Target:
 
     def cancel(self, run: Run) -> str:
         """Delete the Job with all that goes with it; returns when nothing of that is left."""
+        load = self._load_of(run)
         with _told():
-            self._delete(_name(run))
+            job = job_of(self._cluster, load.run)
+            if job and (condition(job, "Failed") or (condition(job, "Complete") and not load.server)):
+                list(self.follow(run))  # its last words are heard, before its log goes
+            self._delete(load.run)
         with Mirror(run.folder / host.EVENTS) as mirror:
             list(gone(mirror))
         said = host.last_word(run.folder)
@@ -199,7 +203,7 @@ class Target:
             self._cluster.ask("batch.delete_namespaced_job", name, space, propagation_policy="Foreground")
         of_access = manifests.selector(name, ACCESS)
         self._cluster.ask("core.delete_collection_namespaced_pod", space, label_selector=of_access)
-        while job_of(self._cluster, name) or pods_of(self._cluster, name):
+        while job_of(self._cluster, name) or any(pods_of(self._cluster, name, one) for one in (RUN, SERVER)):
             time.sleep(_LOOK_EVERY)
 
     def _bring(self, load: Load, carried: Mapping[str, str]) -> None:

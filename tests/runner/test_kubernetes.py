@@ -56,7 +56,7 @@ def a_run(folder: Path, *overrides: str, argv: tuple[str, ...] = ("python3", "-c
 def pod(run: str, number: int, state: str, component: str = "run") -> dict[str, Any]:
     name = f"{run}-{number}"
     metadata = {"name": name, "uid": name, "labels": manifests.labels(run, component),
-                "creationTimestamp": f"2026-11-24T19:00:{number:02}Z"}  # fmt: skip
+                "ownerReferences": [{"name": run}], "creationTimestamp": f"2026-11-24T19:00:{number:02}Z"}  # fmt: skip
     status = {"containerStatuses": [{"name": component, "restartCount": 0, "state": {state: {}}}]}
     return {"metadata": metadata, "spec": {}, "status": status}
 
@@ -298,6 +298,19 @@ def test_cancel_deletes_the_job_and_waits_for_its_pods(cluster: FakeCluster, tmp
     assert run.state == "stopped"
     assert target.cancel(run) == "stopped"
     assert heard(list(target.follow(run)))[-1]["state"] == "stopped"
+
+
+def test_a_finished_run_that_nobody_followed_is_heard_before_its_job_goes(cluster: FakeCluster, tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    target = targets.of_run(run)
+    target.start(run, attached=False)
+    name = name_of(cluster)
+    cluster.put("pods", f"{name}-1", **pod(name, 1, "terminated"))
+    cluster.logs[f"{name}-1"] = [(echo(STARTED, LOSS, FINISHED), False)]
+    end_job(cluster)
+    assert target.cancel(run) == "finished"
+    assert list(run.events()) == [STARTED, LOSS, FINISHED]
+    assert cluster.objects["jobs"] == {}
 
 
 def test_without_the_client_it_is_said_how_to_get_it(tmp_path: Path) -> None:
