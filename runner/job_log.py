@@ -51,7 +51,7 @@ class JobLog:
             start = pods.started(pod, self._component) if pod else None
             if pod and start and start not in self._read:
                 yield from self._pod(pod, start)
-            elif self._component == RUN and condition(job, "Complete") and self._load.server:
+            elif self._may_serve(job):
                 self._serve(1)
             elif self._ended(job):
                 yield from self._why_ended(job, found)
@@ -62,23 +62,21 @@ class JobLog:
                 time.sleep(_LOOK_EVERY)
 
     def _pod(self, pod: Object, start: str) -> Iterator[bytes]:
-        """The log of a container; it is read once the container has ended."""
+        """The log of a container. One that runs is read again, as its stream may end before it does."""
         name, serves = pod["metadata"]["name"], self._component == SERVER
         there = self._load.port if serves else 0
         with forwarding(self._cluster, name, there, self._port or there) if serves else nullcontext():
             try:
                 for line in self._cluster.log(name, self._component):
                     yield from self._new(line)
-                now = self._cluster.ask("core.read_namespaced_pod", name, self._cluster.namespace)
-            except Missing:  # deleted
-                return
+            except Missing:
+                return  # deleted meanwhile
             except Refused as refused:  # the container is made anew, or one may not read its log
                 yield from self._note(str(refused))
-                now = pod
-        if not pods.running(now, self._component) or pods.started(now, self._component) != start:
-            self._read.add(start)
-        else:
+        if pods.running(pod, self._component):
             time.sleep(_LOOK_EVERY)
+        else:
+            self._read.add(start)
 
     def _new(self, line: bytes) -> Iterator[bytes]:
         event = _EVENT.fullmatch(line)
@@ -112,6 +110,10 @@ class JobLog:
             self._mirror.add(line)
             yield line
 
+    def _may_serve(self, job: Object) -> bool:
+        done = self._component == RUN and condition(job, "Complete")
+        return done and self._load.server is not None and self._mirror.last_word != "failed"
+
     def _serve(self, replicas: int) -> None:
         """Have the server run, or not."""
         size = {"spec": {"replicas": replicas}}
@@ -136,8 +138,8 @@ class JobLog:
         for name in (self._load.run, *([pod["metadata"]["name"]] if pod else [])):
             selected = f"type=Warning,involvedObject.name={name}"
             with suppress(Refused):  # one may run Jobs without the right to see events
-                found = self._cluster.ask("core.list_namespaced_event", space, field_selector=selected)["items"]
-                reasons += [event["message"] for event in found if event["reason"] != "FailedScheduling"]
+                events = self._cluster.ask("core.list_namespaced_event", space, field_selector=selected)["items"]
+                reasons += [event["message"] for event in events if event["reason"] != "FailedScheduling"]
         for reason in reasons:
             yield from self._note(f"Pending: {reason}")
 

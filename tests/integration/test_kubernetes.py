@@ -172,7 +172,7 @@ def test_a_pod_that_is_killed_is_replaced_and_the_run_goes_on(tmp_path: Path, ru
     assert numbers == sorted(numbers)
     assert set(numbers) == set(range(1, numbers[-1] + 1))
     starts = [event for event in run.events() if event["event"] == "run" and event["state"] == "started"]
-    assert len(starts) == 3
+    assert len(starts) >= 3
     assert run.state == "finished"
     assert there(run, "cat", f"runs/{target_of(run)._load_of(run).run}/events.jsonl") == (
         run.folder / "events.jsonl").read_bytes()  # fmt: skip
