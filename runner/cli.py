@@ -126,6 +126,7 @@ def _add_verbs(command: Callable[..., argparse.ArgumentParser]) -> None:
         ("logs", _logs, "print the output of a stage"),
         ("cancel", _cancel, "end a run, and wait until nothing of it is left"),
         ("stop", _cancel, "end a server: as cancel"),
+        ("shell", _shell, "open a shell beside the files of a run on Kubernetes"),
         ("fetch", _fetch, "bring the results and the adapter of a run elsewhere into its record"),
     ):
         one = command(name, function, help)
@@ -298,6 +299,10 @@ def _cancel(args: argparse.Namespace) -> int:
 
 def _fetch(args: argparse.Namespace) -> int:
     return verbs.fetch(verbs.find(args.run, args.folder, args.host), _console())
+
+
+def _shell(args: argparse.Namespace) -> int:
+    return verbs.shell(verbs.find(args.run, args.folder, args.host))
 
 
 def _compare(args: argparse.Namespace) -> int:

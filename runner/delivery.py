@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from runner import identity
 from runner.compose import ROOT
@@ -38,6 +38,20 @@ def code_name() -> str:
     return f"code/{identity.of_text(*texts)[:16]}"
 
 
+def entry(there: str) -> str:
+    """What of a carried path is there whole or not at all."""
+    return "/".join(Path(there).parts[:2])
+
+
+def size(carried: Mapping[str, str]) -> int:
+    """Of files that are carried, in bytes."""
+    return sum(file.stat().st_size for here in carried.values() for file in _files(Path(here)))
+
+
+def _files(path: Path) -> list[Path]:
+    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+
+
 def write_code(archive: tarfile.TarFile) -> None:
     """Add our code to a tar, under its name."""
     for file in code_files():
@@ -56,25 +70,35 @@ def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 def write_run(archive: tarfile.TarFile, run: Run, there: str) -> None:
     """Add the record of a run that has not begun, and the secrets that it needs."""
+    write_record(archive, run, there)
+    found = secrets(run.plan)
+    if found:
+        add(archive, f"{there}/{SECRETS}", json.dumps(found).encode())
+
+
+def write_record(archive: tarfile.TarFile, run: Run, there: str) -> None:
+    """Add the record of a run that has not begun."""
     for name in _RECORD:
         if (run.folder / name).is_file():
             archive.add(run.folder / name, f"{there}/{name}")
-    _add(archive, f"{there}/events.jsonl", b"")
-    secrets = _secrets(run)
-    if secrets:
-        _add(archive, f"{there}/{SECRETS}", json.dumps(secrets).encode())
+    add(archive, f"{there}/events.jsonl", b"")
 
 
-def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Add a file that its owner alone can read."""
     entry = tarfile.TarInfo(name)
     entry.size, entry.mode = len(content), 0o600
     archive.addfile(entry, io.BytesIO(content))
 
 
-def _secrets(run: Run) -> dict[str, str]:
-    """The hub's token, for a run that asks the hub: from the environment here into that of the steps there."""
-    asks = any("--hub" in step["argv"] for step in run.plan["steps"])
-    return {name: os.environ[name] for name in _TOKENS if asks and os.environ.get(name)}
+def secrets(plan: Mapping[str, Any]) -> dict[str, str]:
+    """The hub's token, for a plan that asks the hub: from the environment here into that of the steps there."""
+    return {name: os.environ[name] for name in _TOKENS if asks_hub(plan) and os.environ.get(name)}
+
+
+def asks_hub(plan: Mapping[str, Any]) -> bool:
+    """Whether a plan (as in plan.json) reads a model or data from the hub."""
+    return any("--hub" in step["argv"] for step in plan["steps"])
 
 
 def archive(stream: IO[bytes]) -> tarfile.TarFile:

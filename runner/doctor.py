@@ -59,6 +59,10 @@ class Patient:
 def examine(recipe: Recipe, place: Place) -> list[Finding]:
     """Everything that is, or is not, in the way of the recipe on the machine where it would run."""
     patient, findings = ask(recipe, place)
+    if recipe.target.kind == "kubernetes":  # no machine yet: what counts is the image, and what the cluster allows
+        from runner.targets import kubernetes
+
+        return [*findings, *(kubernetes.Target(recipe.target).findings(patient.plan) if patient.plan else [])]
     return [*findings, *compare(patient, probe(patient))]
 
 

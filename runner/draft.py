@@ -53,7 +53,8 @@ class Place:
     """Where a plan will run: paths on that machine, absolute or from the folder that plans run in.
 
     `inputs` is the folder to which files of this machine are carried; None if they are read where they are.
-    `memory` is a folder of this machine that keeps the digests of large files.
+    `memory` is a folder of this machine that keeps the digests of large files. In a container the `python` of the
+    image is the environment of every stage, whatever the sdk says of a machine.
     """
 
     code: Path
@@ -61,6 +62,7 @@ class Place:
     python: str = sys.executable
     inputs: Path | None = None
     memory: Path = Path("store/digests")
+    container: bool = False
 
 
 class Artifacts:

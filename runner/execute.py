@@ -7,6 +7,8 @@ happens to FOLDER/events.jsonl; the output of a step goes to FOLDER/logs/STAGE.l
 the same event file through RUNNER_EVENTS. A step that computes on NeuronCores leases them.
 
 With --lifeline the run ends when standard input does, unless that said `detach` before: then it lives on alone.
+With --echo every event is printed too, as `OFFSET EVENT`, those first that the file has already: so what an executor
+prints that goes on with a run is the whole stream, and a reader knows what of it is new.
 
 A step of several nodes starts on all of them: on the first by this program, on the others by one each that was started
 with --node. They find each other through a file in FOLDER, which is on a file system that all see.
@@ -37,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import cores
-from runner.host import CANCELLED, EVENTS, LOCK, SECRETS
+from runner.host import CANCELLED, EVENTS, LOCK, SECRETS, follow
 from runner.jobs import JOB
 from runner.store import Store
 
@@ -112,11 +114,10 @@ def execute(plan: dict[str, Any], run: Path, stages: Sequence[str] = (), attempt
     os.environ.update(_secrets(run))
     steps = [step for step in plan["steps"] if not stages or step["stage"] in stages]
     meeting = Meeting(run / _MEETING, attempt)
-    try:
-        return _run_steps(steps, plan, run, events, meeting)
-    finally:
-        if any(step.get("nodes", 1) > 1 for step in steps):
-            meeting.end()
+    status = _run_steps(steps, plan, run, events, meeting)
+    if status in (0, 1, 2) and any(step.get("nodes", 1) > 1 for step in steps):
+        meeting.end()  # else the run goes on, and the other nodes with it
+    return status
 
 
 def _run_steps(
@@ -379,6 +380,15 @@ def _hold_to(lifeline: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _echo(run: Path) -> None:
+    """Print the run's events until its lock is let go; the interpreter waits for this."""
+    offset = 0
+    for line in follow(run):
+        if line:
+            print(offset, line.decode(), flush=True)
+            offset += len(line) + 1
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m runner.execute", description="Run a plan on this machine.")
     parser.add_argument("plan", type=Path, help="plan.json")
@@ -387,6 +397,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--node", type=int, default=0, help="which of several nodes this is; the first runs the plan")
     parser.add_argument("--attempt", default="", help="of a scheduler; the same on all nodes")
     parser.add_argument("--lifeline", action="store_true", help="end with standard input")
+    parser.add_argument("--echo", action="store_true", help="print the events too")
     args = parser.parse_args(argv)
     if (args.run / CANCELLED).exists():
         return 130
@@ -400,6 +411,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         lock.flush()
         if args.lifeline:
             _hold_to(sys.stdin.fileno())
+        if args.echo:
+            threading.Thread(target=_echo, args=(args.run,)).start()
         return execute(plan, args.run, stages, args.attempt)
 
 

@@ -37,7 +37,7 @@ _PACKAGES = ("hydra-core", "omegaconf", "torch", "transformers", "peft", "tokeni
 
 def prepare_folders(recipe: Recipe) -> None:
     """Make the folders of artifacts and records on this machine. Raises RecipeError where that cannot be."""
-    paths = {"runs": recipe.paths.runs, **({"store": recipe.paths.store} if recipe.target.host is None else {})}
+    paths = {"runs": recipe.paths.runs, **({"store": recipe.paths.store} if recipe.target.kind == "local" else {})}
     folders = {key: Path(path).expanduser().absolute() for key, path in paths.items()}
     for key, folder in folders.items():
         there = next(parent for parent in (folder, *folder.parents) if parent.exists())

@@ -43,6 +43,7 @@ class Hardware:
     device: str = key("what the trainer and the server compute on", "cpu", choices=("cpu", "neuron"))
     layout: str = key("order of heads in tensor-parallel shards", "trn2", choices=("trn1", "trn2"))
     cores: int | None = key("NeuronCores (logical) of one machine; none on a CPU", None, minimum=1)
+    devices: int | None = key("Neuron devices (chips) of one machine, which share its cores", None, minimum=1)
     core_memory_gb: float | None = key("HBM of one NeuronCore, GiB", None, minimum=1)
     host_memory_gb: float | None = key("memory of the host, GiB", None, minimum=1)
     disk_gb: float | None = key("local NVMe disks together, GB", None, minimum=1)
@@ -250,8 +251,32 @@ class Ray:
 
 
 @dataclass
+class Kubernetes:
+    context: str | None = key("context of the kubeconfig; default: the current one", None)
+    namespace: str | None = key("namespace; default: the context's", None)
+    image: str | None = key("container image with the environment of the stages", None)
+    serve_image: str | None = key("container image with the server; default: image", None)
+    access_image: str | None = key("image of the small pod that brings files; Python is all it needs", None)
+    claim: str | None = key("PersistentVolumeClaim for store, inputs and records, ReadWriteMany", None)
+    mount: str = key("where the volume is mounted", "/shared")
+    secret: str | None = key("Secret with the hub token; default: one is made of HF_TOKEN and goes with the run", None)
+    secret_key: str = key("the key in it that holds the token", "HF_TOKEN")
+    service_account: str | None = key("service account of the pods", None)
+    devices: int | None = key("Neuron devices of one machine", None, minimum=1)
+    instance_type: str | None = key("type of the nodes that have them; null = any", None)
+    efa: int | None = key("Elastic Fabric Adapters of one machine, asked for by several", None, minimum=0)
+    node_selector: dict[str, str] = key("labels that nodes must have", {})
+    tolerations: list[str] = key("taints that pods tolerate, each KEY=VALUE:EFFECT or KEY:EFFECT", [])
+    cpu: str | None = key("processors that a pod asks for, such as 16 or 500m", None)
+    memory: str | None = key("memory that a pod asks for, such as 400Gi", None)
+    shm: str | None = key("size of /dev/shm, such as 64Gi; default: half of the node's memory", None)
+    backoff_limit: int = key("how many more pods are tried after one was killed", 2, minimum=0)
+    ttl_seconds: int = key("how long an ended run's objects stay, for its logs", 86400, minimum=0)
+
+
+@dataclass
 class Target:
-    kind: str = key("where the plan runs", "local", choices=("local", "ssh", "slurm", "ray"))
+    kind: str = key("where the plan runs", "local", choices=("local", "ssh", "slurm", "ray", "kubernetes"))
     host: str | None = key("a host of ~/.ssh/config, or [user@]name[:port]", None)
     folder: str = key(
         "folder on that host, absolute or from the home folder; of a cluster one that all its nodes see",
@@ -268,6 +293,7 @@ class Target:
     busy: str = key("what a run does that finds no free NeuronCores", "wait", choices=("wait", "refuse"))
     slurm: Slurm = section(Slurm, "target=slurm")
     ray: Ray = section(Ray, "target=ray")
+    kubernetes: Kubernetes = section(Kubernetes, "the objects that target=kubernetes makes")
 
 
 @dataclass

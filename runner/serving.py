@@ -70,6 +70,8 @@ def cores(recipe: Recipe) -> int:
 
 def python(recipe: Recipe, place: Place) -> str:
     """The Python that has vLLM, on the machine of `place`. Raises RecipeError when the CPU's is not made yet."""
+    if place.container:
+        return place.python
     if recipe.sdk.serve_python or recipe.hardware.device != "cpu":
         return recipe.sdk.serve_python or place.python
     made = place.code / ".venv-vllm" / "bin" / "python"
@@ -96,13 +98,14 @@ def server(
     else:
         given = [word for one in adapters or [named(serve.adapter_name, artifacts)] for word in ("--adapter", one)]
         words = ["--model", artifacts.path("fetch"), *given, *options(served_model_name=serve.base_name)]
-    words += options(host=serve.host, port=port, dtype=dtype(recipe))
+    host = "0.0.0.0" if artifacts.place.container and serve.mode == "foreground" else serve.host  # a pod's network
+    words += options(host=host, port=port, dtype=dtype(recipe))
     if serve.engine == "embedded":
         return words
     return [
         *words, *vllm(recipe, artifacts.place),
         *neutral("--python", python(recipe, artifacts.place)),
-        *options(image=serve.image, spare_adapters=serve.spare_adapters or None),
+        *options(image=None if artifacts.place.container else serve.image, spare_adapters=serve.spare_adapters or None),
         *neutral(*options(timeout=serve.timeout)),
         "--output", output,
     ]  # fmt: skip

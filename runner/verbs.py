@@ -17,6 +17,7 @@ from runner.errors import RecipeError, did_you_mean
 from runner.run import watch
 from runner.runs import Run
 from runner.schema import Target as Settings
+from runner.validate import build
 
 if TYPE_CHECKING:
     from runner.targets import ssh
@@ -80,6 +81,16 @@ def cancel(one: Run, console: Console) -> int:
     """End a run and wait until nothing of it is left."""
     console.print(Text(f"{one.name}: {targets.of_run(one).cancel(one)}"))
     return 0
+
+
+def shell(one: Run) -> int:
+    """A shell beside the files of a run. Raises RecipeError for a target whose machine one can log in to."""
+    from runner.targets import kubernetes
+
+    settings = build(Settings, one.recipe["target"])
+    if settings.kind != "kubernetes":
+        raise RecipeError(f"shell: is for target=kubernetes; log in to {settings.host or 'this machine'} instead")
+    return kubernetes.Target(settings).shell(one)
 
 
 def fetch(one: Run, console: Console) -> int:

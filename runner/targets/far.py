@@ -7,12 +7,8 @@ There, below `target.folder`: code/ and inputs/ by digest, runs/ with one folder
 
 from __future__ import annotations
 
-import io
 import json
-import shutil
 import sys
-import tarfile
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -23,7 +19,7 @@ from runner import delivery, landing
 from runner.draft import Place
 from runner.errors import RecipeError
 from runner.host import EVENTS
-from runner.mirror import Mirror
+from runner.mirror import Mirror, note, unpack
 from runner.plan import Plan
 from runner.runs import Run
 from runner.schema import Recipe
@@ -99,7 +95,7 @@ class Far:
                 except LinkLost as lost:
                     wait = min(wait * 2 or 1.0, _LONGEST_WAIT)
                     lost_to = f"no link to {self._wire.host} ({lost})"
-                    yield _note(f"{lost_to}; the run goes on there. Trying again in {wait:.0f} s")
+                    yield note(f"{lost_to}; the run goes on there. Trying again in {wait:.0f} s")
                     time.sleep(wait)
 
     def log(self, run: Run, stage: str | None, live: bool) -> Iterator[bytes]:
@@ -120,13 +116,13 @@ class Far:
 
     def fetch(self, run: Run, adapter: bool) -> None:
         words = ["send", _there(run), *(["--adapter"] if adapter else [])]
-        _unpack(self._host(*words), run.folder)
+        unpack(self._host(*words), run.folder)
 
     def record(self, name: str, folder: Path) -> Path:
         """Bring the record of a run that was started elsewhere into `folder`."""
         made = folder / name
         made.mkdir(parents=True, exist_ok=True)
-        _unpack(self._host("send", f"runs/{name}", "--record"), made)
+        unpack(self._host("send", f"runs/{name}", "--record"), made)
         (made / EVENTS).touch()
         return made
 
@@ -149,8 +145,8 @@ class Far:
 
     def _deliver(self, run: Run | None, carried: dict[str, str]) -> None:
         """Bring our code, files and the record of a new run there, as far as they are not."""
-        found = self._look([delivery.code_name(), *map(_entry, carried)])
-        missing = {there: here for there, here in carried.items() if _entry(there) not in found["there"]}
+        found = self._look([delivery.code_name(), *map(delivery.entry, carried)])
+        missing = {there: here for there, here in carried.items() if delivery.entry(there) not in found["there"]}
         self._check_room(missing, found["free"])
 
         def write(stream: IO[bytes]) -> None:
@@ -174,7 +170,7 @@ class Far:
         return found
 
     def _check_room(self, missing: dict[str, str], free: int) -> None:
-        size = sum(file.stat().st_size for here in missing.values() for file in _files(Path(here)))
+        size = delivery.size(missing)
         if size * _HEADROOM > free:
             raise RecipeError(
                 f"{self._where}: {free / 1e9:.1f} GB are free in {self._settings.folder}, "
@@ -216,24 +212,3 @@ def _there(run: Run) -> str:
         return f"runs/{run.name}"
     started = "".join(filter(str.isdigit, run.manifest["started"]))[:14]
     return f"runs/{started}-{run.folder.parent.name}-{run.name}"
-
-
-def _entry(there: str) -> str:
-    """What of a carried path is there whole or not at all."""
-    return "/".join(Path(there).parts[:2])
-
-
-def _files(path: Path) -> list[Path]:
-    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-
-
-def _unpack(packed: bytes, folder: Path) -> None:
-    """Put what came into a record: aside first, so that a cut link leaves nothing half."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as aside:
-        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-            archive.extractall(aside, filter="data")
-        shutil.copytree(aside, folder, dirs_exist_ok=True)
-
-
-def _note(text: str) -> bytes:
-    return json.dumps({"event": "log", "level": "warning", "message": text}).encode()

@@ -113,3 +113,16 @@ def test_two_runs_make_an_artifact_once(tmp_path: Path) -> None:
     runs = [start({"store": str(store), "steps": [slow]}, tmp_path / name) for name in ("one", "two")]
     assert [run.wait(60) for run in runs] == [0, 0]
     assert count.read_text() == "x"
+
+
+def test_an_echo_is_the_whole_stream_with_its_offsets_also_when_a_run_goes_on(tmp_path: Path) -> None:
+    plan, store = tmp_path / "plan.json", tmp_path / "store"
+    (tmp_path / "events.jsonl").touch()
+    plan.write_text(json.dumps({"store": str(store), "steps": [step(store, "train", "pass")]}))
+    for times in (1, 2):
+        command = [sys.executable, "-m", "runner.execute", str(plan), "--run", str(tmp_path), "--echo"]
+        printed = subprocess.run(command, capture_output=True, check=True).stdout.splitlines()
+        offsets, lines = zip(*(line.split(b" ", 1) for line in printed), strict=True)
+        assert b"\n".join(lines) + b"\n" == (tmp_path / "events.jsonl").read_bytes()
+        assert list(map(int, offsets)) == [sum(len(line) + 1 for line in lines[:n]) for n in range(len(lines))]
+        assert [json.loads(line).get("state") for line in lines].count("started") == times

@@ -1,0 +1,43 @@
+"""Write the manifests of recipes as they are reviewed: one file each, the contents of ConfigMaps left out.
+
+    PYTHONPATH=. python tests/data/kubernetes/make.py
+
+llama3_8b_sql_trn1 stands beside the EKS guide's Job. Fingerprints are left out: they change with every edit.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from runner import targets
+from runner.compose import ROOT, compose
+from runner.plan import build
+
+RECIPES = {
+    "llama3_8b_sql_trn1": ["llama3_8b_sql_trn1"],
+    "two_nodes": ["llama3_8b_dolly_trn2", "parallel.nodes=2", "target.kubernetes.secret=huggingface-secret"],
+    "server": ["quickstart", "serve.mode=foreground", "serve.port=8000", "target.kubernetes.cpu='4'",
+               "target.kubernetes.service_account=trainer", "target.kubernetes.shm=8Gi"],
+}  # fmt: skip
+
+
+def manifests(words: list[str]) -> str:
+    """What `runner plan ... --manifests` prints."""
+    recipe = compose(words[0], ["target=kubernetes", *words[1:]]).recipe
+    target = targets.of(recipe.target)
+    return target.manifests(build(recipe, target.place(recipe)))
+
+
+def text(words: list[str]) -> str:
+    """The same, without what differs from machine to machine and from edit to edit."""
+    made = manifests(words).replace(str(ROOT), "ROOT")
+    made = re.sub(r"(?m)^(  delivery.tar.gz:).*(\n    .*)*", r"\1 TAR", made)
+    made = re.sub(r"(?ms)^(  landing.py:).*?(?=^\S)", r"\1 PROGRAM\n", made)
+    made = re.sub(r"\b(code|inputs)/[0-9a-f]{16}", r"\1/DIGEST", made)
+    return re.sub(r"-[0-9a-f]{12}\b", "-DIGEST", made)
+
+
+if __name__ == "__main__":
+    for name, words in RECIPES.items():
+        (Path(__file__).parent / f"{name}.yaml").write_text(text(words))
