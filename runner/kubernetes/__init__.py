@@ -1,1 +1,1 @@
-"""Kubernetes: the objects that a run is made of, and the API that is asked. The target is `runner.targets.kubernetes`."""
+"""Kubernetes: the objects that a run is made of, and the API. The target is `runner.targets.kubernetes`."""
