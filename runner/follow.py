@@ -46,6 +46,10 @@ class Follower:
 
     def _on_run(self, event: dict[str, Any]) -> None:
         self.state, self.status = event["state"], event.get("status", 0)
+        if self.state == "stopped":
+            self.reason = "it was stopped"
+        elif self.state == "interrupted":
+            self._say("its time was up; it goes on when it is started again", "yellow")
 
     def _on_step(self, event: dict[str, Any]) -> None:
         getattr(self, f"_on_step_{event['state']}")(event, self._titles[event["stage"]])

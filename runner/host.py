@@ -133,7 +133,12 @@ def follow(run: Path, offset: int = 0) -> Iterator[bytes]:
             waited = job.look()
             yield _note("info", f"{job} is {waited}")
     if last_word(run) in (None, "started", "interrupted") and job.reason():
-        yield _note("error", f"{job} ended: {job.reason()}")
+        yield _note("error", f"{job} ended: {job.reason()}{_last_line(run / 'executor.log')}")
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    return f"; it said: {lines[-1]}" if lines else ""
 
 
 def _note(level: str, message: str) -> bytes:

@@ -11,6 +11,7 @@ Each module has
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 
@@ -33,3 +34,8 @@ def ask(command: Sequence[str], env: Mapping[str, str] | None = None, text: str 
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise Refused(said[-1])
     return done.stdout
+
+
+def path(code: str) -> str:
+    """PYTHONPATH in a shell script: our code before what the user has there."""
+    return f"{shlex.quote(code)}${{PYTHONPATH:+:$PYTHONPATH}}"

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import execute
-from runner.schedulers import Refused, Unreachable, ask
+from runner.schedulers import Refused, Unreachable, ask, path
 
 ENDS_WAITING = True
 _WARNING = 90  # seconds before its time is up that a job hears of it; a step has 30 of them to end
@@ -87,7 +87,7 @@ def _script(plan: Mapping[str, Any], options: Mapping[str, str], commands: Seque
         f"#SBATCH --{name}" if value == "true" else f"#SBATCH --{name}={value}"
         for name, value in {**ours, **options}.items() if value != "false"
     ]  # fmt: skip
-    return "\n".join(["#!/bin/sh", *lines, f"export PYTHONPATH={shlex.quote(plan['job']['code'])}", *commands, ""])
+    return "\n".join(["#!/bin/sh", *lines, f"export PYTHONPATH={path(plan['job']['code'])}", *commands, ""])
 
 
 def look(ids: Sequence[str]) -> str:

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from runner.execute import execute
 
 
@@ -126,3 +128,67 @@ def test_an_echo_is_the_whole_stream_with_its_offsets_also_when_a_run_goes_on(tm
         assert b"\n".join(lines) + b"\n" == (tmp_path / "events.jsonl").read_bytes()
         assert list(map(int, offsets)) == [sum(len(line) + 1 for line in lines[:n]) for n in range(len(lines))]
         assert [json.loads(line).get("state") for line in lines].count("started") == times
+
+
+def executor(run: Path, plan: dict, *words: str) -> subprocess.Popen[str]:
+    run.mkdir(exist_ok=True)
+    (run / "plan.json").write_text(json.dumps(plan))
+    command = [sys.executable, "-m", "runner.execute", str(run / "plan.json"), "--run", str(run), *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_a_plan_in_parts_is_finished_by_the_last(tmp_path: Path) -> None:
+    store, run = tmp_path / "store", tmp_path / "run"
+    plan = {"store": str(store), "steps": [step(store, name, WRITE) for name in ("convert", "train", "export")]}
+    assert executor(run, plan, "--steps", "convert,train").wait() == 0
+    assert [event["state"] for event in events(run) if event["event"] == "run"] == ["started"]
+    assert executor(run, plan, "--steps", "export").wait() == 0
+    assert [event["state"] for event in events(run) if event["event"] == "run"] == ["started", "started", "finished"]
+
+
+def test_nodes_start_a_step_together_and_know_which_they_are(tmp_path: Path) -> None:
+    store, run = tmp_path / "store", tmp_path / "run"
+    names = "os.environ['PET_NODE_RANK'], os.environ['PET_MASTER_ADDR']"
+    # each waits for the file of the other
+    code = f"""import os, pathlib, sys, time
+out = pathlib.Path(sys.argv[1])
+(out / os.environ["PET_NODE_RANK"]).touch()
+while len(list(out.glob("[01]"))) < 2:
+    time.sleep(0.01)
+print({names})"""
+    skipped, together = step(store, "convert", WRITE), {**step(store, "train", code), "nodes": 2}
+    plan = {"store": str(store), "steps": [skipped, together, step(store, "export", WRITE)]}
+    (run / "logs").mkdir(parents=True)
+    (run / "nodes.json").write_text(json.dumps({"stage": "train", "host": "old", "attempt": "7.0"}))  # before a requeue
+    other = executor(run, plan, "--node", "1", "--attempt", "7.1")
+    first = executor(run, plan, "--attempt", "7.1")
+    assert (first.wait(), other.wait()) == (0, 0), other.communicate()
+    told = [(run / "logs" / name).read_text().split() for name in ("train.log", "train.node-1.log")]
+    assert [words[0] for words in told] == ["0", "1"]
+    assert told[0][1] == told[1][1] != "old"
+
+
+def test_an_interrupted_run_goes_on_when_it_is_started_again(tmp_path: Path) -> None:
+    store, run = tmp_path / "store", tmp_path / "run"
+    wait = "import sys, time; print('at work', flush=True); time.sleep(60)"
+    process = executor(run, {"store": str(store), "steps": [step(store, "convert", WRITE), step(store, "train", wait)]})
+    while not (run / "logs" / "train.log").exists() or not (run / "logs" / "train.log").read_text():
+        assert process.poll() is None
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait() == 75
+    plan = {"store": str(store), "steps": [step(store, "convert", WRITE), step(store, "train", WRITE)]}
+    assert executor(run, plan).wait() == 0
+    assert [one["state"] for one in events(run) if one["event"] == "run"] == [
+        "started", "interrupted", "started", "finished",
+    ]  # fmt: skip
+    assert ("convert", "cached") in states(run)
+
+
+def test_a_step_keeps_the_cores_that_it_was_granted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tmp_path / "store"
+    code = "import os; print(os.environ['NEURON_RT_VISIBLE_CORES'], os.environ['NEURON_RT_ROOT_COMM_ID'])"
+    one = {**step(store, "train", code), "cores": {"count": 2, "of": 32, "wait": False}}
+    one["env"] = {"NEURON_RT_ROOT_COMM_ID": "localhost:48620"}
+    monkeypatch.setenv("NEURON_RT_VISIBLE_CORES", "6,7")
+    assert execute({"store": str(store), "steps": [one]}, tmp_path / "run") == 0
+    assert (tmp_path / "run" / "logs" / "train.log").read_text() == "6,7 localhost:48626\n"

@@ -20,6 +20,11 @@ def test_a_plan_is_the_reviewed_one(name: str, kind: str) -> None:
     assert make.text(make.PLANS[name], make.PLACES[kind]) == (DATA / f"{name}-{kind}.txt").read_text()
 
 
+@pytest.mark.parametrize("name", sorted(make.HANDED))
+def test_what_a_scheduler_is_handed_is_what_was_reviewed(name: str) -> None:
+    assert make.handed(make.HANDED[name]) == (DATA / f"{name}.txt").read_text()
+
+
 def test_every_recipe_has_a_reviewed_plan() -> None:
     from runner.compose import recipe_names
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from runner import targets
 from runner.compose import ROOT, compose
 from runner.draft import Place
 from runner.plan import build
@@ -25,6 +26,14 @@ PLANS = {
     "llama3_8b_dolly_trn2-trn2-neuron_2_33": ["llama3_8b_dolly_trn2", "sdk=neuron_2_33", "train=torch_lora"],
     "llama3_8b_dolly_trn2-trn1": ["llama3_8b_dolly_trn2", "hardware=trn1"],
     "llama3_8b_sql_trn1-trn1": ["llama3_8b_sql_trn1"],
+}
+_STAGES = "target.slurm.stages={convert: {partition: cpu, exclusive: 'false'}}"
+_NODES = ["target=slurm", "parallel.nodes=2", "target.slurm.partition=trn2", "target.slurm.time=12:00:00", _STAGES]
+# What a scheduler is handed.
+HANDED = {
+    "llama3_8b_dolly_trn2-trn2-slurm": ["llama3_8b_dolly_trn2", *_NODES],
+    "llama3_8b_dolly_trn2-trn2-slurm_gres": ["llama3_8b_dolly_trn2", "target=slurm", "target.slurm.gres=neuron"],
+    "llama3_8b_dolly_trn2-trn2-ray": ["llama3_8b_dolly_trn2", "target=ray"],
 }
 PLACES = {
     "local": Place(Path("/code"), Path("/store"), "/python"),
@@ -42,15 +51,23 @@ def text(words: list[str], place: Place) -> str:
     return clean("\n".join([*carried, *steps]))
 
 
+def handed(words: list[str]) -> str:
+    """What `runner plan --manifests` prints."""
+    recipe = compose(words[0], words[1:]).recipe
+    target = targets.of(recipe.target)
+    return clean(target.manifests(build(recipe, target.place(recipe))))
+
+
 def clean(plan: str) -> str:
     """Without what differs from machine to machine and from edit to edit."""
     plan = re.sub(r"\b([a-z]+)-[0-9a-f]{16}\b", r"\1-KEY", plan.replace(str(ROOT), "/code"))
-    return re.sub(r"(--port) \d+", r"\1 PORT", re.sub(r"inputs/[0-9a-f]{16}", "inputs/DIGEST", plan))
+    return re.sub(r"(--port) \d+", r"\1 PORT", re.sub(r"(inputs|code)/[0-9a-f]{16}", r"\1/DIGEST", plan))
 
 
 def plans() -> dict[str, str]:
     """File name → content."""
-    return {f"{name}-{kind}.txt": text(words, place) for name, words in PLANS.items() for kind, place in PLACES.items()}
+    run = {f"{name}-{kind}.txt": text(words, place) for name, words in PLANS.items() for kind, place in PLACES.items()}
+    return {**run, **{f"{name}.txt": handed(words) for name, words in HANDED.items()}}
 
 
 if __name__ == "__main__":
