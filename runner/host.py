@@ -39,6 +39,7 @@ SECRETS = "secrets.json"  # beside them: environment variables that no command l
 CANCELLED = "cancelled"  # there if a run that may not have begun is not to begin any more
 HEARTBEAT = 2.0  # seconds of silence after which a follower is told that the link is alive
 _FINAL = ("finished", "failed")
+_ENDS = (*_FINAL, "stopped")
 _LOOK_EVERY = 0.1  # seconds; a person sees no finer
 
 
@@ -123,7 +124,9 @@ def follow(run: Path, offset: int = 0) -> Iterator[bytes]:
     waited, final = "", []
 
     def lives() -> bool:
-        return not final and job.look() != "gone" and not (run / CANCELLED).exists()
+        if (run / CANCELLED).exists():  # who cancels it says so at last
+            return last_word(run) not in _ENDS
+        return not final and job.look() != "gone"
 
     for line in _growing(run / EVENTS, offset, lives):
         yield line or b""
@@ -132,7 +135,7 @@ def follow(run: Path, offset: int = 0) -> Iterator[bytes]:
         if line is None and job.look().startswith("waiting") and job.look() != waited:
             waited = job.look()
             yield _note("info", f"{job} is {waited}")
-    if last_word(run) in (None, "started", "interrupted") and job.reason():
+    if last_word(run) not in _ENDS and job.reason():
         yield _note("error", f"{job} ended: {job.reason()}{_last_line(run / 'executor.log')}")
 
 
@@ -208,7 +211,7 @@ def _cancel_job(run: Path, job: jobs.Job) -> str:
     (run / CANCELLED).touch()
     if job.look() != "gone":
         job.cancel()
-    if last_word(run) not in (*_FINAL, "stopped"):
+    if last_word(run) not in _ENDS:
         with (run / EVENTS).open("ab") as stream:
             event = {"time": round(time.time(), 3), "event": "run", "state": "stopped", "status": 130}
             stream.write(json.dumps(event).encode() + b"\n")

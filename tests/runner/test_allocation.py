@@ -47,6 +47,7 @@ def test_several_nodes_are_for_the_training_alone() -> None:
         (["target=slurm", "parallel.nodes=3"], "cannot share 2 ranks"),
         (["target=ray", "parallel.nodes=2"], "target=ray is one machine for each run"),
         (["target=ray", "target.ray.resources.disk=much"], "how many of each"),
+        (["target=slurm", "target.slurm.time=60"], "between quotes"),
         (["target=slurm", "serve.mode=foreground"], "say serve.host=0.0.0.0"),
         (["target=slurm", "target.host=login"], "sdk.train_python"),
     ],
