@@ -80,7 +80,7 @@ def _refers_to(run: Run, store: Store) -> set[str]:
     keys = {step["key"] for step in steps}
     words = {word for step in steps for word in (*step["argv"], *step["env"].values())}
     told = {event["compiled"] for event in run.events() if event["event"] == "serving" and "compiled" in event}
-    asks = {name for name in (_COMPILED, _CACHE) if str(root / name) in words}
+    asks = {name for name in (_COMPILED, _CACHE) if any(word.startswith(str(root / name)) for word in words)}
     asks -= {_COMPILED} if told else set()
     read = {found[1] for word in words for found in re.finditer(rf"{re.escape(str(root))}/objects/([^/]+)", word)}
     return keys | read | told | asks

@@ -118,9 +118,12 @@ def follow(run: Path, offset: int = 0) -> Iterator[bytes]:
     tells why a job waits, or why it ended without a word.
     """
     job = jobs.of(run)
-    if job is None:
-        yield from (line or b"" for line in _growing(run / EVENTS, offset, lambda: in_progress(run)))
-        return
+    if job:
+        return _follow_job(run, offset, job)
+    return (line or b"" for line in _growing(run / EVENTS, offset, lambda: in_progress(run)))
+
+
+def _follow_job(run: Path, offset: int, job: jobs.Job) -> Iterator[bytes]:
     waited, final = "", []
 
     def lives() -> bool:

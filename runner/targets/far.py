@@ -15,6 +15,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
+
 from runner import delivery, landing
 from runner.draft import Place
 from runner.errors import RecipeError
@@ -124,7 +126,14 @@ class Far:
         made.mkdir(parents=True, exist_ok=True)
         unpack(self._host("send", f"runs/{name}", "--record"), made)
         (made / EVENTS).touch()
+        self._say_where(made / "recipe.yaml")
         return made
+
+    def _say_where(self, file: Path) -> None:
+        """The record says how its machine is reached from where the run was started; here it is by this target."""
+        recipe = yaml.safe_load(file.read_text())
+        recipe["target"].update(host=self._settings.host, folder=self._settings.folder)
+        file.write_text(yaml.safe_dump(recipe, sort_keys=False))
 
     def names(self) -> list[str]:
         """Of all runs there, oldest first."""

@@ -182,8 +182,16 @@ def test_submitted_from_a_laptop(cluster: Cluster, work: Path, monkeypatch: pyte
         words = [*on_slurm(work), f"target.host={host.name}", f"sdk.train_python={sys.executable}"]
         run = a_run(work, {"train": ENDS}, *words)
         assert last(started(run)) == "finished"
-        listed = done(command(host, work, "status", run.name, "--host", f"{host.name}:{work.parent}/shared"))
-        assert "finished" in listed
+        assert "finished" in done(command(host, work, "status", run.name))
+        there = f"{host.name}:{work.parent}/shared"
+        other = a_run(work, {"train": START_TWICE}, *on_slurm(work))  # on the login node itself
+        until_line(work, other, "start 1") if started(other) else None
+        elsewhere = work.parent / "elsewhere"
+        elsewhere.mkdir()
+        listed = done(command(host, elsewhere, "status", other.name, "--host", there))
+        assert "running" in listed and "slurm at login" in listed
+        assert "stopped" in done(command(host, elsewhere, "cancel", other.name))
+        assert cluster.squeue() == []
 
 
 def test_hydras_own_launcher_for_slurm_runs_trials_on_the_nodes(cluster: Cluster, work: Path) -> None:
