@@ -28,4 +28,5 @@ def _on_cpu(ranks: int) -> dict[str, str | Word]:
 
 def _on_neuron(artifacts: Artifacts) -> dict[str, str | Word]:
     """Compiled programs are kept for all runs; by default they lie in /tmp."""
-    return {"TORCH_NEURONX_NEFF_CACHE_DIR": str(artifacts.place.store / "neuron-cache" / "native"), "MALLOC_ARENA_MAX": "64"}
+    cache = artifacts.place.store / "neuron-cache" / "native"
+    return {"TORCH_NEURONX_NEFF_CACHE_DIR": str(cache), "MALLOC_ARENA_MAX": "64"}
