@@ -11,6 +11,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from runner.compose import groups, option_file
 from runner.errors import RecipeError, did_you_mean
@@ -31,7 +32,8 @@ def show(group: str | None, console: Console) -> None:
         for option in sorted(
             every[name], key=lambda option: (len(option), option) if option.isdigit() else (0, option)
         ):
-            console.print(f"  {name}={option:<20} {purpose(name, option)}", highlight=False, soft_wrap=True)
+            line = f"  {name}={option:<20} {purpose(name, option)}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     if group:
         console.print(_keys(_SECTIONS.get(group, group)))
 
@@ -49,7 +51,8 @@ def _keys(section: str) -> Table:
         table.add_column(heading, overflow="fold")
     for key, field, hint in keys(Recipe):
         if key.startswith(f"{section}.") and not section_of(hint):
-            table.add_row(key, _default(field), _takes(hint, field.metadata), field.metadata["help"])
+            cells = (key, _default(field), _takes(hint, field.metadata), field.metadata["help"])
+            table.add_row(*map(Text, cells))  # a bracket is no markup
     return table
 
 
@@ -105,10 +108,15 @@ def _property(hint: Any, metadata: typing.Mapping[str, Any]) -> dict[str, Any]:
         items = {"type": _TYPES[typing.get_args(hint)[0]], **_limits({"choices": metadata["choices"]})}
         return described | {"type": "array", "items": items, "minItems": int(metadata["minimum"] or 0)}
     if typing.get_origin(hint) is dict:
-        return described | {"type": "object", "additionalProperties": {"type": "string"}}
+        return described | _dict(hint)
     if isinstance(hint, types.UnionType):
         return described | _limits(metadata) | {"type": [_TYPES[typing.get_args(hint)[0]], "null"]}
     return described | _limits(metadata) | {"type": _TYPES[hint]}
+
+
+def _dict(hint: Any) -> dict[str, Any]:
+    value = typing.get_args(hint)[1]
+    return {"type": "object", "additionalProperties": {"type": "string"} if value is str else _dict(value)}
 
 
 def _limits(metadata: typing.Mapping[str, Any]) -> dict[str, Any]:

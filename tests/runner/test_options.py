@@ -51,3 +51,9 @@ def test_the_schema_describes_a_composed_recipe() -> None:
     assert described(schema, dataclasses.asdict(compose("quickstart").recipe))
     rank = schema["properties"]["train"]["properties"]["lora"]["properties"]["rank"]
     assert rank == {"description": rank["description"], "minimum": 1, "maximum": 1024, "type": "integer"}
+
+
+def test_brackets_in_a_help_text_are_shown() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    options.show("target", console)
+    assert "[user@]name[:port]" in console.file.getvalue()  # type: ignore[attr-defined]
