@@ -2,9 +2,9 @@
 
     python tests/bench/serve.py --python .venv-vllm/bin/python
 
-Each of the `--rounds` starts both, one after the other. Then both stand side by side and are asked the same questions
-in turns, `--pairs` times: what else the machine does meanwhile meets both. The tiny Llama, with one request after
-another and with 16 at once.
+Each of the `--rounds` starts both, one after the other. Then they are asked the same questions in turns, `--pairs`
+times, while the other one is frozen, since an idle vLLM takes a core: what else the machine does meanwhile meets both.
+The tiny Llama, with one request after another and with 16 at once.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def main() -> None:
             servers = {name: start(name, command) for name, command in commands.items()}
             startups.append(servers["ours"][1] / servers["plain"][1])
             if not left:
-                rates = [{name: (rate(port, 1), rate(port, TOGETHER)) for name, port in PORTS.items()}
-                         for _ in range(args.pairs + 1)][1:]  # fmt: skip  # the first one warms up
+                processes = {name: process for name, (process, _) in servers.items()}
+                rates = [in_turns(processes) for _ in range(args.pairs + 1)][1:]  # the first one warms up
             for process, _ in servers.values():
                 os.killpg(process.pid, signal.SIGTERM)
                 process.wait()
@@ -76,6 +76,28 @@ def start(name: str, command: list[str]) -> tuple[subprocess.Popen[bytes], float
             sys.exit(f"the server ended with status {process.returncode}: {shlex.join(command)}")
         time.sleep(0.1)
     return process, time.perf_counter() - started
+
+
+def in_turns(servers: dict[str, subprocess.Popen[bytes]]) -> dict[str, tuple[float, float]]:
+    """Tokens a second of each, one request after another and several at once, while the others are frozen."""
+    found = {}
+    for name, port in PORTS.items():
+        others = [pid for other, process in servers.items() if other != name for pid in tree(process.pid)]
+        for pid in others:
+            os.kill(pid, signal.SIGSTOP)
+        found[name] = (rate(port, 1), rate(port, TOGETHER))
+        for pid in others:
+            os.kill(pid, signal.SIGCONT)
+    return found
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all below it."""
+    found = [pid]
+    for one in found:
+        for task in Path(f"/proc/{one}/task").glob("*/children"):
+            found += map(int, task.read_text().split())
+    return found
 
 
 def answers(port: int) -> bool:
