@@ -163,13 +163,17 @@ def follow_log(run: Path, stage: str | None, live: bool) -> Iterator[bytes]:
     """
     happened = {event["stage"]: event["state"] for event in events(run) if event["event"] == "step"}
     name = stage or next(reversed(happened), "")
-    log = run / "logs" / f"{name}.log"
+    log, job = run / "logs" / f"{name}.log", jobs.of(run)
+
+    def grows() -> bool:
+        lives = job.look() != "gone" if job else in_progress(run)
+        return live and name in happened and lives and _at_work(run, name)
+
+    while not log.exists() and grows():  # the step waits for cores, or for another run
+        yield b""
+        time.sleep(_LOOK_EVERY)
     if log.exists():
-        at_work = live and happened.get(name) in ("begun", "waiting")
-        job = jobs.of(run)
-        lives = (lambda: job.look() != "gone") if job else (lambda: in_progress(run))
-        lines = _growing(log, 0, lambda: at_work and lives() and _at_work(run, name))
-        yield from (b"" if line is None else b" " + line for line in lines)
+        yield from (b"" if line is None else b" " + line for line in _growing(log, 0, grows))
 
 
 def _at_work(run: Path, stage: str) -> bool:

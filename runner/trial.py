@@ -94,10 +94,8 @@ class Job:
     def run_together(self, trials: Sequence[Trial | None]) -> list[float | None]:
         """Start them all at once where a scheduler has them wait for their turn. Returns their objectives."""
         begun = [trial for trial in trials if trial and not trial.is_done]
-        fresh = [trial for trial in begun if not trial.is_at_work]
+        _start_together([trial for trial in begun if not trial.is_at_work])
         try:
-            if fresh:
-                fresh[0].target.start_all([trial.run for trial in fresh])
             return [trial and self._attempt(trial.number, lambda one=trial: self._end(one)) for trial in trials]
         except BaseException:
             for trial in begun:
@@ -162,6 +160,17 @@ class Job:
 
     def _say(self, number: int, text: str, style: str) -> None:
         Console().print(Text(f"trial {number}: {text}", style=style), soft_wrap=True)
+
+
+def _start_together(trials: Sequence[Trial]) -> None:
+    """All or none: of those that cannot be started no record is left. Raises RecipeError."""
+    try:
+        if trials:
+            trials[0].target.start_all([trial.run for trial in trials])
+    except RecipeError:
+        for trial in trials:
+            shutil.rmtree(trial.run.folder)
+        raise
 
 
 def compose_trial(config: DictConfig, hydra_config: Any, source: Path) -> Composed:

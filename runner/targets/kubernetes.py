@@ -90,8 +90,15 @@ class Target:
             self._create(load, [*secret, *manifests.owned(load, archive)])
 
     def start_all(self, runs: Sequence[Run]) -> None:
-        for run in runs:
-            self.start(run, attached=False)
+        started: list[Run] = []
+        try:
+            for run in runs:
+                self.start(run, attached=False)
+                started.append(run)
+        except RecipeError:
+            for run in started:
+                self.cancel(run)
+            raise
 
     def follow(self, run: Run) -> Iterator[bytes]:
         with Mirror(run.folder / host.EVENTS) as mirror:

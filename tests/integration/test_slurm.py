@@ -133,6 +133,9 @@ def test_what_slurm_refuses_is_said_in_one_line_and_leaves_no_record(cluster: Cl
     assert "Invalid partition" in out
     assert every(work / "runs") == []
     assert list((work.parent / "shared" / "runs").iterdir()) == []
+    swept = done(command_here(work, *words, "-m", "train.seed=1,2"), status=2)
+    assert "Invalid partition" in swept.strip().splitlines()[-1]
+    assert every(work / "runs") == []
 
 
 def test_doctor_looks_at_a_node(cluster: Cluster, work: Path) -> None:
@@ -184,13 +187,15 @@ def test_submitted_from_a_laptop(cluster: Cluster, work: Path, monkeypatch: pyte
         assert last(started(run)) == "finished"
         assert "finished" in done(command(host, work, "status", run.name))
         there = f"{host.name}:{work.parent}/shared"
-        other = a_run(work, {"train": START_TWICE}, *on_slurm(work))  # on the login node itself
-        until_line(work, other, "start 1") if started(other) else None
+        other = a_run(work, {"convert": START_TWICE}, *on_slurm(work))  # on the login node itself
+        stream = started(other)
+        until_line(work, other, "start 1")
         elsewhere = work.parent / "elsewhere"
         elsewhere.mkdir()
         listed = done(command(host, elsewhere, "status", other.name, "--host", there))
         assert "running" in listed and "slurm at login" in listed
         assert "stopped" in done(command(host, elsewhere, "cancel", other.name))
+        assert last(stream) == "stopped"
         assert cluster.squeue() == []
 
 
