@@ -32,6 +32,8 @@ class Job:
 
     def look(self) -> str:
         """"running", "waiting: WHY" or "gone", no older than some seconds; what it was if no one answers."""
+        if not self.ids:  # who submitted it was killed meanwhile
+            return "gone"
         if time.monotonic() - self._looked >= _LOOK_EVERY:
             self._looked = time.monotonic()
             with contextlib.suppress(schedulers.Unreachable):
