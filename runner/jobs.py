@@ -15,7 +15,7 @@ from typing import Any
 
 from runner import schedulers
 
-JOB = "job.json"  # in the run folder: {"scheduler": NAME, "ids": [...]}
+JOB = "scheduled.json"  # in the run folder: {"scheduler": NAME, "ids": [...]}
 _LOOK_EVERY = 2.0  # seconds between questions to a scheduler, which serves a whole cluster
 
 

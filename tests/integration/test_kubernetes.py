@@ -275,7 +275,7 @@ def test_a_server_is_reached_from_here_and_stopped(tmp_path: Path) -> None:
     run = command(tmp_path, "run", "quickstart", *words(), *SHORT, *serve)
     assert run.stdout
     for line in run.stdout:
-        if "serving on" in line:
+        if "serving at" in line:
             break
     models = httpx.get(f"http://127.0.0.1:{here}/v1/models", timeout=30).json()
     assert {model["id"] for model in models["data"]} == {"base", "adapter"}

@@ -48,7 +48,7 @@ def on_slurm(work: Path) -> list[str]:
 
 
 def jobs(run_folder: Path) -> list[str]:
-    return json.loads((run_folder / "job.json").read_text())["ids"]
+    return json.loads((run_folder / "scheduled.json").read_text())["ids"]
 
 
 def test_two_nodes_train_as_one_does(cluster: Cluster, work: Path) -> None:
