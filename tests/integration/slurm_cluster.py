@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -88,6 +89,12 @@ class Cluster:
                     watcher = "slurmstepd" in Path(f"/proc/{parent}/cmdline").read_text()
                     found |= {int(process.name), *([parent] if watcher else [])}
         return sorted(found)
+
+    def drain(self) -> None:
+        """Wait for jobs whose script has ended to be gone."""
+        while self.squeue():
+            assert set(self.squeue()) <= {"COMPLETING"}
+            time.sleep(0.1)
 
     def squeue(self, form: str = "%T") -> list[str]:
         return subprocess.run(["squeue", "-h", "-o", form], capture_output=True, text=True).stdout.split()
