@@ -91,10 +91,12 @@ class Cluster:
         return sorted(found)
 
     def drain(self) -> None:
-        """Wait for jobs whose script has ended to be gone."""
-        while self.squeue():
-            assert set(self.squeue()) <= {"COMPLETING"}
+        """Wait for jobs whose script is about to end to be gone."""
+        for _ in range(300):
+            if not self.squeue():
+                return
             time.sleep(0.1)
+        raise TimeoutError(self.squeue("%i %T"))
 
     def squeue(self, form: str = "%T") -> list[str]:
         return subprocess.run(["squeue", "-h", "-o", form], capture_output=True, text=True).stdout.split()
