@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -25,15 +26,17 @@ def missing() -> str:
 
 
 @contextmanager
-def ray_cluster(folder: Path, nodes: int = 2) -> Iterator[str]:
-    """Start it and end it; its dashboard's address."""
+def ray_cluster(nodes: int = 2) -> Iterator[str]:
+    """Start it and end it; its dashboard's address. Its folder has a short name: a socket's may have 107 characters."""
     head, dashboard, client, *agents = _free_ports(3 + nodes)
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))
     common = [RAY, "start", "--block", f"--num-cpus={CPUS}", "--resources", json.dumps({"neuron_cores": CORES}),
               "--disable-usage-stats", "--object-store-memory=100000000"]  # fmt: skip
     first = ["--head", f"--port={head}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
              "--include-dashboard=true", f"--temp-dir={folder}",
              f"--ray-client-server-port={client}"]  # fmt: skip
     with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
         address, started = f"http://127.0.0.1:{dashboard}", []
         for number, agent in enumerate(agents):
             its = [*first, "--node-ip-address=127.0.0.1"] if number == 0 else [f"--address=127.0.0.1:{head}"]

@@ -34,8 +34,8 @@ pathlib.Path(sys.argv[1], "training.json").write_text(json.dumps({"cores": len(c
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with ray_cluster(tmp_path_factory.mktemp("ray")) as address:
+def address() -> Iterator[str]:
+    with ray_cluster() as address:
         yield address
 
 
