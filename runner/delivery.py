@@ -16,13 +16,12 @@ from typing import IO, Any
 
 from runner import identity
 from runner.compose import ROOT
-from runner.host import SECRETS
+from runner.host import SECRETS, TOKENS
 from runner.runs import Run
 
 # The control plane stays here; these need the standard library alone.
 _EXECUTOR = ("__init__", "cores", "execute", "host", "jobs", "schedulers/*", "store")
 _RECORD = ("recipe.yaml", "manifest.json", "plan.json", "uncommitted.diff")
-_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 def code_files() -> Iterator[Path]:
@@ -93,7 +92,7 @@ def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 def secrets(plan: Mapping[str, Any]) -> dict[str, str]:
     """The hub's token, for a plan that asks the hub: from the environment here into that of the steps there."""
-    return {name: os.environ[name] for name in _TOKENS if asks_hub(plan) and os.environ.get(name)}
+    return {name: os.environ[name] for name in TOKENS if asks_hub(plan) and os.environ.get(name)}
 
 
 def asks_hub(plan: Mapping[str, Any]) -> bool:

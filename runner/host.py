@@ -36,6 +36,7 @@ from runner import jobs, schedulers
 
 EVENTS, LOCK = "events.jsonl", "lock"  # in the run folder; whoever executes the run holds the lock
 SECRETS = "secrets.json"  # beside them: environment variables that no command line or record may show
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # of these
 CANCELLED = "cancelled"  # there if a run that may not have begun is not to begin any more
 HEARTBEAT = 2.0  # seconds of silence after which a follower is told that the link is alive
 _FINAL = ("finished", "failed")

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from runner import execute
+from runner.host import TOKENS
 from runner.schedulers import Refused, Unreachable, ask, path
 
 ENDS_WAITING = True
 _WARNING = 90  # seconds before its time is up that a job hears of it; a step has 30 of them to end
 _WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
-_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # Slurm would keep them with the job; they travel in a file
 
 
 def submit(plans: Mapping[Path, Mapping[str, Any]]) -> list[list[str]]:
@@ -49,7 +49,8 @@ def submit(plans: Mapping[Path, Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _sbatch(text: str, words: Sequence[str]) -> str:
-    env = {name: value for name, value in os.environ.items() if name not in _TOKENS}
+    # Slurm would keep the environment with the job; tokens travel in a file
+    env = {name: value for name, value in os.environ.items() if name not in TOKENS}
     return ask(["sbatch", "--parsable", *words], env, text).strip().partition(";")[0]
 
 

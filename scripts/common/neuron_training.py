@@ -19,7 +19,7 @@ import torch.distributed as dist
 from common import neuron_llama, padded
 from common.llama import DTYPES
 from common.neuron_llama import NEURON, NO_DROPOUT, Device, Dropout, NeuronLlama
-from common.optimizer import AdamW, Plan
+from common.optimizer import AdamW
 from common.padded import PaddedBatch
 from common.parallel import Ranks, use_fair_share_of_cores
 from common.program import BadInput, StageFailed
@@ -83,9 +83,7 @@ class NeuronTraining(Training):
     def evaluate(self) -> float | None:
         if not len(self.eval_set):
             return None
-        plan = Plan(len(self.eval_set), self.args.batch_size, 1, 1, 0, seed=0)
-        sequences = [plan.batches(step)[0] for step in range(plan.steps)]
-        batches = [padded.batch(self.eval_set, rows, self.args.batch_size) for rows in sequences]
+        batches = [padded.batch(self.eval_set, rows, self.args.batch_size) for rows in self.eval_sequences()]
         labelled = sum(batch.labelled for batch in batches)
         with torch.no_grad():
             losses = [self._loss(self._weights.detach(), batch, labelled) for batch in batches]

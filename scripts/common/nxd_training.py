@@ -27,7 +27,7 @@ from torch_neuronx.utils import get_platform_target
 
 from common import events, nxd_model, padded
 from common.layout import ShardLayout, read_layout
-from common.optimizer import AdamW, Plan
+from common.optimizer import AdamW
 from common.padded import PaddedBatch
 from common.parallel import Ranks, use_fair_share_of_cores
 from common.program import BadInput, StageFailed
@@ -105,9 +105,7 @@ class NxdTraining(Training):
     def evaluate(self) -> float | None:
         if not len(self.eval_set):
             return None
-        plan = Plan(len(self.eval_set), self.args.batch_size, 1, 1, 0, seed=0)
-        sequences = [plan.batches(step)[0] for step in range(plan.steps)]
-        batches = [padded.batch(self.eval_set, rows, self.args.batch_size) for rows in sequences]
+        batches = [padded.batch(self.eval_set, rows, self.args.batch_size) for rows in self.eval_sequences()]
         total = torch.zeros(1, device=self.device)
         self.model.eval()
         with torch.no_grad():

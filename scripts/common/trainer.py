@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from common.llama import DTYPES, Dropout, Llama
-from common.optimizer import AdamW, Plan
+from common.optimizer import AdamW
 from common.packed import Batch
 from common.parallel import Ranks, use_fair_share_of_cores
 from common.program import BadInput, StageFailed
@@ -60,11 +60,10 @@ class Trainer(Training):
     def evaluate(self) -> float | None:
         if not len(self.eval_set):
             return None
-        plan = Plan(len(self.eval_set), self.args.batch_size, 1, 1, 0, seed=0)
         total, labelled = 0.0, 0
         with torch.no_grad():
-            for step in range(plan.steps):
-                batch = self.eval_set.batch(plan.batches(step)[0])
+            for sequences in self.eval_sequences():
+                batch = self.eval_set.batch(sequences)
                 total += self.model.loss(batch).item()
                 labelled += len(batch.rows)
         return total / labelled

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from common import events
@@ -101,6 +102,11 @@ class Training(ABC):
     @abstractmethod
     def restore_optimizer(self, state: dict[str, Any]) -> None:
         """Go on from what `optimizer_state` returned."""
+
+    def eval_sequences(self) -> list[np.ndarray]:
+        """The evaluation split in micro-batches, always in the same order."""
+        plan = Plan(len(self.eval_set), self.args.batch_size, 1, 1, 0, seed=0)
+        return [plan.batches(step)[0] for step in range(plan.steps)]
 
     def run(self) -> None:
         """Train to the last step and write the adapter."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -14,6 +13,8 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from ssh_host import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 RAY = os.environ.get("RAY") or shutil.which("ray") or str(ROOT / ".venv-ray" / "bin" / "ray")
@@ -28,7 +29,7 @@ def missing() -> str:
 @contextmanager
 def ray_cluster(nodes: int = 2) -> Iterator[str]:
     """Start it and end it; its dashboard's address. Its folder has a short name: a socket's may have 107 characters."""
-    head, dashboard, client, *agents = _free_ports(3 + nodes)
+    head, dashboard, client, *agents = free_ports(3 + nodes)
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
     common = [RAY, "start", "--block", f"--num-cpus={CPUS}", "--resources", json.dumps({"neuron_cores": CORES}),
               "--disable-usage-stats", "--object-store-memory=100000000"]  # fmt: skip
@@ -93,11 +94,3 @@ def _living_nodes(address: str) -> int:
     except (OSError, ValueError):
         return 0
     return sum(node["raylet"].get("state") == "ALIVE" for node in nodes)
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]

@@ -13,6 +13,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ssh_host import free_ports
+
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CPUS, CORES = 16, 16  # of a node, declared: the machine may have less
 
@@ -102,14 +104,6 @@ class Cluster:
         return subprocess.run(["squeue", "-h", "-o", form], capture_output=True, text=True).stdout.split()
 
 
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
 @contextmanager
 def slurm_cluster(folder: Path, nodes: int = 2) -> Iterator[Cluster]:
     """Start it, with SLURM_CONF set in this process, and end it."""
@@ -118,7 +112,7 @@ def slurm_cluster(folder: Path, nodes: int = 2) -> Iterator[Cluster]:
             each.chmod(each.stat().st_mode | 0o011)
     munge, config = folder / "munge", folder / "slurm.conf"
     names = [f"trn{number}" for number in range(1, nodes + 1)]
-    port, *ports = _free_ports(nodes + 1)
+    port, *ports = free_ports(nodes + 1)
     _write_configuration(config, munge, names, port, ports)
     previous = os.environ.get("SLURM_CONF")
     os.environ["SLURM_CONF"] = str(config)

@@ -44,12 +44,6 @@ def words(tmp_path: Path, address: str) -> list[str]:
     return ["target=ray", f"target.folder={tmp_path}/shared", f"target.ray.address={address}"]
 
 
-@pytest.fixture
-def work(tmp_path: Path) -> Path:
-    (tmp_path / "work").mkdir()
-    return tmp_path / "work"
-
-
 def test_the_quickstart_is_a_job(work: Path, words: list[str]) -> None:
     out = done(command_here(work, "run", "quickstart", *words, *SHORT))
     assert "train LoRA" in out

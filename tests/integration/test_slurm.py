@@ -31,16 +31,11 @@ from runner.runs import every
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with slurm_cluster(tmp_path_factory.mktemp("slurm")) as cluster:
         yield cluster
-
-
-@pytest.fixture
-def work(tmp_path: Path) -> Path:
-    (tmp_path / "work").mkdir()
-    return tmp_path / "work"
 
 
 def on_slurm(work: Path) -> list[str]:

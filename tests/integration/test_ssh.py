@@ -41,13 +41,6 @@ def host(tmp_path: Path, home: Path) -> Iterator[Host]:
         yield host
 
 
-@pytest.fixture
-def work(tmp_path: Path) -> Path:
-    work = tmp_path / "work"
-    work.mkdir()
-    return work
-
-
 def there(host: Host, run: Run) -> Path:
     return host.root / "runs" / run.name
 
