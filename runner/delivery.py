@@ -27,7 +27,7 @@ _RECORD = ("recipe.yaml", "manifest.json", "plan.json", "uncommitted.diff")
 def code_files() -> Iterator[Path]:
     """The files of ours that run on another machine."""
     yield from (file for name in _EXECUTOR for file in sorted((ROOT / "runner").glob(f"{name}.py")))
-    yield from sorted((ROOT / "scripts").rglob("*.py"))
+    yield from sorted(file for suffix in ("py", "json") for file in (ROOT / "scripts").rglob(f"*.{suffix}"))
 
 
 @cache

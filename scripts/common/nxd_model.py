@@ -30,7 +30,7 @@ import torch
 from torch.nn import functional
 
 from common import layout as layouts
-from common.files import read_json
+from common import model_config
 from common.layout import PROJECTIONS, ShardLayout
 from common.lora import Adapter
 from common.program import BadInput
@@ -215,10 +215,10 @@ def _config(args: argparse.Namespace) -> Any:
     """The shards' config.json, which transformers 4 or 5 wrote, for the transformers 4 that NxD's code needs."""
     from transformers import LlamaConfig
 
-    content = read_json(args.shards / "config.json")
-    rope = dict(content.get("rope_parameters") or {})
-    theta = rope.pop("rope_theta", content.get("rope_theta", 10000.0))
-    scaling = rope if rope.get("rope_type", "default") != "default" else content.get("rope_scaling")
+    content = model_config.read(args.shards, trainer="nxd")
+    rope = model_config.rope(content)
+    theta = rope.pop("rope_theta")
+    scaling = rope if rope["rope_type"] != "default" else None
     same = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act")
     same += ("num_key_value_heads", "max_position_embeddings", "rms_norm_eps")
     settings = {
