@@ -11,6 +11,8 @@ from common.files import read_json
 from common.peft_folder import check_adapter
 from common.program import BadInput
 from common.safetensors_file import open_model
+from common.special_tokens import special_tokens
+from common.tokenizer import end_of_turn_id
 
 BASE = "__base__"  # PEFT's name for "no adapter", wherever an adapter is named
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
@@ -39,20 +41,18 @@ def limits(model: Path) -> Limits:
 
 
 def stop_token_ids(model: Path, tokenizer: Any) -> frozenset[int]:
-    """Where an answer ends: the eos of config.json, of generation_config.json and of the tokenizer.
+    """Where an answer ends: the eos of config.json, of generation_config.json and of the tokenizer, and the end of
+    a turn in the model's chat.
 
     They may differ (a base model with the tokenizer of its instruct version), so any of them ends an answer, as in
     vLLM. `tokenizer` is a tokenizers.Tokenizer.
     """
-    settings = {
-        name: read_json(model / name)
-        for name in ("config.json", "generation_config.json", "tokenizer_config.json")
-        if (model / name).is_file()
-    }
-    token = settings.pop("tokenizer_config.json", {}).get("eos_token")
-    text = token["content"] if isinstance(token, dict) else token
+    files = (model / name for name in ("config.json", "generation_config.json"))
+    settings = [read_json(path) for path in files if path.is_file()]
+    text = special_tokens(model).get("eos_token")
     ids = {tokenizer.token_to_id(text)} if text else set()
-    for values in settings.values():
+    ids.add(end_of_turn_id(model, tokenizer))
+    for values in settings:
         eos = values.get("eos_token_id")
         ids.update(eos if isinstance(eos, list) else [eos])
     ids.discard(None)

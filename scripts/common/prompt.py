@@ -110,7 +110,7 @@ def _value(text: str, name: str, fields: Mapping[str, Any]) -> str:
     if name not in fields:
         raise BadInput(f"the template's {text!r} names the column {name!r}; the columns are {', '.join(fields)}")
     value = fields[name]
-    if value is None:
+    if value is None or value != value:  # NaN, which pandas writes for no value
         return ""
     if not isinstance(value, (str, int, float)):
         raise BadInput(f"the column {name!r} holds a {type(value).__name__}, not text")

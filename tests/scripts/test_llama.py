@@ -90,10 +90,10 @@ def test_logits_of_packed_examples_equal_transformers_one_by_one(files):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+        {"rope_parameters": {"rope_theta": 5e5}},
         {"tie_word_embeddings": True, "rms_norm_eps": 1e-2},
         {"hidden_act": "swish", "num_key_value_heads": None, "head_dim": None},
-        {"model_type": "mistral", "sliding_window": None, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+        {"model_type": "mistral", "sliding_window": None, "rope_parameters": {"rope_theta": 1e6}},
     ],
     ids=str,
 )
