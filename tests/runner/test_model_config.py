@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner import feasibility, model_config
+from runner import delivery, draft, feasibility, model_config
 from runner.compose import RECIPES, compose
 from runner.errors import RecipeError
 
@@ -107,3 +107,7 @@ def test_a_file_that_the_index_names_is_missing(model: Path) -> None:
     names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
     assert f"{model}/model-00002-of-00002.safetensors: no such file" in refusal(model)
+
+
+def test_the_list_travels_with_the_programs() -> None:
+    assert draft.SCRIPTS / "common" / "model_config.json" in list(delivery.code_files())
