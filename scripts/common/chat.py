@@ -41,7 +41,7 @@ class ChatTemplate:
         sandbox.filters["tojson"] = _tojson
         try:
             self._compiled = sandbox.from_string(source)
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, SyntaxError) as error:
             raise BadInput(f"{folder}: its chat template cannot be read: {error}") from error
         self._special = special_tokens(folder)
         self._has_date = "strftime_now" in source
@@ -57,7 +57,7 @@ class ChatTemplate:
         values = {"messages": messages, "tools": None, "documents": None, **self._special}
         try:
             return self._compiled.render(add_generation_prompt=add_generation_prompt, **values)
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
+        except Exception as error:  # a template is a program of others: whatever it raises, it refuses
             raise BadInput(f"the model's chat template refused the conversation: {error}") from error
 
     def answer(self, messages: Messages, content: str) -> str:
@@ -85,12 +85,21 @@ class ChatTemplate:
     @cached_property
     def end_of_turn(self) -> str:
         """What the template writes after an answer, perhaps nothing."""
-        return self._with_answer(_QUESTION, _ANSWER).rpartition(_ANSWER)[2]
+        return self._with_answer(self._question, _ANSWER).rpartition(_ANSWER)[2]
 
     @cached_property
     def answers_follow_prompts(self) -> bool:
         """Whether an answer is written after the text of its prompt: not where that begins to think aloud."""
-        return self._with_answer(_QUESTION, _ANSWER).startswith(self.render(_QUESTION))
+        return self._with_answer(self._question, _ANSWER).startswith(self.render(self._question))
+
+    @cached_property
+    def _question(self) -> Messages:
+        """A conversation that the template takes: some take none without a system turn."""
+        try:
+            self.render(_QUESTION)
+        except BadInput:
+            return [{"role": "system", "content": "system"}, *_QUESTION]
+        return _QUESTION
 
     def _with_answer(self, messages: Messages, content: str) -> str:
         return self.render([*messages, {"role": "assistant", "content": content}], add_generation_prompt=False)
@@ -117,7 +126,7 @@ def _source(folder: Path) -> str | None:
     """The template's text: its own file, or a key of tokenizer_config.json (a text or named ones)."""
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode(errors="replace")
     found = tokenizer_settings(folder).get("chat_template")
     if isinstance(found, list):
         found = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}

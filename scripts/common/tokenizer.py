@@ -1,11 +1,10 @@
 """A model folder's tokenizer, applied to a prompt template, without importing transformers (5 s).
 
-Needs `tokenizers`, and `jinja2` for a chat.
+Needs `tokenizers`, and `jinja2` for a chat and to know where an answer ends.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,7 +96,12 @@ def load(folder: Path) -> Tokenizer:
 def _add_tokens(folder: Path, tokenizer: Tokenizer) -> None:
     """Have the tokens read whole that only the settings beside tokenizer.json name, as transformers does."""
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    tokenizer.add_tokens([AddedToken(**token) for token in added_tokens(folder) if token["content"] not in known])
+    try:
+        added = [AddedToken(**token) for token in added_tokens(folder)]
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        path = folder / "tokenizer_config.json"
+        raise BadInput(f"{path}: added_tokens_decoder does not map ids to tokens: {error}") from error
+    tokenizer.add_tokens([token for token in added if token.content not in known])
     tokenizer.add_special_tokens(all_special_tokens(folder))
 
 
@@ -133,6 +137,7 @@ def _eos_id(folder: Path, tokenizer: Tokenizer) -> int:
     eos_id = tokenizer.token_to_id(special["eos_token"]) if "eos_token" in special else config.get("eos_token_id")
     if isinstance(eos_id, list):  # several tokens end a turn: the first is the one to learn
         eos_id = eos_id[0] if eos_id else None
-    if eos_id is None or eos_id >= config.get("vocab_size", math.inf):
+    room = config.get("vocab_size")
+    if not isinstance(eos_id, int) or (isinstance(room, int) and eos_id >= room):
         raise BadInput(f"{folder}: no end token: set eos_token in tokenizer_config.json to one of the vocabulary")
     return eos_id

@@ -146,6 +146,25 @@ def test_a_template_that_fails_stops_nobody_who_does_not_ask_for_it(model):
         PromptTokenizer(model, CHAT)
 
 
+def test_a_template_that_wants_a_system_turn(model):
+    wants = "{{ raise_exception('no system turn') if messages[0].role != 'system' }}" + ALL["lines"]
+    assert PromptTokenizer(with_template(model, wants), CHAT).learnt(ROWS[0]) == "2024 years</s>\n"
+
+
+@pytest.mark.parametrize("source", ["{{ 1 / 0 }}", "{{ {}.pop('a') }}", "{{ 'a'.nothing() }}", "{% break %}"])
+def test_whatever_a_template_raises_is_one_line(model, source):
+    with pytest.raises(BadInput, match="the model's chat template|its chat template"):
+        PromptTokenizer(with_template(model, source), CHAT)
+
+
+@pytest.mark.parametrize("added", [{"x": {"content": "a"}}, {"3": "a"}, {"3": {"content": 5}}, [1]], ids=json.dumps)
+def test_added_tokens_that_are_none(model, added):
+    settings = json.loads((model / "tokenizer_config.json").read_text()) | {"added_tokens_decoder": added}
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(BadInput, match="tokenizer_config.json: added_tokens_decoder does not map ids to tokens"):
+        load(model)
+
+
 @pytest.mark.parametrize("templates", [["a"], [{"name": "default"}], {"default": 3}, 3])
 def test_what_is_no_chat_template(model, templates):
     settings = json.loads((model / "tokenizer_config.json").read_text()) | {"chat_template": templates}
