@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner import allocation, columns, feasibility, identity
-from runner.draft import OUTPUT, SCRIPTS, Artifacts, Draft, Place, Word, launcher
+from runner.draft import SCRIPTS, Artifacts, Draft, Place, Word, launcher
 from runner.schema import Recipe
 from runner.stages import STAGES
 
@@ -74,9 +74,10 @@ def step(stage: str, draft: Draft, place: Place, recipe: Recipe) -> Step:
     key = f"{stage}-{identity.of_text(stage, source, processes, *identities)[:16]}"
     output = str(place.store / "partial" / key)
     start = launcher(place.python, draft.processes, draft.nodes)
-    argv = (*start, str(program), *(word.text.replace(OUTPUT, output) for word in words))
+    argv = (*start, str(program), *(word.written(output) for word in words))
     texts = {name: word.text for name, word in env.items()}
-    return Step(stage, draft.title, key, argv, texts, draft.cached, draft.resumable, draft.nodes, _cores(draft, recipe))
+    title = " ".join(draft.title.split())  # names in it may have line breaks, and a title becomes a comment in a script
+    return Step(stage, title, key, argv, texts, draft.cached, draft.resumable, draft.nodes, _cores(draft, recipe))
 
 
 def _cores(draft: Draft, recipe: Recipe) -> dict[str, Any] | None:
