@@ -7,6 +7,7 @@ train.lora.rank=32 sets a key. RUN is a run's folder, its name or a part of it, 
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from runner import compose, gc, listing, options, plan_text, runs, targets, verbs
+from runner import compose, gc, listing, options, plan_text, runs, startup, targets, verbs
 from runner.errors import RecipeError, did_you_mean
 from runner.plan import Plan, build
 from runner.rerun import rerun
@@ -29,17 +30,31 @@ Command = Callable[[argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Exit status: 0 done, 2 bad input, 1 a stage failed, 130 stopped."""
+    """Entry point. Exit status: 0 done; 2 bad input; 1 a stage failed, or a file or the output cannot be written, as
+    into a pipe that nobody reads any more (then in silence); 130 stopped.
+    """
+    startup.complete_the_process()
     try:
-        args = _arguments(argv)
-        return args.command(args)
+        return _command(argv)
     except RecipeError as error:
-        print(f"runner: {error}", file=sys.stderr)
+        startup.print_error(str(error))
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        return 1
+    except OSError as error:
+        startup.discard_output()
+        if not isinstance(error, BrokenPipeError):
+            place = f"{error.filename}: " if error.filename else ""
+            startup.print_error(f"{place}{error.strerror or error}")
+        return 2 if error.errno == errno.ENAMETOOLONG else 1  # only a user's word is as long as that
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    try:
+        args = _arguments(argv)
+        return args.command(args)
+    finally:
+        sys.stdout.flush()
 
 
 class _Parser(argparse.ArgumentParser):

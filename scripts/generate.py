@@ -1,7 +1,7 @@
 """Answer the questions of a file with a base model and its LoRA adapters, without a server.
 
-Input:   a Hugging Face model folder, any number of PEFT folders, and a JSONL, JSON, CSV or Parquet file: a row's
-         `prompt` is asked as it is, a row without one is written with --template.
+Input:   a Hugging Face model folder, any number of PEFT folders, and a JSONL, JSON, CSV or Parquet file: a row
+         that has a column of --template is written with it, any other row is asked its `prompt` as it is.
 Output:  answers.jsonl, each row with the answer of every model; summary.json, how many were cut off or are the same.
 
 --engine vllm must run in a Python that has vLLM; --engine embedded runs transformers and PEFT on the CPU.

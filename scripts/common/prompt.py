@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class Template:
         """
         if source.lstrip().startswith("{"):
             return cls.from_json(source)
-        if not Path(source).is_file():
+        if not os.path.isfile(source):  # noqa: PTH113  pathlib raises for a text that no path can be
             raise BadInput(f"template: {source!r} is neither a JSON object nor a file")
         return cls.from_json(Path(source).read_text(encoding="utf-8", errors="replace"))
 
@@ -69,6 +70,10 @@ class Template:
         """The template as JSON text, every key written out."""
         values = {"sections": self.sections, "separator": self.separator, "response": self.answer}
         return json.dumps({**values, "system": self.system, "chat": self.chat}, ensure_ascii=False, indent=1)
+
+    def prompt_columns(self) -> set[str]:
+        """The columns that the prompt names, of a chat also the system turn."""
+        return {name for text in (*self.sections, self.system or "") for name in _COLUMN.findall(text)}
 
     def render(self, fields: Mapping[str, Any]) -> str:
         """The prompt of one row (of a chat: the user's turn). Raises BadInput for a column that is not there."""

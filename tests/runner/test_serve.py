@@ -123,6 +123,7 @@ def test_adapters_of_several_runs_are_served_asked_listed_and_stopped(tmp_path, 
     [line] = (server.run.folder / "asked" / "question" / "answers.jsonl").read_text().splitlines()
     answers = json.loads(line)["answers"]
     assert len({answer["text"] for answer in answers.values()}) == 3, answers
+    runner(tmp_path, "ask", "a question " * 32, "--max-tokens", "1")  # longer than a file's name may be
     assert "no such server" in runner(tmp_path, "ask", "a", "--server", "other", status=2)
 
     assert "a run that has no stage export" in runner(tmp_path, "serve", server.run.name.partition("-serve")[0] + "-s",
