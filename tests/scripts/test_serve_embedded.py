@@ -210,8 +210,9 @@ def test_what_asks_for_nothing_is_accepted(server):
     plain = complete(server)["choices"]
     nothing = {
         "n": 1, "best_of": 1, "echo": False, "suffix": None, "logprobs": None, "logit_bias": {}, "user": "me",
-        "top_k": -1, "response_format": {"type": "text"}, "presence_penalty": 0, "repetition_penalty": 1.0, "stop": None,
-        "metadata": {"a": "b"}, "stop_token_ids": [], "ignore_eos": False, "best_friend": None,
+        "top_k": -1, "response_format": {"type": "text"}, "presence_penalty": 0, "stop": None,
+        "repetition_penalty": 1.0, "metadata": {"a": "b"}, "stop_token_ids": [], "ignore_eos": False,
+        "best_friend": None,
     }  # fmt: skip
     assert complete(server, **nothing)["choices"] == plain
 
