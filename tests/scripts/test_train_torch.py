@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -235,6 +236,17 @@ def test_adapter_that_learned_nothing_is_refused(files, tmp_path, capsys):
     status, line = refused(capsys, files, tmp_path / "out", *flags)
     assert status == 1
     assert "all zero" in line
+
+
+@pytest.mark.parametrize(("users", "threads"), [("3", 3), (None, max(1, len(os.sched_getaffinity(0)) // 2))])
+def test_threads_are_the_users_or_the_ranks_share(files, tmp_path, monkeypatch, users, threads):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if users:
+        monkeypatch.setenv("OMP_NUM_THREADS", users)
+    flags = train_command(files / "tp2", files / "tokens", tmp_path / "out", "--max-steps", 2, "--rank", 4)
+    statuses, said = finish(start_ranks(2, flags))
+    assert statuses == [0, 0]
+    assert f"{threads} threads a rank" in said
 
 
 def test_targets_of_the_flag_are_those_of_the_adapter():
