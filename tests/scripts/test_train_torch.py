@@ -238,15 +238,12 @@ def test_adapter_that_learned_nothing_is_refused(files, tmp_path, capsys):
     assert "all zero" in line
 
 
-@pytest.mark.parametrize(("users", "threads"), [("3", 3), (None, max(1, len(os.sched_getaffinity(0)) // 2))])
-def test_threads_are_the_users_or_the_ranks_share(files, tmp_path, monkeypatch, users, threads):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if users:
-        monkeypatch.setenv("OMP_NUM_THREADS", users)
-    flags = train_command(files / "tp2", files / "tokens", tmp_path / "out", "--max-steps", 2, "--rank", 4)
-    statuses, said = finish(start_ranks(2, flags))
-    assert statuses == [0, 0]
-    assert f"{threads} threads a rank" in said
+@pytest.mark.parametrize(("variables", "threads"), [({}, len(os.sched_getaffinity(0))), ({"OMP_NUM_THREADS": "1"}, 1)])
+def test_threads_are_the_users_or_the_share_of_the_cores(variables, threads):
+    code = "from common.parallel import *; use_fair_share_of_cores(); print(torch.get_num_threads())"
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROGRAM.parent), **variables}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == threads
 
 
 def test_targets_of_the_flag_are_those_of_the_adapter():
