@@ -28,6 +28,7 @@ class Step:
     cached: bool
     resumable: bool
     nodes: int = 1
+    processes: int = 1  # on each of the nodes
     cores: Mapping[str, Any] | None = None  # how many, of how many, and whether to wait for them
 
 
@@ -77,7 +78,10 @@ def step(stage: str, draft: Draft, place: Place, recipe: Recipe) -> Step:
     argv = (*start, str(program), *(word.written(output) for word in words))
     texts = {name: word.text for name, word in env.items()}
     title = " ".join(draft.title.split())  # names in it may have line breaks, and a title becomes a comment in a script
-    return Step(stage, title, key, argv, texts, draft.cached, draft.resumable, draft.nodes, _cores(draft, recipe))
+    return Step(
+        stage, title, key, argv, texts, draft.cached, draft.resumable,
+        draft.nodes, draft.processes, _cores(draft, recipe),
+    )  # fmt: skip
 
 
 def _cores(draft: Draft, recipe: Recipe) -> dict[str, Any] | None:

@@ -119,13 +119,15 @@ def embedded_answers(args: argparse.Namespace, prompts: list[list[int]]) -> Iter
     stop_ids = loading.stop_token_ids(args.model, decoder)
 
     from common.generation import Sequence, generate
+    from common.sampling import Sampling
 
+    sampling = Sampling(args.temperature)
     inner = {name: f"adapter_{number}" for number, (name, _) in enumerate(args.adapter)}  # PEFT's hold no dot
     model = loading.load_model(args.model, {inner[name]: folder for name, folder in args.adapter}, args.dtype)
     for name in models:
         adapter = inner.get(name, loading.BASE)
         for chunk in _chunks(prompts):
-            asked = [Sequence(ids, args.max_tokens, adapter, args.temperature) for ids in chunk]
+            asked = [Sequence(ids, args.max_tokens, adapter, sampling) for ids in chunk]
             for _ in generate(model, asked, args.max_num_seqs or _CHUNK, stop_ids):
                 pass
             yield name, [_answer(decoder.decode(s.token_ids), s.finish_reason, s.token_ids) for s in asked]
