@@ -1,7 +1,8 @@
 """The `runner` command: one recipe from a base model to a served adapter, and the records of all runs.
 
 RECIPE is a name in recipes/ or a path. An OVERRIDE is Hydra's: tp_size=8 picks configs/tp_size/8.yaml,
-train.lora.rank=32 sets a key. RUN is a run's folder, its name or a part of it, or `last`.
+train.lora.rank=32 sets a key. RUN is a run's folder, its name or a part of it, or `last`: the one that was started
+last. A trial of a sweep is a run whose name is SWEEP/NUMBER.
 """
 
 from __future__ import annotations
@@ -306,21 +307,16 @@ def _shell(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    listing.compare([run for name in args.runs for run in _one_or_sweep(name, args.folder)], _console())
+    listing.compare([run for name in args.runs for run in runs.several(name, args.folder)], _console())
     return 0
 
 
 def _report(args: argparse.Namespace) -> int:
     from runner import report  # 0.1 s that other commands need not spend
 
-    several = [run for name in args.runs for run in _one_or_sweep(name, args.folder)]
+    several = [run for name in args.runs for run in runs.several(name, args.folder)]
     print(report.write(several, args.output or report.default_path(several)))
     return 0
-
-
-def _one_or_sweep(name: str, folder: Path) -> list[runs.Run]:
-    """The run of that name, or the runs in the folder of that name."""
-    return (runs.every(Path(name)) if Path(name).is_dir() else []) or [runs.find(name, folder)]
 
 
 def _diff(args: argparse.Namespace) -> int:

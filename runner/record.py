@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -59,13 +60,23 @@ def create(composed: Composed, plan: Plan, folder: Path | None = None) -> Path:
     else:
         folder = _new_folder(Path(composed.recipe.paths.runs).absolute(), composed.recipe.name)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(dataclasses.asdict(composed.recipe), sort_keys=False))
-    _write_json(folder / "plan.json", plan.as_json())
-    _write_json(folder / "manifest.json", _manifest(composed))
+    (folder / "plan.json").write_text(_json(plan.as_json()))
     difference = uncommitted(ROOT)
     if difference:
         (folder / "uncommitted.diff").write_bytes(difference)
     (folder / "events.jsonl").touch()
+    _finish(folder, _manifest(composed))
     return folder
+
+
+def _finish(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest, last and at once: a folder that has one is a record, and whole."""
+    aside = folder / ".manifest.json"
+    with aside.open("w") as stream:
+        stream.write(_json(manifest))
+        stream.flush()
+        os.fsync(stream.fileno())
+    aside.rename(folder / "manifest.json")
 
 
 def _new_folder(runs: Path, name: str) -> Path:
@@ -90,7 +101,7 @@ def _manifest(composed: Composed) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": versions(),
         "machine": {"host": platform.node(), "system": platform.platform(), "cores": os.cpu_count()},
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "started": datetime.now().astimezone().isoformat(timespec="milliseconds"),
     }
 
 
@@ -138,5 +149,5 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2) + "\n"

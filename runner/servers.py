@@ -45,12 +45,12 @@ def live(folder: Path) -> list[Server]:
 
 def find(name: str, folder: Path) -> Server:
     """The server of that name, or of a part of it, or the `last` one. Raises RecipeError where it does not answer."""
-    answering = [one for one in live(folder) if one.url]
-    fitting = answering[-1:] if name == "last" else [one for one in answering if name in one.run.name]
+    answering = {one.run: one for one in live(folder) if one.url}
+    fitting = runs.fitting(name, list(answering))
     if len(fitting) != 1:
-        names = [one.run.name for one in answering]
+        names = [run.name for run in answering]
         raise RecipeError(f"{name}: {'several' if fitting else 'no such'} server; {did_you_mean(name, names)}")
-    return fitting[0]
+    return answering[fitting[0]]
 
 
 def show(folder: Path, console: Console) -> None:

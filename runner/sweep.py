@@ -43,7 +43,7 @@ from rich.text import Text
 from runner import launcher, ranking, record, runs, study, trackers
 from runner.compose import Composed, hydra_overrides, one_line, prepare_hydra
 from runner.errors import RecipeError
-from runner.host import LOCK
+from runner.host import LOCK, SWEEP
 from runner.plan import build
 from runner.run import place_of, terminate_as_interrupt
 from runner.trial import Job, SweepStopped, compose_trial, varying, wait
@@ -221,7 +221,7 @@ def _write_about(one: Sweep) -> None:
         "direction": one.objective.direction,
         "trials": one.size,
     }
-    (one.folder / "sweep.json").write_text(json.dumps(about, indent=2) + "\n")
+    (one.folder / SWEEP).write_text(json.dumps(about, indent=2) + "\n")
 
 
 def _launch(one: Sweep) -> None:
