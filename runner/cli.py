@@ -126,7 +126,7 @@ def _add_verbs(command: Callable[..., argparse.ArgumentParser]) -> None:
         ("attach", _attach, "follow a run to its end"),
         ("logs", _logs, "print the output of a stage"),
         ("cancel", _cancel, "end a run, and wait until nothing of it is left"),
-        ("stop", _cancel, "end a server: as cancel"),
+        ("stop", _stop, "end a server (default: the last one)"),
         ("shell", _shell, "open a shell beside the files of a run on Kubernetes"),
         ("fetch", _fetch, "bring the results and the adapter of a run elsewhere into its record"),
     ):
@@ -296,6 +296,15 @@ def _logs(args: argparse.Namespace) -> int:
 
 def _cancel(args: argparse.Namespace) -> int:
     return verbs.cancel(verbs.find(args.run, args.folder, args.host), _console())
+
+
+def _stop(args: argparse.Namespace) -> int:
+    from runner import servers
+
+    is_last = args.run == "last" and not args.host
+    run = servers.last(args.folder) if is_last else verbs.find(args.run, args.folder, args.host)
+    servers.check(run)
+    return verbs.cancel(run, _console())
 
 
 def _fetch(args: argparse.Namespace) -> int:
