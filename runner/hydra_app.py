@@ -35,7 +35,7 @@ def main(name: str, words: Sequence[str]) -> int:
         statuses.append(_run_job(config, source))
 
     sys.argv = ["runner", *flags, *compose.hydra_overrides(overrides)]
-    hydra.main(config_path=str(source.parent), config_name=source.stem, version_base="1.3")(job)()
+    hydra.main(config_path=str(source.parent), config_name=source.name, version_base="1.3")(job)()
     return max(statuses, default=0)
 
 

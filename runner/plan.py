@@ -76,7 +76,8 @@ def step(stage: str, draft: Draft, place: Place, recipe: Recipe) -> Step:
     start = launcher(place.python, draft.processes, draft.nodes)
     argv = (*start, str(program), *(word.text.replace(OUTPUT, output) for word in words))
     texts = {name: word.text for name, word in env.items()}
-    return Step(stage, draft.title, key, argv, texts, draft.cached, draft.resumable, draft.nodes, _cores(draft, recipe))
+    title = " ".join(draft.title.split())  # a model's name, which it may hold, is the user's
+    return Step(stage, title, key, argv, texts, draft.cached, draft.resumable, draft.nodes, _cores(draft, recipe))
 
 
 def _cores(draft: Draft, recipe: Recipe) -> dict[str, Any] | None:

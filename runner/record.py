@@ -13,11 +13,13 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import unicodedata
 from collections.abc import Mapping
 from datetime import datetime
 from importlib import metadata
@@ -32,6 +34,7 @@ from runner.plan import Plan
 from runner.schema import Recipe
 
 _CODE = ("configs", "recipes", "runner", "scripts")  # what decides a result; a user's own files are not ours to copy
+_LONGEST_NAME = 48  # characters, of up to 4 bytes each: file systems take 255
 _LARGE = "1m"  # a larger file is recorded as changed, without its content
 _PACKAGES = ("hydra-core", "omegaconf", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
 
@@ -79,8 +82,18 @@ def _finish(folder: Path, manifest: Mapping[str, Any]) -> None:
     aside.rename(folder / "manifest.json")
 
 
+def file_name(text: str) -> str:
+    """What a person called something as a part of paths, in which no shell or scheduler finds a meaning of its own.
+
+    >>> file_name("50%j: my recipe")
+    '50-j-my-recipe'
+    """
+    composed = unicodedata.normalize("NFC", text)  # an accent apart from its letter would count as a blank
+    return re.sub(r"[^\w.]+", "-", composed).strip("-.")[:_LONGEST_NAME] or "run"
+
+
 def _new_folder(runs: Path, name: str) -> Path:
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{file_name(name)}"
     for number in range(1, 1000):
         folder = runs / (stem if number == 1 else f"{stem}-{number}")
         try:
