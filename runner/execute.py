@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import cores
-from runner.host import CANCELLED, EVENTS, LOCK, SECRETS, follow
+from runner.host import CANCELLED, EVENTS, LOCK, SECRETS, follow, name_of
 from runner.jobs import JOB
 from runner.store import Store
 
@@ -245,7 +245,7 @@ def _run_step(step: dict[str, Any], store: Store, run: Path, events: Events, mee
     say("begun")
     made: dict[str, Any] = {}
     if not done():
-        with store.lock(key, waiting, run.name) as descriptor:
+        with store.lock(key, waiting, name_of(run)) as descriptor:
             if not done():
                 store.prepare(key, keep=step["resumable"])
                 with _cores(step, run, say) as (environment, leased), meeting.calling(step) as told:
@@ -272,7 +272,7 @@ def _cores(step: dict[str, Any], run: Path, say: Callable[..., None]) -> Iterato
         return
     on_wait = (lambda holders: say("waiting", holder=f"NeuronCores; held are {holders}")) if wanted["wait"] else None
     try:
-        with cores.lease(wanted["count"], wanted["of"], run.name, on_wait) as held:
+        with cores.lease(wanted["count"], wanted["of"], name_of(run), on_wait) as held:
             yield _core_environment(held.visible, held.first, step["env"]), held.descriptors
     except cores.NoFreeCores as error:
         raise StepFailed(step["stage"], 2, f"no {wanted['count']} NeuronCores are free: {error}") from None

@@ -39,7 +39,7 @@ def main(name: str, words: Sequence[str]) -> int:
     sys.argv = ["runner", *flags, *compose.hydra_overrides(overrides)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what goes wrong is raised, for the command to tell in one line
     try:
-        hydra.main(config_path=str(source.parent), config_name=source.stem, version_base="1.3")(job)()
+        hydra.main(config_path=str(source.parent), config_name=source.name, version_base="1.3")(job)()
     except HydraException as error:
         raise RecipeError(f"command line: {compose.one_line(error)}") from error
     return max(statuses, default=0)
