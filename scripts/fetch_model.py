@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import shutil
 import sys
@@ -26,6 +27,7 @@ from pathlib import Path
 
 from common import events, hub, program
 from common.files import read_json
+from common.model_config import read_config
 from common.program import BadInput
 
 MODEL_TYPES = ("llama", "granite", "qwen3")  # the last two only train_optimum.py trains
@@ -60,8 +62,10 @@ def run(args: argparse.Namespace) -> None:
     tokenizer = _tokenizer_folder(args.tokenizer, args.tokenizer_revision) if args.tokenizer else folder
     verify(folder, tokenizer)
     # The hub's cache is never changed in place, a user's folder may be: a link would change with it.
-    found = files(folder, WEIGHTS) + files(tokenizer, TOKENIZER)
+    found = [path for path in files(folder, WEIGHTS) if path.name != "config.json"] + files(tokenizer, TOKENIZER)
     gather(found, args.output, _link_or_copy if args.hub else shutil.copyfile)
+    config = json.dumps(read_config(folder), indent=2)  # what trains and serves may have an older transformers
+    (args.output / "config.json").write_text(config + "\n", encoding="utf-8")
 
 
 def _check_flags(args: argparse.Namespace) -> None:

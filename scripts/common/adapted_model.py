@@ -32,9 +32,8 @@ class AdaptedModel:
         self.model = model
         self._rows: Rows = {}  # of the forward pass under way; all layers share it
         self._names = {BASE}
-        # transformers before 4.49 has another name for it
-        known = inspect.signature(model.forward).parameters
-        self._columns_option = "logits_to_keep" if "logits_to_keep" in known else "num_logits_to_keep"
+        self._columns = _parameter(model, "logits_to_keep", "num_logits_to_keep")  # the latter until 4.49
+        self._cache = _parameter(model, "cache", "past_key_values")  # the latter until 5.23
 
     def add(self, name: str, folder: Path) -> None:
         """Load an adapter that `peft_folder.check_adapter` has passed."""
@@ -47,14 +46,15 @@ class AdaptedModel:
                 self._lora_layer(module).add(name, lora_a, lora_b, config.scale)
         self._names.add(name)
 
-    def logits(self, adapters: list[str], columns: int, **inputs: Any) -> torch.Tensor:
-        """The logits of the last `columns` positions; row i is computed with adapters[i]."""
+    def logits(self, adapters: list[str], columns: int, cache: Any = None, **inputs: Any) -> torch.Tensor:
+        """The logits of the last `columns` positions; row i is computed with adapters[i]. Fills the `cache`."""
         unknown = set(adapters) - self._names
         if unknown:
             raise KeyError(f"no adapter {min(unknown)}")
         self._rows.clear()
         self._rows.update(_rows(adapters))
-        return self.model(**inputs, **{self._columns_option: columns}).logits[:, -columns:]
+        options = {self._columns: columns, self._cache: cache, "use_cache": cache is not None}
+        return self.model(**inputs, **options).logits[:, -columns:]
 
     def _lora_layer(self, module: str) -> LoraLinear:
         """The layer of that name, which from now on takes adapters."""
@@ -95,6 +95,12 @@ class _Lora(NamedTuple):
     lora_a: torch.Tensor  # (rank, in features)
     lora_b: torch.Tensor  # (out features, rank)
     scale: float
+
+
+def _parameter(model: Any, *names: str) -> str:
+    """The one of `names` that the installed transformers has; what it does not know it ignores without a word."""
+    known = inspect.signature(model.forward).parameters
+    return next(name for name in names if name in known)
 
 
 def _rows(adapters: list[str]) -> Rows:

@@ -92,7 +92,7 @@ class Batch:
         self, sequences: list[Sequence], input_ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache
     ) -> None:
         adapters = [sequence.adapter for sequence in sequences]
-        logits = _logits(self._model, adapters, input_ids, mask, 1, past_key_values=cache, use_cache=True)
+        logits = _logits(self._model, adapters, input_ids, mask, columns=1, cache=cache)
         if cache.get_seq_length() != mask.shape[1]:
             raise RuntimeError(
                 f"transformers {transformers.__version__}: the K/V cache holds {cache.get_seq_length()} tokens, "
@@ -126,7 +126,7 @@ def response_loss(model: AdaptedModel, pairs: list[tuple[list[int], list[int]]],
     """Cross-entropy, in nats, summed over the response tokens of (prompt_ids, response_ids) pairs."""
     input_ids, mask = _left_padded([prompt + response for prompt, response in pairs])
     longest = max(len(response) for _, response in pairs)
-    logits = _logits(model, [adapter] * len(pairs), input_ids, mask, longest + 1, use_cache=False)
+    logits = _logits(model, [adapter] * len(pairs), input_ids, mask, columns=longest + 1)
     losses = [
         functional.cross_entropy(row[-len(response) - 1 : -1].float(), torch.tensor(response), reduction="sum")
         for row, (_, response) in zip(logits, pairs, strict=True)
@@ -135,11 +135,16 @@ def response_loss(model: AdaptedModel, pairs: list[tuple[list[int], list[int]]],
 
 
 def _logits(
-    model: AdaptedModel, adapters: list[str], input_ids: torch.Tensor, mask: torch.Tensor, columns: int, **options: Any
+    model: AdaptedModel,
+    adapters: list[str],
+    input_ids: torch.Tensor,
+    mask: torch.Tensor,
+    columns: int,
+    cache: DynamicCache | None = None,
 ) -> torch.Tensor:
     """The model's logits for the last `columns` of `mask`, each row with its own adapter."""
     position_ids = _positions(mask)[:, -input_ids.shape[1] :]
-    return model.logits(adapters, columns, input_ids=input_ids, attention_mask=mask, position_ids=position_ids, **options)
+    return model.logits(adapters, columns, cache, input_ids=input_ids, attention_mask=mask, position_ids=position_ids)
 
 
 def _left_padded(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,6 +19,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
     rope = dict(config.pop("rope_parameters", None) or {})
     if rope:
+        config.pop("rope_scaling", None)
         config["rope_theta"] = rope.pop("rope_theta", config.get("rope_theta", _DEFAULT_THETA))
         if rope.get("rope_type", "default") != "default":
             config["rope_scaling"] = rope

@@ -10,6 +10,7 @@ import pytest
 
 import fetch_model
 from common import program
+from common.model_config import read_config
 
 SCRIPT = Path(fetch_model.__file__)
 
@@ -65,6 +66,15 @@ def test_a_folder_of_symbolic_links_gives_files(folder, tmp_path):
         (links / path.name).symlink_to(path)
     assert fetch("--folder", links, "--output", tmp_path / "out") == 0
     assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
+
+
+def test_the_config_is_written_for_every_transformers(folder, tmp_path):
+    """Version 4, which Neuron's environments have, ignores rope_parameters and dtype."""
+    set_config(rope_parameters={"rope_type": "default", "rope_theta": 5e5}, dtype="float32")(folder)
+    assert fetch("--folder", folder, "--output", tmp_path / "out") == 0
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["rope_theta"], config["torch_dtype"]) == (5e5, "float32")
+    assert "rope_parameters" not in config
 
 
 def test_shards(folder, tmp_path):
@@ -180,7 +190,7 @@ def test_the_tokenizer_of_another_model_takes_the_place_of_the_models_own(folder
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert "chat_template.jinja" in names
     assert "special_tokens_map.json" not in names, "files of two tokenizers are not mixed"
-    assert (tmp_path / "out" / "config.json").read_text() == (folder / "config.json").read_text()
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == read_config(folder)
 
 
 def test_a_tokenizer_that_is_larger_than_the_model_is_refused(folder, tmp_path, capsys):
