@@ -101,9 +101,8 @@ def test_response_loss_is_that_of_transformers(model, judge, prompts, adapter):
     reference = 0.0
     for prompt, response in pairs:
         labels = torch.tensor([[-100] * len(prompt) + response])
-        with torch.no_grad():
-            with nullcontext() if adapter == "tuned" else judge.disable_adapter():
-                output = judge(torch.tensor([prompt + response]), labels=labels)
+        with torch.no_grad(), nullcontext() if adapter == "tuned" else judge.disable_adapter():
+            output = judge(torch.tensor([prompt + response]), labels=labels)
         reference += float(output.loss) * len(response)
     assert total == pytest.approx(reference, rel=1e-5)
 
