@@ -43,7 +43,7 @@ def read_questions(path: Path, template: Template | None) -> list[Question]:
 
 def _question(row: rows.Row, template: Template | None) -> Question:
     prompt = row.fields.get("prompt")
-    for_template = template is not None and template.prompt_columns() & row.fields.keys()
+    for_template = template is not None and template.names_any(row.fields)
     if isinstance(prompt, str) and prompt and not for_template:
         question = Question(row.fields, prompt, None)
     elif template is None:

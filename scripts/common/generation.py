@@ -1,4 +1,4 @@
-"""Generation with a K/V cache over a transformers causal language model. Needs torch and transformers.
+"""Generation with a K/V cache over an `AdaptedModel` of transformers. Needs torch and transformers.
 
 evaluate.py and serve_embedded.py decode with the same `Batch`, so what was evaluated is what is served:
 
@@ -6,7 +6,7 @@ evaluate.py and serve_embedded.py decode with the same `Batch`, so what was eval
         print(sequence.token_ids, sequence.finish_reason)
 
 Rows of one batch are padded on the left and masked, so that greedy tokens do not depend on their neighbours;
-each row names its own LoRA adapter (PEFT's mixed-batch inference) or `loading.BASE`.
+each row names its own LoRA adapter or `loading.BASE`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import transformers
 from torch.nn import functional
 from transformers import DynamicCache
 
+from common.adapted_model import AdaptedModel
 from common.loading import BASE
 from common.sampling import Sampling
 
@@ -64,7 +66,7 @@ class Batch:
     keys and values (rows, num_key_value_heads, columns, head_dim).
     """
 
-    def __init__(self, model: Any, stop_ids: frozenset[int]) -> None:
+    def __init__(self, model: AdaptedModel, stop_ids: frozenset[int]) -> None:
         self.sequences: list[Sequence] = []
         self._model = model
         self._stop_ids = stop_ids
@@ -101,8 +103,13 @@ class Batch:
         self, sequences: list[Sequence], input_ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache
     ) -> torch.Tensor:
         adapters = [sequence.adapter for sequence in sequences]
-        options = {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
-        return _logits(self._model, adapters, input_ids, mask, **options)[:, -1]
+        logits = _logits(self._model, adapters, input_ids, mask, columns=1, cache=cache)
+        if cache.get_seq_length() != mask.shape[1]:
+            raise RuntimeError(
+                f"transformers {transformers.__version__}: the K/V cache holds {cache.get_seq_length()} tokens, "
+                f"expected {mask.shape[1]}: its answers would be wrong"
+            )
+        return logits[:, -1]
 
     def _choose(self, sequences: list[Sequence], logits: torch.Tensor) -> None:
         for sequence, row in zip(sequences, logits, strict=True):
@@ -110,7 +117,7 @@ class Batch:
 
 
 def generate(
-    model: Any, sequences: Iterable[Sequence], batch_size: int, stop_ids: frozenset[int]
+    model: AdaptedModel, sequences: Iterable[Sequence], batch_size: int, stop_ids: frozenset[int]
 ) -> Iterator[Sequence]:
     """Run all sequences to their end, at most `batch_size` at a time; yields each as it finishes.
 
@@ -133,11 +140,11 @@ def generate(
 
 
 @torch.inference_mode()
-def response_loss(model: Any, pairs: list[tuple[list[int], list[int]]], adapter: str) -> float:
+def response_loss(model: AdaptedModel, pairs: list[tuple[list[int], list[int]]], adapter: str) -> float:
     """Cross-entropy, in nats, summed over the response tokens of (prompt_ids, response_ids) pairs."""
     input_ids, mask = _left_padded([prompt + response for prompt, response in pairs])
     longest = max(len(response) for _, response in pairs)
-    logits = _logits(model, [adapter] * len(pairs), input_ids, mask, use_cache=False, logits_to_keep=longest + 1)
+    logits = _logits(model, [adapter] * len(pairs), input_ids, mask, columns=longest + 1)
     losses = [
         functional.cross_entropy(row[-len(response) - 1 : -1].float(), torch.tensor(response), reduction="sum")
         for row, (_, response) in zip(logits, pairs, strict=True)
@@ -146,13 +153,16 @@ def response_loss(model: Any, pairs: list[tuple[list[int], list[int]]], adapter:
 
 
 def _logits(
-    model: Any, adapters: list[str], input_ids: torch.Tensor, mask: torch.Tensor, **options: Any
+    model: AdaptedModel,
+    adapters: list[str],
+    input_ids: torch.Tensor,
+    mask: torch.Tensor,
+    columns: int,
+    cache: DynamicCache | None = None,
 ) -> torch.Tensor:
-    """The model's logits for the last columns of `mask`, each row with its own adapter."""
-    if hasattr(model, "peft_config"):  # a bare transformers model knows no adapter_names
-        options["adapter_names"] = adapters
+    """The model's logits for the last `columns` of `mask`, each row with its own adapter."""
     position_ids = _positions(mask)[:, -input_ids.shape[1] :]
-    return model(input_ids=input_ids, attention_mask=mask, position_ids=position_ids, **options).logits
+    return model.logits(adapters, columns, cache, input_ids=input_ids, attention_mask=mask, position_ids=position_ids)
 
 
 def _left_padded(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -180,14 +190,22 @@ def _joined(
     layers = [
         (stacked(keys, more_keys), stacked(values, more_values)) for (keys, values), (more_keys, more_values) in pairs
     ]
-    return DynamicCache(layers), stacked(mask[..., None], other_mask[..., None])[..., 0]
+    return _cache_of(layers), stacked(mask[..., None], other_mask[..., None])[..., 0]
 
 
 def _selected(cache: DynamicCache, mask: torch.Tensor, rows: list[int]) -> tuple[DynamicCache, torch.Tensor]:
     mask = mask[rows]
     start = int(mask.any(dim=0).long().argmax())
     layers = [(keys[rows, :, start:], values[rows, :, start:]) for keys, values in _layers(cache)]
-    return DynamicCache(layers), mask[:, start:]
+    return _cache_of(layers), mask[:, start:]
+
+
+def _cache_of(layers: list[tuple[torch.Tensor, torch.Tensor]]) -> DynamicCache:
+    """Filled by `update`: what else the constructor takes differs between releases, and 4.48 ignores it."""
+    cache = DynamicCache()
+    for index, (keys, values) in enumerate(layers):
+        cache.update(keys, values, index)
+    return cache
 
 
 def _layers(cache: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:

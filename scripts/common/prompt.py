@@ -71,9 +71,10 @@ class Template:
         values = {"sections": self.sections, "separator": self.separator, "response": self.answer}
         return json.dumps({**values, "system": self.system, "chat": self.chat}, ensure_ascii=False, indent=1)
 
-    def prompt_columns(self) -> set[str]:
-        """The columns that the prompt names, of a chat also the system turn."""
-        return {name for text in (*self.sections, self.system or "") for name in _COLUMN.findall(text)}
+    def names_any(self, columns: Collection[str]) -> bool:
+        """Whether the prompt, of a chat also the system turn, names one of these columns."""
+        texts = (*self.sections, self.system or "")
+        return any(brace[1] in columns for text in texts for brace in _BRACES.finditer(text))
 
     def render(self, fields: Mapping[str, Any]) -> str:
         """The prompt of one row (of a chat: the user's turn). Raises BadInput for a column that is not there."""

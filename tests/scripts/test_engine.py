@@ -131,13 +131,13 @@ def test_a_failure_of_the_model_fails_the_requests_under_way_and_no_later_one(ti
     model = load_model(tiny_model, {}, "fp32")
     engine = RecordingEngine(model, max_batch=2)
     pieces: SimpleQueue[Piece] = SimpleQueue()
-    healthy = model.model.norm.weight.data.clone()
-    model.model.norm.weight.data.fill_(float("nan"))
+    healthy = model.model.model.norm.weight.data.clone()
+    model.model.model.norm.weight.data.fill_(float("nan"))
     engine.start()
     for _ in range(2):
         engine.submit(Request(Sequence([5], 3), tokenizer, [], pieces.put))
     assert [pieces.get(timeout=30).finish_reason for _ in range(2)] == ["error"] * 2
-    model.model.norm.weight.data.copy_(healthy)
+    model.model.model.norm.weight.data.copy_(healthy)
     engine.submit(Request(Sequence([5], 1), tokenizer, [], pieces.put))
     assert pieces.get(timeout=30).finish_reason == "length"
     engine.stop()
