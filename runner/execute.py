@@ -299,11 +299,29 @@ def _keep_results(run: Path, stage: str) -> None:
         shutil.copyfile(figures, kept)
 
 
+def environment_bin(python: str) -> Path | None:
+    """The folder with the programs of a Python's environment; None for a bare name, which PATH finds already.
+
+    It is where the Python is named, not where a link leads: an environment's `python` often links to /usr/bin.
+    """
+    return Path(python).parent if os.sep in python else None
+
+
+def _search_path(python: str) -> str:
+    """PATH for a step, beginning with its environment: Neuron's tools, such as neuronx-cc, are called by bare name."""
+    folder, found = environment_bin(python), os.environ.get("PATH", os.defpath)
+    return f"{folder.absolute()}{os.pathsep}{found}" if folder else found
+
+
 def _run_command(
     step: dict[str, Any], events: Events, environment: dict[str, str], inherit: Sequence[int], log: Path
 ) -> int:
     """Run the step's command; returns the peak memory, in bytes, of the largest of its processes."""
-    told = {"RUNNER_EVENTS": str(events.path.resolve()), "RUNNER_STAGE": step["stage"]}
+    told = {
+        "RUNNER_EVENTS": str(events.path.resolve()),
+        "RUNNER_STAGE": step["stage"],
+        "PATH": _search_path(step["argv"][0]),
+    }
     with log.open("ab") as output:
         process = subprocess.Popen(
             step["argv"],

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from runner.execute import execute
+from runner.plan import Step
+from runner.plan_text import command_line
 
 
 def step(store: Path, stage: str, code: str, *, key: str = "", cached: bool = True, resumable: bool = False) -> dict:
@@ -192,3 +194,43 @@ def test_a_step_keeps_the_cores_that_it_was_granted(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("NEURON_RT_VISIBLE_CORES", "6,7")
     assert execute({"store": str(store), "steps": [one]}, tmp_path / "run") == 0
     assert (tmp_path / "run" / "logs" / "train.log").read_text() == "6,7 localhost:48626\n"
+
+
+def environment(folder: Path, tool: str) -> Path:
+    """The Python of an environment with a tool of its own; like a virtual environment's it is a link to another."""
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / tool).write_text("#!/bin/sh\necho of the environment\n")
+    (folder / "bin" / tool).chmod(0o755)
+    (folder / "bin" / "python").symlink_to(sys.executable)
+    return folder / "bin" / "python"
+
+
+CALLS_A_TOOL = "import subprocess; subprocess.run(['libneuronpjrt-path'], check=True)"
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_step_finds_the_tools_of_its_environment(tmp_path: Path, monkeypatch, relative: bool) -> None:
+    python = environment(tmp_path / "venv", "libneuronpjrt-path")
+    monkeypatch.chdir(tmp_path)
+    one = step(tmp_path / "store", "train", f"import os; os.chdir('/'); {CALLS_A_TOOL}")
+    one["argv"][0] = str(python.relative_to(tmp_path) if relative else python)
+    assert execute({"store": str(tmp_path / "store"), "steps": [one]}, tmp_path / "run") == 0
+    assert (tmp_path / "run" / "logs" / "train.log").read_text() == "of the environment\n"
+
+
+@pytest.mark.parametrize("folder", ["venv", "my venv $x"])
+@pytest.mark.parametrize("relative", [False, True])
+def test_the_printed_command_finds_them_too(tmp_path: Path, folder: str, relative: bool) -> None:
+    python = environment(tmp_path / folder, "libneuronpjrt-path")
+    start = str(python.relative_to(tmp_path) if relative else python)
+    one = Step("train", "train", "train-1", (start, "-c", CALLS_A_TOOL), {}, cached=True, resumable=False)
+    said = subprocess.run(["bash", "-c", command_line(one)], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert said.stdout == "of the environment\n"
+
+
+def test_a_bare_python_leaves_the_path_alone(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", f"/nowhere:{environment(tmp_path / 'venv', 'tool').parent}")
+    one = step(tmp_path / "store", "train", "import os; print(os.environ['PATH'])")
+    one["argv"][0] = "python"
+    assert execute({"store": str(tmp_path / "store"), "steps": [one]}, tmp_path / "run") == 0
+    assert (tmp_path / "run" / "logs" / "train.log").read_text().strip() == os.environ["PATH"]
