@@ -38,7 +38,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner import cores
+from runner import cores, probe, requirements
 from runner.host import CANCELLED, EVENTS, LOCK, SECRETS, follow
 from runner.jobs import JOB
 from runner.store import Store
@@ -123,10 +123,12 @@ def execute(plan: dict[str, Any], run: Path, stages: Sequence[str] = (), attempt
 def _run_steps(
     steps: Sequence[dict[str, Any]], plan: dict[str, Any], run: Path, events: Events, meeting: Meeting
 ) -> int:
+    store = Store(plan["store"])
     try:
+        check_packages([step for step in steps if not (step["cached"] and store.has(step["key"]))])
         for step in steps:
             try:
-                _run_step(step, Store(plan["store"]), run, events, meeting)
+                _run_step(step, store, run, events, meeting)
             except OSError as error:
                 raise StepFailed(step["stage"], 1, f"{error.filename or run}: {error.strerror}") from error
     except StepFailed as failure:
@@ -139,6 +141,22 @@ def _run_steps(
         events.emit("run", state="interrupted", status=INTERRUPTED)
         return INTERRUPTED
     return _end(run, events, "finished", 0) if steps[-1] is plan["steps"][-1] else 0
+
+
+def check_packages(steps: Sequence[dict[str, Any]]) -> None:
+    """Raise StepFailed, before any work, where an environment lacks what a step will import there."""
+    needed: dict[str, list[str]] = {}
+    for step in steps:
+        for python, texts in step.get("packages", {}).items():
+            needed.setdefault(python, []).extend(texts)
+    for python, texts in needed.items():
+        found = probe.environment(python)
+        wrong = [found["error"]] if "error" in found else [
+            said for _, said in requirements.unmet(texts, {**found["packages"], requirements.PYTHON: found["version"]})
+        ]  # fmt: skip
+        if wrong:
+            stage = next(step["stage"] for step in steps if python in step.get("packages", {}))
+            raise StepFailed(stage, 2, f"{python}: {'; '.join(wrong)} (`runner doctor` says what to do)")
 
 
 class Meeting:

@@ -108,6 +108,8 @@ def _derived(recipe: Recipe, plan: Plan, store: Store) -> Iterator[tuple[str, st
     yield "training steps", steps_line(recipe, _statistics(plan, store))
     if architecture:
         yield from _needs(recipe, feasibility.estimate(recipe, architecture))
+    if recipe.serve.engine == "vllm" and recipe.sdk.vllm_install and not recipe.serve.image:
+        yield "install first", recipe.sdk.vllm_install
     if recipe.hardware.price_per_hour:
         price = recipe.hardware
         yield "price", f"${price.price_per_hour:g} an hour, on demand in {price.price_region}, {price.price_date}"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fake_machine
 import pytest
 
 from runner.execute import execute
@@ -234,3 +235,29 @@ def test_a_bare_python_leaves_the_path_alone(tmp_path: Path, monkeypatch) -> Non
     one["argv"][0] = "python"
     assert execute({"store": str(tmp_path / "store"), "steps": [one]}, tmp_path / "run") == 0
     assert (tmp_path / "run" / "logs" / "train.log").read_text().strip() == os.environ["PATH"]
+
+
+def test_an_environment_that_lacks_a_package_is_refused_before_any_work(tmp_path: Path) -> None:
+    store, python = tmp_path / "store", tmp_path / "venv" / "python"
+    fake_machine.python(python, {"transformers": "4.57.6", "torch": "2.8.0"})
+    steps = [step(store, "convert", WRITE), step(store, "train", WRITE)]
+    steps[1]["packages"] = {str(python): ["python>=3.10", "transformers==4.48.*", "torch>=2.8", "neuronx-distributed"]}
+    assert execute({"store": str(store), "steps": steps}, tmp_path / "run") == 2
+    [failed] = [event for event in events(tmp_path / "run") if event["event"] == "step"]
+    assert failed["reason"].startswith(
+        f"{python}: transformers is 4.57.6, not ==4.48.*; neuronx-distributed is missing (`runner doctor`"
+    )
+    assert (failed["stage"], failed["state"]) == ("train", "failed")
+    assert not store.exists()
+
+
+def test_an_environment_of_finished_steps_need_not_be_there(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    one = step(store, "convert", WRITE)
+    assert execute({"store": str(store), "steps": [one]}, tmp_path / "one") == 0
+    one["packages"] = {str(tmp_path / "gone" / "python"): ["torch"]}
+    assert execute({"store": str(store), "steps": [one]}, tmp_path / "two") == 0
+    (store / "objects" / one["key"] / "made").unlink()
+    (store / "objects" / one["key"]).rmdir()
+    assert execute({"store": str(store), "steps": [one]}, tmp_path / "three") == 2
+    assert "gone/python: No such file or directory" in events(tmp_path / "three")[-2]["reason"]
