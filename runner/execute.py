@@ -38,7 +38,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner import cores
+from runner import cores, probe, requirements
 from runner.host import CANCELLED, EVENTS, LOCK, SECRETS, follow, name_of
 from runner.jobs import JOB
 from runner.store import Store
@@ -123,10 +123,12 @@ def execute(plan: dict[str, Any], run: Path, stages: Sequence[str] = (), attempt
 def _run_steps(
     steps: Sequence[dict[str, Any]], plan: dict[str, Any], run: Path, events: Events, meeting: Meeting
 ) -> int:
+    store = Store(plan["store"])
     try:
+        check_packages([step for step in steps if not (step["cached"] and store.has(step["key"]))])
         for step in steps:
             try:
-                _run_step(step, Store(plan["store"]), run, events, meeting)
+                _run_step(step, store, run, events, meeting)
             except OSError as error:
                 raise StepFailed(step["stage"], 1, f"{error.filename or run}: {error.strerror}") from error
     except StepFailed as failure:
@@ -139,6 +141,22 @@ def _run_steps(
         events.emit("run", state="interrupted", status=INTERRUPTED)
         return INTERRUPTED
     return _end(run, events, "finished", 0) if steps[-1] is plan["steps"][-1] else 0
+
+
+def check_packages(steps: Sequence[dict[str, Any]]) -> None:
+    """Raise StepFailed, before any work, where an environment lacks what a step will import there."""
+    needed: dict[str, list[str]] = {}
+    for step in steps:
+        for python, texts in step.get("packages", {}).items():
+            needed.setdefault(python, []).extend(texts)
+    for python, texts in needed.items():
+        found = probe.environment(python)
+        wrong = [found["error"]] if "error" in found else [
+            said for _, said in requirements.unmet(texts, {**found["packages"], requirements.PYTHON: found["version"]})
+        ]  # fmt: skip
+        if wrong:
+            stage = next(step["stage"] for step in steps if python in step.get("packages", {}))
+            raise StepFailed(stage, 2, f"{python}: {'; '.join(wrong)} (`runner doctor` says what to do)")
 
 
 class Meeting:
@@ -299,11 +317,29 @@ def _keep_results(run: Path, stage: str) -> None:
         shutil.copyfile(figures, kept)
 
 
+def environment_bin(python: str) -> Path | None:
+    """The folder with the programs of a Python's environment; None for a bare name, which PATH finds already.
+
+    It is where the Python is named, not where a link leads: an environment's `python` often links to /usr/bin.
+    """
+    return Path(python).parent if os.sep in python else None
+
+
+def _search_path(python: str) -> str:
+    """PATH for a step, beginning with its environment: Neuron's tools, such as neuronx-cc, are called by bare name."""
+    folder, found = environment_bin(python), os.environ.get("PATH", os.defpath)
+    return f"{folder.absolute()}{os.pathsep}{found}" if folder else found
+
+
 def _run_command(
     step: dict[str, Any], events: Events, environment: dict[str, str], inherit: Sequence[int], log: Path
 ) -> int:
     """Run the step's command; returns the peak memory, in bytes, of the largest of its processes."""
-    told = {"RUNNER_EVENTS": str(events.path.resolve()), "RUNNER_STAGE": step["stage"]}
+    told = {
+        "RUNNER_EVENTS": str(events.path.resolve()),
+        "RUNNER_STAGE": step["stage"],
+        "PATH": _search_path(step["argv"][0]),
+    }
     with log.open("ab") as output:
         process = subprocess.Popen(
             step["argv"],

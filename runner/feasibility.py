@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import InvalidRequirement, Requirement
+
 from runner import backends, memory, model_config, weights
 from runner.errors import RecipeError
 from runner.schema import Architecture, Recipe
@@ -108,6 +110,16 @@ def _training(recipe: Recipe) -> Iterator[str]:
             f"parallel.dp_size: {recipe.parallel.dp_size} copies of the model share {recipe.dataset.train_rows} rows "
             "of dataset.train_rows; a copy needs one"
         )
+
+
+def _requirements(recipe: Recipe) -> Iterator[str]:
+    for key in ("train_packages", "train_packages_expected", "serve_packages"):
+        for text in getattr(recipe.sdk, key):
+            try:
+                Requirement(text)
+            except InvalidRequirement as error:
+                reason = str(error).splitlines()[0]
+                yield f"sdk.{key}: {text}: not a pip requirement, say one such as transformers==4.48.*: {reason}"
 
 
 def _nodes(recipe: Recipe) -> Iterator[str]:
@@ -268,7 +280,9 @@ def _value(recipe: Recipe, key: str) -> Any:
     return functools.reduce(getattr, key.split("."), recipe)
 
 
-_RULES: tuple[Callable[[Recipe], Iterator[str]], ...] = (backends.problems, _cores, _nodes, _server, _training)
+_RULES: tuple[Callable[[Recipe], Iterator[str]], ...] = (
+    backends.problems, _requirements, _cores, _nodes, _server, _training,
+)  # fmt: skip
 _MODEL_RULES: tuple[Callable[[Recipe, Architecture], Iterator[str]], ...] = (
     _cut, _length, _sequence_parallel, _rank, _memory,
 )  # fmt: skip

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import answers, events, loading, program, tokenizer, vllm_flags, vllm_options
+from common import answers, events, loading, processes, program, tokenizer, vllm_flags, vllm_options
 from common.answers import Answer, Question
 from common.program import BadInput
 from common.prompt import Template
@@ -94,7 +94,7 @@ def vllm_answers(args: argparse.Namespace, prompts: list[list[int]]) -> Iterator
     settings = vllm_flags.settings(args)
     settings = vllm_flags.with_artifacts(args, settings, vllm_flags.installed(sys.executable))
     vllm_flags.write_files(settings)
-    os.environ.update(vllm_options.environment(args.generation, settings))
+    os.environ.update(vllm_options.environment(args.generation, settings), PATH=processes.search_path(sys.executable))
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # the rest would bury our lines
 
     from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports]  reads the variables
