@@ -3,12 +3,16 @@
 RECIPE ?= quickstart
 ARGS ?=
 RUN ?= last
+# As they were written, whatever the name holds: the shell gets them as variables, make looks for no $ in them.
+override RECIPE := $(value RECIPE)
+override RUN := $(value RUN)
+export RECIPE RUN
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-ray setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test lint test-integration test-optimum test-nxd bench clean
+.PHONY: help setup setup-ray setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test lint test-integration test-optimum test-nxd bench clean purge
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -56,34 +60,34 @@ setup-ray: .venv-ray/.done ## make the environment .venv-ray, for the tests on a
 setup-vllm: .venv-vllm/.done ## make the environment .venv-vllm: vLLM on a CPU, 2.5 GB
 
 run: $(VENV)/.done ## run RECIPE (default: quickstart) with ARGS
-	$(BIN)/runner run $(RECIPE) $(ARGS)
+	$(BIN)/runner run "$$RECIPE" $(ARGS)
 
 plan: $(VENV)/.done ## show every command line that RECIPE would run
-	$(BIN)/runner plan $(RECIPE) $(ARGS)
+	$(BIN)/runner plan "$$RECIPE" $(ARGS)
 
 doctor: $(VENV)/.done ## look whether anything on this machine is in the way of RECIPE
-	$(BIN)/runner doctor $(RECIPE) $(ARGS)
+	$(BIN)/runner doctor "$$RECIPE" $(ARGS)
 
 sweep: $(VENV)/.sweep ## run a sweep of RECIPE: ARGS="train.lora.rank=4,8,16"
-	$(BIN)/runner run $(RECIPE) -m $(ARGS)
+	$(BIN)/runner run "$$RECIPE" -m $(ARGS)
 
 serve: $(VENV)/.done ## serve what RECIPE trains, or SERVE="RUN RUN ..." together, until Ctrl-C
-	$(BIN)/runner serve $(or $(SERVE),$(RECIPE)) $(ARGS)
+	$(BIN)/runner serve $(if $(SERVE),$(SERVE),"$$RECIPE") $(ARGS)
 
 runs: $(VENV)/.done ## list the runs
 	$(BIN)/runner runs $(ARGS)
 
 show: $(VENV)/.done ## show RUN (default: the last)
-	$(BIN)/runner show $(RUN) $(ARGS)
+	$(BIN)/runner show "$$RUN" $(ARGS)
 
 compare: $(VENV)/.done ## compare runs: ARGS="RUN RUN ..."
 	$(BIN)/runner compare $(ARGS)
 
 report: $(VENV)/.done ## write RUN into one HTML file to look at
-	$(BIN)/runner report $(RUN) $(ARGS)
+	$(BIN)/runner report "$$RUN" $(ARGS)
 
 rerun: $(VENV)/.done ## repeat RUN exactly and compare the figures
-	$(BIN)/runner rerun $(RUN) $(ARGS)
+	$(BIN)/runner rerun "$$RUN" $(ARGS)
 
 completion: $(VENV)/.done ## have bash or zsh complete the runner command
 	$(BIN)/runner completion
@@ -120,5 +124,13 @@ lint: $(VENV)/.dev ## check style and types
 bench: $(VENV)/.dev ## measure: conversion, training, serving, a cached run, each beside what else there is
 	$(BIN)/python tests/bench/run.py $(ARGS)
 
-clean: ## remove the environment, finished artifacts and records
-	rm -rf $(VENV) .venv-nxd .venv-ray .venv-vllm store runs
+clean: ## remove the environments; what was trained stays
+	rm -rf $(VENV) .venv-nxd .venv-ray .venv-vllm
+
+purge: ## remove store/ and runs/, all that was trained and recorded: asks first, or is told by PURGE=yes
+	@if [ "$(PURGE)" != yes ]; then \
+	    [ -t 0 ] || { echo "purge: no terminal to ask on; PURGE=yes removes store/ and runs/" >&2; exit 2; }; \
+	    printf 'Remove store/ and runs/, all adapters and records in them? [y/N] '; \
+	    read answer; [ "$$answer" = y ] || { echo "nothing was removed"; exit 1; }; \
+	fi
+	rm -rf store runs

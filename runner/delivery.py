@@ -20,7 +20,7 @@ from runner.host import SECRETS, TOKENS
 from runner.runs import Run
 
 # The control plane stays here; these need the standard library alone.
-_EXECUTOR = ("__init__", "cores", "execute", "host", "jobs", "schedulers/*", "store")
+_EXECUTOR = ("__init__", "cores", "execute", "host", "jobs", "probe", "requirements", "schedulers/*", "store")
 _RECORD = ("recipe.yaml", "manifest.json", "plan.json", "uncommitted.diff")
 
 

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import InvalidRequirement, Requirement
 
 from runner import backends, memory, model_config, weights
 from runner.errors import RecipeError
@@ -99,14 +102,24 @@ def _training(recipe: Recipe) -> Iterator[str]:
         yield f"train.lora.targets: a layer is named twice in [{','.join(train.lora.targets)}]; name each once"
     if train.learning_rate == 0:
         yield "train.learning_rate: 0 learns nothing; LoRA takes about 2e-4"
-    if train.warmup_ratio >= 1 or 0 < train.max_steps <= round(train.warmup_ratio * train.max_steps):
+    if train.warmup_ratio >= 1 or 0 < train.max_steps <= math.ceil(train.warmup_ratio * train.max_steps):
         steps = train.max_steps or "all"
-        yield f"train.warmup_ratio: {train.warmup_ratio:g} of {steps} steps leaves none after warm-up; say 0.05"
+        yield f"train.warmup_ratio: {train.warmup_ratio:g} of {steps} steps leaves none after warm-up; say 0"
     if recipe.dataset.train_rows and not recipe.dataset.pack and recipe.dataset.train_rows < recipe.parallel.dp_size:
         yield (
             f"parallel.dp_size: {recipe.parallel.dp_size} copies of the model share {recipe.dataset.train_rows} rows "
             "of dataset.train_rows; a copy needs one"
         )
+
+
+def _requirements(recipe: Recipe) -> Iterator[str]:
+    for key in ("train_packages", "train_packages_expected", "serve_packages"):
+        for text in getattr(recipe.sdk, key):
+            try:
+                Requirement(text)
+            except InvalidRequirement as error:
+                reason = str(error).splitlines()[0]
+                yield f"sdk.{key}: {text}: not a pip requirement, say one such as transformers==4.48.*: {reason}"
 
 
 def _nodes(recipe: Recipe) -> Iterator[str]:
@@ -267,7 +280,9 @@ def _value(recipe: Recipe, key: str) -> Any:
     return functools.reduce(getattr, key.split("."), recipe)
 
 
-_RULES: tuple[Callable[[Recipe], Iterator[str]], ...] = (backends.problems, _cores, _nodes, _server, _training)
+_RULES: tuple[Callable[[Recipe], Iterator[str]], ...] = (
+    backends.problems, _requirements, _cores, _nodes, _server, _training,
+)  # fmt: skip
 _MODEL_RULES: tuple[Callable[[Recipe, Architecture], Iterator[str]], ...] = (
     _cut, _length, _sequence_parallel, _rank, _memory,
 )  # fmt: skip

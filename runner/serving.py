@@ -9,9 +9,10 @@ import yaml
 
 from runner import feasibility
 from runner.compose import ROOT
-from runner.draft import Artifacts, Place, Word, neutral, options
+from runner.draft import Artifacts, Output, Place, Word, neutral, options
 from runner.errors import RecipeError
-from runner.schema import Recipe
+from runner.packages import needed
+from runner.schema import Recipe, Serve
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # MaxLoRARanks of vllm/config/lora.py
 PROGRAMS = {"embedded": "serve_embedded.py", "vllm": "serve_vllm.py"}
@@ -20,6 +21,7 @@ PROGRAMS = {"embedded": "serve_embedded.py", "vllm": "serve_vllm.py"}
 def check(recipe: Recipe) -> None:
     """Raises RecipeError for an engine that cannot serve this adapter on this hardware."""
     serve, sdk, rank = recipe.serve, recipe.sdk, recipe.train.lora.rank
+    _check_names(serve)
     on_neuron = recipe.hardware.device != "cpu"
     if serve.engine == "embedded" and on_neuron:
         raise RecipeError(f"serve=embedded: serves on a CPU alone; take serve=vllm on {recipe.hardware.name}")
@@ -29,6 +31,16 @@ def check(recipe: Recipe) -> None:
         raise RecipeError("sdk.vllm_lora: the native plugin serves no LoRA; false has the merged model served")
     if serve.engine == "vllm" and sdk.vllm_lora and rank > LORA_RANKS[-1]:
         raise RecipeError(f"train.lora.rank: vLLM serves ranks up to {LORA_RANKS[-1]}; sdk.vllm_lora=false merges")
+
+
+def _check_names(serve: Serve) -> None:
+    """The server programs take NAME=FOLDER."""
+    for key in ("base_name", "adapter_name"):
+        name = getattr(serve, key)
+        if not name or name.startswith("-") or "=" in name:
+            raise RecipeError(f"serve.{key}: {name!r}: a served name is not empty, begins with no - and has no = in it")
+    if serve.base_name == serve.adapter_name:
+        raise RecipeError(f"serve.adapter_name: {serve.adapter_name}: is serve.base_name too; give it another")
 
 
 def merged(recipe: Recipe) -> bool:
@@ -82,6 +94,14 @@ def python(recipe: Recipe, place: Place) -> str:
     return str(made)
 
 
+def packages(recipe: Recipe, place: Place) -> dict[str, list[str]]:
+    """What the server's program imports, and what the environment of vLLM holds, unless it runs in an image."""
+    found = {place.python: [*needed(PROGRAMS[recipe.serve.engine])]}
+    if recipe.serve.engine == "vllm" and (place.container or not recipe.serve.image):
+        found.setdefault(python(recipe, place), []).extend(recipe.sdk.serve_packages)
+    return found
+
+
 def named(name: str, artifacts: Artifacts) -> Word:
     """An adapter under the name that asks it."""
     adapter = artifacts.path("export", "adapter")
@@ -89,7 +109,7 @@ def named(name: str, artifacts: Artifacts) -> Word:
 
 
 def server(
-    recipe: Recipe, artifacts: Artifacts, port: int, output: str, adapters: Sequence[Word] = ()
+    recipe: Recipe, artifacts: Artifacts, port: int, output: Output, adapters: Sequence[Word] = ()
 ) -> list[str | Word]:
     """Options of the server program for the recipe's model and its adapter, or the `adapters` that are named."""
     serve = recipe.serve

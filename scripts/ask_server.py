@@ -1,7 +1,7 @@
 """Ask every model of a running server the same questions, and compare their answers.
 
-Input:   the address of a server that speaks OpenAI's protocol, and a JSONL, JSON, CSV or Parquet file: a row's
-         `prompt` is asked as it is, a row without one is written with --template.
+Input:   the address of a server that speaks OpenAI's protocol, and a JSONL, JSON, CSV or Parquet file: a row
+         that has a column of --template is written with it, any other row is asked its `prompt` as it is.
 Output:  answers.jsonl, each row with the answer of every model; summary.json, how many were cut off or are the same.
 
     python scripts/ask_server.py --port 8000 --prompts rows.jsonl --template tokens/template.json --output answers

@@ -132,7 +132,7 @@ def complete(folder: Path) -> None:
     from common import tokenizer
 
     config = read_json(folder / "config.json")
-    for_all = model_config.with_old_rope(config)
+    for_all = model_config.with_old_names(config)
     if for_all != config:
         _replace(folder / "config.json", for_all)
     end, path = tokenizer.end_of_turn_id(folder, tokenizer.load(folder)), folder / "generation_config.json"

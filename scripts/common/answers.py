@@ -30,8 +30,9 @@ class Question:
 
 
 def read_questions(path: Path, template: Template | None) -> list[Question]:
-    """Every row of a JSONL, JSON, CSV or Parquet file: its `prompt` as it is, else its columns in the template.
+    """Every row of a JSONL, JSON, CSV or Parquet file, as a question.
 
+    A row that has a column of the template is written with it; any other row is its `prompt`, as it is.
     Raises BadInput for a file without rows, and for a row that has neither.
     """
     questions = [_question(row, template) for row in rows.read([path], [])]
@@ -42,10 +43,21 @@ def read_questions(path: Path, template: Template | None) -> list[Question]:
 
 def _question(row: rows.Row, template: Template | None) -> Question:
     prompt = row.fields.get("prompt")
-    if isinstance(prompt, str) and prompt:
-        return Question(row.fields, prompt, None)
-    if template is None:
+    for_template = template is not None and template.names_any(row.fields)
+    if isinstance(prompt, str) and prompt and not for_template:
+        question = Question(row.fields, prompt, None)
+    elif template is None:
         raise BadInput(f"{row.place}: no prompt; give rows with a prompt, or a --template for their columns")
+    else:
+        question = _rendered(row, template)
+    try:
+        json.dumps(question.asked(), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can spell
+        raise BadInput(f"{row.place}: not Unicode text: {error.reason}") from None
+    return question
+
+
+def _rendered(row: rows.Row, template: Template) -> Question:
     try:
         messages = template.messages(row.fields) if template.chat else None
         return Question(row.fields, template.render(row.fields), messages)

@@ -63,13 +63,19 @@ def rope(config: Mapping[str, Any]) -> Config:
     return {**given, "rope_type": given.get("rope_type") or given.get("type") or "default", "rope_theta": theta}
 
 
-def with_old_rope(config: Config) -> Config:
-    """The config with its rotary parameters also where transformers 4 looks for them; else it would use others."""
+def with_old_names(config: Config) -> Config:
+    """The config with rope_theta, rope_scaling and torch_dtype, where transformers 4 looks for them.
+
+    Transformers 5 saves them as rope_parameters and dtype, which 4 ignores without a word: it would compute with other
+    positions. Transformers 5 reads the old names too.
+    """
     wanted = rope(config)
     scaling = {key: value for key, value in wanted.items() if key != "rope_theta"}
     old = {"rope_theta": wanted["rope_theta"]}
     if scaling["rope_type"] != "default":
         old["rope_scaling"] = config.get("rope_scaling") or scaling
+    if "dtype" in config:
+        old["torch_dtype"] = config["dtype"]
     read_by_old = {"rope_theta": _THETA, **config}
     return config if all(read_by_old.get(key) == value for key, value in old.items()) else {**config, **old}
 

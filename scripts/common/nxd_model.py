@@ -212,18 +212,13 @@ def _attention(base: type, segments: Segments) -> torch.nn.Module:
 
 
 def _config(args: argparse.Namespace) -> Any:
-    """The shards' config.json, which transformers 4 or 5 wrote, for the transformers 4 that NxD's code needs."""
+    """The shards' config.json, for the transformers 4 that NxD's code needs."""
     from transformers import LlamaConfig
 
-    content = model_config.read(args.shards, trainer="nxd")
-    rope = model_config.rope(content)
-    theta = rope.pop("rope_theta")
-    scaling = rope if rope["rope_type"] != "default" else None
+    content = model_config.with_old_names(model_config.read(args.shards, trainer="nxd"))
     same = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act")
-    same += ("num_key_value_heads", "max_position_embeddings", "rms_norm_eps")
+    same += ("num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "rope_theta", "rope_scaling")
     settings = {
-        "rope_theta": theta,
-        "rope_scaling": scaling,
         "tie_word_embeddings": False,  # the shards hold both
         "use_cache": False,
         "torch_dtype": DTYPES[args.dtype],

@@ -21,7 +21,10 @@ class Row(NamedTuple):
 
 
 def read(files: Sequence[Path], where: Sequence[tuple[str, str]]) -> Iterator[Row]:
-    """Stream the rows whose columns have the values of `where` (compared as text).
+    """Stream the rows whose columns have the values of `where`.
+
+    A text is compared as it is; another value with what JSON reads in the condition, so that `true`, `null`, `5`
+    and `5.0` find true, null and 5.
 
     Raises BadInput that names file and line for a row that cannot be read.
     """
@@ -47,9 +50,26 @@ def _matches(row: Row, where: Sequence[tuple[str, str]]) -> bool:
     for column, value in where:
         if column not in row.fields:
             raise BadInput(f"{row.place}: no column {column!r} (--where); the columns are {', '.join(row.fields)}")
-        if str(row.fields[column]) != value:
+        if not _is(row.fields[column], value):
             return False
     return True
+
+
+def _is(value: Any, wanted: str) -> bool:
+    if isinstance(value, str):
+        return value == wanted
+    if value is None or isinstance(value, (bool, int, float)):
+        meant = _json_value(wanted)
+        return isinstance(meant, bool) == isinstance(value, bool) and meant == value
+    return str(value) == wanted  # dates and decimals of Parquet
+
+
+def _json_value(text: str) -> Any:
+    """The number, truth value or null that a condition spells, True and NULL included; else the text."""
+    try:
+        return json.loads(text.lower())
+    except ValueError:
+        return text
 
 
 def _jsonl(path: Path) -> Iterator[Row]:

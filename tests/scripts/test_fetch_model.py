@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import fetch_model
-from common import program
+from common import model_config, program
 
 SCRIPT = Path(fetch_model.__file__)
 
@@ -65,6 +65,15 @@ def test_a_folder_of_symbolic_links_gives_files(folder, tmp_path):
         (links / path.name).symlink_to(path)
     assert fetch("--folder", links, "--output", tmp_path / "out") == 0
     assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
+
+
+def test_the_config_is_written_for_every_transformers(folder, tmp_path):
+    """Version 4, which Neuron's environments have, ignores rope_parameters and dtype."""
+    set_config(rope_parameters={"rope_type": "default", "rope_theta": 5e5}, dtype="float32")(folder)
+    assert fetch("--folder", folder, "--output", tmp_path / "out") == 0
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["rope_theta"], config["torch_dtype"]) == (5e5, "float32")
+    assert "rope_parameters" not in config
 
 
 def test_shards(folder, tmp_path):
@@ -189,7 +198,8 @@ def test_the_tokenizer_of_another_model_takes_the_place_of_the_models_own(folder
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert "chat_template.jinja" in names
     assert "special_tokens_map.json" not in names, "files of two tokenizers are not mixed"
-    assert (tmp_path / "out" / "config.json").read_text() == (folder / "config.json").read_text()
+    config = json.loads((folder / "config.json").read_text())
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == model_config.with_old_names(config)
 
 
 def test_a_tokenizer_that_is_larger_than_the_model_is_refused(folder, tmp_path, capsys):

@@ -52,6 +52,10 @@ def test_rotary_parameters_are_those_of_transformers(tmp_path: Path, config: dic
     given = {key: value for key, value in config.items() if value is not None}
     expected = LlamaConfig(**json.loads(json.dumps(given))).rope_parameters
     assert model_config.rope(config) == expected
-    old = model_config.with_old_rope(config)
+    old = model_config.with_old_names(config)
     assert model_config.rope({key: old[key] for key in ("rope_theta", "rope_scaling") if key in old}) == expected
-    assert model_config.with_old_rope(old) is old
+    assert model_config.with_old_names(old) is old
+
+
+def test_the_dtype_is_where_transformers_4_looks() -> None:
+    assert model_config.with_old_names({"dtype": "float32"})["torch_dtype"] == "float32"
