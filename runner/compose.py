@@ -29,6 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.errors import RecipeError, did_you_mean
 from runner.schema import Recipe
 from runner.validate import InvalidKey, build, keys
+from runner.words import RecipeFiles, load_yaml, quoted
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, RECIPES = ROOT / "configs", ROOT / "recipes"
@@ -44,9 +45,11 @@ class _ConfigFolders(SearchPathPlugin):
     """Lets a recipe in any folder choose from `config_folders`."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        main = next(item.path for item in search_path.get_path() if item.provider == "main")
-        for folder in config_folders(Path(main.removeprefix("file://"))):
-            search_path.append("runner", f"file://{folder}")
+        main = next(item for item in search_path.get_path() if item.provider == "main")
+        recipes = Path(main.path.removeprefix("file://"))
+        main.path = f"{RecipeFiles.scheme()}://{recipes}"
+        for folder in config_folders(recipes):
+            search_path.append("runner", f"{RecipeFiles.scheme()}://{folder}")
 
 
 def config_folders(recipes: Path) -> list[Path]:
@@ -138,7 +141,8 @@ def option_file(group: str, option: str, recipes: Path = RECIPES) -> Path:
 
 def prepare_hydra() -> None:
     """Make the schema's defaults, the config folders and the resolvers known to Hydra."""
-    Plugins.instance().register(_ConfigFolders)
+    for plugin in (_ConfigFolders, RecipeFiles):
+        Plugins.instance().register(plugin)
     ConfigStore.instance().store(name="schema", node=dataclasses.asdict(Recipe()))
     OmegaConf.register_new_resolver("assets", lambda path: str(RECIPES / "assets" / path), replace=True)
 
@@ -155,9 +159,9 @@ def hydra_overrides(overrides: Sequence[str]) -> list[str]:
 
 def _hydra_override(text: str) -> str:
     key = text.partition("=")[0]
-    if f"{key}.".startswith(OPEN):
-        return f"++{text}"
-    return _quote_option(text) if key in _SHORTHANDS else text
+    if key in _SHORTHANDS:
+        return _quote_option(text)
+    return quoted(f"++{text}" if f"{key}.".startswith(OPEN) else text)
 
 
 def _quote_option(text: str) -> str:
@@ -271,7 +275,7 @@ def _origin(key: str, source: Path, overrides: Sequence[str], choices: Mapping[s
 
 def _sets(path: Path, package: str, key: str) -> bool:
     text = path.read_text()
-    node = yaml.safe_load(text)
+    node: Any = load_yaml(text, package)
     if package and "@package _global_" not in text:
         node = {package: node}
     for part in key.split("."):
@@ -289,7 +293,7 @@ def _yaml_problem(source: Path, error: yaml.YAMLError) -> str:
 
 def one_line(error: BaseException) -> str:
     """The first two lines of an exception of Hydra's or OmegaConf's, as one, in our words where theirs mislead."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in (str(error) or str(error.__cause__)).splitlines() if line.strip()]
     unknown = re.match(r"Could not override '(hydra\..*)'", lines[0])
     if unknown:
         return f"{unknown[1]}: no such key; a sweeper or launcher brings its own, for example hydra/sweeper=optuna"
