@@ -26,6 +26,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from runner import description
 from runner.errors import RecipeError, did_you_mean
 from runner.schema import Recipe
 from runner.validate import InvalidKey, build, keys
@@ -63,12 +64,13 @@ def config_folders(recipes: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Composed:
-    """A recipe and how it came about."""
+    """A recipe and how it came about; `notes` say what of it is not used."""
 
     recipe: Recipe
     source: Path
     overrides: tuple[str, ...]
     choices: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def compose(name: str, overrides: Sequence[str] = ()) -> Composed:
@@ -101,6 +103,7 @@ def from_config(config: DictConfig, source: Path, overrides: Sequence[str], choi
     plain = {name: config._get_node(name) for name in config if name != "hydra"}
     try:
         values: Any = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
+        notes = description.forget(values, lambda key: _rank(key, source, overrides, choices))
         recipe = build(Recipe, values)
     except InvalidKey as error:
         raise RecipeError(f"{_origin(error.key, source, overrides, choices)}: {error}") from error
@@ -108,7 +111,8 @@ def from_config(config: DictConfig, source: Path, overrides: Sequence[str], choi
         raise RecipeError(f"{source}: {one_line(error)}") from error
     _check_shorthands(values, source, overrides)
     _check_name(recipe.name)
-    return Composed(dataclasses.replace(recipe, name=recipe.name or source.stem), source, tuple(overrides), choices)
+    recipe = dataclasses.replace(recipe, name=recipe.name or source.stem)
+    return Composed(recipe, source, tuple(overrides), choices, tuple(notes))
 
 
 def locate(name: str) -> Path:
@@ -264,16 +268,39 @@ def _check_name(name: str) -> None:
 
 def _origin(key: str, source: Path, overrides: Sequence[str], choices: Mapping[str, str]) -> str:
     """Where a key was set: the override, or the YAML file, that was applied last."""
-    if any(text.lstrip("+~").startswith((f"{key}=", f"{key}.")) for text in overrides):
+    if _overrides(overrides, key):
         return "command line"
-    chosen = [(option_file(group, option, source.parent), group) for group, option in choices.items()]
-    for path, package in [(source, ""), *chosen, (CONFIGS / "base.yaml", "")]:
-        if path.is_file() and _sets(path, package, key):
+    for path, package in [(source, ""), *_chosen(source, choices), (CONFIGS / "base.yaml", "")]:
+        if _sets(path, package, key):
             return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
     return str(source)
 
 
+def _rank(key: str, source: Path, overrides: Sequence[str], choices: Mapping[str, str]) -> int:
+    """How late a key was set: 3 on the command line, 2 in the recipe, 1 in an option, 0 nowhere."""
+    if _overrides(overrides, key):
+        return 3
+    if _sets(source, "", key):
+        return 2
+    return int(any(_sets(path, package, key) for path, package in _chosen(source, choices)))
+
+
+def _chosen(source: Path, choices: Mapping[str, str]) -> list[tuple[Path, str]]:
+    """The files of the chosen options with the sections that they set."""
+    return [(option_file(group, option, source.parent), group) for group, option in choices.items()]
+
+
+def _overrides(overrides: Sequence[str], key: str) -> bool:
+    """Whether an override sets a key, or one below it."""
+    for override in map(parsed, overrides):
+        if any(f"{name}.".startswith(f"{key}.") for name in (override.key_or_group, *_keys_in(override))):
+            return True
+    return False
+
+
 def _sets(path: Path, package: str, key: str) -> bool:
+    if not path.is_file():
+        return False
     text = path.read_text()
     node: Any = load_yaml(text, package)
     if package and "@package _global_" not in text:

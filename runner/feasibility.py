@@ -28,6 +28,8 @@ def problems(recipe: Recipe) -> Iterator[str]:
     """Everything that cannot work, a line each. Raises RecipeError for a model that cannot be read."""
     for rule in _RULES:
         yield from rule(recipe)
+    if recipe.model.source == "folder":
+        weights.check_is_model(Path(recipe.model.path).expanduser(), "model.path")
     architecture = architecture_of(recipe)
     if recipe.model.source == "folder":
         weights.check(Path(recipe.model.path).expanduser(), "model.path")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import json
@@ -20,7 +21,7 @@ from runner.errors import RecipeError
 from runner.follow import Follower
 from runner.generate import artifact
 from runner.plan import Plan, Step
-from runner.run import place_of, start, terminate_as_interrupt, watch
+from runner.run import place_of, say_notes, start, terminate_as_interrupt, watch
 from runner.runs import Run
 from runner.schema import Recipe, Tracker
 from runner.stages.serve import foreground
@@ -37,6 +38,7 @@ def serve(words: Sequence[str], folder: Path, console: Console, detached: bool) 
     `words` are a recipe, or runs in `folder`, each by choice as NAME=RUN; and overrides.
     """
     composed, planned = of_words(words, folder)
+    say_notes(composed)
     _check_port(composed.recipe, planned, folder)
     record.prepare_folders(composed.recipe)
     made = Run(record.create(composed, planned))
@@ -95,7 +97,7 @@ def _served(names: Sequence[str], folder: Path) -> dict[str, Run]:
 def _recipe(run: Run, overrides: Sequence[str], folder: Path) -> Recipe:
     """What the record says, with what is said now of the server."""
     compose.check_overrides(overrides, compose.RECIPES / "recipe.yaml")
-    values = run.recipe
+    values = copy.deepcopy(run.recipe)
     for text in overrides:
         _apply(text, values)
     try:

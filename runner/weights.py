@@ -9,6 +9,19 @@ from pathlib import Path
 from runner.errors import RecipeError
 
 
+def check_is_model(folder: Path, key: str) -> None:
+    """Raises RecipeError that names `key` for a LoRA adapter in place of a model."""
+    config = folder / "adapter_config.json"
+    if not config.is_file() or (folder / "config.json").is_file():
+        return
+    try:
+        base = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError):
+        base = None
+    of = f" of {base}" if isinstance(base, str) and base else ""
+    raise RecipeError(f"{key}: {folder}: is a LoRA adapter{of}, not a model; name its base model, or merge it first")
+
+
 def check(folder: Path, key: str) -> None:
     """Raises RecipeError that names `key` and the file for a model folder without whole safetensors files.
 

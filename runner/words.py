@@ -104,7 +104,7 @@ def quoted(override: str) -> str:
     >>> quoted("model.revision=1.10"), quoted("dataset.where={zip: 010, flag: true}"), quoted("train.seed=1")
     ("model.revision='1.10'", "dataset.where={zip: 010, flag: 'true'}", 'train.seed=1')
     """
-    tree = OverrideParser(CommonTokenStream(OverrideLexer(InputStream(override)))).override()
+    tree: Any = OverrideParser(CommonTokenStream(OverrideLexer(InputStream(override)))).override()
     if tree.value() is None:
         return override
     key = tree.key().getText()
@@ -116,21 +116,22 @@ def quoted(override: str) -> str:
 
 def _unquoted(tree: Any, hint: Any, null_is_text: bool) -> Iterator[tuple[int, int]]:
     """Where in an override the words stand that Hydra would not read as words."""
-    if isinstance(tree, OverrideParser.PrimitiveContext):
+    rule = tree.getRuleIndex()
+    if rule == OverrideParser.RULE_primitive:
         tokens = [child.symbol for child in tree.getChildren() if child.symbol.type != OverrideLexer.WS]
         kind = tokens[0].type
         is_other = len(tokens) == 1 and kind in _READ_OTHERWISE and (null_is_text or kind != OverrideLexer.NULL)
         if _is_word(hint) and is_other:
             yield tokens[0].start, tokens[0].stop + 1
-    elif isinstance(tree, OverrideParser.DictContainerContext):
+    elif rule == OverrideParser.RULE_dictContainer:
         for pair in tree.dictKeyValuePair():
             name = pair.dictKey().getText()
             yield from _unquoted(pair.element(), below(hint, name), typing.get_origin(hint) is dict)
-    elif isinstance(tree, OverrideParser.ListContainerContext):
+    elif rule == OverrideParser.RULE_listContainer:
         kind = typing.get_args(hint)[0] if typing.get_origin(hint) is list else None
         for element in tree.element():
             yield from _unquoted(element, kind, True)
-    elif not isinstance(tree, OverrideParser.FunctionContext) or tree.ID().getText() in _OF_SEVERAL:
+    elif rule != OverrideParser.RULE_function or tree.ID().getText() in _OF_SEVERAL:
         for child in tree.getChildren():
             if not hasattr(child, "symbol"):
                 yield from _unquoted(child, hint, null_is_text)
