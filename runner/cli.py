@@ -24,7 +24,7 @@ from runner import compose, gc, listing, options, plan_text, runs, startup, targ
 from runner.errors import RecipeError, did_you_mean
 from runner.plan import Plan, build
 from runner.rerun import rerun
-from runner.run import place_of, run
+from runner.run import place_of, run, say_notes
 from runner.schema import Recipe
 
 Command = Callable[[argparse.Namespace], int]
@@ -255,8 +255,9 @@ def _manifests(recipe: Recipe, plan: Plan) -> str:
 
 
 def _planned(args: argparse.Namespace) -> tuple[Recipe, Plan]:
-    recipe = compose.compose(args.recipe, args.overrides).recipe
-    return recipe, build(recipe, place_of(recipe))
+    composed = compose.compose(args.recipe, args.overrides)
+    say_notes(composed)
+    return composed.recipe, build(composed.recipe, place_of(composed.recipe))
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -116,7 +116,8 @@ def _property(hint: Any, metadata: typing.Mapping[str, Any]) -> dict[str, Any]:
 
 def _dict(hint: Any) -> dict[str, Any]:
     value = typing.get_args(hint)[1]
-    return {"type": "object", "additionalProperties": {"type": "string"} if value is str else _dict(value)}
+    below = {str: {"type": "string"}, Any: {}}.get(value)
+    return {"type": "object", "additionalProperties": _dict(value) if below is None else below}
 
 
 def _limits(metadata: typing.Mapping[str, Any]) -> dict[str, Any]:

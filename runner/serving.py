@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-import yaml
-
 from runner import feasibility
 from runner.compose import ROOT
 from runner.draft import Artifacts, Output, Place, Word, neutral, options
@@ -137,11 +135,10 @@ def vllm(recipe: Recipe, place: Place) -> list[str | Word]:
     words = options(generation=sdk.vllm, max_model_len=_max_model_len(recipe), max_num_seqs=serve.max_num_seqs)
     if sdk.vllm == "cpu":
         return [*words]
-    config = {name: yaml.safe_load(value) for name, value in serve.neuron_config.items()}
     return [
         *words,
         *options(tp_size=serve.tp_size or recipe.parallel.tp_size, cores=serve.cores),
-        *options(neuron_config=json.dumps(config) if config else None),
+        *options(neuron_config=json.dumps(serve.neuron_config) if serve.neuron_config else None),
         *neutral("--artifacts", str(place.store / "compiled")),
     ]  # fmt: skip
 

@@ -45,7 +45,7 @@ from runner.compose import Composed, hydra_overrides, one_line, prepare_hydra
 from runner.errors import RecipeError
 from runner.host import LOCK, SWEEP
 from runner.plan import build
-from runner.run import place_of, terminate_as_interrupt
+from runner.run import place_of, say_notes, terminate_as_interrupt
 from runner.trial import Job, SweepStopped, compose_trial, varying, wait
 
 # One line a trial is said by the trial itself.
@@ -101,10 +101,12 @@ def _draft(source: Path, words: Sequence[str]) -> Sweep:
     trials = _grid(asked) if _is_grid(config) else _examples(asked)
     if not trials:
         raise RecipeError(f"command line: {' '.join(words)}: makes no trial: a glob or range is empty")
-    recipes = [
-        _plan_trial(source, config, trial, f"trial {number} ({varying(trial, keys)})").recipe
+    composed = [
+        _plan_trial(source, config, trial, f"trial {number} ({varying(trial, keys)})")
         for number, trial in enumerate(trials)
     ]
+    say_notes(composed[0])
+    recipes = [one.recipe for one in composed]
     overrides += launcher.chosen(recipes[0].target, words)
     size = len(trials) if _is_grid(config) else config.hydra.sweeper.n_trials
     objective = ranking.objective(recipes[0])

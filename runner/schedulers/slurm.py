@@ -86,8 +86,8 @@ def _script(plan: Mapping[str, Any], options: Mapping[str, str], commands: Seque
     """A user's option replaces ours; one that is `false` is left out."""
     ours = {"job-name": plan["recipe"], "requeue": "true", "signal": f"B:USR1@{_WARNING}"}
     lines = [
-        f"#SBATCH --{name}" if value == "true" else f"#SBATCH --{name}={_quoted(value)}"
-        for name, value in {**ours, **options}.items() if value != "false"
+        f"#SBATCH --{name}" if value.lower() == "true" else f"#SBATCH --{name}={_quoted(value)}"
+        for name, value in {**ours, **options}.items() if value.lower() != "false"
     ]  # fmt: skip
     return "\n".join(["#!/bin/sh", *lines, f"export PYTHONPATH={path(plan['job']['code'])}", *commands, ""])
 

@@ -85,7 +85,7 @@ def test_a_list_is_no_text(tmp_path: Path, name: str) -> None:
 
 def test_a_typo_in_the_template_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", [{"question?": "Who?", "a": "Ann"}] * 2)
-    with pytest.raises(RecipeError, match=r"has no column 'question'; did you mean question\?\?; the text {question} is"):
+    with pytest.raises(RecipeError, match=r"no column 'question'; did you mean question\?\?; the text {question} is"):
         check(path, sections="{question}")
     check(path, sections="{question?} {{question}}")
 

@@ -99,8 +99,8 @@ def test_a_column_named_output_is_a_column(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"instruction": "Say hi.", "input": "", "output": "hi"}\n' * 3)
     template = "dataset.template={sections:['{instruction}'],response:'{output}'}"
-    words = ["dataset=files", f"dataset.path={rows}", "dataset.eval_rows=1", "dataset.seq_len=256", template, "evaluate=none"]
-    recipe = compose("quickstart", words).recipe
+    words = ["dataset=files", f"dataset.path={rows}", "dataset.eval_rows=1", "dataset.seq_len=256", template]
+    recipe = compose("quickstart", [*words, "evaluate=none"]).recipe
     template = json.loads(word_behind("--template", words_of(recipe, "tokenize")))
     assert template["response"] == "{output}"
 
