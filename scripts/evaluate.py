@@ -4,6 +4,11 @@ Input:   a Hugging Face model folder, a PEFT adapter folder, the tokens folder o
 Output:  report.json, held-out loss, perplexity and scores of base and adapter (scores are fractions, 0 to 1);
          samples.jsonl, every example with both greedy answers as text and token ids.
 
+exact_match is equality but for white space and for how Unicode composes characters (NFC). rouge_l is the F-measure of
+the longest common subsequence of words, of any script. sql executes the query that is in the answer, without a fence
+or a sentence around it, and compares rows, their order as far as the reference's ORDER BY decides it; a query that
+takes too much time or memory is wrong.
+
 Fails when the adapter's answers equal the base model's on every example.
 
     python scripts/evaluate.py --model model --adapter adapter/adapter --tokens tokens --output evaluation \\

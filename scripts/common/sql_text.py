@@ -48,10 +48,10 @@ def query_in(answer: str) -> str:
 def _end(text: str) -> int:
     """Where the first statement ends. One that another follows does not: two statements are no query."""
     for token, start, depth in _tokens(text):
-        rest = text[start + len(token) :]
-        if token == ";" and not _STATEMENT.match(rest):
+        then = start + len(token)
+        if token == ";" and not _STATEMENT.match(text, then):
             return start
-        if not depth and _BLANK_LINE.search(token) and token.isspace() and rest and not _GOES_ON.match(rest):
+        if token.isspace() and _BLANK_LINE.search(token) and not depth and not _GOES_ON.match(text, then):
             return start
     return len(text)
 
@@ -91,7 +91,8 @@ def parts(query: str) -> Query | None:
         return None
     after = [place for place in words[names.index("SELECT") :] if place[0] in _AFTER_COLUMNS]
     columns_end = after[0][1] if after else len(query)
-    orders = [start for number, (_, start) in enumerate(words) if names[number : number + 2] == ["ORDER", "BY"]]
+    pairs = zip(["", *names], words, strict=False)
+    orders = [start + len("BY") for before, (word, start) in pairs if (before, word) == ("ORDER", "BY")]
     limits = [start for word, start in words if word == "LIMIT"]
     limit = limits[-1] if limits else len(query)
     found = _LIMIT.fullmatch(query, limit)
@@ -104,8 +105,7 @@ def parts(query: str) -> Query | None:
 
 
 def _terms(clause: str) -> Iterator[str]:
-    """The terms of `ORDER BY a DESC, b`."""
-    start = re.search(r"BY\b", clause, re.IGNORECASE).end()  # type: ignore[union-attr]  it was found by its words
+    """The terms of `a DESC, b`, what follows ORDER BY, without their direction."""
     commas = [place for token, place, depth in _tokens(clause) if token == "," and not depth]
-    for begin, end in zip([start, *(place + 1 for place in commas)], [*commas, len(clause)], strict=True):
+    for begin, end in zip([0, *(place + 1 for place in commas)], [*commas, len(clause)], strict=True):
         yield _DIRECTION.sub("", clause[begin:end]).strip()
