@@ -46,11 +46,11 @@ def run(args: argparse.Namespace) -> None:
     prompts = prompt_ids(args.model, questions)
     check_lengths(prompts, args)
     ask = vllm_answers if args.engine == "vllm" else embedded_answers
-    given: dict[str, list[Answer]] = {}
-    for model, several in ask(args, prompts):
-        given.setdefault(model, []).extend(several)
-        events.progress(sum(map(len, given.values())), len(prompts) * len(asked_models(args)), "answer")
-    answers.write(args.output, questions, given)
+    models = asked_models(args)
+    with answers.kept(args.output, questions, models) as given:
+        for model, several in ask(args, prompts):
+            given[model].extend(several)
+            events.progress(sum(map(len, given.values())), len(prompts) * len(models), "answer")
 
 
 def asked_models(args: argparse.Namespace) -> dict[str, Path | None]:

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from common import events, hub, packing, program, rows
+from common import events, hub, json_lines, packing, program, rows
 from common.program import BadInput
 from common.prompt import Template
 from common.row_checks import Example, RowChecks
@@ -228,13 +228,13 @@ def write_split(name: str, store: TokenStore, args: argparse.Namespace, rng: ran
 
 def write_examples(path: Path, examples: Iterable[Example], template: Template) -> None:
     """Write one held-out example a line; of a chat also its messages."""
-    with path.open("w", encoding="utf-8") as file:
-        for example in examples:
-            line = {key: value for key, value in example._asdict().items() if key != "fields"}
-            if template.chat:
-                line["messages"] = template.messages(example.fields)
-            line["fields"] = example.fields
-            file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")  # str: dates of a Parquet file
+    json_lines.write(path, (_line(example, template) for example in examples))
+
+
+def _line(example: Example, template: Template) -> dict[str, Any]:
+    line = {key: value for key, value in example._asdict().items() if key != "fields"}
+    messages = {"messages": template.messages(example.fields)} if template.chat else {}
+    return {**line, **messages, "fields": example.fields}
 
 
 def _condition(text: str) -> tuple[str, str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import events, rows
+from common import events, json_lines, rows
 from common.program import BadInput
 from common.prompt import Template
 
@@ -65,19 +66,32 @@ def _rendered(row: rows.Row, template: Template) -> Question:
         raise BadInput(f"{row.place}: {error}") from None
 
 
-def write(folder: Path, questions: Sequence[Question], answers: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:
-    """Write answers.jsonl and summary.json, tell what a person wants to know, and return the summary."""
+@contextmanager
+def kept(folder: Path, questions: Sequence[Question], models: Iterable[str]) -> Iterator[dict[str, list[Answer]]]:
+    """Lists for the answers of each model, written in the end: what there is of them, whatever stopped the work."""
+    answers: dict[str, list[Answer]] = {model: [] for model in models}
+    try:
+        yield answers
+    finally:
+        if any(answers.values()):
+            _write(folder, questions, answers)
+
+
+def _write(folder: Path, questions: Sequence[Question], answers: Mapping[str, Sequence[Answer]]) -> None:
+    """Write answers.jsonl; and, when every model has answered every question, summary.json, and tell what it says."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "answers.jsonl").open("w", encoding="utf-8") as lines:
-        for number, question in enumerate(questions):
-            given = {model: several[number] for model, several in answers.items()}
-            line = {**question.row, "prompt": question.prompt, "answers": given}
-            lines.write(json.dumps(line, ensure_ascii=False) + "\n")
-    found = summary(len(questions), answers)
-    (folder / "summary.json").write_text(json.dumps(found, indent=2) + "\n")
-    for text in _sentences(found):
-        events.log(text)
-    return found
+    (folder / "summary.json").unlink(missing_ok=True)
+    json_lines.write(folder / "answers.jsonl", (_line(*each, answers) for each in enumerate(questions)))
+    if all(len(several) == len(questions) for several in answers.values()):
+        found = summary(len(questions), answers)
+        (folder / "summary.json").write_text(json.dumps(found, indent=2) + "\n")
+        for text in _sentences(found):
+            events.log(text)
+
+
+def _line(number: int, question: Question, answers: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:
+    given = {model: several[number] for model, several in answers.items() if number < len(several)}
+    return {**question.row, "prompt": question.prompt, "answers": given}
 
 
 def summary(count: int, answers: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:

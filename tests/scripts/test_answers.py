@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from common.answers import Question, read_questions
+from common import json_lines
+from common.answers import Question, kept, read_questions
 from common.program import BadInput
 from common.prompt import Template
 
@@ -71,3 +72,43 @@ def test_a_system_turn_s_column_is_one_of_the_template_s(tmp_path, row):
 def test_a_row_that_cannot_be_asked_is_named(tmp_path, row, template, message):
     with pytest.raises(BadInput, match=f"rows.jsonl:1: .*{message}"):
         asked(tmp_path, row, template)
+
+
+def answer(text: str) -> dict:
+    return {"text": text, "finish_reason": "stop", "token_ids": [1]}
+
+
+QUESTIONS = [Question({"q": text}, text, None) for text in ("a\u2028b", "\x85 한국어")]
+
+
+def test_answers_are_a_line_each_for_every_reader(tmp_path):
+    with kept(tmp_path, QUESTIONS, ["base", "tuned"]) as answers:
+        answers["base"] += [answer("x\u2029y"), answer("\ud800")]
+        answers["tuned"] += [answer("x\u2029y"), answer("same")]
+    text = (tmp_path / "answers.jsonl").read_text(encoding="utf-8")
+    assert "한국어" in text
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [line["q"] for line in lines] == [line["prompt"] for line in lines] == ["a\u2028b", "\x85 한국어"]
+    assert [line["answers"]["base"]["text"] for line in lines] == ["x\u2029y", "\ud800"]
+    assert json.loads((tmp_path / "summary.json").read_text())["equal"] == {"base = tuned": 1}
+
+
+def test_what_was_answered_is_kept_when_the_work_is_stopped(tmp_path):
+    with pytest.raises(KeyboardInterrupt), kept(tmp_path, QUESTIONS, ["base", "tuned"]) as answers:
+        answers["base"] += [answer("1"), answer("2")]
+        answers["tuned"] += [answer("3")]
+        raise KeyboardInterrupt
+    lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [list(line["answers"]) for line in lines] == [["base", "tuned"], ["base"]]
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_nothing_is_written_when_nothing_was_answered(tmp_path):
+    with pytest.raises(KeyboardInterrupt), kept(tmp_path / "out", QUESTIONS, ["base"]):
+        raise KeyboardInterrupt
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_line_holds_what_json_does_not_have():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        json_lines.line({"a": float("nan")})
