@@ -307,7 +307,7 @@ def _run_command(
     with log.open("ab") as output:
         process = subprocess.Popen(
             step["argv"],
-            env={**os.environ, **step["env"], **environment, **told},
+            env={**_threads(step.get("processes", 1)), **os.environ, **step["env"], **environment, **told},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -324,6 +324,14 @@ def _run_command(
         time.sleep(_SKEW)
         raise StepFailed(step["stage"], status, _reason(step["argv"], status, log))
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _threads(processes: int) -> dict[str, str]:
+    """Each process's share of the cores, where the user's OMP_NUM_THREADS does not say: torchrun would give it one."""
+    if processes == 1:
+        return {}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"OMP_NUM_THREADS": str(max(1, cores // processes))}
 
 
 def _end_group(process: subprocess.Popen) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -94,9 +95,9 @@ def _training(recipe: Recipe) -> Iterator[str]:
         yield f"train.lora.targets: a layer is named twice in [{','.join(train.lora.targets)}]; name each once"
     if train.learning_rate == 0:
         yield "train.learning_rate: 0 learns nothing; LoRA takes about 2e-4"
-    if train.warmup_ratio >= 1 or 0 < train.max_steps <= round(train.warmup_ratio * train.max_steps):
+    if train.warmup_ratio >= 1 or 0 < train.max_steps <= math.ceil(train.warmup_ratio * train.max_steps):
         steps = train.max_steps or "all"
-        yield f"train.warmup_ratio: {train.warmup_ratio:g} of {steps} steps leaves none after warm-up; say 0.05"
+        yield f"train.warmup_ratio: {train.warmup_ratio:g} of {steps} steps leaves none after warm-up; say 0"
     if recipe.dataset.train_rows and not recipe.dataset.pack and recipe.dataset.train_rows < recipe.parallel.dp_size:
         yield (
             f"parallel.dp_size: {recipe.parallel.dp_size} copies of the model share {recipe.dataset.train_rows} rows "

@@ -28,6 +28,7 @@ class Step:
     cached: bool
     resumable: bool
     nodes: int = 1
+    processes: int = 1  # on each of the nodes
     cores: Mapping[str, Any] | None = None  # how many, of how many, and whether to wait for them
 
 
@@ -76,7 +77,10 @@ def step(stage: str, draft: Draft, place: Place, recipe: Recipe) -> Step:
     start = launcher(place.python, draft.processes, draft.nodes)
     argv = (*start, str(program), *(word.text.replace(OUTPUT, output) for word in words))
     texts = {name: word.text for name, word in env.items()}
-    return Step(stage, draft.title, key, argv, texts, draft.cached, draft.resumable, draft.nodes, _cores(draft, recipe))
+    return Step(
+        stage, draft.title, key, argv, texts, draft.cached, draft.resumable,
+        draft.nodes, draft.processes, _cores(draft, recipe),
+    )  # fmt: skip
 
 
 def _cores(draft: Draft, recipe: Recipe) -> dict[str, Any] | None:

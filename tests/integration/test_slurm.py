@@ -153,7 +153,7 @@ def test_a_server_on_a_node_is_reached_by_its_name(cluster: Cluster, work: Path)
 
 def test_a_sweep_packs_and_outlives_its_sweeper(cluster: Cluster, work: Path) -> None:
     """8 trials of 8 cores: the 32 cores of the cluster take four at once."""
-    words = ["run", "quickstart", "-m", "train.seed=range(8)", *on_slurm(work), *SHORT, "train.max_steps=1",
+    words = ["run", "quickstart", "-m", "train.seed=range(8)", *on_slurm(work), *SHORT, "train.max_steps=2",
              "target.slurm.options.gres=neuron:8"]  # fmt: skip
     sweeper = command_here(work, *words)
     assert sweeper.stdout
