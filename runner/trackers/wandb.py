@@ -18,7 +18,7 @@ _LONGEST_TAG = 64  # characters
 class Tracker:
     """See `runner.trackers.Tracker`."""
 
-    failures = (wandb.Error, OSError)
+    failures = (wandb.Error, ValueError, OSError)  # ValueError: its settings are pydantic's
 
     def __init__(self, uri: str, project: str):
         self._folder, self._project = Path(uri), project
