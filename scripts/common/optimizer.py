@@ -60,7 +60,7 @@ class Schedule:
     steps: int
 
     def __post_init__(self) -> None:
-        if self.warmup_steps >= self.steps:
+        if 0 < self.steps <= self.warmup_steps:
             raise BadInput(f"--warmup-ratio: {self.warmup_ratio:g} of {self.steps} step(s) leaves none after it; try 0")
 
     @property
