@@ -31,7 +31,7 @@ def ask(server: Server, question: str, models: Sequence[str], max_tokens: int | 
         return _ask(server, Path(question), models, max_tokens, console)
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "question.jsonl"
-        file.write_text(json.dumps({"prompt": question}) + "\n")
+        file.write_text(json.dumps({"prompt": question}) + "\n", encoding="utf-8")
         return _ask(server, file, models, max_tokens, console)
 
 
@@ -53,7 +53,7 @@ def _ask(server: Server, file: Path, models: Sequence[str], max_tokens: int | No
 
 def show(file: Path, console: Console) -> None:
     """The answers in a file that ask_server.py or generate.py wrote, a column for every model."""
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     table = Table(box=box.SIMPLE_HEAD, show_lines=True)
     for heading in ("prompt", *rows[0]["answers"]):
         table.add_column(Text(heading), overflow="fold")

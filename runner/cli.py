@@ -31,6 +31,8 @@ Command = Callable[[argparse.Namespace], int]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Exit status: 0 done, 2 bad input, 1 a stage failed, 130 stopped."""
+    if argv is None:
+        _work_in_utf8()
     try:
         args = _arguments(argv)
         return args.command(args)
@@ -41,6 +43,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
+
+
+def _work_in_utf8() -> None:
+    """Where the locale is another, begin again in Python's UTF-8 mode: names of files and words are UTF-8 there too.
+
+    What this process starts inherits it.
+    """
+    if sys.getfilesystemencoding() != "utf-8":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, sys.orig_argv)
 
 
 class _Parser(argparse.ArgumentParser):

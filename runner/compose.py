@@ -273,7 +273,7 @@ def _origin(key: str, source: Path, overrides: Sequence[str], choices: Mapping[s
 
 
 def _sets(path: Path, package: str, key: str) -> bool:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     node = yaml.safe_load(text)
     if package and "@package _global_" not in text:
         node = {package: node}

@@ -44,7 +44,7 @@ def architecture_of(recipe: Recipe) -> Architecture | None:
     if not path.is_file():
         raise RecipeError(f"model.path: {path}: no such file; model.path names a Hugging Face folder")
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
         return build(Architecture, {name: config[name] for name, _, _ in keys(Architecture)})
     except (json.JSONDecodeError, KeyError, InvalidKey) as error:
         raise RecipeError(f"model.path: {path}: not a Llama configuration: {error}") from error

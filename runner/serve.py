@@ -113,7 +113,7 @@ def _apply(text: str, config: Any) -> None:
     key = override.key_or_group
     if key == "serve":
         option = compose.option_file(key, str(override.value()))
-        config.serve = OmegaConf.merge(config.serve, yaml.safe_load(option.read_text()))
+        config.serve = OmegaConf.merge(config.serve, yaml.safe_load(option.read_text(encoding="utf-8")))
     elif key.startswith(_OPEN):
         OmegaConf.update(config, key, override.value(), force_add=True)
     else:

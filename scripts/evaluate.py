@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     for side, answers in greedy_answers(model, examples, stop_ids, args).items():
         for line, token_ids, question in zip(samples, answers, questions, strict=True):
             line[side] = scored(decoder.decode(token_ids), token_ids, line["reference"], args.metrics, question)
-    (args.output / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in samples))
+    (args.output / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in samples), encoding="utf-8")
     check_difference(samples)
     write_report(args.output / "report.json", samples, losses, questions)
 
@@ -198,7 +198,7 @@ def write_report(path: Path, samples: list[dict[str, Any]], losses: dict[str, fl
         events.metric({f"{side}/{name}": value for name, value in report[side].items()})
     if any(questions):
         report["sql"] = sql_notes(questions)
-    path.write_text(json.dumps(report, indent=2) + "\n")
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def mean_scores(answers: list[dict[str, Any]]) -> dict[str, float]:

@@ -62,7 +62,7 @@ def write(folder: Path, questions: Sequence[Question], answers: Mapping[str, Seq
             line = {**question.row, "prompt": question.prompt, "answers": given}
             lines.write(json.dumps(line, ensure_ascii=False) + "\n")
     found = summary(len(questions), answers)
-    (folder / "summary.json").write_text(json.dumps(found, indent=2) + "\n")
+    (folder / "summary.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     for text in _sentences(found):
         events.log(text)
     return found
