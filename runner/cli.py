@@ -302,8 +302,7 @@ def _attach(args: argparse.Namespace) -> int:
 
 
 def _logs(args: argparse.Namespace) -> int:
-    verbs.logs(verbs.find(args.run, args.folder, args.host), args.stage, args.follow)
-    return 0
+    return verbs.logs(verbs.find(args.run, args.folder, args.host), args.stage, args.follow)
 
 
 def _cancel(args: argparse.Namespace) -> int:
