@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     into a pipe that nobody reads any more (then in silence); 130 stopped.
     """
     startup.complete_the_process()
+    if argv is None:
+        _work_in_utf8()
     try:
         return _command(argv)
     except RecipeError as error:
@@ -56,6 +58,16 @@ def _command(argv: Sequence[str] | None) -> int:
         return args.command(args)
     finally:
         sys.stdout.flush()
+
+
+def _work_in_utf8() -> None:
+    """Where the locale is another, begin again in Python's UTF-8 mode: names of files and words are UTF-8 there too.
+
+    What this process starts inherits it.
+    """
+    if sys.getfilesystemencoding() != "utf-8":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, sys.orig_argv)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -306,8 +318,7 @@ def _attach(args: argparse.Namespace) -> int:
 
 
 def _logs(args: argparse.Namespace) -> int:
-    verbs.logs(verbs.find(args.run, args.folder, args.host), args.stage, args.follow)
-    return 0
+    return verbs.logs(verbs.find(args.run, args.folder, args.host), args.stage, args.follow)
 
 
 def _cancel(args: argparse.Namespace) -> int:

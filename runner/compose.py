@@ -303,7 +303,7 @@ def _overrides(overrides: Sequence[str], key: str) -> bool:
 def _sets(path: Path, package: str, key: str) -> bool:
     if not path.is_file():
         return False
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     node: Any = load_yaml(text, package)
     if package and "@package _global_" not in text:
         node = {package: node}

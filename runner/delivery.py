@@ -33,7 +33,7 @@ def code_files() -> Iterator[Path]:
 @cache
 def code_name() -> str:
     """Where the code lies on another machine: code/DIGEST."""
-    texts = (text for file in code_files() for text in (str(file.relative_to(ROOT)), file.read_text()))
+    texts = (text for file in code_files() for text in (str(file.relative_to(ROOT)), file.read_text(encoding="utf-8")))
     return f"code/{identity.of_text(*texts)[:16]}"
 
 

@@ -193,12 +193,12 @@ class Meeting:
 
     def _write(self, **content: str) -> None:
         aside = self._file.with_suffix(".partial")
-        aside.write_text(json.dumps({**content, "attempt": self._attempt}))
+        aside.write_text(json.dumps({**content, "attempt": self._attempt}), encoding="utf-8")
         aside.rename(self._file)
 
     def _read(self) -> dict[str, str]:
         try:
-            return json.loads(self._file.read_text())
+            return json.loads(self._file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
 
@@ -232,7 +232,7 @@ def join(plan: dict[str, Any], run: Path, attempt: str, node: int) -> int:
 def _secrets(run: Path) -> dict[str, str]:
     """What travelled in a file of its own; without a scheduler, which may start the run again, it goes at once."""
     try:
-        text = (run / SECRETS).read_text()
+        text = (run / SECRETS).read_text(encoding="utf-8")
     except FileNotFoundError:
         return {}
     if not (run / JOB).exists():
@@ -382,7 +382,7 @@ def _end_group(process: subprocess.Popen) -> None:
 
 def _reason(argv: Sequence[str], status: int, log: Path) -> str:
     """Why a step failed: what its program said, which other output may follow; else its last line."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in log.read_text(errors="replace", encoding="utf-8").splitlines() if line.strip()]
     programs = tuple(f"{Path(word).name}: " for word in argv if word.endswith(".py"))
     said = [line for line in lines if line.startswith(programs)]
     if not said and not shutil.disk_usage(log).free:
@@ -445,7 +445,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if (args.run / CANCELLED).exists():
         return 130
-    plan, stages = json.loads(args.plan.read_text()), [name for name in args.steps.split(",") if name]
+    plan, stages = json.loads(args.plan.read_text(encoding="utf-8")), [name for name in args.steps.split(",") if name]
     if args.node:
         with _signals(_stop):
             return join(plan, args.run, args.attempt, args.node)

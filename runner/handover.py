@@ -56,7 +56,7 @@ def export(run: Run, format: str, output: Path) -> None:
     aside = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         FORMATS[format](run, recipe, aside)
-        (aside / _CARD).write_text(card(run, recipe, format, output.name))
+        (aside / _CARD).write_text(card(run, recipe, format, output.name), encoding="utf-8")
         aside.rename(output)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -65,8 +65,8 @@ def export(run: Run, format: str, output: Path) -> None:
 def _peft(run: Run, recipe: Recipe, folder: Path) -> None:
     shutil.copytree(artifact(run, "export", "adapter"), folder)
     path = folder / "adapter_config.json"
-    config = json.loads(path.read_text()) | {"base_model_name_or_path": base_of(run, recipe)}
-    path.write_text(json.dumps(config, indent=2) + "\n")
+    config = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base_of(run, recipe)}
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _merged(run: Run, recipe: Recipe, folder: Path) -> None:

@@ -150,7 +150,7 @@ def _follow_job(run: Path, offset: int, job: jobs.Job) -> Iterator[bytes]:
 
 
 def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    lines = log.read_text(errors="replace", encoding="utf-8").strip().splitlines() if log.exists() else []
     return f"; it said: {lines[-1]}" if lines else ""
 
 

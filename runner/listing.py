@@ -14,6 +14,7 @@ from runner import ranking, summary
 from runner.figures import RANKING, decisive
 from runner.runs import Run
 
+_LAST_LINES = 10  # of the log of a stage that failed
 _MOST_COLUMNS = 6  # of differing keys; with more, the table is turned
 
 
@@ -44,7 +45,23 @@ def show(run: Run, console: Console) -> None:
         happened = run.stages().get(step["stage"], {})
         table.add_row(step["stage"], happened.get("state", "-"), str(happened.get("seconds", "")), step["key"])
     console.print(table)
+    _show_failure(run, console)
     summary.show(run, console)
+
+
+def _show_failure(run: Run, console: Console) -> None:
+    """Why a run did not come to its end, and the last that its stage printed."""
+    stages = run.stages()
+    if run.state not in ("failed", "killed") or not stages:
+        return
+    stage, event = next(reversed(stages.items()))
+    reason = event.get("reason", "ended without a word: it was killed, or its machine went down")
+    console.print(Text(f"{run.state:<8} {stage}: {reason}", style="red"), soft_wrap=True)
+    log = run.folder / "logs" / f"{stage}.log"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    for line in lines[-_LAST_LINES:]:
+        console.print(Text(f"{'':<8} {line}", style="dim"), soft_wrap=True)
+    console.print()
 
 
 def compare(several: Sequence[Run], console: Console) -> None:

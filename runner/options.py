@@ -40,7 +40,7 @@ def show(group: str | None, console: Console) -> None:
 
 def purpose(group: str, option: str) -> str:
     """The comment that opens an option's file, after its package if that is said."""
-    lines = option_file(group, option).read_text().splitlines()
+    lines = option_file(group, option).read_text(encoding="utf-8").splitlines()
     first = next((line for line in lines if "@package" not in line), "")
     return first.removeprefix("# ") if first.startswith("# ") else ""
 

@@ -62,8 +62,9 @@ def create(composed: Composed, plan: Plan, folder: Path | None = None) -> Path:
         folder.mkdir(parents=True)
     else:
         folder = _new_folder(Path(composed.recipe.paths.runs).absolute(), composed.recipe.name)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(dataclasses.asdict(composed.recipe), sort_keys=False))
-    (folder / "plan.json").write_text(_json(plan.as_json()))
+    recipe = yaml.safe_dump(dataclasses.asdict(composed.recipe), sort_keys=False)
+    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    (folder / "plan.json").write_text(_json(plan.as_json()), encoding="utf-8")
     difference = uncommitted(ROOT)
     if difference:
         (folder / "uncommitted.diff").write_bytes(difference)
@@ -75,7 +76,7 @@ def create(composed: Composed, plan: Plan, folder: Path | None = None) -> Path:
 def _finish(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest, last and at once: a folder that has one is a record, and whole."""
     aside = folder / ".manifest.json"
-    with aside.open("w") as stream:
+    with aside.open("w", encoding="utf-8") as stream:
         stream.write(_json(manifest))
         stream.flush()
         os.fsync(stream.fileno())

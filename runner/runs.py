@@ -32,7 +32,7 @@ class Run:
     def sweep(self) -> dict[str, Any] | None:
         """What its sweep says of itself, if it is a trial."""
         file = self.folder.parent / host.SWEEP
-        return json.loads(file.read_text()) if file.is_file() else None
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
     @property
     def started(self) -> float:
@@ -52,10 +52,10 @@ class Run:
     @cached_property
     def recipe(self) -> dict[str, Any]:
         """The composed recipe as plain values."""
-        return yaml.safe_load((self.folder / "recipe.yaml").read_text())
+        return yaml.safe_load((self.folder / "recipe.yaml").read_text(encoding="utf-8"))
 
     def _json(self, name: str) -> dict[str, Any]:
-        return json.loads((self.folder / name).read_text())
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
     def events(self) -> Iterator[dict[str, Any]]:
         """What happened, in order."""
@@ -94,7 +94,7 @@ class Run:
     def result(self, stage: str, name: str) -> dict[str, Any] | None:
         """The figures that a stage left under `name`, if it did."""
         path = self.folder / "results" / stage / name
-        return json.loads(path.read_text()) if path.is_file() else None
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def metrics(self) -> dict[str, float]:
         """Every figure of the evaluation and the training: `adapter.execution_accuracy`, `train.loss`."""

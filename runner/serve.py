@@ -113,7 +113,7 @@ def _apply(text: str, recipe: dict[str, Any]) -> None:
     override = compose.parsed(quoted(text))
     key, value = override.key_or_group, override.value()
     if key == "serve":
-        recipe["serve"] |= load_yaml(compose.option_file(key, str(value)).read_text(), key)
+        recipe["serve"] |= load_yaml(compose.option_file(key, str(value)).read_text(encoding="utf-8"), key)
     elif key.startswith(_OPEN):
         *sections, name = key.split(".")
         section = functools.reduce(lambda values, below: values.setdefault(below, {}), sections, recipe)

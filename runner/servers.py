@@ -116,7 +116,7 @@ def reap(several: Sequence[Run]) -> None:
 
 
 def _docker(*words: str) -> str:
-    done = subprocess.run(["docker", *words], capture_output=True, text=True, check=False)
+    done = subprocess.run(["docker", *words], capture_output=True, check=False, encoding="utf-8", errors="replace")
     if done.returncode:
         raise RecipeError(f"docker {words[0]}: {done.stderr.strip()}")
     return done.stdout

@@ -223,7 +223,7 @@ def _write_about(one: Sweep) -> None:
         "direction": one.objective.direction,
         "trials": one.size,
     }
-    (one.folder / SWEEP).write_text(json.dumps(about, indent=2) + "\n")
+    (one.folder / SWEEP).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def _launch(one: Sweep) -> None:

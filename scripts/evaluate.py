@@ -213,7 +213,7 @@ def write_report(path: Path, samples: list[dict[str, Any]], losses: dict[str, fl
         events.metric({f"{side}/{name}": value for name, value in report[side].items()})
     if any(questions):
         report["sql"] = sql_notes(questions)
-    path.write_text(json.dumps(report, indent=2) + "\n")
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def mean_scores(answers: list[dict[str, Any]]) -> dict[str, float]:

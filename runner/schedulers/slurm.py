@@ -89,7 +89,8 @@ def _script(plan: Mapping[str, Any], options: Mapping[str, str], commands: Seque
         f"#SBATCH --{name}" if value.lower() == "true" else f"#SBATCH --{name}={_quoted(value)}"
         for name, value in {**ours, **options}.items() if value.lower() != "false"
     ]  # fmt: skip
-    return "\n".join(["#!/bin/sh", *lines, f"export PYTHONPATH={path(plan['job']['code'])}", *commands, ""])
+    environment = f"export PYTHONUTF8=1 PYTHONPATH={path(plan['job']['code'])}"
+    return "\n".join(["#!/bin/sh", *lines, environment, *commands, ""])
 
 
 def _quoted(value: str) -> str:

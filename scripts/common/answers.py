@@ -84,7 +84,7 @@ def _write(folder: Path, questions: Sequence[Question], answers: Mapping[str, Se
     json_lines.write(folder / "answers.jsonl", (_line(*each, answers) for each in enumerate(questions)))
     if all(len(several) == len(questions) for several in answers.values()):
         found = summary(len(questions), answers)
-        (folder / "summary.json").write_text(json.dumps(found, indent=2) + "\n")
+        (folder / "summary.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         for text in _sentences(found):
             events.log(text)
 

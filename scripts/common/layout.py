@@ -261,7 +261,7 @@ def read_layout(folder: Path) -> ShardLayout:
 
 def write_layout(folder: Path, layout: ShardLayout) -> None:
     """Write `folder`/layout.json."""
-    (folder / "layout.json").write_text(json.dumps(asdict(layout), indent=2) + "\n")
+    (folder / "layout.json").write_text(json.dumps(asdict(layout), indent=2) + "\n", encoding="utf-8")
 
 
 def _size(path: Path, content: Mapping[str, Any], key: str, absent: int | None = None) -> int:

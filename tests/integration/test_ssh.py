@@ -74,7 +74,7 @@ def test_any_login_shell_will_do_and_may_print(tmp_path: Path, home: Path, work:
 def test_an_account_that_runs_no_commands_is_said_to_be_one(tmp_path: Path, home: Path, work: Path) -> None:
     with ssh_host(tmp_path / "a host", home, shell="echo This account is currently not available.") as host:
         run = a_far_run(work, host, ENDS)
-        with pytest.raises(RecipeError, match="its login shell ran no command: This account is currently not available."):
+        with pytest.raises(RecipeError, match="its login shell ran no command: This account is currently"):
             start(run)
 
 

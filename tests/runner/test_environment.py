@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "environment.sh"
+SCRIPT = Path(__file__).resolve().parents[2] / ".ci" / "environment.sh"
 OWN = "torch==2.13.0+cpu"  # what pip finds by its own settings
 PYTORCH = f"--index-url https://index.test/cpu {OWN}"
 PYPI = "torch==2.13.0"
