@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-ray setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test lint test-integration test-optimum test-nxd bench clean
+.PHONY: help setup setup-ray setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test lint test-integration test-ami test-optimum test-nxd bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -113,6 +113,13 @@ test-nxd: .venv-nxd/.done ## train with the real neuronx_distributed on a CPU: N
 	@test -d "$(NXD_SRC)/src/neuronx_distributed" || { echo "NXD_SRC: not a checkout of neuronx-distributed"; exit 2; }
 	.venv-nxd/bin/python tests/nxd/prove.py $(NXD_SRC) $(ARGS)
 
+# PyTorch's own index of builds for CPUs, as its installation page names it.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+GENERATIONS ?= 2.29 optimum 2.33
+
+test-ami: $(VENV)/.dev ## run every stage in the environments of Neuron's releases: GENERATIONS="2.29 optimum 2.33"
+	$(BIN)/python tests/ami/prove.py --torch-index $(TORCH_INDEX) $(GENERATIONS)
+
 lint: $(VENV)/.dev ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/pyright
@@ -121,4 +128,4 @@ bench: $(VENV)/.dev ## measure: conversion, training, serving, a cached run, eac
 	$(BIN)/python tests/bench/run.py $(ARGS)
 
 clean: ## remove the environment, finished artifacts and records
-	rm -rf $(VENV) .venv-nxd .venv-ray .venv-vllm store runs
+	rm -rf $(VENV) .venv-ami .venv-nxd .venv-ray .venv-vllm store runs

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -23,12 +23,24 @@ from transformers import DynamicCache
 from common.adapted_model import AdaptedModel
 from common.loading import BASE
 
+NEAR = 1.0  # nats below the likeliest token within which another one is a near tie
+_CANDIDATES = 5  # near ties of one position at most, the chosen token included
+
+
+class NearTie(NamedTuple):
+    """A token that greedy decoding nearly chose: rounding may decide otherwise on another device."""
+
+    position: int  # in the answer
+    token_id: int
+    margin: float  # nats below the chosen token
+
 
 @dataclass(eq=False)
 class Sequence:
     """One prompt and the tokens generated so far, the stop token included.
 
-    Temperature 0 is greedy. `finish_reason` is None while running, then "stop" or "length".
+    Temperature 0 is greedy. `finish_reason` is None while running, then "stop" or "length". `near_ties` is an empty
+    list where they are to be noted.
     """
 
     prompt_ids: list[int]
@@ -39,6 +51,7 @@ class Sequence:
     generator: torch.Generator | None = None
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
+    near_ties: list[NearTie] | None = None
 
     def append(self, token_id: int, stop_ids: frozenset[int]) -> None:
         """Take the next token and notice the end."""
@@ -98,7 +111,9 @@ class Batch:
                 f"transformers {transformers.__version__}: the K/V cache holds {cache.get_seq_length()} tokens, "
                 f"expected {mask.shape[1]}: its answers would be wrong"
             )
-        for sequence, token_id in zip(sequences, _chosen(logits[:, -1], sequences), strict=True):
+        for sequence, row, token_id in zip(sequences, logits[:, -1], _chosen(logits[:, -1], sequences), strict=True):
+            if sequence.near_ties is not None:
+                sequence.near_ties += _near_ties(row, len(sequence.token_ids))
             sequence.append(token_id, self._stop_ids)
 
 
@@ -144,7 +159,8 @@ def _logits(
 ) -> torch.Tensor:
     """The model's logits for the last `columns` of `mask`, each row with its own adapter."""
     position_ids = _positions(mask)[:, -input_ids.shape[1] :]
-    return model.logits(adapters, columns, cache, input_ids=input_ids, attention_mask=mask, position_ids=position_ids)
+    inputs = {"input_ids": input_ids, "attention_mask": mask, "position_ids": position_ids}
+    return model(adapters=adapters, columns=columns, cache=cache, **inputs)
 
 
 def _left_padded(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -158,6 +174,17 @@ def _left_padded(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
 def _positions(mask: torch.Tensor) -> torch.Tensor:
     """Position ids of a left-padded mask: 0 at each row's first token."""
     return (mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def _near_ties(logits: torch.Tensor, position: int) -> list[NearTie]:
+    """The likeliest tokens beside the first."""
+    values, token_ids = logits.float().topk(min(_CANDIDATES, len(logits)))
+    margins = (values[0] - values).tolist()
+    return [
+        NearTie(position, token_id, round(margin, 4))
+        for token_id, margin in zip(token_ids.tolist()[1:], margins[1:], strict=True)
+        if margin <= NEAR
+    ]
 
 
 def _chosen(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
