@@ -17,7 +17,7 @@ export TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Every environment is made by it.
 ENVIRONMENT := .ci/environment.sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-ray setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test lint test-integration test-optimum test-nxd bench clean purge
+.PHONY: help setup setup-ray setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test lint test-integration test-ami test-optimum test-nxd bench clean purge
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -123,6 +123,13 @@ test-nxd: .venv-nxd/.done ## train with the real neuronx_distributed on a CPU: N
 	@test -d "$(NXD_SRC)/src/neuronx_distributed" || { echo "NXD_SRC: not a checkout of neuronx-distributed"; exit 2; }
 	.venv-nxd/bin/python tests/nxd/prove.py $(NXD_SRC) $(ARGS)
 
+# PyTorch's own index of builds for CPUs, as its installation page names it.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+GENERATIONS ?= 2.29 optimum 2.33
+
+test-ami: $(VENV)/.dev ## run every stage in the environments of Neuron's releases: GENERATIONS="2.29 optimum 2.33"
+	$(BIN)/python tests/ami/prove.py --torch-index $(TORCH_INDEX) $(GENERATIONS)
+
 lint: $(VENV)/.dev ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/pyright
@@ -132,7 +139,7 @@ bench: $(VENV)/.dev ## measure everything beside what else there is; ARGS=--shor
 	$(BIN)/python tests/bench/run.py $(ARGS)
 
 clean: ## remove the environments; what was trained stays
-	rm -rf $(VENV) .venv-bench .venv-nxd .venv-ray .venv-vllm
+	rm -rf $(VENV) .venv-ami .venv-bench .venv-nxd .venv-ray .venv-vllm
 
 purge: ## remove store/ and runs/, all that was trained and recorded: asks first, or is told by PURGE=yes
 	@if [ "$(PURGE)" != yes ]; then \

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -48,3 +49,13 @@ def decisive(metrics: Iterable[Mapping[str, float]]) -> str | None:
     present = [name for name in RANKING if any(math.isfinite(one.get(name, math.nan)) for one in several)]
     telling = [name for name in present if len({one.get(name) for one in several}) > 1]
     return next(iter([*telling, *present]), None)
+
+
+def served(smoke: dict[str, Any]) -> str:
+    """What smoke.json says, as one sentence."""
+    equal, prompts = smoke["equal_to_evaluation"], smoke["prompts"]
+    rounded = smoke.get("as_evaluated", equal) - equal
+    parts = [f"{equal} of {prompts} answers equal the evaluation's token for token"]
+    if rounded:
+        parts.append(f"{rounded} part from it at a near tie, by rounding")
+    return ", ".join([*parts, f"{smoke['differs_from_base']} differ from the base model's"])

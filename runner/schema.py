@@ -225,7 +225,8 @@ class Serve:
     dtype: str | None = key("dtype of the model; default: fp32, on Neuron bf16", None, choices=("fp32", "bf16"))
     smoke_prompts: int = key("prompts that the smoke test asks", 8, minimum=1)
     min_equal: float | None = key(
-        "share of answers that must equal the evaluation's; default: all, half where rounding differs", None,
+        "share of answers that must be the evaluation's; default: all, 0.8 where rounding differs (there an answer may "
+        "go on differently from a token on which the evaluation was nearly undecided)", None,
         minimum=0.0, maximum=1.0,
     )  # fmt: skip
     timeout: float = key("seconds that the server may take to start", 300.0, minimum=1)

@@ -54,12 +54,27 @@ def asks_base(recipe: Recipe) -> bool:
     return not (merged(recipe) or (recipe.serve.engine == "vllm" and recipe.sdk.vllm == "nxdi"))
 
 
+def exact(recipe: Recipe) -> bool:
+    """Whether the server computes as the evaluation does, so that every answer must be equal."""
+    same_dtype = dtype(recipe) == recipe.evaluate.dtype
+    same_rounding = recipe.serve.engine == "embedded" or dtype(recipe) == "fp32"  # vLLM rounds bf16 at other places
+    return recipe.hardware.device == "cpu" and not merged(recipe) and same_dtype and same_rounding
+
+
+def near_tie(recipe: Recipe) -> float:
+    """How far below its own token, in nats, the evaluation may have found the one at which an answer parts from it.
+
+    Measured on quickstart after 40 steps, fp32 evaluated and bf16 served: correct answers part at 0.04 at most; of a
+    wrong adapter's 24 first differences 6 lie within 0.5, of the base model's 7, at half the scale 10.
+    """
+    return 0.0 if exact(recipe) else 0.5
+
+
 def min_equal(recipe: Recipe) -> float:
-    """Share of answers that must equal the evaluation's: all, where the arithmetic is the same."""
+    """Share of answers that must be as evaluated; of the 8 that are asked by default one may round otherwise twice."""
     if recipe.serve.min_equal is not None:
         return recipe.serve.min_equal
-    exact = recipe.hardware.device == "cpu" and not merged(recipe) and dtype(recipe) == recipe.evaluate.dtype
-    return 1.0 if exact else 0.5
+    return 1.0 if exact(recipe) else 0.8
 
 
 def max_lora_rank(rank: int) -> int:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runner.figures import EVALUATION
+from runner.figures import EVALUATION, served
 from runner.runs import Run
 
 
@@ -25,12 +25,7 @@ def show(run: Run, console: Console) -> None:
         _show_sample(run.folder / "artifacts" / "evaluate" / "samples.jsonl", console)
     smoke = run.result("serve", "smoke.json")
     if smoke:
-        console.print(
-            Text(
-                f"served: {smoke['equal_to_evaluation']} of {smoke['prompts']} answers equal the evaluation's "
-                f"token for token, {smoke['differs_from_base']} differ from the base model's"
-            )
-        )
+        console.print(Text(f"served: {served(smoke)}"))
     for name, path in _places(run.folder):
         console.print(Text(f"{name:<8} {_short(path)}"), soft_wrap=True)
 

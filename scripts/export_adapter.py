@@ -22,7 +22,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: streaming has its own, and theirs would spin
 
@@ -33,6 +32,7 @@ from common import peft_folder, program, shards, streaming
 from common.files import StoredTensor, TensorFile, check_room, read_json
 from common.layout import PROJECTIONS, ModelShape, Placement, Segment, ShardLayout
 from common.llama_folder import open_llama
+from common.peft_folder import LoraConfig, number
 from common.program import BadInput, StageFailed
 from common.safetensors_file import SafetensorsFile, SafetensorsWriter, open_model
 from common.tensors import TensorSpec, all_finite, from_float32, to_float32
@@ -44,22 +44,6 @@ WEIGHTS = (".safetensors", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".
 # How far copies on several ranks may lie apart, as a share of their size (Frobenius norms). They get the same
 # updates, but with stochastic rounding each bfloat16 copy is rounded its own way, by 2**-8 at most a step.
 COPY_TOLERANCE = 0.01
-
-
-@dataclass(frozen=True)
-class LoraConfig:
-    """An adapter_config.json of NxD or PEFT: one rank and scale for all modules."""
-
-    rank: int
-    alpha: float
-    dropout: float
-    use_rslora: bool
-    modules: tuple[str, ...]  # of Projection.module; from PEFT, its target_modules
-
-    @property
-    def scale(self) -> float:
-        """The factor of B @ A: alpha / r (LoRA, arXiv 2106.09685) or alpha / sqrt(r) (rsLoRA, arXiv 2312.03732)."""
-        return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
 
 
 @dataclass(frozen=True)
@@ -127,7 +111,7 @@ def _export_sharded(args: argparse.Namespace) -> float:
 def _export_peft(args: argparse.Namespace) -> float:
     """Copy a PEFT folder that fits the base model, of whatever architecture, to OUTPUT/adapter; returns its scale."""
     source = args.adapter / "adapter"
-    config = read_peft_config(source / "adapter_config.json")
+    config = peft_folder.read_config(source / peft_folder.CONFIG)
     peft_folder.check_adapter(source, args.model)
     weights = SafetensorsFile(source / ADAPTER_WEIGHTS)
     for name, spec in weights.specs.items():
@@ -146,7 +130,7 @@ def read_config(path: Path) -> LoraConfig:
     content = read_json(path)
     if content.get("bias", "none") != "none":
         raise BadInput(f"{path}: bias {content['bias']!r} is not supported, only none")
-    rank, alpha, dropout = (_number(path, content, key) for key in ("lora_rank", "lora_alpha", "lora_dropout"))
+    rank, alpha, dropout = (number(path, content, key) for key in ("lora_rank", "lora_alpha", "lora_dropout"))
     if rank != int(rank) or rank < 1:
         raise BadInput(f"{path}: lora_rank {rank} is not a whole number from 1")
     targets = content.get("target_modules")
@@ -154,22 +138,6 @@ def read_config(path: Path) -> LoraConfig:
         raise BadInput(f"{path}: target_modules {targets!r} is not a list of module names")
     modules = tuple(_module(path, name) for name in targets)
     return LoraConfig(int(rank), alpha, dropout, bool(content.get("use_rslora")), modules)
-
-
-def read_peft_config(path: Path) -> LoraConfig:
-    """The LoraConfig in PEFT's adapter_config.json; BadInput for what would make it more than scale * B @ A."""
-    content = read_json(path)
-    for key, plain in (("bias", "none"), ("use_dora", False), ("fan_in_fan_out", False)):
-        if content.get(key, plain) != plain:
-            raise BadInput(f"{path}: {key} {content[key]!r} is not supported, only {plain!r}")
-    for key in ("rank_pattern", "alpha_pattern", "modules_to_save"):
-        if content.get(key):
-            raise BadInput(f"{path}: {key} is not supported: all modules have one rank and scale, and no other weights")
-    rank, alpha, dropout = (_number(path, content, key) for key in ("r", "lora_alpha", "lora_dropout"))
-    targets = content.get("target_modules")
-    if not isinstance(targets, list) or not targets:
-        raise BadInput(f"{path}: target_modules {targets!r} is not a list of module names")
-    return LoraConfig(int(rank), alpha, dropout, bool(content.get("use_rslora")), tuple(sorted(targets)))
 
 
 def open_adapter(folder: Path, shape: ModelShape, config: LoraConfig) -> ShardedAdapter:
@@ -347,13 +315,6 @@ def _module(path: Path, target: object) -> str:
             return projection.module
     known = ", ".join(dict.fromkeys(projection.module.partition(".")[2] for projection in PROJECTIONS.values()))
     raise BadInput(f"{path}: target_modules has {target!r}, which is none of {known}")
-
-
-def _number(path: Path, content: dict[str, Any], key: str) -> float:
-    value = content.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise BadInput(f"{path}: {key} {value!r} is not a number")
-    return value
 
 
 if __name__ == "__main__":

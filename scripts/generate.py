@@ -4,7 +4,7 @@ Input:   a Hugging Face model folder, any number of PEFT folders, and a JSONL, J
          that has a column of --template is written with it, any other row is asked its `prompt` as it is.
 Output:  answers.jsonl, each row with the answer of every model; summary.json, how many were cut off or are the same.
 
---engine vllm must run in a Python that has vLLM; --engine embedded runs transformers and PEFT on the CPU.
+--engine vllm must run in a Python that has vLLM; --engine embedded runs transformers on the CPU.
 
     python scripts/generate.py --engine embedded --model model --adapter sql=adapter/adapter --prompts rows.jsonl \\
         --template tokens/template.json --output answers
@@ -122,10 +122,9 @@ def embedded_answers(args: argparse.Namespace, prompts: list[list[int]]) -> Iter
     from common.sampling import Sampling
 
     sampling = Sampling(args.temperature)
-    inner = {name: f"adapter_{number}" for number, (name, _) in enumerate(args.adapter)}  # PEFT's hold no dot
-    model = loading.load_model(args.model, {inner[name]: folder for name, folder in args.adapter}, args.dtype)
-    for name in models:
-        adapter = inner.get(name, loading.BASE)
+    model = loading.load_model(args.model, dict(args.adapter), args.dtype)
+    for name, folder in models.items():
+        adapter = name if folder else loading.BASE
         for chunk in _chunks(prompts):
             asked = [Sequence(ids, args.max_tokens, adapter, sampling) for ids in chunk]
             for _ in generate(model, asked, args.max_num_seqs or _CHUNK, stop_ids):

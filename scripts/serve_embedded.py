@@ -52,11 +52,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def app(args: argparse.Namespace) -> Starlette:
-    """Load the model; PEFT's names of the adapters hold no dot, the served names may."""
+    """Load the model and its adapters."""
     decoder = tokenizer.load(args.model)
     stop_ids = loading.stop_token_ids(args.model, decoder)
     limits = loading.limits(args.model)
-    inner = {args.served_model_name: loading.BASE} | {name: f"adapter_{n}" for n, (name, _) in enumerate(args.adapter)}
+    adapters = dict(args.adapter)
 
     from common.chat import ChatTemplate
     from common.engine import Engine
@@ -64,8 +64,9 @@ def app(args: argparse.Namespace) -> Starlette:
 
     chat = ChatTemplate.of(args.model)
 
-    model = loading.load_model(args.model, {inner[name]: folder for name, folder in args.adapter}, args.dtype)
-    return ModelServer(Engine(model, stop_ids, args.max_batch), inner, decoder, chat, limits).app()
+    model = loading.load_model(args.model, adapters, args.dtype)
+    names = {args.served_model_name: loading.BASE} | {name: name for name in adapters}
+    return ModelServer(Engine(model, stop_ids, args.max_batch), names, decoder, chat, limits).app()
 
 
 def serve(app: Starlette, listener: socket.socket, models: list[str]) -> None:

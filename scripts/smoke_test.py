@@ -7,6 +7,12 @@ The server must speak OpenAI's protocol, as vLLM and serve_embedded.py do. Fails
 evaluation's, when no answer differs from the base model's, or when an unknown model is answered. The server's whole
 process group is ended in any case.
 
+Where the server computes otherwise than the evaluation did (bf16, another device, a merged model), its rounding decides
+a token on which the evaluation was nearly undecided, and the rest of that answer is another text: of correct long
+answers many are not equal. With --near-tie such an answer counts as the evaluation's. A wrong adapter, another scale or
+the base model part from the evaluation where it was sure. This needs no log-probabilities, which servers on Neuron do
+not give: evaluate.py has noted the near ties of its own answers.
+
     python scripts/smoke_test.py --evaluation evaluation --output smoke --port 8000 --prompts 4 --timeout 60 -- \\
         python scripts/serve_embedded.py --model model --adapter adapter=adapter/adapter --port 8000
 """
@@ -56,7 +62,12 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--prompts", type=program.at_least(1), default=4, help="how many of the evaluation's to ask")
     parser.add_argument(
         "--min-equal", type=program.at_least(0, float), default=1.0, metavar="FRACTION",
-        help="share of prompts answered as evaluated; below 1 where rounding differs (another dtype or device)",
+        help="share of prompts that must be answered as evaluated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--near-tie", type=program.at_least(0, float), default=0.0, metavar="NATS",
+        help="where rounding differs: also accept an answer that parts from the evaluation's at a token that the "
+        "evaluation found at most this much less likely than its own; 0 accepts equal answers alone",
     )  # fmt: skip
     parser.add_argument(
         "--timeout", type=program.at_least(0, float), default=900.0, metavar="SECONDS",
@@ -197,26 +208,42 @@ def ask(client: Client, sample: dict[str, Any], args: argparse.Namespace) -> dic
     names = {"adapter": args.adapter_name} | ({} if args.no_base else {"base": args.base_name})
     served = {side: client.complete(name, sample, options) for side, name in names.items()}
     differences = [
-        difference for side, given in served.items() if (difference := difference_from_evaluation(side, given, sample))
+        difference
+        for side, given in served.items()
+        if (difference := difference_from_evaluation(side, given, sample, args.near_tie))
     ]
     return {
         "prompt": sample["prompt"],
         "served": served,
         "evaluated": {side: sample[side]["text"] for side in served},
+        "equal": all(_same(answer, sample[side]) for side, answer in served.items()),
         "differences": differences,
-        "differs_from_base": not _same(served["adapter"], served.get("base") or sample["base"]),
+        "differs_from_base": not _is_base_answer(served, sample["base"], args.near_tie),
     }
 
 
-def difference_from_evaluation(side: str, served: Answer, sample: dict[str, Any]) -> str | None:
+def difference_from_evaluation(side: str, served: Answer, sample: dict[str, Any], near_tie: float) -> str | None:
     """What is not as evaluated, or None."""
     evaluated = sample[side]
     asked, read = sample.get("prompt_token_ids"), served["prompt_token_ids"]
     if asked and read and asked != read:
         return f"{side}: the server reads the prompt as {len(read)} other tokens than the {len(asked)} evaluated"
-    if _same(served, evaluated):
+    if _same(served, evaluated) or _parts_at_near_tie(served["text"], evaluated, near_tie):
         return None
     return f"{side}: served {served['text'][:100]!r}, evaluated {evaluated['text'][:100]!r}"
+
+
+def _is_base_answer(served: dict[str, Answer], evaluated: Answer, near_tie: float) -> bool:
+    """Whether the adapter's answer could be the base model's."""
+    if "base" in served:
+        return _same(served["adapter"], served["base"])
+    return _same(served["adapter"], evaluated) or _parts_at_near_tie(served["adapter"]["text"], evaluated, near_tie)
+
+
+def _parts_at_near_tie(text: str, evaluated: Answer, near_tie: float) -> bool:
+    """Whether `text` goes on, or ends, with a token that the evaluation nearly chose."""
+    ties = [tie for tie in evaluated.get("near_ties", []) if near_tie and tie["margin"] <= near_tie]
+    return any(text == tie["text"] if tie["ends"] else text.startswith(tie["text"]) for tie in ties)
 
 
 def _same(one: Answer, other: Answer) -> bool:
@@ -236,7 +263,8 @@ def check_unknown_model(client: Client) -> None:
 def summary(results: list[dict[str, Any]], startup_seconds: float) -> dict[str, Any]:
     return {
         "prompts": len(results),
-        "equal_to_evaluation": sum(not result["differences"] for result in results),
+        "equal_to_evaluation": sum(result["equal"] for result in results),
+        "as_evaluated": sum(not result["differences"] for result in results),
         "differs_from_base": sum(result["differs_from_base"] for result in results),
         "cut_off": sum(result["served"]["adapter"]["finish_reason"] == "length" for result in results),
         "startup_seconds": round(startup_seconds, 2),
@@ -255,12 +283,14 @@ def warn_of_cut_answers(report: dict[str, Any], max_new_tokens: int) -> None:
 
 def check(report: dict[str, Any], min_equal: float) -> None:
     """Raises StageFailed when what is served is not what was evaluated, or is the base model."""
-    prompts, equal = report["prompts"], report["equal_to_evaluation"]
+    prompts, as_evaluated = report["prompts"], report["as_evaluated"]
     if not report["differs_from_base"]:
         raise StageFailed(f"on {prompts} prompts the served adapter answers as the base model: is it applied?")
-    if equal < min_equal * prompts:
+    if as_evaluated < min_equal * prompts:
         first = next(sample for sample in report["samples"] if sample["differences"])
-        raise StageFailed(f"{equal} of {prompts} prompts are answered as evaluated; first: {first['differences'][0]}")
+        raise StageFailed(
+            f"{as_evaluated} of {prompts} prompts are answered as evaluated; first: {first['differences'][0]}"
+        )
 
 
 if __name__ == "__main__":

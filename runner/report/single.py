@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from runner.figures import EVALUATION, Figure
+from runner.figures import EVALUATION, Figure, served
 from runner.listing import duration
 from runner.report import charts, markup, parts
 from runner.report.markup import Html, joined, tag
@@ -131,10 +131,7 @@ def _served(run: Run) -> Html | None:
     smoke = run.result("serve", "smoke.json")
     if not smoke:
         return None
-    said = (
-        f"Served: {smoke['equal_to_evaluation']} of {smoke['prompts']} answers equal the evaluation's token for token"
-    )
-    return tag("p", f"{said}, {smoke['differs_from_base']} differ from the base model's.", class_="lead after")
+    return tag("p", f"Served: {served(smoke)}.", class_="lead after")
 
 
 def _samples(run: Run) -> Html | None:

@@ -54,6 +54,7 @@ def _smoke(recipe: Recipe, artifacts: Artifacts, port: int) -> list[str | Word]:
         "--evaluation", artifacts.path("evaluate"),
         *options(base_name=serve.base_name, adapter_name=serve.adapter_name, port=port),
         *([] if serving.asks_base(recipe) else ["--no-base"]),
-        *options(prompts=serve.smoke_prompts, min_equal=serving.min_equal(recipe), timeout=serve.timeout),
+        *options(prompts=serve.smoke_prompts, min_equal=serving.min_equal(recipe)),
+        *options(near_tie=serving.near_tie(recipe) or None, timeout=serve.timeout),
         "--output", OUTPUT,
     ]  # fmt: skip

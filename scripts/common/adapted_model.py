@@ -4,7 +4,7 @@ Computes what PEFT computes for a mixed batch, with torch alone: the environment
 
     model = AdaptedModel(causal_lm)
     model.add("sql", Path("adapter"))
-    model.logits(["sql", BASE], columns=1, input_ids=input_ids, attention_mask=mask)
+    logits = model(adapters=["sql", BASE], columns=1, input_ids=input_ids, attention_mask=mask)
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class AdaptedModel:
                 self._lora_layer(module).add(name, lora_a, lora_b, config.scale)
         self._names.add(name)
 
-    def logits(self, adapters: list[str], columns: int, cache: Any = None, **inputs: Any) -> torch.Tensor:
+    def __call__(self, adapters: list[str], columns: int, cache: Any = None, **inputs: Any) -> torch.Tensor:
         """The logits of the last `columns` positions; row i is computed with adapters[i]. Fills the `cache`."""
         unknown = set(adapters) - self._names
         if unknown:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -24,12 +24,24 @@ from common.adapted_model import AdaptedModel
 from common.loading import BASE
 from common.sampling import Sampling
 
+NEAR = 1.0  # nats below the likeliest token within which another one is a near tie
+_CANDIDATES = 5  # near ties of one position at most, the chosen token included
+
+
+class NearTie(NamedTuple):
+    """A token that greedy decoding nearly chose: rounding may decide otherwise on another device."""
+
+    position: int  # in the answer
+    token_id: int
+    margin: float  # nats below the chosen token
+
 
 @dataclass(eq=False)
 class Sequence:
     """One prompt and the tokens generated so far, the stop token included.
 
-    `finish_reason` is None while running, then "stop", "length" or "error": then `error` is why.
+    `finish_reason` is None while running, then "stop", "length" or "error": then `error` is why. `near_ties` is an empty
+    list where they are to be noted.
     """
 
     prompt_ids: list[int]
@@ -40,6 +52,7 @@ class Sequence:
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     error: Exception | None = None
+    near_ties: list[NearTie] | None = None
 
     def advance(self, logits: torch.Tensor, stop_ids: frozenset[int]) -> None:
         """Choose the next token and notice the end. A failure is this sequence's alone, and ends it."""
@@ -113,6 +126,8 @@ class Batch:
 
     def _choose(self, sequences: list[Sequence], logits: torch.Tensor) -> None:
         for sequence, row in zip(sequences, logits, strict=True):
+            if sequence.near_ties is not None:
+                sequence.near_ties += _near_ties(row, len(sequence.token_ids))
             sequence.advance(row, self._stop_ids)
 
 
@@ -162,7 +177,8 @@ def _logits(
 ) -> torch.Tensor:
     """The model's logits for the last `columns` of `mask`, each row with its own adapter."""
     position_ids = _positions(mask)[:, -input_ids.shape[1] :]
-    return model.logits(adapters, columns, cache, input_ids=input_ids, attention_mask=mask, position_ids=position_ids)
+    inputs = {"input_ids": input_ids, "attention_mask": mask, "position_ids": position_ids}
+    return model(adapters=adapters, columns=columns, cache=cache, **inputs)
 
 
 def _left_padded(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -176,6 +192,17 @@ def _left_padded(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
 def _positions(mask: torch.Tensor) -> torch.Tensor:
     """Position ids of a left-padded mask: 0 at each row's first token."""
     return (mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def _near_ties(logits: torch.Tensor, position: int) -> list[NearTie]:
+    """The likeliest tokens beside the first."""
+    values, token_ids = logits.float().topk(min(_CANDIDATES, len(logits)))
+    margins = (values[0] - values).tolist()
+    return [
+        NearTie(position, token_id, round(margin, 4))
+        for token_id, margin in zip(token_ids.tolist()[1:], margins[1:], strict=True)
+        if margin <= NEAR
+    ]
 
 
 def _joined(

@@ -6,8 +6,9 @@ Servers accept an adapter whose names match nothing and then answer with the bas
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from common.files import read_json
 from common.program import BadInput
@@ -15,18 +16,24 @@ from common.safetensors_file import SafetensorsFile, open_model
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX, LORA_A, LORA_B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
-# What changes the arithmetic of a LoRA and neither shows in the tensors' names nor is computed here.
-_REFUSED = ("alpha_pattern", "fan_in_fan_out", "layer_replication", "rank_pattern", "use_dora")
 
 Shape = tuple[int, ...]
 
 
-class LoraSettings(NamedTuple):
-    """What an adapter_config.json says: rank, the factor of B(A(x)), and the last names of the adapted modules."""
+@dataclass(frozen=True)
+class LoraConfig:
+    """An adapter_config.json of NxD or PEFT: one rank and scale for all modules."""
 
     rank: int
-    scale: float
-    target_modules: set[str]
+    alpha: float
+    dropout: float
+    use_rslora: bool
+    modules: tuple[str, ...]  # of NxD a Projection.module; of PEFT its target_modules
+
+    @property
+    def scale(self) -> float:
+        """The factor of B @ A: alpha / r (LoRA, arXiv 2106.09685) or alpha / sqrt(r) (rsLoRA, arXiv 2312.03732)."""
+        return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
 
 
 def check_adapter(adapter: Path, model: Path) -> None:
@@ -35,10 +42,11 @@ def check_adapter(adapter: Path, model: Path) -> None:
     Raises:
         BadInput: a file is missing or damaged, a name, rank or shape does not fit, or every lora_B is zero.
     """
-    rank, _, target_modules = read_config(adapter / CONFIG)
+    config = read_config(adapter / CONFIG)
+    rank = config.rank
     weights = SafetensorsFile(adapter / WEIGHTS)
     base = {name: tensor.spec.shape for name, tensor in open_model(model).items()}
-    expected = _expected_shapes(base, rank, target_modules)
+    expected = _expected_shapes(base, rank, set(config.modules))
     _check_names(set(weights.specs), set(expected), weights.path)
     for name, shape in expected.items():
         if weights.specs[name].shape != shape:
@@ -48,19 +56,33 @@ def check_adapter(adapter: Path, model: Path) -> None:
         raise BadInput(f"{weights.path}: every lora_B is zero, so the adapter changes nothing; was it trained?")
 
 
-def read_config(path: Path) -> LoraSettings:
-    """Raises BadInput for what is not a LoRA of PEFT, or one whose arithmetic is not known here."""
-    config = read_json(path)
-    if "lora_rank" in config:
+def read_config(path: Path) -> LoraConfig:
+    """The LoraConfig in PEFT's adapter_config.json; BadInput for what would make it more than scale * B @ A."""
+    content = read_json(path)
+    if "lora_rank" in content:
         raise BadInput(f"{path}: a sharded adapter of NxD; export_adapter.py gathers it into one that can be served")
-    rank, alpha, target_modules = config.get("r"), config.get("lora_alpha"), config.get("target_modules")
-    numbers = isinstance(rank, int) and rank > 0 and isinstance(alpha, int | float)
-    if config.get("peft_type") != "LORA" or not numbers or not isinstance(target_modules, list):
-        raise BadInput(f"{path}: not a LoRA config of PEFT (peft_type, r, lora_alpha, target_modules)")
-    for key in _REFUSED:
-        if config.get(key):
-            raise BadInput(f"{path}: {key} is not supported; train the adapter without it, or merge it into the model")
-    return LoraSettings(rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank), set(target_modules))
+    targets = content.get("target_modules")
+    if content.get("peft_type") != "LORA" or not isinstance(targets, list) or not targets:
+        raise BadInput(f"{path}: not a LoRA config of PEFT (peft_type, r, target_modules)")
+    for key, plain in (("bias", "none"), ("use_dora", False), ("fan_in_fan_out", False)):
+        if content.get(key, plain) != plain:
+            raise BadInput(f"{path}: {key} {content[key]!r} is not supported, only {plain!r}")
+    for key in ("rank_pattern", "alpha_pattern", "modules_to_save"):
+        if content.get(key):
+            raise BadInput(f"{path}: {key} is not supported: all modules have one rank and scale, and no other weights")
+    rank, alpha = number(path, content, "r"), number(path, content, "lora_alpha")
+    if rank != int(rank) or rank < 1:
+        raise BadInput(f"{path}: r {rank} is not a whole number from 1")
+    dropout = number(path, {"lora_dropout": 0.0, **content}, "lora_dropout")
+    return LoraConfig(int(rank), alpha, dropout, bool(content.get("use_rslora")), tuple(sorted(targets)))
+
+
+def number(path: Path, content: dict[str, Any], key: str) -> float:
+    """A finite number in a JSON object; BadInput when there is none."""
+    value = content.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise BadInput(f"{path}: {key} {value!r} is not a number")
+    return value
 
 
 def _expected_shapes(base: dict[str, Shape], rank: int, target_modules: set[str]) -> dict[str, Shape]:

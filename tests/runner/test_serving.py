@@ -44,9 +44,26 @@ def test_a_cpu_serves_with_the_environment_of_its_own(tmp_path: Path) -> None:
     found = words("serve=vllm", "sdk.serve_python=/venv/bin/python")
     assert value_of(found, "--python") == "/venv/bin/python"
     assert (value_of(found, "--generation"), value_of(found, "--dtype")) == ("cpu", "fp32")
-    assert value_of(found, "--min-equal") == "1" and "--no-base" not in found
+    assert value_of(found, "--min-equal") == "1" and not {"--no-base", "--near-tie"} & set(found)
     elsewhere = Place(tmp_path, tmp_path)
     assert serving.python(recipe_of("serve=vllm"), elsewhere) == str(tmp_path / ".venv-vllm/bin/python")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "exact"),
+    [
+        (["serve=embedded"], True),
+        (["serve=embedded", "serve.dtype=bf16", "evaluate.dtype=bf16"], True),
+        (["serve=embedded", "serve.dtype=bf16"], False),
+        (["serve=vllm", "sdk.serve_python=p"], True),
+        (["serve=vllm", "sdk.serve_python=p", "serve.dtype=bf16", "evaluate.dtype=bf16"], False),
+        (NATIVE, False),
+    ],
+)
+def test_answers_must_be_equal_where_the_arithmetic_is_the_same(overrides: list[str], exact: bool) -> None:
+    found = words(*overrides)
+    assert ("--near-tie" not in found) == exact
+    assert value_of(found, "--min-equal") == ("1" if exact else "0.8")
 
 
 def test_an_environment_that_is_not_made_is_told_before_any_work() -> None:
@@ -63,7 +80,8 @@ def test_nxd_inference_is_never_asked_for_the_base() -> None:
     assert (value_of(found, "--tp-size"), value_of(found, "--dtype"), value_of(found, "--max-model-len")) == (
         "2", "bf16", "512"  # twice the training's 256
     )  # fmt: skip
-    assert value_of(found, "--min-equal") == "0.5", "bf16 on a device rounds otherwise than the evaluation"
+    rounding = (value_of(found, "--min-equal"), value_of(found, "--near-tie"))
+    assert rounding == ("0.8", "0.5"), "bf16 on a device rounds otherwise than the evaluation"
     assert value_of(found, "--artifacts") == "/store/compiled"
 
 

@@ -56,7 +56,7 @@ def model(tiny_model: Path, folders) -> AdaptedModel:
 @torch.inference_mode()
 def test_each_row_has_the_logits_of_peft_with_its_adapter(model, judges, rows):
     input_ids = torch.randint(2, 384, (len(rows), 17), generator=torch.Generator().manual_seed(3))
-    found = model.logits(rows, 4, input_ids=input_ids)
+    found = model(rows, 4, input_ids=input_ids)
     for row, name in enumerate(rows):
         expected = judges[name](input_ids[row : row + 1]).logits[0, -4:]
         torch.testing.assert_close(found[row], expected, atol=2e-5, rtol=2e-5)
@@ -64,7 +64,7 @@ def test_each_row_has_the_logits_of_peft_with_its_adapter(model, judges, rows):
 
 def test_a_name_that_was_not_loaded_is_no_base_model(model):
     with pytest.raises(KeyError, match="no adapter other"):
-        model.logits(["other"], 1, input_ids=torch.tensor([[5]]))
+        model(["other"], 1, input_ids=torch.tensor([[5]]))
 
 
 def test_an_adapter_that_does_not_fit_is_refused(tiny_model, tiny_adapter, tmp_path):

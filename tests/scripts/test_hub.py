@@ -16,6 +16,7 @@ import pytest
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 SCRIPTS = Path(__file__).parents[2] / "scripts"
+REFUSED = "the hub refuses access ({}): check the name, and that HF_TOKEN may read http"
 FILES = {
     "models/me/model": {"config.json": b"{}", "model.safetensors": b"weights", "pytorch_model.bin": b"pickle"},
     "models/me/files-403": {"config.json": b"{}"},
@@ -150,12 +151,12 @@ def test_files_of_a_split(hub, tmp_path, expression, names):
         ('hub.download("me/gated", None, ["*"])', "--hub me/gated: gated: accept its terms at http"),
         ('hub.download("me/model", "v9", ["*"])', "--hub me/model: no revision v9: see http"),
         ('hub.download("a/b/c", None, ["*"])', "--hub a/b/c: not a name on the hub"),
-        ('hub.download("me/answers-401", None, ["*"])', "the hub refuses access (401): check the name, and"),
-        ('hub.download("me/answers-token-401", None, ["*"])', "the hub refuses access (401): check the name, and that HF_TOKEN may"),
-        ('hub.download("me/answers-403", None, ["*"])', "the hub refuses access (403): check the name, and that HF_TOKEN may"),
-        ('hub.download("me/files-403", None, ["*"])', "the hub refuses access (403): check the name, and that HF_TOKEN may"),
+        ('hub.download("me/answers-401", None, ["*"])', REFUSED.format(401)),
+        ('hub.download("me/answers-token-401", None, ["*"])', REFUSED.format(401)),
+        ('hub.download("me/answers-403", None, ["*"])', REFUSED.format(403)),
+        ('hub.download("me/files-403", None, ["*"])', REFUSED.format(403)),
         ('hub.download("me/answers-503", None, ["*"])', "--hub me/answers-503: the hub answered 503: try again later"),
-        ('hub.dataset_files("me/answers-403", None, "train")', "the hub refuses access (403): check the name, and that HF_TOKEN may"),
+        ('hub.dataset_files("me/answers-403", None, "train")', REFUSED.format(403)),
         ('hub.dataset_files("me/one", None, "test")', "--hub me/one: no file of the split 'test'"),
         ('hub.dataset_files("me/configurations", None, "train")', "several configurations"),
     ],

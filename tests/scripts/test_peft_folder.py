@@ -75,5 +75,5 @@ def test_a_cut_file_is_named(adapter, tiny_model, size):
 def test_other_arithmetic_is_refused(adapter, tiny_model, change):
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps({**config, **change}))
-    with pytest.raises(BadInput, match=f"{next(iter(change))} is not supported"):
+    with pytest.raises(BadInput, match=f"{next(iter(change))}.* is not supported"):
         check_adapter(adapter, tiny_model)

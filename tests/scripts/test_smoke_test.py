@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,8 +18,12 @@ import evaluate
 import smoke_test
 from common import program
 from common.openai_client import Client
+from common.program import StageFailed
+from common.prompt import Template
+from common.tokenizer import PromptTokenizer
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+ROOT = Path(__file__).parents[2]
+SCRIPTS, ASSETS = ROOT / "scripts", ROOT / "recipes" / "assets"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 # A server of the standard library that answers as it is told: `answers` maps a model to its text.
@@ -76,6 +83,70 @@ def evaluation(tiny_model, tiny_adapter, tiny_tokens, tmp_path_factory) -> Path:
     argv = [str(word) for pair in folders.items() for word in pair] + ["--max-new-tokens", "8", "--examples", "4"]
     assert program.main(evaluate.run, evaluate.flags(), argv) == 0
     return output
+
+
+def scaled(adapter: Path, factor: float, folder: Path) -> Path:
+    """The adapter with `factor` times its scale."""
+    shutil.copytree(adapter, folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["lora_alpha"] *= factor
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def sql_adapter(seed: int, folder: Path) -> Path:
+    """A random LoRA on the quickstart's model, strong enough to change most of its answers."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    targets = ["q_proj", "v_proj", "down_proj"]
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(LlamaForCausalLM.from_pretrained(ASSETS / "tiny_llama"), config).save_pretrained(folder)
+    return folder
+
+
+def sql_tokens(folder: Path, count: int) -> Path:
+    """The first questions of the quickstart, as evaluate.py reads them."""
+    template = Template(sections=("{context}", "-- {question}\n"), answer="{answer}", separator="\n")
+    tokenizer = PromptTokenizer(ASSETS / "tiny_llama", template)
+    folder.mkdir()
+    (folder / "template.json").write_text(template.to_json())
+    with (folder / "eval.jsonl").open("w") as examples, (ASSETS / "sql" / "eval.jsonl").open() as rows:
+        for row in map(json.loads, itertools.islice(rows, count)):
+            prompt, response = tokenizer.prompt(row), template.response(row)
+            example = {"prompt": prompt, "prompt_ids": tokenizer.prompt_ids([prompt])[0], "response": response}
+            example |= {"response_ids": tokenizer.response_ids([response])[0], "fields": row}
+            examples.write(json.dumps(example) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rounding(tmp_path_factory):
+    """Samples evaluated in fp32, and the port of a server in bf16 with the adapter and wrong ones."""
+    folder = tmp_path_factory.mktemp("rounding")
+    model, right = ASSETS / "tiny_llama", sql_adapter(1, folder / "right")
+    folders = {"--model": model, "--adapter": right, "--tokens": sql_tokens(folder / "tokens", 8)}
+    argv = [str(word) for pair in folders.items() for word in pair]
+    argv += ["--output", str(folder / "evaluation"), "--max-new-tokens", "24"]
+    assert program.main(evaluate.run, evaluate.flags(), argv) == 0
+    adapters = {
+        "right": right,
+        "half": scaled(right, 0.5, folder / "half"),
+        "double": scaled(right, 2, folder / "double"),
+        "other": sql_adapter(7, folder / "other"),
+    }
+    port = free_port()
+    named = [word for name, path in adapters.items() for word in ("--adapter", f"{name}={path}")]
+    server = [sys.executable, SCRIPTS / "serve_embedded.py", "--model", model, "--port", port, "--dtype", "bf16"]
+    process = subprocess.Popen(
+        list(map(str, [*server, *named])), stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+    assert process.stderr and "serving at" in process.stderr.readline()
+    yield smoke_test.read_samples(folder / "evaluation" / "samples.jsonl", 8), port
+    process.terminate()
+    process.communicate(timeout=60)
 
 
 @pytest.fixture
@@ -140,6 +211,54 @@ def test_what_a_server_says_decides(stand_in, written, tmp_path, answers, option
     found, line = run(written, tmp_path / "out", port, stand_in(port, answers, **options), *flags)
     assert found == status
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("served", "near_tie", "asks_base", "message"),
+    [
+        ("right", 0.5, True, None),
+        ("right", 0.5, False, None),
+        ("right", 0, True, "7 of 8 prompts are answered as evaluated"),
+        ("half", 0.5, True, "of 8 prompts are answered as evaluated"),
+        ("half", 0.5, False, "answers as the base model"),
+        ("double", 0.5, False, "of 8 prompts are answered as evaluated"),
+        ("other", 0.5, False, "of 8 prompts are answered as evaluated"),
+        ("base", 0.5, True, "answers as the base model"),
+        ("base", 0.5, False, "answers as the base model"),
+    ],
+)
+def test_rounding_is_told_from_a_wrong_adapter(rounding, tmp_path, served, near_tie, asks_base, message):
+    """fp32 evaluated, bf16 served."""
+    samples, port = rounding
+    flags = ["--evaluation", tmp_path, "--output", tmp_path, "--port", port, "--adapter-name", served]
+    flags += ["--near-tie", near_tie, *([] if asks_base else ["--no-base"]), "command"]
+    args = smoke_test.flags().parse_args(list(map(str, flags)))
+    client = Client("127.0.0.1", port, 60)
+    report = smoke_test.summary([smoke_test.ask(client, sample, args) for sample in samples], 0)
+    with nullcontext() if message is None else pytest.raises(StageFailed, match=message):
+        smoke_test.check(report, 0.8 if near_tie else 1.0)
+
+
+def answer(text: str, near_ties: list[dict]) -> dict:
+    return {"text": text, "token_ids": None, "near_ties": near_ties}
+
+
+@pytest.mark.parametrize(
+    ("text", "near_tie", "accepted"),
+    [
+        ("SELECT a, b", 0.5, True),
+        ("SELECT a, b", 0.2, False),
+        ("SELECT a, b", 0, False),
+        ("SELECT c", 0.5, False),
+        ("SELECT", 0.5, True),
+        ("SELECT d", 0.5, False),
+    ],
+)
+def test_an_answer_may_part_where_the_evaluation_was_nearly_undecided(text, near_tie, accepted):
+    ties = [{"text": "SELECT a,", "ends": False, "margin": 0.3}, {"text": "SELECT", "ends": True, "margin": 0.1}]
+    sample = {"adapter": answer("SELECT a FROM t", ties)}
+    served = {"text": text, "token_ids": None, "prompt_token_ids": None}
+    assert (smoke_test.difference_from_evaluation("adapter", served, sample, near_tie) is None) == accepted
 
 
 def test_a_server_that_ends_early_is_told_with_its_last_words(written, tmp_path):
