@@ -30,6 +30,7 @@ class Step:
     nodes: int = 1
     cores: Mapping[str, Any] | None = None  # how many, of how many, and whether to wait for them
     packages: Mapping[str, Sequence[str]] = field(default_factory=dict)  # requirements, by the Python that imports them
+    ports: Sequence[int] = ()  # fixed ones that it listens on
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def step(stage: str, draft: Draft, place: Place, recipe: Recipe) -> Step:
     texts = {name: word.text for name, word in env.items()}
     return Step(
         stage, draft.title, key, argv, texts, draft.cached, draft.resumable, draft.nodes,
-        _cores(draft, recipe), _packages(draft, place.python),
+        _cores(draft, recipe), _packages(draft, place.python), tuple(draft.ports),
     )  # fmt: skip
 
 

@@ -55,6 +55,7 @@ class LoraConfig:
     dropout: float
     use_rslora: bool
     modules: tuple[str, ...]  # of Projection.module; from PEFT, its target_modules
+    projections: tuple[str, ...] = tuple(PROJECTIONS)  # which of the modules' were trained
 
     @property
     def scale(self) -> float:
@@ -153,7 +154,10 @@ def read_config(path: Path) -> LoraConfig:
     if not isinstance(targets, list) or not targets:
         raise BadInput(f"{path}: target_modules {targets!r} is not a list of module names")
     modules = tuple(_module(path, name) for name in targets)
-    return LoraConfig(int(rank), alpha, dropout, bool(content.get("use_rslora")), modules)
+    trained = content.get("projections", list(PROJECTIONS))  # ours; NxD itself trains all of a module
+    if not isinstance(trained, list) or any(name not in tuple(PROJECTIONS) for name in trained):
+        raise BadInput(f"{path}: projections {trained!r} is not a list of {', '.join(PROJECTIONS)}")
+    return LoraConfig(int(rank), alpha, dropout, bool(content.get("use_rslora")), modules, tuple(trained))
 
 
 def read_peft_config(path: Path) -> LoraConfig:
@@ -302,9 +306,10 @@ def _is_zero(adapter: ShardedAdapter, name: str) -> bool:
 
 
 def _targeted(rank: TorchZipFile, config: LoraConfig) -> tuple[str, ...]:
-    """The projections of the adapter's modules; of q, k and v those that have a lora_B."""
+    """The projections of the adapter's modules that were trained and have a lora_B."""
     stored = {key.partition(".layers.")[2].partition(".")[2] for key in rank.specs}  # without the layer's number
     wanted = {name: target for name, target in PROJECTIONS.items() if target.module in config.modules}
+    wanted = {name: target for name, target in wanted.items() if name in config.projections}
     found = {name: target for name, target in wanted.items() if f"{target.module}.lora_B.{target.parameter}" in stored}
     for module in config.modules:
         if module not in {target.module for target in found.values()}:
