@@ -113,9 +113,10 @@ test-nxd: .venv-nxd/.done ## train with the real neuronx_distributed on a CPU: N
 	@test -d "$(NXD_SRC)/src/neuronx_distributed" || { echo "NXD_SRC: not a checkout of neuronx-distributed"; exit 2; }
 	.venv-nxd/bin/python tests/nxd/prove.py $(NXD_SRC) $(ARGS)
 
-lint: $(VENV)/.dev ## check style and types
+lint: $(VENV)/.dev ## check style, types and Dockerfiles
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+	$(BIN)/hadolint recipes/images/*.Dockerfile
 
 bench: $(VENV)/.dev ## measure: conversion, training, serving, a cached run, each beside what else there is
 	$(BIN)/python tests/bench/run.py $(ARGS)

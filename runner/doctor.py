@@ -250,21 +250,25 @@ def _meeting_ports(patient: Patient) -> list[int]:
 
 def _meeting(patient: Patient, report: Report) -> Iterator[Finding]:
     """Whether the training finds its ports: free now, and not handed out to any connection meanwhile."""
-    wanted, handed_out = _meeting_ports(patient), report["handed_out"]
+    wanted = _meeting_ports(patient)
+    if not wanted:
+        return
     for port in wanted:
         if not report["any_ports"][str(port)]:
             yield Finding("error", "port", f"{port}: in use, and the training listens there",
                           f"end what has it: ss -anp 'sport = :{port}'")  # fmt: skip
-    loose = [port for port in wanted if handed_out and _handed_out(port, handed_out)]
+    loose = [port for port in wanted if _handed_out(port, report["handed_out"])]
     if loose:
         every = ",".join(map(str, loose))
         yield Finding("warning", "port", f"{every}: may be handed out to any connection before the training listens",
                       f"run: sudo sysctl -w net.ipv4.ip_local_reserved_ports={every}")  # fmt: skip
-    elif wanted:
+    else:
         yield Finding("ok", "port", f"{', '.join(map(str, wanted))}: kept for the training")
 
 
-def _handed_out(port: int, handed_out: Mapping[str, Any]) -> bool:
+def _handed_out(port: int, handed_out: Mapping[str, Any] | None) -> bool:
+    if not handed_out:
+        return False
     first, last = handed_out["range"]
     return first <= port <= last and not any(low <= port <= high for low, high in handed_out["reserved"])
 

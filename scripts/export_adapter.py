@@ -20,7 +20,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,6 @@ class LoraConfig:
     dropout: float
     use_rslora: bool
     modules: tuple[str, ...]  # of Projection.module; from PEFT, its target_modules
-    projections: tuple[str, ...] = tuple(PROJECTIONS)  # which of the modules' were trained
 
     @property
     def scale(self) -> float:
@@ -120,6 +119,7 @@ def _export_sharded(args: argparse.Namespace) -> float:
     config = read_config(args.adapter / "lora_adapter" / "adapter_config.json")
     adapter = open_adapter(args.adapter, shape, config)
     check_values(adapter)
+    adapter = only_trained(adapter)
     check_output(args.output, base if args.merge else {}, adapter.specs)
     write_adapter(adapter, config, str(args.model), args.output / "adapter")
     return config.scale
@@ -154,10 +154,7 @@ def read_config(path: Path) -> LoraConfig:
     if not isinstance(targets, list) or not targets:
         raise BadInput(f"{path}: target_modules {targets!r} is not a list of module names")
     modules = tuple(_module(path, name) for name in targets)
-    trained = content.get("projections", list(PROJECTIONS))  # ours; NxD itself trains all of a module
-    if not isinstance(trained, list) or any(name not in tuple(PROJECTIONS) for name in trained):
-        raise BadInput(f"{path}: projections {trained!r} is not a list of {', '.join(PROJECTIONS)}")
-    return LoraConfig(int(rank), alpha, dropout, bool(content.get("use_rslora")), modules, tuple(trained))
+    return LoraConfig(int(rank), alpha, dropout, bool(content.get("use_rslora")), modules)
 
 
 def read_peft_config(path: Path) -> LoraConfig:
@@ -204,6 +201,20 @@ def check_values(adapter: ShardedAdapter) -> None:
             rank.release()
     if all(_is_zero(adapter, name) for name in adapter.places if ".lora_B." in name):
         raise StageFailed(f"{adapter.ranks[0].path.parent}: every lora_B is zero: the adapter changes nothing")
+
+
+def only_trained(adapter: ShardedAdapter) -> ShardedAdapter:
+    """The adapter without projections whose lora_B is zero in every layer: those that were no target.
+
+    NxD stores gate and up, and q, k and v, together; the trainers leave at zero the ones that no target names.
+    """
+
+    def trained(projection: str) -> bool:
+        return not all(_is_zero(adapter, name) for name in adapter.places if f".{projection}.lora_B." in name)
+
+    kept = tuple(name for name in adapter.projections if trained(name))
+    places = {name: place for name, place in adapter.places.items() if any(f".{one}.lora_" in name for one in kept)}
+    return replace(adapter, projections=kept, places=places, specs={name: adapter.specs[name] for name in places})
 
 
 def check_output(output: Path, base: Mapping[str, StoredTensor], adapter: Mapping[str, TensorSpec]) -> None:
@@ -306,10 +317,9 @@ def _is_zero(adapter: ShardedAdapter, name: str) -> bool:
 
 
 def _targeted(rank: TorchZipFile, config: LoraConfig) -> tuple[str, ...]:
-    """The projections of the adapter's modules that were trained and have a lora_B."""
+    """The projections of the adapter's modules; of q, k and v those that have a lora_B."""
     stored = {key.partition(".layers.")[2].partition(".")[2] for key in rank.specs}  # without the layer's number
     wanted = {name: target for name, target in PROJECTIONS.items() if target.module in config.modules}
-    wanted = {name: target for name, target in wanted.items() if name in config.projections}
     found = {name: target for name, target in wanted.items() if f"{target.module}.lora_B.{target.parameter}" in stored}
     for module in config.modules:
         if module not in {target.module for target in found.values()}:

@@ -184,17 +184,13 @@ class Adapter:
         torch.save(self.tensors(), target / shard_name(self._rank))
 
     def save_config(self, folder: Path) -> None:
-        """Write what `folder`/lora_adapter holds once, not a rank: the configuration and NxD's two markers.
-
-        `projections` is ours: NxD's target_modules do not tell gate from up, which are one module there.
-        """
+        """Write what `folder`/lora_adapter holds once, not a rank: the configuration and NxD's two markers."""
         content = {
             "lora_rank": self.config.rank,
             "lora_alpha": self.config.alpha,
             "lora_dropout": self.config.dropout,
             "use_rslora": self.config.rslora,
             "target_modules": [module.partition(".")[2] for module in MODULES if self.config.projections(module)],
-            "projections": [name for name in PROJECTIONS if name.partition(".")[2] in self.config.targets],
             "bias": "none",
         }
         (folder / "lora_adapter" / "adapter_config.json").write_text(json.dumps(content, indent=2) + "\n")

@@ -136,6 +136,35 @@ def test_wrong_settings_are_one_line(overrides: list[str], expected: str) -> Non
         make.manifests(["quickstart", *make.CPU, *overrides])
 
 
+DOLLY = ["llama3_8b_dolly_trn2", "serve=none"]
+OTHER_IMAGES = [
+    (DOLLY, "target.kubernetes.image: names no image; build recipes/images/nxd_2_29.Dockerfile"),
+    ([*DOLLY, "target.kubernetes.image=mine"], "image_sdk: mine is not said to have any Neuron release"),
+    ([*DOLLY, *make.OPTIMUM], "image_sdk: registry/trainium-recipes:optimum-2.26 has the software of neuron_2_26"),
+    (["llama3_8b_sql_trn1", *make.image("a", "neuron_2_26", "nxd")], "image_trains: .* has nxd, not optimum"),
+    ([*DOLLY, *make.NXD, "serve=vllm"], "serve_image: serve=vllm needs an image with vLLM; build"),
+    ([*DOLLY, *make.NXD, "serve=vllm", "target.kubernetes.serve_image=b"], "serve.mode: the smoke test would run in"),
+]
+
+
+@pytest.mark.parametrize(("words", "expected"), OTHER_IMAGES)
+def test_images_that_cannot_do_it_are_refused_with_the_file_that_makes_one(words: list[str], expected: str) -> None:
+    with pytest.raises(RecipeError, match=expected):
+        make.manifests(words)
+
+
+def test_one_image_with_everything_runs_the_smoke_test_too() -> None:
+    image = "target.kubernetes.serve_image=registry/trainium-recipes:nxd-2.29"
+    assert "smoke_test.py" in make.manifests([*DOLLY, *make.NXD, "serve=vllm", image])
+
+
+def test_vllm_serves_in_its_own_image_and_the_embedded_server_in_that_of_the_stages() -> None:
+    for name, tag in (("vllm", "vllm-2.29"), ("server", "cpu")):
+        made = {one["kind"]: one for one in yaml.safe_load_all(make.manifests(make.RECIPES[name]))}
+        [container] = made["Deployment"]["spec"]["template"]["spec"]["containers"]
+        assert container["image"] == f"registry/trainium-recipes:{tag}"
+
+
 def test_without_devices_of_a_node_it_is_said() -> None:
     with pytest.raises(RecipeError, match="target.kubernetes.devices"):
         make.manifests(["llama3_8b_sql_trn1", *make.OPTIMUM, "target.kubernetes.devices=null"])

@@ -14,6 +14,7 @@ from runner import targets
 from runner.compose import ROOT, compose
 from runner.plan import build
 
+
 def image(tag: str, sdk: str, trainer: str) -> list[str]:
     """An image built from a Dockerfile of recipes/images, and what its labels say."""
     key = "target.kubernetes.image"
