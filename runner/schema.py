@@ -73,7 +73,7 @@ class Sdk:
     )  # fmt: skip
     vllm_install: str | None = key("how vLLM gets into serve_python, where no AMI has it", None)
     vllm_lora: bool = key("that vLLM serves LoRA adapters; otherwise the merged model is served", True)
-    vllm_base: bool = key("that vLLM answers for the base model beside adapters", False)
+    vllm_base: bool = key("that vLLM answers for the base model beside adapters", True)
     images: dict[str, str] = key("Dockerfiles of this release, by what they have: torch, nxd, optimum, vllm", {})
     async_exec: int | None = key(
         "NEURON_RT_ASYNC_EXEC_MAX_INFLIGHT_REQUESTS of a training; none where the runtime ignores it", None, minimum=0

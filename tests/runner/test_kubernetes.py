@@ -155,7 +155,8 @@ def test_images_that_cannot_do_it_are_refused_with_the_file_that_makes_one(words
 
 def test_one_image_with_everything_runs_the_smoke_test_too() -> None:
     image = "target.kubernetes.serve_image=registry/trainium-recipes:nxd-2.29"
-    assert "smoke_test.py" in make.manifests([*DOLLY, *make.NXD, "serve=vllm", image])
+    made = list(yaml.safe_load_all(make.manifests([*DOLLY, *make.NXD, "serve=vllm", image])))
+    assert [one["kind"] for one in made] == ["ConfigMap", "Job"]
 
 
 def test_vllm_serves_in_its_own_image_and_the_embedded_server_in_that_of_the_stages() -> None:
