@@ -123,6 +123,7 @@ test-nxd: .venv-nxd/.done ## train with the real neuronx_distributed on a CPU: N
 	@test -d "$(NXD_SRC)/src/neuronx_distributed" || { echo "NXD_SRC: not a checkout of neuronx-distributed"; exit 2; }
 	.venv-nxd/bin/python tests/nxd/prove.py $(NXD_SRC) $(ARGS)
 
+<<<<<<< HEAD
 # PyTorch's own index of builds for CPUs, as its installation page names it.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 GENERATIONS ?= 2.29 optimum 2.33
@@ -131,8 +132,12 @@ test-ami: $(VENV)/.dev ## run every stage in the environments of Neuron's releas
 	$(BIN)/python tests/ami/prove.py --torch-index $(TORCH_INDEX) $(GENERATIONS)
 
 lint: $(VENV)/.dev ## check style and types
+=======
+lint: $(VENV)/.dev ## check style, types and Dockerfiles
+>>>>>>> neuron
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+	$(BIN)/hadolint recipes/images/*.Dockerfile
 
 bench: $(VENV)/.dev ## measure everything beside what else there is; ARGS=--short: only see that it works
 	$(MAKE) --no-print-directory .venv-bench/.done || echo "bench: DVC cannot be installed here (see above)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 import yaml
 
 from runner.compose import CONFIGS
-from runner.schema import Hardware, Recipe, Sdk
+from runner.schema import NXD_RELEASES, Hardware, Recipe, Sdk
 from runner.validate import build
 
 
@@ -42,6 +43,11 @@ def family(hardware: Hardware) -> str:
     return named.group() if named else hardware.layout
 
 
+def merged(recipe: Recipe) -> bool:
+    """Whether the model is served with the adapter merged in: that vLLM takes no adapters."""
+    return recipe.serve.engine == "vllm" and not recipe.sdk.vllm_lora
+
+
 def problems(recipe: Recipe) -> Iterator[str]:
     """Why this back end, this hardware and this SDK do not go together, and what to choose."""
     hardware, kind = recipe.hardware, family(recipe.hardware)
@@ -49,16 +55,11 @@ def problems(recipe: Recipe) -> Iterator[str]:
     if kind != "cpu" and hardware.layout != kind:
         yield f"hardware.layout: {hardware.layout} shards train wrongly on {hardware.name}; leave it {kind}"
     if hardware.device not in backend.devices:
-        yield f"train={backend.option}: trains on Neuron; say hardware=trn1 or trn2, or train=torch_lora on a CPU"
-    elif recipe.train.backend not in recipe.sdk.trains or kind not in recipe.sdk.trains_on:
-        has = " and ".join(recipe.sdk.trains) or "nothing"
-        yield (
-            f"sdk: {recipe.sdk.name} trains {_on(has, recipe.sdk.trains_on)}, not {recipe.train.backend} on {kind}; "
-            f"{_choose(_training(recipe))}"
-        )
-    if recipe.serve.engine not in _NOT_VLLM and kind not in recipe.sdk.serves_on:
-        served = _names(recipe.sdk.serves_on)
-        yield f"sdk: {recipe.sdk.name} serves on {served}, not on {kind}; {_choose(_serving(kind))}"
+        yield f"train={backend.option}: trains on Neuron; say hardware=trn1 or hardware=trn2, or train=torch_lora"
+    else:
+        missing = [*_not_trained(recipe, recipe.sdk), *_not_served(recipe, recipe.sdk)]
+        if missing:
+            yield f"sdk: {recipe.sdk.name} {' and '.join(missing)}; {advice(recipe)}"
     if recipe.parallel.dp_size > 1 and not backend.copies:
         yield (
             f"parallel.dp_size: {backend.option} trains one copy of the model, not {recipe.parallel.dp_size}; "
@@ -66,25 +67,42 @@ def problems(recipe: Recipe) -> Iterator[str]:
         )
 
 
-def _on(what: str, families: list[str]) -> str:
-    return f"{what} on {_names(families)}" if families else what
+def advice(recipe: Recipe) -> str:
+    """What to choose: the releases that do all that the recipe asks of one, else another trainer that one has."""
+    fitting = _fitting(recipe)
+    if fitting:
+        return f"choose {' or '.join(f'sdk={name}' for name in fitting)}"
+    for name, backend in BACKENDS.items():
+        other = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, backend=name))
+        if recipe.hardware.device in backend.devices and _fitting(other):
+            return f"no release has that: take train={backend.option} with sdk={_fitting(other)[-1]}"
+    return "no release has that: say serve=none"
+
+
+def _fitting(recipe: Recipe) -> list[str]:
+    """The profiles with which nothing is missing, the modelling code that NxD's trainer needs included."""
+    nxd = recipe.train.backend == "nxd" and not recipe.train.nxd.release
+    return [
+        name for name, sdk in _releases()
+        if not [*_not_trained(recipe, sdk), *_not_served(recipe, sdk)] and not (nxd and sdk.name not in NXD_RELEASES)
+    ]  # fmt: skip
+
+
+def _not_trained(recipe: Recipe, sdk: Sdk) -> Iterator[str]:
+    backend, kind = recipe.train.backend, family(recipe.hardware)
+    if backend not in sdk.trains or kind not in sdk.trains_on:
+        on = f" on {_names(sdk.trains_on)}" if sdk.trains_on else ""
+        yield f"trains {_names(sdk.trains)}{on}, not {backend} on {kind}"
+
+
+def _not_served(recipe: Recipe, sdk: Sdk) -> Iterator[str]:
+    kind = family(recipe.hardware)
+    if recipe.serve.engine not in _NOT_VLLM and kind not in sdk.serves_on:
+        yield f"serves on {_names(sdk.serves_on)}, not on {kind}"
 
 
 def _names(words: list[str]) -> str:
     return " and ".join(words) or "nothing"
-
-
-def _choose(options: list[str]) -> str:
-    return f"choose sdk={' or '.join(options)}" if options else "no release of sdk has that"
-
-
-def _training(recipe: Recipe) -> list[str]:
-    kind = family(recipe.hardware)
-    return [name for name, sdk in _releases() if recipe.train.backend in sdk.trains and kind in sdk.trains_on]
-
-
-def _serving(kind: str) -> list[str]:
-    return [name for name, sdk in _releases() if kind in sdk.serves_on]
 
 
 def _releases() -> Iterator[tuple[str, Sdk]]:

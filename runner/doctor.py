@@ -80,6 +80,7 @@ def probe_flags(patient: Patient) -> list[str]:
     """The flags of runner/probe.py that ask a machine for what the recipe needs."""
     words = ["--store", str(patient.place.store), "--host", patient.recipe.serve.host]
     words += [word for python in _pythons(patient) for word in ("--python", python)]
+    words += [word for port in _meeting_ports(patient) for word in ("--any-port", str(port))]
     words += ["--port", str(patient.port)] if patient.port else []
     return words + (["--model", patient.recipe.model.path] if patient.recipe.model.source == "hub" else [])
 
@@ -186,8 +187,10 @@ def _environments(patient: Patient, report: Report) -> Iterator[Finding]:
 def _unexpected(sdk: Sdk, python: str, packages: Mapping[str, str]) -> Iterator[Finding]:
     """What the release notes say otherwise; their pages disagree, so the machine is right."""
     for _, said in requirements.unmet(sdk.train_packages_expected, packages):
-        yield Finding("warning", "packages", f"{python}: {said}, as the notes of Neuron {sdk.name} say",
-                      "with another neuronx-distributed, train.nxd.release=RELEASE takes its modelling code")  # fmt: skip
+        yield Finding(
+            "warning", "packages", f"{python}: {said}, as the notes of Neuron {sdk.name} say",
+            "with another neuronx-distributed, train.nxd.release=RELEASE takes its modelling code",
+        )  # fmt: skip
 
 
 def _install(sdk: Sdk, python: str, requirement: str) -> str:
@@ -240,6 +243,36 @@ def _ports(patient: Patient, report: Report) -> Iterator[Finding]:
                           "or set serve.port")  # fmt: skip
 
 
+def _meeting_ports(patient: Patient) -> list[int]:
+    """Fixed ports that the training listens on."""
+    return sorted({port for step in patient.plan.steps for port in step.ports}) if patient.plan else []
+
+
+def _meeting(patient: Patient, report: Report) -> Iterator[Finding]:
+    """Whether the training finds its ports: free now, and not handed out to any connection meanwhile."""
+    wanted = _meeting_ports(patient)
+    if not wanted:
+        return
+    for port in wanted:
+        if not report["any_ports"][str(port)]:
+            yield Finding("error", "port", f"{port}: in use, and the training listens there",
+                          f"end what has it: ss -anp 'sport = :{port}'")  # fmt: skip
+    loose = [port for port in wanted if _handed_out(port, report["handed_out"])]
+    if loose:
+        every = ",".join(map(str, loose))
+        yield Finding("warning", "port", f"{every}: may be handed out to any connection before the training listens",
+                      f"run: sudo sysctl -w net.ipv4.ip_local_reserved_ports={every}")  # fmt: skip
+    else:
+        yield Finding("ok", "port", f"{', '.join(map(str, wanted))}: kept for the training")
+
+
+def _handed_out(port: int, handed_out: Mapping[str, Any] | None) -> bool:
+    if not handed_out:
+        return False
+    first, last = handed_out["range"]
+    return first <= port <= last and not any(low <= port <= high for low, high in handed_out["reserved"])
+
+
 def _hub(patient: Patient, report: Report) -> Iterator[Finding]:
     found, model = report.get("hub"), patient.recipe.model.path
     if not found:
@@ -265,4 +298,4 @@ def _hub(patient: Patient, report: Report) -> Iterator[Finding]:
         yield Finding("warning", "hub", f"{where}: the hub answered {found['status']}", "try again later")
 
 
-_LOOKS = (_python, _neuron, _environments, _disk, _memory, _ports, _hub)
+_LOOKS = (_python, _neuron, _environments, _disk, _memory, _ports, _meeting, _hub)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import identity
+from runner.schema import Recipe
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 MASTER_PORT = 44000  # the one that AWS's launch scripts reserve
@@ -51,7 +52,8 @@ class Draft:
     not `cached` is made on every run. A `resumable` program goes on from what an earlier try left in its output
     folder. A variable of `env` counts for the fingerprint where it is a Word. `cores` are the
     NeuronCores that it computes on. `uses` are what of `runner.packages` the program needs for this recipe, `packages`
-    what must be installed besides, by the Python that imports it.
+    what must be installed besides, by the Python that imports it. `ports` are those that it listens on, where they are
+    fixed.
     """
 
     title: str
@@ -65,6 +67,7 @@ class Draft:
     cores: int = 0
     uses: Sequence[str] = ()
     packages: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    ports: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,11 @@ class Place:
     inputs: Path | None = None
     memory: Path = Path("store/digests")
     container: bool = False
+
+
+def compile_cache(recipe: Recipe, place: Place) -> str:
+    """Where the Neuron compiler keeps its programs, for all runs: they depend on shapes, not on weights."""
+    return recipe.train.compile_cache or str(place.store / "neuron-cache")
 
 
 class Artifacts:

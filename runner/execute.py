@@ -125,7 +125,9 @@ def _run_steps(
 ) -> int:
     store = Store(plan["store"])
     try:
-        check_packages([step for step in steps if not (step["cached"] and store.has(step["key"]))])
+        to_do = [step for step in steps if not (step["cached"] and store.has(step["key"]))]
+        check_packages(to_do)
+        check_ports(to_do)
         for step in steps:
             try:
                 _run_step(step, store, run, events, meeting)
@@ -157,6 +159,25 @@ def check_packages(steps: Sequence[dict[str, Any]]) -> None:
         if wrong:
             stage = next(step["stage"] for step in steps if python in step.get("packages", {}))
             raise StepFailed(stage, 2, f"{python}: {'; '.join(wrong)} (`runner doctor` says what to do)")
+
+
+def check_ports(steps: Sequence[dict[str, Any]]) -> None:
+    """Raise StepFailed, before any work, where a port that a step will listen on is in use.
+
+    By whatever is not ours: a run that holds NeuronCores of this machine gives its ports back with them.
+    """
+    for step in steps:
+        if step.get("ports") and not cores.holders(step["cores"]["of"]):
+            for port in step["ports"]:
+                _check_port(step["stage"], port)
+
+
+def _check_port(stage: str, port: int) -> None:
+    if not probe.is_free("0.0.0.0", port):
+        raise StepFailed(
+            stage, 2, f"port {port} is in use, and Neuron's training listens there: end what has it "
+            f"(ss -anp 'sport = :{port}'); `runner doctor` says how to keep it free",
+        )  # fmt: skip
 
 
 class Meeting:
@@ -290,8 +311,16 @@ def _cores(step: dict[str, Any], run: Path, say: Callable[..., None]) -> Iterato
         return
     on_wait = (lambda holders: say("waiting", holder=f"NeuronCores; held are {holders}")) if wanted["wait"] else None
     try:
+<<<<<<< HEAD
         with cores.lease(wanted["count"], wanted["of"], name_of(run), on_wait) as held:
             yield _core_environment(held.visible, held.first, step["env"]), held.descriptors
+=======
+        with cores.lease(wanted["count"], wanted["of"], run.name, on_wait) as held:
+            environment = _core_environment(held.visible, held.first, step["env"])
+            if _ROOT in environment and step.get("ports"):
+                _check_port(step["stage"], int(environment[_ROOT].rpartition(":")[2]))
+            yield environment, held.descriptors
+>>>>>>> neuron
     except cores.NoFreeCores as error:
         raise StepFailed(step["stage"], 2, f"no {wanted['count']} NeuronCores are free: {error}") from None
 

@@ -16,6 +16,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from runner import backends, memory, model_config, weights
 from runner.errors import RecipeError
+from runner.kubernetes import images
 from runner.schema import Architecture, Recipe
 
 
@@ -100,6 +101,11 @@ def _training(recipe: Recipe) -> Iterator[str]:
         yield "train.lora.targets: no layer gets an adapter; name some, such as [q_proj,v_proj]"
     elif len(set(train.lora.targets)) < len(train.lora.targets):
         yield f"train.lora.targets: a layer is named twice in [{','.join(train.lora.targets)}]; name each once"
+    elif train.backend == "optimum" and len({"gate_proj", "up_proj"} & set(train.lora.targets)) == 1:
+        yield (
+            "train.lora.targets: for optimum-neuron gate_proj and up_proj are one layer: say both, or neither; "
+            "train=nxd_lora and train=torch_lora train one alone"
+        )
     if train.learning_rate == 0:
         yield "train.learning_rate: 0 learns nothing; LoRA takes about 2e-4"
     if train.warmup_ratio >= 1 or 0 < train.max_steps <= math.ceil(train.warmup_ratio * train.max_steps):
@@ -188,6 +194,17 @@ def _rank(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
         yield (
             f"train.lora.rank: {recipe.train.lora.rank} is not less than the width {architecture.hidden_size} of "
             f"{recipe.model.name}: the update would be of full rank; try 16"
+        )
+
+
+def _fused(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
+    """optimum-neuron makes one layer of q, k and v where K/V heads are copied."""
+    targets, together = recipe.train.lora.targets, {"q_proj", "k_proj", "v_proj"}
+    copied = architecture.num_key_value_heads % recipe.parallel.tp_size
+    if recipe.train.backend == "optimum" and copied and 0 < len(together & set(targets)) < len(together):
+        yield (
+            f"train.lora.targets: with {architecture.num_key_value_heads} K/V heads on tp_size "
+            f"{recipe.parallel.tp_size} q_proj, k_proj and v_proj are one layer for optimum-neuron: say all, or none"
         )
 
 
@@ -281,8 +298,8 @@ def _value(recipe: Recipe, key: str) -> Any:
 
 
 _RULES: tuple[Callable[[Recipe], Iterator[str]], ...] = (
-    backends.problems, _requirements, _cores, _nodes, _server, _training,
+    backends.problems, images.problems, _requirements, _cores, _nodes, _server, _training,
 )  # fmt: skip
 _MODEL_RULES: tuple[Callable[[Recipe, Architecture], Iterator[str]], ...] = (
-    _cut, _length, _sequence_parallel, _rank, _memory,
+    _cut, _length, _sequence_parallel, _rank, _fused, _memory,
 )  # fmt: skip

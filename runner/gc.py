@@ -1,7 +1,7 @@
 """Frees the store, by age, by size and by what recorded runs refer to; never what a run in progress needs.
 
 Besides artifacts the store has what the Neuron compiler made: compiled/KEY for a server, told by the run that served
-with it, and neuron-cache, the training's programs, which are kept or go together.
+with it, and neuron-cache, the programs of trainings and servers, which are kept or go together.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from runner.runs import Run
 from runner.store import Store
 
 _DAY = 86400.0
-_COMPILED, _CACHE = "compiled", "neuron-cache"  # see runner.serving and runner.stages.nxd
+_COMPILED, _CACHE = "compiled", "neuron-cache"  # see runner.serving and runner.draft
 
 
 @dataclass(frozen=True)

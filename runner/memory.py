@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from runner import backends
 from runner.schema import Architecture, Recipe
 
 GIB = 2**30
 _BYTES = {"fp32": 4, "bf16": 2}
 _STORED = 2  # bytes a parameter of a checkpoint on disk: bf16, as Llama is published
+COMPILED, COMPILED_SHARE = ("fork", "nxdi"), 1.2  # vLLM's that keep a compiled model, as a share of the model's bytes
 _PROCESS = 0.25 * GIB  # a process that has loaded the trainer, before any tensor; 220 MiB in tests/bench/memory.py
 
 
@@ -158,9 +160,19 @@ def _host(recipe: Recipe, a: Architecture, training: int) -> dict[str, int]:
 
 
 def _disk(recipe: Recipe, a: Architecture, kv_copies: int, trained: int) -> dict[str, int]:
-    """Files of the stages: the model, its shards, adapters and two checkpoints of weights and moments."""
+    """Files of the stages: the model, its shards, adapters, two checkpoints of weights and moments, the served model.
+
+    Programs that the Neuron compiler keeps come on top: their size is known when they are compiled.
+    """
     model = parameters(a) * (_BYTES[recipe.model.dtype] if recipe.model.source == "gguf" else _STORED)
     shards = _weights(recipe, a, kv_copies) * recipe.parallel.tp_size * _STORED
     checkpoints = 2 * 12 * trained if recipe.train.checkpoint_every else 0
-    merged = model if recipe.export.merge else 0
-    return {"fetch": model, "convert": shards, "train": 4 * trained + checkpoints, "export": 4 * trained + merged}
+    merge = recipe.export.merge or backends.merged(recipe)
+    keeps = recipe.serve.engine == "vllm" and recipe.sdk.vllm in COMPILED
+    return {
+        "fetch": model,
+        "convert": 0 if recipe.train.backend == "optimum" else shards,  # which cuts the model itself
+        "train": 4 * trained + checkpoints,
+        "export": 4 * trained + (model if merge else 0),
+        "serve": int(model * COMPILED_SHARE) if keeps else 0,
+    }

@@ -31,6 +31,7 @@ class Step:
     processes: int = 1  # on each of the nodes
     cores: Mapping[str, Any] | None = None  # how many, of how many, and whether to wait for them
     packages: Mapping[str, Sequence[str]] = field(default_factory=dict)  # requirements, by the Python that imports them
+    ports: Sequence[int] = ()  # fixed ones that it listens on
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,14 @@ def step(stage: str, draft: Draft, place: Place, recipe: Recipe) -> Step:
     texts = {name: word.text for name, word in env.items()}
     title = " ".join(draft.title.split())  # names in it may have line breaks, and a title becomes a comment in a script
     return Step(
+<<<<<<< HEAD
         stage, title, key, argv, texts, draft.cached, draft.resumable,
         draft.nodes, draft.processes, _cores(draft, recipe),
         _packages(draft, place.python),
+=======
+        stage, draft.title, key, argv, texts, draft.cached, draft.resumable, draft.nodes,
+        _cores(draft, recipe), _packages(draft, place.python), tuple(draft.ports),
+>>>>>>> neuron
     )  # fmt: skip
 
 

@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--python", action="append", default=[], help="an environment's Python, looked into")
     parser.add_argument("--host", default="127.0.0.1", help="address of the ports")
     parser.add_argument("--port", type=int, action="append", default=[], help="a port that must be free")
+    parser.add_argument("--any-port", type=int, action="append", default=[], help="one that must be free everywhere")
     parser.add_argument("--model", help="a model of the hub that must be readable")
     args = parser.parse_args(argv)
     print(json.dumps(machine(args)))
@@ -53,6 +54,8 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
         "environments": {path: environment(path) for path in args.python},
         "installed": sorted(str(path) for path in Path("/").glob(_ENVIRONMENTS.lstrip("/"))),
         "ports": {str(port): is_free(args.host, port) for port in args.port},
+        "any_ports": {str(port): is_free("0.0.0.0", port) for port in args.any_port},
+        "handed_out": handed_out(Path("/proc/sys/net/ipv4")),
     }
     if args.store:
         found["store"] = store(args.store)
@@ -150,6 +153,17 @@ def is_free(host: str, port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def handed_out(settings: Path) -> dict[str, Any] | None:
+    """Ports that the system gives to connections that ask for none, as first and last, and what of them is reserved."""
+    try:
+        first, last = map(int, (settings / "ip_local_port_range").read_text().split())
+        words = (settings / "ip_local_reserved_ports").read_text().strip().split(",")
+        reserved = [[int(number) for number in (word.split("-") * 2)[:2]] for word in words if word]
+        return {"range": [first, last], "reserved": reserved}
+    except (OSError, ValueError):
+        return None
 
 
 def store(folder: Path) -> dict[str, Any]:

@@ -74,6 +74,7 @@ class Sdk:
     vllm_install: str | None = key("how vLLM gets into serve_python, where no AMI has it", None)
     vllm_lora: bool = key("that vLLM serves LoRA adapters; otherwise the merged model is served", True)
     vllm_base: bool = key("that vLLM answers for the base model beside adapters", True)
+    images: dict[str, str] = key("Dockerfiles of this release, by what they have: torch, nxd, optimum, vllm", {})
     async_exec: int | None = key(
         "NEURON_RT_ASYNC_EXEC_MAX_INFLIGHT_REQUESTS of a training; none where the runtime ignores it", None, minimum=0
     )
@@ -158,7 +159,6 @@ class Nxd:
     )
     source: str | None = key("a checkout of neuronx-distributed with that code; default: download it", None)
     compile: bool = key("compile ahead, in parallel; else training compiles as it goes", True)
-    compile_cache: str | None = key("folder or s3:// address of compiled programs; default: beside the store", None)
     compiler_flags: str = key("flags of neuronx-cc", "--model-type=transformer -O1 --auto-cast=none")
     sequence_parallel: bool = key("cut activations between the layers over the ranks", True)
     selective_checkpointing: bool = key(
@@ -182,6 +182,9 @@ class Train:
     max_grad_norm: float = key("gradients are clipped to this norm; 0 = never", 1.0, minimum=0.0)
     dtype: str = key("dtype of weights and activations; LoRA weights stay fp32", "bf16", choices=("fp32", "bf16"))
     gradient_checkpointing: bool = key("recompute activations: less memory, about 16 % more time", False)
+    compile_cache: str | None = key(
+        "folder or s3:// address of what nxd and optimum compile, and NxD Inference; default: in the store", None
+    )
     checkpoint_every: int = key("optimizer steps between checkpoints; 0 = none", 50, minimum=0)
     seed: int = key("seed of LoRA weights, data order and dropout", 42, minimum=0)
     attention: str = key(
@@ -264,7 +267,9 @@ class Kubernetes:
     context: str | None = key("context of the kubeconfig; default: the current one", None)
     namespace: str | None = key("namespace; default: the context's", None)
     image: str | None = key("container image with the environment of the stages", None)
-    serve_image: str | None = key("container image with the server; default: image", None)
+    image_sdk: str | None = key("sdk= option whose software image has, such as neuron_2_29: its label sdk", None)
+    image_trains: list[str] = key("training back ends that image has: its label trains", [], choices=BACKENDS)
+    serve_image: str | None = key("container image with vLLM; default: serve.image", None)
     access_image: str | None = key("image of the small pod that brings files; Python is all it needs", None)
     claim: str | None = key("PersistentVolumeClaim for store, inputs and records, ReadWriteMany", None)
     mount: str = key("where the volume is mounted", "/shared")
@@ -274,6 +279,7 @@ class Kubernetes:
     devices: int | None = key("Neuron devices of one machine", None, minimum=1)
     instance_type: str | None = key("type of the nodes that have them; null = any", None)
     efa: int | None = key("Elastic Fabric Adapters of one machine, asked for by several", None, minimum=0)
+    hugepages: str | None = key("hugepages-2Mi that a pod with EFA asks for; libfabric's buffers", "5120Mi")
     node_selector: dict[str, str] = key("labels that nodes must have", {})
     tolerations: list[str] = key("taints that pods tolerate, each KEY=VALUE:EFFECT or KEY:EFFECT", [])
     cpu: str | None = key("processors that a pod asks for, such as 16 or 500m", None)

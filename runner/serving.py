@@ -6,8 +6,13 @@ import json
 from collections.abc import Sequence
 
 from runner import feasibility
+from runner.backends import advice, merged
 from runner.compose import ROOT
+<<<<<<< HEAD
 from runner.draft import Artifacts, Output, Place, Word, neutral, options
+=======
+from runner.draft import Artifacts, Place, Word, compile_cache, neutral, options
+>>>>>>> neuron
 from runner.errors import RecipeError
 from runner.packages import needed
 from runner.schema import Recipe, Serve
@@ -24,13 +29,14 @@ def check(recipe: Recipe) -> None:
     if serve.engine == "embedded" and on_neuron:
         raise RecipeError(f"serve=embedded: serves on a CPU alone; take serve=vllm on {recipe.hardware.name}")
     if serve.engine == "vllm" and on_neuron == (sdk.vllm == "cpu"):
-        raise RecipeError(f"sdk.vllm: {sdk.vllm} does not run on {recipe.hardware.name}; choose another sdk")
+        raise RecipeError(f"sdk.vllm: {sdk.vllm} does not run on {recipe.hardware.name}; {advice(recipe)}")
     if sdk.vllm == "native" and sdk.vllm_lora:
         raise RecipeError("sdk.vllm_lora: the native plugin serves no LoRA; false has the merged model served")
     if serve.engine == "vllm" and sdk.vllm_lora and rank > LORA_RANKS[-1]:
         raise RecipeError(f"train.lora.rank: vLLM serves ranks up to {LORA_RANKS[-1]}; sdk.vllm_lora=false merges")
 
 
+<<<<<<< HEAD
 def _check_names(serve: Serve) -> None:
     """The server programs take NAME=FOLDER."""
     for key in ("base_name", "adapter_name"):
@@ -46,12 +52,15 @@ def merged(recipe: Recipe) -> bool:
     return recipe.serve.engine == "vllm" and not recipe.sdk.vllm_lora
 
 
+=======
+>>>>>>> neuron
 def asks_base(recipe: Recipe) -> bool:
     """Whether the server answers for the base model.
 
-    A merged model has none beside it. With NxD Inference such a request ends the engine or gets the first adapter.
+    A merged model has none beside it. With an NxD Inference that cannot, such a request ends the engine or gets the
+    first adapter.
     """
-    return not (merged(recipe) or (recipe.serve.engine == "vllm" and recipe.sdk.vllm == "nxdi"))
+    return not merged(recipe) and (recipe.serve.engine != "vllm" or recipe.sdk.vllm_base)
 
 
 def exact(recipe: Recipe) -> bool:
@@ -136,7 +145,7 @@ def server(
     if serve.engine == "embedded":
         return words
     return [
-        *words, *vllm(recipe, artifacts.place),
+        *words, *([] if merged(recipe) or asks_base(recipe) else ["--no-base"]), *vllm(recipe, artifacts.place),
         *neutral("--python", python(recipe, artifacts.place)),
         *options(image=None if artifacts.place.container else serve.image, spare_adapters=serve.spare_adapters or None),
         *neutral(*options(timeout=serve.timeout)),
@@ -153,9 +162,21 @@ def vllm(recipe: Recipe, place: Place) -> list[str | Word]:
     return [
         *words,
         *options(tp_size=serve.tp_size or recipe.parallel.tp_size, cores=serve.cores),
+<<<<<<< HEAD
         *options(neuron_config=json.dumps(serve.neuron_config) if serve.neuron_config else None),
         *neutral("--artifacts", str(place.store / "compiled")),
+=======
+        *options(neuron_config=json.dumps(config) if config else None),
+        *neutral(*_kept(recipe, place)),
+>>>>>>> neuron
     ]  # fmt: skip
+
+
+def _kept(recipe: Recipe, place: Place) -> list[str]:
+    """Where compiled models and programs are kept. The native plugin has programs alone, in a folder, not in S3."""
+    if recipe.sdk.vllm == "native":
+        return ["--compile-cache", str(place.store / "neuron-cache" / "vllm")]
+    return ["--artifacts", str(place.store / "compiled"), "--compile-cache", compile_cache(recipe, place)]
 
 
 def _max_model_len(recipe: Recipe) -> int | None:

@@ -20,7 +20,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: streaming has its own, and theirs would spin
@@ -103,6 +103,7 @@ def _export_sharded(args: argparse.Namespace) -> float:
     config = read_config(args.adapter / "lora_adapter" / "adapter_config.json")
     adapter = open_adapter(args.adapter, shape, config)
     check_values(adapter)
+    adapter = only_trained(adapter)
     check_output(args.output, base if args.merge else {}, adapter.specs)
     write_adapter(adapter, config, str(args.model), args.output / "adapter")
     return config.scale
@@ -168,6 +169,20 @@ def check_values(adapter: ShardedAdapter) -> None:
             rank.release()
     if all(_is_zero(adapter, name) for name in adapter.places if ".lora_B." in name):
         raise StageFailed(f"{adapter.ranks[0].path.parent}: every lora_B is zero: the adapter changes nothing")
+
+
+def only_trained(adapter: ShardedAdapter) -> ShardedAdapter:
+    """The adapter without projections whose lora_B is zero in every layer: those that were no target.
+
+    NxD stores gate and up, and q, k and v, together; the trainers leave at zero the ones that no target names.
+    """
+
+    def trained(projection: str) -> bool:
+        return not all(_is_zero(adapter, name) for name in adapter.places if f".{projection}.lora_B." in name)
+
+    kept = tuple(name for name in adapter.projections if trained(name))
+    places = {name: place for name, place in adapter.places.items() if any(f".{one}.lora_" in name for one in kept)}
+    return replace(adapter, projections=kept, places=places, specs={name: adapter.specs[name] for name in places})
 
 
 def check_output(output: Path, base: Mapping[str, StoredTensor], adapter: Mapping[str, TensorSpec]) -> None:

@@ -34,7 +34,6 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--engine", choices=("vllm", "embedded"), default="vllm", help="what generates")
     parser.add_argument("--prompts", type=program.existing_file, required=True, help="the questions")
     parser.add_argument("--template", type=Template.load, metavar="JSON", help="text or file, for rows of columns")
-    parser.add_argument("--no-base", action="store_true", help="ask the adapters alone")
     parser.add_argument("--max-tokens", type=program.at_least(1), default=128, help="longest answer")
     parser.add_argument("--temperature", type=program.at_least(0, float), default=0.0, help="0 is greedy")
     return parser
@@ -57,8 +56,6 @@ def asked_models(args: argparse.Namespace) -> dict[str, Path | None]:
     """Name → adapter, None for the model itself. Raises BadInput where the base cannot be asked."""
     check_names(args.served_model_name, args.adapter)
     models: dict[str, Path | None] = {} if args.no_base else {args.served_model_name: None}
-    if args.engine == "vllm" and args.generation == "nxdi" and args.adapter and models:
-        raise BadInput("--generation nxdi: with adapters it has no base model to ask; add --no-base")
     models |= dict(args.adapter)
     if not models:
         raise BadInput("--no-base: without an --adapter nothing is left to ask")

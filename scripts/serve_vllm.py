@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     if container:  # one of the same name is what a killed server left
         subprocess.run(["docker", "rm", "--force", container.name], capture_output=True, check=False)
     models = [*settings.adapters]
-    if vllm_options.answers_for_base(args.generation, settings):
+    if not args.no_base:
         models.insert(0, args.served_model_name)
     compiled = settings.artifacts.name if settings.artifacts else None
     serve(words, variables, Client(reachable(args.host), args.port, args.timeout), models, compiled)
@@ -98,6 +98,8 @@ def preflight(args: argparse.Namespace) -> Settings:
         raise BadInput("--spare-adapters: needs an --adapter to begin with")
     if args.spare_adapters and args.generation == "fork":
         raise BadInput("--spare-adapters: this generation of vLLM takes its adapters at the start alone")
+    if args.no_base and not settings.adapters:
+        raise BadInput("--no-base: without an --adapter nothing is left to serve")
     if not args.dry_run:
         check_port(args.host, args.port)
     if args.image and shutil.which("docker") is None:
@@ -126,7 +128,9 @@ def _versions(args: argparse.Namespace) -> dict[str, str]:
 def _container(args: argparse.Namespace, settings: Settings) -> Container:
     read_only = [settings.model, *settings.adapters.values()]
     read_only += [settings.adapters_file.parent] if settings.adapters_file else []
+    cache = settings.compile_cache
     writable = [settings.artifacts] if settings.artifacts else []
+    writable += [Path(cache)] if cache and "://" not in cache else []
     name, launched_by = f"vllm-{args.port}", str(args.output.absolute())
     return Container(args.image, name, launched_by, _devices(args.devices), args.shm_size, read_only, writable)
 

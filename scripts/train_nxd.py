@@ -30,7 +30,6 @@ from common import program, training_flags
 from common.layout import read_layout, read_shape
 from common.program import BadInput
 
-_CACHE = "NEURON_COMPILE_CACHE_URL"
 ROOT_PORT = 48620  # of the Neuron runtime's collectives; the address is that of the first node
 
 
@@ -40,8 +39,7 @@ def run(args: argparse.Namespace) -> None:
         check(args)
         host = os.environ.get("MASTER_ADDR", "localhost")
         os.environ.setdefault("NEURON_RT_ROOT_COMM_ID", f"{host}:{ROOT_PORT}")
-        if _CACHE in os.environ:
-            os.environ[_CACHE] = program.absolute(os.environ[_CACHE])  # the compiler works in folders of its own
+        program.find_compile_cache()
         from common.nxd_training import train
 
         train(args)

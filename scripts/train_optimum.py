@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> None:
     """Check what can be checked without the library, then train."""
     with program.first_rank_speaks():
         check(args, int(os.environ.get("WORLD_SIZE", "1")))
+        program.find_compile_cache()
         from common.optimum import train
 
         train(args)

@@ -26,7 +26,8 @@ from runner.errors import RecipeError
 from runner.execute import NAME
 from runner.schema import Kubernetes
 
-NEURON, EFA = "aws.amazon.com/neuron", "vpc.amazonaws.com/efa"
+NEURON, EFA, HUGEPAGES = "aws.amazon.com/neuron", "vpc.amazonaws.com/efa", "hugepages-2Mi"
+_BESIDE_HUGEPAGES = "8000Mi"  # Kubernetes refuses huge pages to a pod that asks for neither memory nor processors
 FOLDER = "trainium-recipes"  # on the volume
 JOB_PLAN, SERVER_PLAN = "job.json", "server.json"  # a plan whose server stays, in two parts
 RUN, SERVER, ACCESS = "run", "server", "access"  # app.kubernetes.io/component of the pods, and their container
@@ -210,7 +211,7 @@ def _job_pod(load: Load) -> Object:
 
 def _deployment(load: Load) -> Object:
     assert load.server
-    pod = _pod(load, SERVER, load.settings.serve_image or load.settings.image, SERVER_PLAN, [], [load.server])
+    pod = _pod(load, SERVER, _server_image(load.settings, load.server), SERVER_PLAN, [], [load.server])
     ready = {"httpGet": {"path": "/health", "port": load.port}, "periodSeconds": 5}
     pod["containers"][0] |= {"ports": [{"name": "http", "containerPort": load.port}], "readinessProbe": ready}
     spec = {
@@ -220,6 +221,12 @@ def _deployment(load: Load) -> Object:
         "template": {"metadata": {"labels": labels(load.run, SERVER)}, "spec": pod},
     }
     return _object("apps/v1", "Deployment", load.run, load.run, spec=spec)
+
+
+def _server_image(settings: Kubernetes, server: Mapping[str, Any]) -> str | None:
+    """vLLM's own image; the embedded server runs where the stages do."""
+    with_vllm = any(word.endswith("serve_vllm.py") for word in server["argv"])
+    return settings.serve_image if with_vllm and settings.serve_image else settings.image
 
 
 def _pod(
@@ -290,7 +297,10 @@ def _resources(load: Load, asked: int) -> Object:
         devices[NEURON] = str(asked)
     if asked and load.nodes > 1 and settings.efa:
         devices[EFA] = str(settings.efa)
+        devices |= {HUGEPAGES: settings.hugepages} if settings.hugepages else {}
     asks = {name: value for name, value in (("cpu", settings.cpu), ("memory", settings.memory)) if value}
+    if HUGEPAGES in devices and not asks:
+        asks = {"memory": _BESIDE_HUGEPAGES}
     return {"requests": {**asks, **devices}, "limits": devices}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runner import packages
-from runner.draft import OUTPUT, Artifacts, Draft, Word, launcher, neutral
+from runner.draft import OUTPUT, Artifacts, Draft, Word, compile_cache, launcher, neutral
 from runner.schema import Recipe
 from runner.stages import nxd
 
@@ -14,7 +14,7 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft | None:
     python, program = artifacts.program("train_nxd.py")
     start = launcher(python.text, nxd.processes(recipe), recipe.parallel.nodes)
     words: list[str | Word] = [
-        *neutral("--cache", nxd.compile_cache(recipe, artifacts)),
+        *neutral("--cache", compile_cache(recipe, artifacts.place)),
         "--output", OUTPUT,
         "--", *neutral(*start), program, *nxd.training_flags(recipe, artifacts),
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from runner import backends
 from runner.draft import OUTPUT, Artifacts, Draft, options
 from runner.errors import RecipeError
 from runner.schema import NXD_RELEASES, Recipe
@@ -23,6 +24,6 @@ def _release(recipe: Recipe) -> str:
     if release not in NXD_RELEASES:
         raise RecipeError(
             f"train.nxd.release: of SDK {release} (sdk.name) no modelling code is known; name that of another, such as "
-            f"train.nxd.release={NXD_RELEASES[-1]}, or choose sdk=neuron_{NXD_RELEASES[-1].replace('.', '_')}"
+            f"train.nxd.release={NXD_RELEASES[-1]}, or {backends.advice(recipe)}"
         )
     return release

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from runner.draft import Artifacts, Word, options
+from runner.draft import MASTER_PORT, Artifacts, Word, compile_cache, options
 from runner.schema import Recipe
 from runner.stages import train_settings
 
@@ -17,9 +17,9 @@ def processes(recipe: Recipe) -> int:
     return recipe.parallel.tp_size * recipe.parallel.dp_size
 
 
-def compile_cache(recipe: Recipe, artifacts: Artifacts) -> str:
-    """Where compiled programs are kept, for all runs."""
-    return recipe.train.nxd.compile_cache or str(artifacts.place.store / "neuron-cache")
+def ports(recipe: Recipe) -> list[int]:
+    """What the training listens on: the collectives of the runtime, and torchrun where several nodes meet."""
+    return [ROOT_PORT, *([MASTER_PORT] if recipe.parallel.nodes > 1 else [])]
 
 
 def training_flags(recipe: Recipe, artifacts: Artifacts) -> list[str | Word]:
@@ -45,14 +45,14 @@ def environment(recipe: Recipe, artifacts: Artifacts) -> dict[str, str | Word]:
     root = {"NEURON_RT_ROOT_COMM_ID": f"localhost:{ROOT_PORT}"}  # of several nodes train_nxd.py names the first
     return {
         "NEURON_CC_FLAGS": Word(nxd.compiler_flags, nxd.compiler_flags),
-        "NEURON_COMPILE_CACHE_URL": compile_cache(recipe, artifacts),
+        "NEURON_COMPILE_CACHE_URL": compile_cache(recipe, artifacts.place),
         "NEURON_FUSE_SOFTMAX": "1",
-        "NEURON_RT_ASYNC_EXEC_MAX_INFLIGHT_REQUESTS": "3",
         "NEURON_RT_STOCHASTIC_ROUNDING_EN": Word(*[str(int(nxd.stochastic_rounding))] * 2),
         "NEURON_RT_NUM_CORES": cores,
         "NUM_NEURONCORES": cores,
         "TPU_NUM_DEVICES": cores,
         "TPU_CHIPS_PER_HOST_BOUNDS": cores,
         "MALLOC_ARENA_MAX": "64",
+        **({"NEURON_RT_ASYNC_EXEC_MAX_INFLIGHT_REQUESTS": str(recipe.sdk.async_exec)} if recipe.sdk.async_exec else {}),
         **(several if recipe.parallel.nodes > 1 else root),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runner.draft import Artifacts, Draft, options
+from runner.draft import Artifacts, Draft, compile_cache, options
 from runner.schema import Recipe
 from runner.stages import train_settings
 
@@ -20,7 +20,8 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
     ]  # fmt: skip
     cores = tp_size * dp_size
     title = f"train LoRA of rank {train.lora.rank} on {cores} cores, {dp_size} x tp {tp_size}"
+    env = {**_ENVIRONMENT, "NEURON_COMPILE_CACHE_URL": compile_cache(recipe, artifacts.place)}
     return Draft(
-        title, "train_optimum.py", words, processes=cores, env=_ENVIRONMENT, resumable=True, cores=cores,
+        title, "train_optimum.py", words, processes=cores, env=env, resumable=True, cores=cores,
         packages={artifacts.place.python: recipe.sdk.train_packages},
     )  # fmt: skip

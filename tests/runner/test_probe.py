@@ -148,3 +148,13 @@ def test_a_hub_that_does_not_answer(tmp_path: Path) -> None:
 def test_a_hub_that_must_not_be_asked() -> None:
     found = report("--model", "me/open", HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="1")["hub"]
     assert found["error"] == "HF_HUB_OFFLINE is set"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("", []), ("44000,48620-48683", [[44000, 44000], [48620, 48683]])]
+)  # fmt: skip
+def test_ports_that_the_system_hands_out(tmp_path: Path, text: str, expected: list[list[int]]) -> None:
+    (tmp_path / "ip_local_port_range").write_text("32768\t60999\n")
+    (tmp_path / "ip_local_reserved_ports").write_text(f"{text}\n")
+    assert probe.handed_out(tmp_path) == {"range": [32768, 60999], "reserved": expected}
+    assert probe.handed_out(tmp_path / "nowhere") is None

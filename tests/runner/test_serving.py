@@ -73,9 +73,12 @@ def test_an_environment_that_is_not_made_is_told_before_any_work() -> None:
         build(recipe_of("serve=vllm"), PLACE)
 
 
-def test_nxd_inference_is_never_asked_for_the_base() -> None:
+def test_the_base_is_asked_where_nxd_inference_answers_for_it() -> None:
+    """From Neuron 2.28 on, as the profiles say; where it cannot, neither the smoke test nor the server's probe asks."""
     found = words(*TRN2, "sdk.vllm=nxdi", "sdk.serve_python=/nxd/bin/python")
-    assert "--no-base" in found
+    assert "--no-base" not in found
+    found = words(*TRN2, "sdk.vllm=nxdi", "sdk.serve_python=/nxd/bin/python", "sdk.vllm_base=false")
+    assert found.count("--no-base") == 2
     assert value_of(found, "--adapter") == "adapter=/store/objects/export-2/adapter"
     assert (value_of(found, "--tp-size"), value_of(found, "--dtype"), value_of(found, "--max-model-len")) == (
         "2", "bf16", "512"  # twice the training's 256
@@ -83,6 +86,7 @@ def test_nxd_inference_is_never_asked_for_the_base() -> None:
     rounding = (value_of(found, "--min-equal"), value_of(found, "--near-tie"))
     assert rounding == ("0.8", "0.5"), "bf16 on a device rounds otherwise than the evaluation"
     assert value_of(found, "--artifacts") == "/store/compiled"
+    assert value_of(found, "--compile-cache") == "/store/neuron-cache", "what is compiled knows no adapter"
 
 
 def test_options_of_the_generation_keep_their_types() -> None:
@@ -99,7 +103,8 @@ def test_where_there_is_no_lora_the_merged_model_is_made_and_served() -> None:
     found = words(*NATIVE)
     assert value_of(found, "--model") == "/store/objects/export-2/merged"
     assert value_of(found, "--served-model-name") == "adapter"
-    assert "--adapter" not in found and "--no-base" in found
+    assert "--adapter" not in found and found.count("--no-base") == 1, "the smoke test's"
+    assert value_of(found, "--compile-cache") == "/store/neuron-cache/vllm" and "--artifacts" not in found
     artifacts = Artifacts(PLACE)
     artifacts.keys = {"fetch": "fetch-1", "train": "train-1"}
     assert "--merge" in export.draft(recipe_of(*NATIVE), artifacts).options

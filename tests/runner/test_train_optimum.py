@@ -80,3 +80,10 @@ def test_a_tokenizer_of_ones_own_counts_by_its_content(tmp_path: Path) -> None:
     assert option(before, "--tokenizer") == str(tmp_path)
     file.write_text("{ }")
     assert steps(f"model.tokenizer={tmp_path}")["fetch"].key != before.key
+
+
+def test_what_was_compiled_is_found_by_the_next_pod() -> None:
+    assert steps()["train"].env["NEURON_COMPILE_CACHE_URL"] == "/store/neuron-cache"
+    elsewhere = steps("train.compile_cache=s3://bucket/cache")["train"]
+    assert elsewhere.env["NEURON_COMPILE_CACHE_URL"] == "s3://bucket/cache"
+    assert elsewhere.key == steps()["train"].key

@@ -124,6 +124,27 @@ def test_shards_become_the_whole_adapter(cut: tuple[ModelShape, ShardLayout], dt
         assert all(same_bits(exported[name], tensor) for name, tensor in adapter.items())
 
 
+@pytest.mark.parametrize(
+    ("parameter", "untargeted"),
+    [("gate_up_proj.lora_B.weight", "gate_proj"), ("qkv_proj.lora_B.weight_k", "k_proj")],
+)
+def test_what_was_no_target_is_not_exported(tmp_path: Path, parameter: str, untargeted: str) -> None:
+    """NxD stores gate and up together: of an adapter for up alone the gate half is zero, in every layer."""
+    model = write_model(tmp_path / "hf", TINY, random_state(TINY))
+    states = [cut_adapter(random_adapter(TINY), TINY, CUT, rank) for rank in range(CUT.tp_size)]
+    for state in states:
+        for name, tensor in state.items():
+            if name.endswith(parameter):
+                tensor[: len(tensor) // 2 if untargeted == "gate_proj" else None] = 0
+    trained = write_adapter(tmp_path / "trained", states, CUT)
+    assert export(model, trained, tmp_path / "out") == 0
+    config = json.loads((tmp_path / "out" / "adapter" / "adapter_config.json").read_text())
+    left = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"} - {untargeted}
+    assert set(config["target_modules"]) == left
+    names = load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")
+    assert {name.split(".lora_")[0].rpartition(".")[2] for name in names} == left
+
+
 @pytest.mark.parametrize("use_rslora", [False, True])
 def test_peft_and_the_merged_model_agree(tmp_path: Path, use_rslora: bool) -> None:
     from peft import PeftModel

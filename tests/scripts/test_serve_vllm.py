@@ -163,14 +163,24 @@ def test_a_server_that_is_never_ready_runs_out_of_time(tiny_model, tmp_path, sta
 
 def test_nxd_inference_finds_its_files(tiny_model, tiny_adapter, tmp_path, stand_in):
     words = ["--generation", "nxdi", "--adapter", f"sql={tiny_adapter}", "--tp-size", 2, "--port", free_port()]
+    words += ["--no-base", "--compile-cache", tmp_path / "cache"]
     process = start(tiny_model, tmp_path / "out", *words, env=stand_in)
     with Path(stand_in["ALIVE"]).open():
+        assert (tmp_path / "cache").is_dir()
         assert "models: sql" in wait_for(process, "serving at")[-1], "the base is not asked"
         listed = json.loads((tmp_path / "out" / "adapters.json").read_text())
         assert listed["lora-ckpt-paths"] == {"sql": str(tiny_adapter)}
         assert len(list((tmp_path / "out" / "artifacts").iterdir())) == 1
         process.terminate()
         process.communicate(timeout=60)
+
+
+def test_the_native_plugin_keeps_programs_and_no_model(tiny_model, tmp_path):
+    words = ["--generation", "native", "--artifacts", tmp_path / "compiled", "--compile-cache", tmp_path / "cache"]
+    words += ["--port", 8000, "--dry-run"]
+    _, output, _ = finished(tiny_model, tmp_path / "out", *words)
+    assert f"VLLM_CACHE_ROOT={tmp_path}/cache " in output
+    assert "NEURON_COMPILED_ARTIFACTS" not in output
 
 
 def test_docker_is_asked_to_run_the_image(tiny_model, tmp_path, stand_in):
@@ -208,6 +218,7 @@ def test_a_dry_run_prints_a_command_and_writes_nothing(tiny_model, tiny_adapter,
         (["--max-lora-rank", "8", "--adapter", "big={big}"], "--adapter big: its rank 9 is above the 8 that"),
         (["--adapter", "a={adapter}", "--adapter", "a={adapter}"], "two models would be served under one name"),
         (["--generation", "native", "--adapter", "a={adapter}"], "serves no LoRA; serve the merged model"),
+        (["--no-base"], "--no-base: without an --adapter nothing is left to serve"),
         (["--spare-adapters", "2"], "--spare-adapters: needs an --adapter"),
         (["--adapter", "a={model}"], "adapter_config.json: no such file"),
         (["--adapter", "a={shards}"], "a sharded adapter of NxD; export_adapter.py gathers it"),

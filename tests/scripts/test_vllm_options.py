@@ -80,10 +80,14 @@ def test_spare_adapters_are_kept_in_host_memory_and_may_be_loaded() -> None:
     assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" not in vllm_options.environment("nxdi", LORA)
 
 
-def test_the_base_is_not_asked_where_that_ends_the_engine() -> None:
-    assert not vllm_options.answers_for_base("nxdi", LORA)
-    assert vllm_options.answers_for_base("nxdi", replace(LORA, adapters={}))
-    assert vllm_options.answers_for_base("cpu", LORA) and vllm_options.answers_for_base("fork", LORA)
+@pytest.mark.parametrize(
+    ("generation", "variable"),
+    [("fork", "NEURON_COMPILE_CACHE_URL"), ("nxdi", "NEURON_COMPILE_CACHE_URL"), ("native", "VLLM_CACHE_ROOT")],
+)
+def test_compiled_programs_are_kept_where_the_generation_looks(generation: str, variable: str) -> None:
+    found = vllm_options.environment(generation, Settings(Path("/m"), compile_cache="/cache"))
+    assert found[variable] == "/cache"
+    assert "NEURON_COMPILED_ARTIFACTS" not in found
 
 
 @pytest.mark.parametrize(("ranks", "limit"), [([], 8), ([4], 8), ([16, 12], 16), ([65], 128), ([500], 512)])

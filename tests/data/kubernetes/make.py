@@ -14,10 +14,22 @@ from runner import targets
 from runner.compose import ROOT, compose
 from runner.plan import build
 
+
+def image(tag: str, sdk: str, trainer: str) -> list[str]:
+    """An image built from a Dockerfile of recipes/images, and what its labels say."""
+    key = "target.kubernetes.image"
+    return [f"{key}=registry/trainium-recipes:{tag}", f"{key}_sdk={sdk}", f"{key}_trains=[{trainer}]"]
+
+
+OPTIMUM = image("optimum-2.26", "neuron_2_26", "optimum")
+NXD = [*image("nxd-2.29", "neuron_2_29", "nxd"), "serve=none"]
+CPU = image("cpu", "cpu", "torch")
 RECIPES = {
-    "llama3_8b_sql_trn1": ["llama3_8b_sql_trn1"],
-    "two_nodes": ["llama3_8b_dolly_trn2", "parallel.nodes=2", "target.kubernetes.secret=huggingface-secret"],
-    "server": ["quickstart", "serve.mode=foreground", "serve.port=8000", "target.kubernetes.cpu='4'",
+    "llama3_8b_sql_trn1": ["llama3_8b_sql_trn1", *OPTIMUM],
+    "two_nodes": ["llama3_8b_dolly_trn2", *NXD, "parallel.nodes=2", "target.kubernetes.secret=huggingface-secret"],
+    "vllm": ["llama3_8b_dolly_trn2", *NXD, "serve=vllm", "serve.mode=foreground", "serve.port=8000",
+             "target.kubernetes.serve_image=registry/trainium-recipes:vllm-2.29"],
+    "server": ["quickstart", *CPU, "serve.mode=foreground", "serve.port=8000", "target.kubernetes.cpu='4'",
                "target.kubernetes.service_account=trainer", "target.kubernetes.shm=8Gi"],
 }  # fmt: skip
 
