@@ -15,21 +15,17 @@ from runner.validate import build
 
 @dataclass(frozen=True)
 class Backend:
-    """`option` is its name as `train=`; `packages` it needs besides the SDK's, as pip requirements.
-
-    `copies`: whether several copies of the model can share the data.
-    """
+    """`option` is its name as `train=`; `copies`: whether several copies of the model can share the data."""
 
     option: str
     devices: tuple[str, ...]
     copies: bool
-    packages: tuple[str, ...] = ()
 
 
 BACKENDS = {
     "torch": Backend("torch_lora", ("cpu", "neuron"), copies=False),
-    "nxd": Backend("nxd_lora", ("neuron",), copies=True, packages=("transformers==4.48.*",)),
-    "optimum": Backend("optimum_lora", ("neuron",), copies=True, packages=("optimum-neuron==0.4.*", "peft==0.17.*")),
+    "nxd": Backend("nxd_lora", ("neuron",), copies=True),
+    "optimum": Backend("optimum_lora", ("neuron",), copies=True),
 }
 _NOT_VLLM = ("embedded", "none")
 

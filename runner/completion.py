@@ -40,7 +40,7 @@ def install(home: Path) -> str:
 
 def recipes(prefix: str, **_: Any) -> Iterable[str]:
     """Names of recipes, and files."""
-    return [*compose.recipe_names(), *FilesCompleter(("yaml", "yml"))(prefix)]
+    return [*compose.recipe_names(), *FilesCompleter(("yaml",))(prefix)]
 
 
 def overrides(prefix: str, **_: Any) -> Iterable[str]:

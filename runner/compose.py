@@ -87,7 +87,7 @@ def compose(name: str, overrides: Sequence[str] = ()) -> Composed:
     prepare_hydra()
     try:
         with initialize_config_dir(config_dir=str(source.parent), version_base="1.3"):
-            config = hydra_compose(source.stem, hydra_overrides(overrides), return_hydra_config=True)
+            config = hydra_compose(source.name, hydra_overrides(overrides), return_hydra_config=True)
         choices = {group: str(option) for group, option in config.hydra.runtime.choices.items()}
         if "hardware" not in choices:
             raise RecipeError(f"{source}: begins with no base; its first lines are `defaults: [base, _self_]`")
@@ -110,14 +110,16 @@ def from_config(config: DictConfig, source: Path, overrides: Sequence[str], choi
     except OmegaConfBaseException as error:
         raise RecipeError(f"{source}: {one_line(error)}") from error
     _check_shorthands(values, source, overrides)
-    _check_name(recipe.name)
-    recipe = dataclasses.replace(recipe, name=recipe.name or source.stem)
-    return Composed(recipe, source, tuple(overrides), choices, tuple(notes))
+    named = dataclasses.replace(recipe, name=recipe.name or source.stem)
+    _check_name(named.name)
+    return Composed(named, source, tuple(overrides), choices, tuple(notes))
 
 
 def locate(name: str) -> Path:
     """The file of a recipe, by its name in recipes/ or by its path."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    if path.suffix == ".yml" and path.is_file():
+        raise RecipeError(f"{name}: Hydra reads .yaml alone; rename it to {path.with_suffix('.yaml').name}")
     if path.is_file():
         return path.resolve()
     if path.parent != RECIPES:
@@ -261,9 +263,9 @@ def _check_shorthands(values: Mapping[str, Any], source: Path, overrides: Sequen
 
 
 def _check_name(name: str) -> None:
-    """It becomes a part of file names."""
-    if not re.fullmatch(r"[\w .-]*", name):
-        raise RecipeError(f"name: {name}: takes letters, digits, spaces, dots, - and _")
+    """It stands in tables and scripts, as one line."""
+    if not name.isprintable():
+        raise RecipeError(f"name: {name!r}: holds a line break or another character that cannot be printed")
 
 
 def _origin(key: str, source: Path, overrides: Sequence[str], choices: Mapping[str, str]) -> str:

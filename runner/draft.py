@@ -50,7 +50,8 @@ class Draft:
     `processes` > 1 starts the program under torchrun, that many on each of `nodes` machines. An artifact that is
     not `cached` is made on every run. A `resumable` program goes on from what an earlier try left in its output
     folder. A variable of `env` counts for the fingerprint where it is a Word. `cores` are the
-    NeuronCores that it computes on.
+    NeuronCores that it computes on. `uses` are what of `runner.packages` the program needs for this recipe, `packages`
+    what must be installed besides, by the Python that imports it.
     """
 
     title: str
@@ -62,6 +63,8 @@ class Draft:
     cached: bool = True
     resumable: bool = False
     cores: int = 0
+    uses: Sequence[str] = ()
+    packages: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

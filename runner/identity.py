@@ -20,8 +20,12 @@ def of_text(*parts: str) -> str:
 
 
 def of_program(program: Path) -> str:
-    """Of a stage program: its source and that of the modules beside it that it imports, to any depth."""
-    sources = sorted(_imported(program.resolve()))
+    """Of a stage program: its source and that of the modules beside it that it imports, to any depth, with their data.
+
+    The data of a module lies beside it, under its name.
+    """
+    modules = _imported(program.resolve())
+    sources = sorted({*modules, *(data for module in modules if (data := module.with_suffix(".json")).is_file())})
     return of_text(*(text for path in sources for text in (path.name, path.read_text())))
 
 

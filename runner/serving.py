@@ -9,6 +9,7 @@ from runner import feasibility
 from runner.compose import ROOT
 from runner.draft import Artifacts, Output, Place, Word, neutral, options
 from runner.errors import RecipeError
+from runner.packages import needed
 from runner.schema import Recipe, Serve
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # MaxLoRARanks of vllm/config/lora.py
@@ -89,6 +90,14 @@ def python(recipe: Recipe, place: Place) -> str:
             f"serve=vllm: {made}: no such file; run `make setup-vllm`, or set sdk.serve_python to a Python with vLLM"
         )
     return str(made)
+
+
+def packages(recipe: Recipe, place: Place) -> dict[str, list[str]]:
+    """What the server's program imports, and what the environment of vLLM holds, unless it runs in an image."""
+    found = {place.python: [*needed(PROGRAMS[recipe.serve.engine])]}
+    if recipe.serve.engine == "vllm" and (place.container or not recipe.serve.image):
+        found.setdefault(python(recipe, place), []).extend(recipe.sdk.serve_packages)
+    return found
 
 
 def named(name: str, artifacts: Artifacts) -> Word:

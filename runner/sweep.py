@@ -43,7 +43,7 @@ from rich.text import Text
 from runner import launcher, ranking, record, runs, study, trackers
 from runner.compose import Composed, hydra_overrides, one_line, prepare_hydra
 from runner.errors import RecipeError
-from runner.host import LOCK
+from runner.host import LOCK, SWEEP
 from runner.plan import build
 from runner.run import place_of, say_notes, terminate_as_interrupt
 from runner.trial import Job, SweepStopped, compose_trial, varying, wait
@@ -95,7 +95,7 @@ def _draft(source: Path, words: Sequence[str]) -> Sweep:
     if any(word.startswith("hydra.sweeper.direction=") for word in words):
         raise RecipeError("command line: hydra.sweeper.direction: say sweep.direction=minimize or =maximize")
     overrides = [*_HYDRA, *words]
-    config = hydra.compose_config(source.stem, overrides, RunMode.MULTIRUN)
+    config = hydra.compose_config(source.name, overrides, RunMode.MULTIRUN)
     asked = _asked(config)
     keys = [key for key, one in asked.items() if one.is_sweep_override()]
     trials = _grid(asked) if _is_grid(config) else _examples(asked)
@@ -185,7 +185,7 @@ def _folder(source: Path, words: Sequence[str], records: Path) -> Path:
         return Path(given[-1]).absolute()
     what = [word for word in words if not word.startswith(_HOW)]
     digest = hashlib.sha256(json.dumps([str(source), *what]).encode()).hexdigest()
-    return records.absolute() / "sweeps" / f"{source.stem}-{digest[:8]}"
+    return records.absolute() / "sweeps" / f"{record.file_name(source.stem)}-{digest[:8]}"
 
 
 @contextmanager
@@ -223,7 +223,7 @@ def _write_about(one: Sweep) -> None:
         "direction": one.objective.direction,
         "trials": one.size,
     }
-    (one.folder / "sweep.json").write_text(json.dumps(about, indent=2) + "\n")
+    (one.folder / SWEEP).write_text(json.dumps(about, indent=2) + "\n")
 
 
 def _launch(one: Sweep) -> None:
@@ -236,7 +236,7 @@ def _launch(one: Sweep) -> None:
     stop = one.config.sweep.stop_on_failure
     job = Job(one.source, one.folder, one.objective, tuple(one.keys), stop, first, os.getpid())
     try:
-        hydra.multirun(one.source.stem, job, [*one.overrides, *more])
+        hydra.multirun(one.source.name, job, [*one.overrides, *more])
     except ValueError:  # the Optuna sweeper's last words are the best trial, and there is none
         if any(trial.state == "finished" for trial in runs.every(one.folder)):
             raise

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-from common import program
+from common import processes, program
 from common.program import BadInput, StageFailed
 
 COMPILER = "neuron_parallel_compile"
@@ -58,7 +58,8 @@ def _compiler() -> str:
 
 def _compile(command: list[str], cache: str, log: TextIO) -> tuple[int, int]:
     """Run it, its output to `log` and on to ours; the exit status, and how many programs it could not compile."""
-    environment = {**os.environ, "NEURON_COMPILE_CACHE_URL": cache}
+    found = processes.search_path(sys.executable)  # the compiler calls neuronx-cc by its bare name
+    environment = {**os.environ, "PATH": found, "NEURON_COMPILE_CACHE_URL": cache}
     with subprocess.Popen(
         command, env=environment, text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:

@@ -30,7 +30,7 @@ from typing import Any
 
 from common import events, program
 from common.openai_client import Client, NoAnswer, Refused
-from common.processes import end_with_parent
+from common.processes import end_with_parent, search_path
 from common.program import BadInput, StageFailed
 from common.server_flags import check_port
 
@@ -165,7 +165,8 @@ class Server:
         with self._log.open("wb") as log:
             try:
                 self._process = subprocess.Popen(
-                    self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                    self._command, env={**os.environ, "PATH": search_path(self._command[0])},
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                     preexec_fn=end_with_parent,
                 )  # fmt: skip
                 self._started.set()

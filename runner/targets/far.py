@@ -217,7 +217,7 @@ class Far:
 
 def _there(run: Run) -> str:
     """The folder of a run there; the trials of a sweep, numbered from 0 in each, get names of their own."""
-    if run.folder.parent.parent.name != "sweeps":
+    if not run.sweep:
         return f"runs/{run.name}"
     started = "".join(filter(str.isdigit, run.manifest["started"]))[:14]
-    return f"runs/{started}-{run.folder.parent.name}-{run.name}"
+    return f"runs/{started}-{run.name.replace('/', '-')}"

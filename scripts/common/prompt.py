@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class Template:
         """
         if source.lstrip().startswith("{"):
             return cls.from_json(source)
-        if not Path(source).is_file():
+        if not os.path.isfile(source):  # noqa: PTH113  pathlib raises for a text that no path can be
             raise BadInput(f"template: {source!r} is neither a JSON object nor a file")
         return cls.from_json(Path(source).read_text(encoding="utf-8", errors="replace"))
 
@@ -69,6 +70,11 @@ class Template:
         """The template as JSON text, every key written out."""
         values = {"sections": self.sections, "separator": self.separator, "response": self.answer}
         return json.dumps({**values, "system": self.system, "chat": self.chat}, ensure_ascii=False, indent=1)
+
+    def names_any(self, columns: Collection[str]) -> bool:
+        """Whether the prompt, of a chat also the system turn, names one of these columns."""
+        texts = (*self.sections, self.system or "")
+        return any(brace[1] in columns for text in texts for brace in _BRACES.finditer(text))
 
     def render(self, fields: Mapping[str, Any]) -> str:
         """The prompt of one row (of a chat: the user's turn). Raises BadInput for a column that is not there."""
@@ -150,7 +156,7 @@ def _fill(text: str, fields: Mapping[str, Any]) -> str:
 
 def _value(name: str, fields: Mapping[str, Any]) -> str:
     value = fields[name]
-    if value is None:
+    if value is None or value != value:  # NaN, which pandas writes for no value
         return ""
     if not isinstance(value, (str, int, float)):
         raise BadInput(f"the column {name!r} holds a {type(value).__name__}, not text")

@@ -19,9 +19,9 @@ from tests.runner.trained_run import evaluation
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of one optimizer step, whose artifacts are real; only the figures of its evaluation are made up."""
+    """A run of two optimizer steps, whose artifacts are real; only the figures of its evaluation are made up."""
     folder = tmp_path_factory.mktemp("handover")
-    words = ["train.max_steps=1", "dataset.train_rows=8", "evaluate=none", "serve=none",
+    words = ["train.max_steps=2", "dataset.train_rows=8", "evaluate=none", "serve=none",
              f"paths.runs={folder}/runs", f"paths.store={folder}/store"]  # fmt: skip
     assert run_recipe(compose("quickstart", words), Console(quiet=True)) == 0
     run = every(folder / "runs")[0]
