@@ -268,8 +268,9 @@ def _manifests(recipe: Recipe, plan: Plan) -> str:
 
 def _planned(args: argparse.Namespace) -> tuple[Recipe, Plan]:
     composed = compose.compose(args.recipe, args.overrides)
+    plan = build(composed.recipe, place_of(composed.recipe))
     say_notes(composed)
-    return composed.recipe, build(composed.recipe, place_of(composed.recipe))
+    return composed.recipe, plan
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -45,9 +45,9 @@ def run(composed: Composed, console: Console, detached: bool = False) -> int:
     """
     recipe = composed.recipe
     trackers.of(recipe.tracker)
-    say_notes(composed)
     target = targets.of(recipe.target)
     plan = build(recipe, target.place(recipe))
+    say_notes(composed)
     record.prepare_folders(recipe)
     made = Run(record.create(composed, plan))
     start(made, target, attached=not detached)

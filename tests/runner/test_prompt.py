@@ -75,11 +75,12 @@ def test_the_plan_and_the_programs_agree_on_any_text(parts: list[str], columns: 
     assert named(text, columns) == programs
 
 
-@given(st.text(), st.lists(st.text(st.characters(exclude_characters="{}"), min_size=1), max_size=2))
+@given(st.text(), st.lists(st.text(st.characters(exclude_characters="{}"), min_size=1), min_size=1, max_size=2))
 def test_any_text_can_be_written_literally_and_any_column_named(text: str, columns: list[str]) -> None:
     escaped = text.replace("{", "{{").replace("}", "}}")
-    template = escaped + "".join(f"{{{column}}}" for column in columns)
-    assert rendered_text(template, columns) == text + "".join(column.upper() for column in columns)
+    answer = escaped + "".join(f"{{{column}}}" for column in columns)
+    fields = {column: f"<{column}>" for column in columns}
+    assert rendered.Template(("",), answer).response(fields) == text + "".join(f"<{column}>" for column in columns)
 
 
 VALUES = [
