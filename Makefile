@@ -123,18 +123,12 @@ test-nxd: .venv-nxd/.done ## train with the real neuronx_distributed on a CPU: N
 	@test -d "$(NXD_SRC)/src/neuronx_distributed" || { echo "NXD_SRC: not a checkout of neuronx-distributed"; exit 2; }
 	.venv-nxd/bin/python tests/nxd/prove.py $(NXD_SRC) $(ARGS)
 
-<<<<<<< HEAD
-# PyTorch's own index of builds for CPUs, as its installation page names it.
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 GENERATIONS ?= 2.29 optimum 2.33
 
 test-ami: $(VENV)/.dev ## run every stage in the environments of Neuron's releases: GENERATIONS="2.29 optimum 2.33"
 	$(BIN)/python tests/ami/prove.py --torch-index $(TORCH_INDEX) $(GENERATIONS)
 
-lint: $(VENV)/.dev ## check style and types
-=======
 lint: $(VENV)/.dev ## check style, types and Dockerfiles
->>>>>>> neuron
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/hadolint recipes/images/*.Dockerfile

@@ -311,16 +311,11 @@ def _cores(step: dict[str, Any], run: Path, say: Callable[..., None]) -> Iterato
         return
     on_wait = (lambda holders: say("waiting", holder=f"NeuronCores; held are {holders}")) if wanted["wait"] else None
     try:
-<<<<<<< HEAD
         with cores.lease(wanted["count"], wanted["of"], name_of(run), on_wait) as held:
-            yield _core_environment(held.visible, held.first, step["env"]), held.descriptors
-=======
-        with cores.lease(wanted["count"], wanted["of"], run.name, on_wait) as held:
             environment = _core_environment(held.visible, held.first, step["env"])
             if _ROOT in environment and step.get("ports"):
                 _check_port(step["stage"], int(environment[_ROOT].rpartition(":")[2]))
             yield environment, held.descriptors
->>>>>>> neuron
     except cores.NoFreeCores as error:
         raise StepFailed(step["stage"], 2, f"no {wanted['count']} NeuronCores are free: {error}") from None
 

@@ -81,14 +81,10 @@ def step(stage: str, draft: Draft, place: Place, recipe: Recipe) -> Step:
     texts = {name: word.text for name, word in env.items()}
     title = " ".join(draft.title.split())  # names in it may have line breaks, and a title becomes a comment in a script
     return Step(
-<<<<<<< HEAD
         stage, title, key, argv, texts, draft.cached, draft.resumable,
         draft.nodes, draft.processes, _cores(draft, recipe),
         _packages(draft, place.python),
-=======
-        stage, draft.title, key, argv, texts, draft.cached, draft.resumable, draft.nodes,
-        _cores(draft, recipe), _packages(draft, place.python), tuple(draft.ports),
->>>>>>> neuron
+        tuple(draft.ports),
     )  # fmt: skip
 
 

@@ -8,11 +8,7 @@ from collections.abc import Sequence
 from runner import feasibility
 from runner.backends import advice, merged
 from runner.compose import ROOT
-<<<<<<< HEAD
-from runner.draft import Artifacts, Output, Place, Word, neutral, options
-=======
-from runner.draft import Artifacts, Place, Word, compile_cache, neutral, options
->>>>>>> neuron
+from runner.draft import Artifacts, Output, Place, Word, compile_cache, neutral, options
 from runner.errors import RecipeError
 from runner.packages import needed
 from runner.schema import Recipe, Serve
@@ -36,7 +32,6 @@ def check(recipe: Recipe) -> None:
         raise RecipeError(f"train.lora.rank: vLLM serves ranks up to {LORA_RANKS[-1]}; sdk.vllm_lora=false merges")
 
 
-<<<<<<< HEAD
 def _check_names(serve: Serve) -> None:
     """The server programs take NAME=FOLDER."""
     for key in ("base_name", "adapter_name"):
@@ -47,13 +42,6 @@ def _check_names(serve: Serve) -> None:
         raise RecipeError(f"serve.adapter_name: {serve.adapter_name}: is serve.base_name too; give it another")
 
 
-def merged(recipe: Recipe) -> bool:
-    """Whether the model is served with the adapter merged in: that vLLM takes no adapters."""
-    return recipe.serve.engine == "vllm" and not recipe.sdk.vllm_lora
-
-
-=======
->>>>>>> neuron
 def asks_base(recipe: Recipe) -> bool:
     """Whether the server answers for the base model.
 
@@ -162,13 +150,8 @@ def vllm(recipe: Recipe, place: Place) -> list[str | Word]:
     return [
         *words,
         *options(tp_size=serve.tp_size or recipe.parallel.tp_size, cores=serve.cores),
-<<<<<<< HEAD
         *options(neuron_config=json.dumps(serve.neuron_config) if serve.neuron_config else None),
-        *neutral("--artifacts", str(place.store / "compiled")),
-=======
-        *options(neuron_config=json.dumps(config) if config else None),
         *neutral(*_kept(recipe, place)),
->>>>>>> neuron
     ]  # fmt: skip
 
 

@@ -96,14 +96,10 @@ def write_files(found: Settings) -> None:
     """Make what vLLM expects to be there: the list of adapters, and the folders for what it compiles."""
     if found.adapters_file:
         found.adapters_file.parent.mkdir(parents=True, exist_ok=True)
-<<<<<<< HEAD
         content = json.dumps(vllm_options.adapters_json(found.adapters), indent=2) + "\n"
         found.adapters_file.write_text(content, encoding="utf-8")
-=======
-        found.adapters_file.write_text(json.dumps(vllm_options.adapters_json(found.adapters), indent=2) + "\n")
     if found.compile_cache and "://" not in found.compile_cache:
         Path(found.compile_cache).mkdir(parents=True, exist_ok=True)
->>>>>>> neuron
     if found.artifacts:
         found.artifacts.mkdir(parents=True, exist_ok=True)
         os.utime(found.artifacts)  # when it was used last, for whoever frees the store
