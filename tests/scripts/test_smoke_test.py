@@ -177,7 +177,8 @@ GOOD = {"base": "b", "adapter": "a"}
 def test_the_embedded_server_serves_what_was_evaluated(evaluation, tiny_model, tiny_adapter, tmp_path):
     port = free_port()
     server = [sys.executable, SCRIPTS / "serve_embedded.py", "--model", tiny_model, "--port", port]
-    assert run(evaluation, tmp_path / "out", port, [*server, "--adapter", f"adapter={tiny_adapter}"])[0] == 0
+    status, line = run(evaluation, tmp_path / "out", port, [*server, "--adapter", f"adapter={tiny_adapter}"])
+    assert status == 0, line
     report = json.loads((tmp_path / "out" / "smoke.json").read_text())
     assert (report["prompts"], report["equal_to_evaluation"]) == (3, 3)
     assert report["differs_from_base"] >= 1
