@@ -66,13 +66,13 @@ def free_port() -> int:
 
 def start(evaluation: Path, output: Path, port: int, server: list, *flags: str) -> subprocess.Popen[str]:
     command = [sys.executable, SCRIPTS / "smoke_test.py", "--evaluation", evaluation, "--output", output]
-    command += ["--port", str(port), "--timeout", "30", "--prompts", "3", *flags, "--", *map(str, server)]
+    command += ["--port", str(port), "--timeout", "120", "--prompts", "3", *flags, "--", *map(str, server)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
 
 
 def run(*args, **kwargs) -> tuple[int, str]:
     process = start(*args, **kwargs)
-    errors = process.communicate(timeout=60)[1]
+    errors = process.communicate(timeout=180)[1]
     return process.returncode, errors.splitlines()[-1] if errors else ""
 
 
