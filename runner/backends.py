@@ -15,21 +15,17 @@ from runner.validate import build
 
 @dataclass(frozen=True)
 class Backend:
-    """`option` is its name as `train=`; `packages` it needs besides the SDK's, as pip requirements.
-
-    `copies`: whether several copies of the model can share the data.
-    """
+    """`option` is its name as `train=`; `copies`: whether several copies of the model can share the data."""
 
     option: str
     devices: tuple[str, ...]
     copies: bool
-    packages: tuple[str, ...] = ()
 
 
 BACKENDS = {
     "torch": Backend("torch_lora", ("cpu", "neuron"), copies=False),
-    "nxd": Backend("nxd_lora", ("neuron",), copies=True, packages=("transformers==4.48.*",)),
-    "optimum": Backend("optimum_lora", ("neuron",), copies=True, packages=("optimum-neuron==0.4.*", "peft==0.17.*")),
+    "nxd": Backend("nxd_lora", ("neuron",), copies=True),
+    "optimum": Backend("optimum_lora", ("neuron",), copies=True),
 }
 _NOT_VLLM = ("embedded", "none")
 
@@ -94,6 +90,6 @@ def _serving(kind: str) -> list[str]:
 def _releases() -> Iterator[tuple[str, Sdk]]:
     """Every profile in configs/sdk by its option; not those that only stand for another."""
     for path in sorted((CONFIGS / "sdk").glob("*.yaml")):
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
         if "defaults" not in values:
             yield path.stem, build(Sdk, values)

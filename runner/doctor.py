@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
 from rich.console import Console
 from rich.text import Text
 
-from runner import feasibility, memory, plan, targets
-from runner.backends import BACKENDS
+from runner import feasibility, memory, plan, requirements, targets
 from runner.draft import Place
 from runner.errors import RecipeError
 from runner.feasibility import gib
@@ -23,8 +19,6 @@ from runner.schema import Recipe, Sdk
 
 _PROBE = Path(__file__).with_name("probe.py")
 _OLDEST_PYTHON = (3, 10)
-# Of the packages that stages use, those that only a CPU needs: the embedded server, weights in GGUF files.
-_ON_A_CPU = {"starlette", "uvicorn", "gguf"}
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 
 Report = Mapping[str, Any]  # what runner/probe.py printed
@@ -123,43 +117,13 @@ def _recipe(recipe: Recipe, needs: memory.Estimate | None) -> Iterator[Finding]:
     yield Finding("ok", "recipe", says)
 
 
-def _pythons(patient: Patient) -> dict[str, list[Requirement]]:
-    """The environments that the recipe uses, with what each must hold."""
-    recipe, found = patient.recipe, {patient.place.python: _training_packages(patient.recipe)}
-    if recipe.serve.engine not in ("embedded", "none") and recipe.sdk.serve_python:
-        serving = _requirements("sdk.serve_packages", recipe.sdk.serve_packages)
-        found[recipe.sdk.serve_python] = [*found.get(recipe.sdk.serve_python, []), *serving]
+def _pythons(patient: Patient) -> dict[str, list[str]]:
+    """The environments that the plan's steps run in, with what each must hold."""
+    found: dict[str, list[str]] = {}
+    for step in patient.plan.steps if patient.plan else ():
+        for python, texts in step.packages.items():
+            found.setdefault(python, []).extend(texts)
     return found
-
-
-def _training_packages(recipe: Recipe) -> list[Requirement]:
-    """On a CPU the versions of the `stages` extra; in an AMI's environment its own, and the rest in any version."""
-    needed = _requirements("sdk.train_packages", recipe.sdk.train_packages)
-    needed += map(Requirement, BACKENDS[recipe.train.backend].packages)
-    stages = list(_stages())
-    if recipe.hardware.device == "cpu":
-        return [*needed, *stages]
-    named = {canonicalize_name(one.name) for one in needed} | _ON_A_CPU
-    return [*needed, *(Requirement(one.name) for one in stages if canonicalize_name(one.name) not in named)]
-
-
-def _requirements(key: str, texts: list[str]) -> list[Requirement]:
-    try:
-        return [Requirement(text) for text in texts]
-    except InvalidRequirement as error:
-        reason = str(error).splitlines()[0]
-        raise RecipeError(f"{key}: not a pip requirement, such as transformers==4.48.*: {reason}") from error
-
-
-def _stages() -> Iterator[Requirement]:
-    """What pyproject.toml lists in the extra `stages`; nothing where the runner is not installed as a package."""
-    try:
-        texts = importlib.metadata.requires("trainium-recipes") or []
-    except importlib.metadata.PackageNotFoundError:
-        return
-    for one in map(Requirement, texts):
-        if one.marker and one.marker.evaluate({"extra": "stages"}) and not one.marker.evaluate({"extra": ""}):
-            yield one
 
 
 def _python(patient: Patient, report: Report) -> Iterator[Finding]:
@@ -207,32 +171,35 @@ def _environments(patient: Patient, report: Report) -> Iterator[Finding]:
             yield Finding("error", "environment", f"{python}: {found['error']}",
                           f"choose the sdk of this machine (it has {there}), or set sdk.train_python")  # fmt: skip
             continue
-        wrong = list(_wrong_packages(needed, found["packages"]))
+        packages = {**found["packages"], requirements.PYTHON: found["version"]}
+        wrong = list(requirements.unmet(needed, packages))
         for requirement, said in wrong:
             yield Finding("error", "packages", f"{python}: {said}", _install(patient.recipe.sdk, python, requirement))
-        if not wrong and needed:
-            yield Finding("ok", "environment", f"{python}: Python {found['version']}, {len(needed)} packages as needed")
-        elif not needed:
-            yield Finding("warning", "environment", f"{python}: its packages are not known", "install with make setup")
+        if not wrong:
+            names = {requirements.parsed(text)[0] for text in needed} - {requirements.PYTHON}
+            says = f"{python}: Python {found['version']}, {len(names)} packages as needed"
+            yield Finding("ok", "environment", says)
+        if python == patient.place.python:
+            yield from _unexpected(patient.recipe.sdk, python, packages)
 
 
-def _wrong_packages(needed: list[Requirement], packages: Mapping[str, str]) -> Iterator[tuple[Requirement, str]]:
-    there = {canonicalize_name(name): version for name, version in packages.items()}
-    for one in needed:
-        version = there.get(canonicalize_name(one.name))
-        if version is None:
-            yield one, f"{one.name} is missing"
-        elif not one.specifier.contains(version, prereleases=True):
-            yield one, f"{one.name} is {version}, not {one.specifier}"
+def _unexpected(sdk: Sdk, python: str, packages: Mapping[str, str]) -> Iterator[Finding]:
+    """What the release notes say otherwise; their pages disagree, so the machine is right."""
+    for _, said in requirements.unmet(sdk.train_packages_expected, packages):
+        yield Finding("warning", "packages", f"{python}: {said}, as the notes of Neuron {sdk.name} say",
+                      "with another neuronx-distributed, train.nxd.release=RELEASE takes its modelling code")  # fmt: skip
 
 
-def _install(sdk: Sdk, python: str, requirement: Requirement) -> str:
+def _install(sdk: Sdk, python: str, requirement: str) -> str:
     """Packages of the SDK come with its AMI; the others are pip's."""
-    of_the_sdk = {Requirement(text).name for text in (*sdk.train_packages, *sdk.serve_packages)}
-    if requirement.name in of_the_sdk:
+    name, _ = requirements.parsed(requirement)
+    if name == requirements.PYTHON:
+        return "set sdk.train_python to another Python"
+    if sdk.vllm_install and name == "vllm":
+        return sdk.vllm_install
+    if name in {requirements.parsed(text)[0] for text in (*sdk.train_packages, *sdk.serve_packages)}:
         return f"choose the sdk that this machine has, or start the AMI of Neuron {sdk.name}"
-    wanted = f"{requirement.name}{requirement.specifier}"
-    return f"run: {python} -m pip install '{wanted}'"
+    return f"run: {python} -m pip install '{requirement}'"
 
 
 def _disk(patient: Patient, report: Report) -> Iterator[Finding]:

@@ -38,8 +38,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner import cores
-from runner.host import CANCELLED, EVENTS, LOCK, SECRETS, follow
+from runner import cores, probe, requirements
+from runner.host import CANCELLED, EVENTS, LOCK, SECRETS, follow, name_of
 from runner.jobs import JOB
 from runner.store import Store
 
@@ -123,10 +123,12 @@ def execute(plan: dict[str, Any], run: Path, stages: Sequence[str] = (), attempt
 def _run_steps(
     steps: Sequence[dict[str, Any]], plan: dict[str, Any], run: Path, events: Events, meeting: Meeting
 ) -> int:
+    store = Store(plan["store"])
     try:
+        check_packages([step for step in steps if not (step["cached"] and store.has(step["key"]))])
         for step in steps:
             try:
-                _run_step(step, Store(plan["store"]), run, events, meeting)
+                _run_step(step, store, run, events, meeting)
             except OSError as error:
                 raise StepFailed(step["stage"], 1, f"{error.filename or run}: {error.strerror}") from error
     except StepFailed as failure:
@@ -139,6 +141,22 @@ def _run_steps(
         events.emit("run", state="interrupted", status=INTERRUPTED)
         return INTERRUPTED
     return _end(run, events, "finished", 0) if steps[-1] is plan["steps"][-1] else 0
+
+
+def check_packages(steps: Sequence[dict[str, Any]]) -> None:
+    """Raise StepFailed, before any work, where an environment lacks what a step will import there."""
+    needed: dict[str, list[str]] = {}
+    for step in steps:
+        for python, texts in step.get("packages", {}).items():
+            needed.setdefault(python, []).extend(texts)
+    for python, texts in needed.items():
+        found = probe.environment(python)
+        wrong = [found["error"]] if "error" in found else [
+            said for _, said in requirements.unmet(texts, {**found["packages"], requirements.PYTHON: found["version"]})
+        ]  # fmt: skip
+        if wrong:
+            stage = next(step["stage"] for step in steps if python in step.get("packages", {}))
+            raise StepFailed(stage, 2, f"{python}: {'; '.join(wrong)} (`runner doctor` says what to do)")
 
 
 class Meeting:
@@ -175,12 +193,12 @@ class Meeting:
 
     def _write(self, **content: str) -> None:
         aside = self._file.with_suffix(".partial")
-        aside.write_text(json.dumps({**content, "attempt": self._attempt}))
+        aside.write_text(json.dumps({**content, "attempt": self._attempt}), encoding="utf-8")
         aside.rename(self._file)
 
     def _read(self) -> dict[str, str]:
         try:
-            return json.loads(self._file.read_text())
+            return json.loads(self._file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
 
@@ -214,7 +232,7 @@ def join(plan: dict[str, Any], run: Path, attempt: str, node: int) -> int:
 def _secrets(run: Path) -> dict[str, str]:
     """What travelled in a file of its own; without a scheduler, which may start the run again, it goes at once."""
     try:
-        text = (run / SECRETS).read_text()
+        text = (run / SECRETS).read_text(encoding="utf-8")
     except FileNotFoundError:
         return {}
     if not (run / JOB).exists():
@@ -245,7 +263,7 @@ def _run_step(step: dict[str, Any], store: Store, run: Path, events: Events, mee
     say("begun")
     made: dict[str, Any] = {}
     if not done():
-        with store.lock(key, waiting, run.name) as descriptor:
+        with store.lock(key, waiting, name_of(run)) as descriptor:
             if not done():
                 store.prepare(key, keep=step["resumable"])
                 with _cores(step, run, say) as (environment, leased), meeting.calling(step) as told:
@@ -272,7 +290,7 @@ def _cores(step: dict[str, Any], run: Path, say: Callable[..., None]) -> Iterato
         return
     on_wait = (lambda holders: say("waiting", holder=f"NeuronCores; held are {holders}")) if wanted["wait"] else None
     try:
-        with cores.lease(wanted["count"], wanted["of"], run.name, on_wait) as held:
+        with cores.lease(wanted["count"], wanted["of"], name_of(run), on_wait) as held:
             yield _core_environment(held.visible, held.first, step["env"]), held.descriptors
     except cores.NoFreeCores as error:
         raise StepFailed(step["stage"], 2, f"no {wanted['count']} NeuronCores are free: {error}") from None
@@ -299,15 +317,33 @@ def _keep_results(run: Path, stage: str) -> None:
         shutil.copyfile(figures, kept)
 
 
+def environment_bin(python: str) -> Path | None:
+    """The folder with the programs of a Python's environment; None for a bare name, which PATH finds already.
+
+    It is where the Python is named, not where a link leads: an environment's `python` often links to /usr/bin.
+    """
+    return Path(python).parent if os.sep in python else None
+
+
+def _search_path(python: str) -> str:
+    """PATH for a step, beginning with its environment: Neuron's tools, such as neuronx-cc, are called by bare name."""
+    folder, found = environment_bin(python), os.environ.get("PATH", os.defpath)
+    return f"{folder.absolute()}{os.pathsep}{found}" if folder else found
+
+
 def _run_command(
     step: dict[str, Any], events: Events, environment: dict[str, str], inherit: Sequence[int], log: Path
 ) -> int:
     """Run the step's command; returns the peak memory, in bytes, of the largest of its processes."""
-    told = {"RUNNER_EVENTS": str(events.path.resolve()), "RUNNER_STAGE": step["stage"]}
+    told = {
+        "RUNNER_EVENTS": str(events.path.resolve()),
+        "RUNNER_STAGE": step["stage"],
+        "PATH": _search_path(step["argv"][0]),
+    }
     with log.open("ab") as output:
         process = subprocess.Popen(
             step["argv"],
-            env={**os.environ, **step["env"], **environment, **told},
+            env={**_threads(step.get("processes", 1)), **os.environ, **step["env"], **environment, **told},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -326,6 +362,14 @@ def _run_command(
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def _threads(processes: int) -> dict[str, str]:
+    """Each process's share of the cores, where the user's OMP_NUM_THREADS does not say: torchrun would give it one."""
+    if processes == 1:
+        return {}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"OMP_NUM_THREADS": str(max(1, cores // processes))}
+
+
 def _end_group(process: subprocess.Popen) -> None:
     """End whatever of the step's process group is left: asked first, then killed."""
     with contextlib.suppress(ProcessLookupError):
@@ -338,7 +382,7 @@ def _end_group(process: subprocess.Popen) -> None:
 
 def _reason(argv: Sequence[str], status: int, log: Path) -> str:
     """Why a step failed: what its program said, which other output may follow; else its last line."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in log.read_text(errors="replace", encoding="utf-8").splitlines() if line.strip()]
     programs = tuple(f"{Path(word).name}: " for word in argv if word.endswith(".py"))
     said = [line for line in lines if line.startswith(programs)]
     if not said and not shutil.disk_usage(log).free:
@@ -401,7 +445,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if (args.run / CANCELLED).exists():
         return 130
-    plan, stages = json.loads(args.plan.read_text()), [name for name in args.steps.split(",") if name]
+    plan, stages = json.loads(args.plan.read_text(encoding="utf-8")), [name for name in args.steps.split(",") if name]
     if args.node:
         with _signals(_stop):
             return join(plan, args.run, args.attempt, args.node)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner import allocation, columns, feasibility, identity
-from runner.draft import OUTPUT, SCRIPTS, Artifacts, Draft, Place, Word, launcher
+from runner import allocation, columns, feasibility, identity, packages
+from runner.draft import SCRIPTS, Artifacts, Draft, Place, Word, launcher
 from runner.schema import Recipe
 from runner.stages import STAGES
 
@@ -28,7 +28,9 @@ class Step:
     cached: bool
     resumable: bool
     nodes: int = 1
+    processes: int = 1  # on each of the nodes
     cores: Mapping[str, Any] | None = None  # how many, of how many, and whether to wait for them
+    packages: Mapping[str, Sequence[str]] = field(default_factory=dict)  # requirements, by the Python that imports them
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,20 @@ def step(stage: str, draft: Draft, place: Place, recipe: Recipe) -> Step:
     key = f"{stage}-{identity.of_text(stage, source, processes, *identities)[:16]}"
     output = str(place.store / "partial" / key)
     start = launcher(place.python, draft.processes, draft.nodes)
-    argv = (*start, str(program), *(word.text.replace(OUTPUT, output) for word in words))
+    argv = (*start, str(program), *(word.written(output) for word in words))
     texts = {name: word.text for name, word in env.items()}
-    return Step(stage, draft.title, key, argv, texts, draft.cached, draft.resumable, draft.nodes, _cores(draft, recipe))
+    title = " ".join(draft.title.split())  # names in it may have line breaks, and a title becomes a comment in a script
+    return Step(
+        stage, title, key, argv, texts, draft.cached, draft.resumable,
+        draft.nodes, draft.processes, _cores(draft, recipe),
+        _packages(draft, place.python),
+    )  # fmt: skip
+
+
+def _packages(draft: Draft, python: str) -> dict[str, Sequence[str]]:
+    """What the step's program imports, and what it has other programs import."""
+    own = packages.needed(draft.program, draft.uses)
+    return {**draft.packages, python: tuple(dict.fromkeys((*own, *draft.packages.get(python, ()))))}
 
 
 def _cores(draft: Draft, recipe: Recipe) -> dict[str, Any] | None:

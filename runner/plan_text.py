@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner import feasibility
+from runner.execute import environment_bin
 from runner.feasibility import gib
 from runner.memory import Estimate
 from runner.plan import Plan, Step
@@ -51,8 +52,17 @@ def shell(plan: Plan) -> str:
 
 def command_line(step: Step) -> str:
     """The step as a shell command, one option a line."""
-    words = [*(f"{name}={shlex.quote(value)}" for name, value in step.env.items()), *map(shlex.quote, step.argv)]
+    variables = [*_search_path(step.argv[0]), *(f"{name}={shlex.quote(value)}" for name, value in step.env.items())]
+    words = [*variables, *map(shlex.quote, step.argv)]
     return " \\\n    ".join(" ".join(line) for line in _lines(words))
+
+
+def _search_path(python: str) -> Iterator[str]:
+    """PATH as the executor sets it; a shell expands what is between double quotes."""
+    folder = environment_bin(python)
+    if folder:
+        here = "" if folder.is_absolute() else '"$PWD"/'
+        yield f'PATH={here}{shlex.quote(str(folder))}:"$PATH"'
 
 
 def _lines(words: Sequence[str]) -> Iterator[list[str]]:
@@ -98,6 +108,8 @@ def _derived(recipe: Recipe, plan: Plan, store: Store) -> Iterator[tuple[str, st
     yield "training steps", steps_line(recipe, _statistics(plan, store))
     if architecture:
         yield from _needs(recipe, feasibility.estimate(recipe, architecture))
+    if recipe.serve.engine == "vllm" and recipe.sdk.vllm_install and not recipe.serve.image:
+        yield "install first", recipe.sdk.vllm_install
     if recipe.hardware.price_per_hour:
         price = recipe.hardware
         yield "price", f"${price.price_per_hour:g} an hour, on demand in {price.price_region}, {price.price_date}"
@@ -123,7 +135,7 @@ def steps_line(recipe: Recipe, statistics: Path) -> str:
         return f"{train.max_steps}: train.max_steps"
     if not statistics.is_file():
         return "known when the rows are tokenized (packing decides)"
-    sequences = json.loads(statistics.read_text())["train"]["sequences"]
+    sequences = json.loads(statistics.read_text(encoding="utf-8"))["train"]["sequences"]
     copies = recipe.parallel.dp_size * recipe.parallel.nodes
     per_epoch = -(-sequences // (train.batch_size * train.accumulate * copies))
     batch = f"{train.batch_size} batch x {train.accumulate} accumulated" + (f" x {copies} copies" if copies > 1 else "")

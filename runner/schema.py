@@ -59,6 +59,9 @@ class Sdk:
     name: str = key("the Neuron SDK release, or cpu", "cpu")
     train_python: str | None = key("Python that runs the stage programs; default: the one that runs the runner", None)
     train_packages: list[str] = key("what train_python must hold, as pip requirements", [])
+    train_packages_expected: list[str] = key(
+        "what AWS's pages do not agree about: another version in train_python is a warning", []
+    )
     trains: list[str] = key("training back ends that it has", ["torch"], choices=BACKENDS)
     trains_on: list[str] = key("hardware that it trains on", ["cpu"], choices=FAMILIES)
     serve_python: str | None = key("Python that has vLLM; default: train_python, on a CPU `make setup-vllm`'s", None)
@@ -68,7 +71,12 @@ class Sdk:
         "generation of vLLM: on a CPU; AWS's fork (0.9); the plugin over NxD Inference (0.11 to 0.16); the native "
         "plugin (0.21 and newer)", "cpu", choices=("cpu", "fork", "nxdi", "native")
     )  # fmt: skip
+    vllm_install: str | None = key("how vLLM gets into serve_python, where no AMI has it", None)
     vllm_lora: bool = key("that vLLM serves LoRA adapters; otherwise the merged model is served", True)
+    vllm_base: bool = key("that vLLM answers for the base model beside adapters", True)
+    async_exec: int | None = key(
+        "NEURON_RT_ASYNC_EXEC_MAX_INFLIGHT_REQUESTS of a training; none where the runtime ignores it", None, minimum=0
+    )
 
 
 @dataclass
@@ -229,7 +237,7 @@ class Serve:
     )
     max_num_seqs: int | None = key("answers generated together; default: the engine's, on Neuron 4", None, minimum=1)
     spare_adapters: int = key("adapters that may be loaded while the server runs", 0, minimum=0)
-    neuron_config: dict[str, str] = key("options of the generation's own, by upstream's names", {})
+    neuron_config: dict[str, Any] = key("options of the generation's own, by upstream's names", {})
     image: str | None = key("Docker image to serve in", None)
 
 

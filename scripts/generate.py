@@ -1,7 +1,7 @@
 """Answer the questions of a file with a base model and its LoRA adapters, without a server.
 
-Input:   a Hugging Face model folder, any number of PEFT folders, and a JSONL, JSON, CSV or Parquet file: a row's
-         `prompt` is asked as it is, a row without one is written with --template.
+Input:   a Hugging Face model folder, any number of PEFT folders, and a JSONL, JSON, CSV or Parquet file: a row
+         that has a column of --template is written with it, any other row is asked its `prompt` as it is.
 Output:  answers.jsonl, each row with the answer of every model; summary.json, how many were cut off or are the same.
 
 --engine vllm must run in a Python that has vLLM; --engine embedded runs transformers on the CPU.
@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import answers, events, loading, program, tokenizer, vllm_flags, vllm_options
+from common import answers, events, loading, processes, program, tokenizer, vllm_flags, vllm_options
 from common.answers import Answer, Question
 from common.program import BadInput
 from common.prompt import Template
@@ -46,11 +46,11 @@ def run(args: argparse.Namespace) -> None:
     prompts = prompt_ids(args.model, questions)
     check_lengths(prompts, args)
     ask = vllm_answers if args.engine == "vllm" else embedded_answers
-    given: dict[str, list[Answer]] = {}
-    for model, several in ask(args, prompts):
-        given.setdefault(model, []).extend(several)
-        events.progress(sum(map(len, given.values())), len(prompts) * len(asked_models(args)), "answer")
-    answers.write(args.output, questions, given)
+    models = asked_models(args)
+    with answers.kept(args.output, questions, models) as given:
+        for model, several in ask(args, prompts):
+            given[model].extend(several)
+            events.progress(sum(map(len, given.values())), len(prompts) * len(models), "answer")
 
 
 def asked_models(args: argparse.Namespace) -> dict[str, Path | None]:
@@ -94,7 +94,7 @@ def vllm_answers(args: argparse.Namespace, prompts: list[list[int]]) -> Iterator
     settings = vllm_flags.settings(args)
     settings = vllm_flags.with_artifacts(args, settings, vllm_flags.installed(sys.executable))
     vllm_flags.write_files(settings)
-    os.environ.update(vllm_options.environment(args.generation, settings))
+    os.environ.update(vllm_options.environment(args.generation, settings), PATH=processes.search_path(sys.executable))
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # the rest would bury our lines
 
     from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports]  reads the variables
@@ -119,12 +119,14 @@ def embedded_answers(args: argparse.Namespace, prompts: list[list[int]]) -> Iter
     stop_ids = loading.stop_token_ids(args.model, decoder)
 
     from common.generation import Sequence, generate
+    from common.sampling import Sampling
 
+    sampling = Sampling(args.temperature)
     model = loading.load_model(args.model, dict(args.adapter), args.dtype)
     for name, folder in models.items():
         adapter = name if folder else loading.BASE
         for chunk in _chunks(prompts):
-            asked = [Sequence(ids, args.max_tokens, adapter, args.temperature) for ids in chunk]
+            asked = [Sequence(ids, args.max_tokens, adapter, sampling) for ids in chunk]
             for _ in generate(model, asked, args.max_num_seqs or _CHUNK, stop_ids):
                 pass
             yield name, [_answer(decoder.decode(s.token_ids), s.finish_reason, s.token_ids) for s in asked]

@@ -76,6 +76,8 @@ def run(args: argparse.Namespace) -> None:
     variables = vllm_options.environment(args.generation, settings)
     container = _container(args, settings) if args.image else None
     words = command(args, settings, variables, container)
+    if not container:
+        variables["PATH"] = processes.search_path(args.python)
     if args.dry_run:
         print(shlex.join([*(f"{name}={value}" for name, value in variables.items()), *words]))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from runner import packages
 from runner.draft import OUTPUT, Artifacts, Draft, Word, launcher, neutral
 from runner.schema import Recipe
 from runner.stages import nxd
@@ -20,4 +21,5 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft | None:
     return Draft(
         "compile the training's programs", "compile_nxd.py", words,
         nodes=recipe.parallel.nodes, env=nxd.environment(recipe, artifacts), cores=nxd.processes(recipe),
+        packages={python.text: [*packages.needed("train_nxd.py"), *recipe.sdk.train_packages]},
     )  # fmt: skip

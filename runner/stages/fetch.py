@@ -7,8 +7,9 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from runner.draft import OUTPUT, Artifacts, Draft, Word, options
+from runner.draft import OUTPUT, Artifacts, Draft, Word, neutral, options
 from runner.errors import RecipeError
+from runner.packages import GGUF, HUB
 from runner.schema import Model, Recipe
 
 
@@ -16,8 +17,14 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
     model = recipe.model
     if not model.path:
         raise RecipeError("model.path: says where the model is; for example model.path=./my-llama")
-    words = [*_source(model, artifacts), "--output", OUTPUT]
-    return Draft(f"get the base model {model.name}", "fetch_model.py", words)
+    trainer = neutral("--trainer", recipe.train.backend)  # refuses more, but makes nothing else
+    words = [*_source(model, artifacts), *trainer, "--output", OUTPUT]
+    return Draft(f"get the base model {model.name}", "fetch_model.py", words, uses=_uses(model))
+
+
+def _uses(model: Model) -> list[str]:
+    asks_hub = model.source == "hub" or (model.tokenizer and not _is_folder(model.tokenizer))
+    return [*([HUB] if asks_hub else []), *([GGUF] if model.source == "gguf" else [])]
 
 
 def _source(model: Model, artifacts: Artifacts) -> list[str | Word]:
@@ -48,6 +55,10 @@ def _check_package(path: str, artifacts: Artifacts) -> None:
 def _tokenizer(model: Model, artifacts: Artifacts) -> list[str | Word]:
     if not model.tokenizer:
         return []
-    if Path(model.tokenizer).expanduser().is_dir():
+    if _is_folder(model.tokenizer):
         return ["--tokenizer", artifacts.outside(model.tokenizer, "model.tokenizer")]
     return ["--tokenizer", model.tokenizer, *options(tokenizer_revision=model.tokenizer_revision)]
+
+
+def _is_folder(tokenizer: str) -> bool:
+    return Path(tokenizer).expanduser().is_dir()

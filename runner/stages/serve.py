@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Sequence
 
 from runner import serving
-from runner.draft import OUTPUT, Artifacts, Draft, Word, options
+from runner.draft import OUTPUT, Artifacts, Draft, Output, Word, options
 from runner.errors import RecipeError
 from runner.schema import Recipe
 
@@ -22,10 +22,11 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft | None:
     if not recipe.evaluate.enabled:
         return None
     port, program = serving.port(recipe, artifacts), serving.PROGRAMS[serve.engine]
-    server = [*artifacts.program(program), *serving.server(recipe, artifacts, port, f"{OUTPUT}/server")]
+    server = [*artifacts.program(program), *serving.server(recipe, artifacts, port, Output("server"))]
     title = f"serve{' with vLLM' * (serve.engine == 'vllm')}, ask, compare with the evaluation, stop"
     words = [*_smoke(recipe, artifacts, port), "--", *server]
-    return Draft(title, "smoke_test.py", words, cached=False, cores=serving.cores(recipe))
+    needs = serving.packages(recipe, artifacts.place)
+    return Draft(title, "smoke_test.py", words, cached=False, cores=serving.cores(recipe), packages=needs)
 
 
 def foreground(recipe: Recipe, artifacts: Artifacts, adapters: Sequence[Word] = ()) -> Draft:
@@ -33,7 +34,9 @@ def foreground(recipe: Recipe, artifacts: Artifacts, adapters: Sequence[Word] = 
     port = serving.port(recipe, artifacts)
     title = f"serve at http://{recipe.serve.host}:{port}/v1 until Ctrl-C"
     words = serving.server(recipe, artifacts, port, OUTPUT, adapters)
-    return Draft(title, serving.PROGRAMS[recipe.serve.engine], words, cached=False, cores=serving.cores(recipe))
+    needs = serving.packages(recipe, artifacts.place)
+    program = serving.PROGRAMS[recipe.serve.engine]
+    return Draft(title, program, words, cached=False, cores=serving.cores(recipe), packages=needs)
 
 
 def _check_host(host: str) -> None:

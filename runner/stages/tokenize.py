@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from runner.draft import OUTPUT, Artifacts, Draft, Word, options
 from runner.errors import RecipeError
+from runner.packages import CHAT, HUB, PARQUET
 from runner.schema import Dataset, Recipe
 from runner.stages.fetch import check_hub_name
 
@@ -21,10 +23,21 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
         "--template", json.dumps(dataclasses.asdict(dataset.template)),
         *options(seq_len=dataset.seq_len, pack=dataset.pack, loss_on=dataset.loss_on, seed=dataset.seed),
         *options(train_rows=dataset.train_rows or None),
-        *(word for item in dataset.where.items() for word in ("--where", "=".join(item))),
+        *(f"--where={column}={value}" for column, value in dataset.where.items()),
         "--output", OUTPUT,
     ]  # fmt: skip
-    return Draft(f"tokenize {dataset.name} to sequences of {dataset.seq_len}", "tokenize_dataset.py", words)
+    title = f"tokenize {dataset.name} to sequences of {dataset.seq_len}"
+    return Draft(title, "tokenize_dataset.py", words, uses=list(_uses(dataset)))
+
+
+def _uses(dataset: Dataset) -> Iterator[str]:
+    files = [dataset.path, dataset.eval_path or ""]
+    if dataset.source == "hub":
+        yield HUB
+    if dataset.template.chat:
+        yield CHAT
+    if any(Path(file).suffix == ".parquet" for file in files):
+        yield PARQUET
 
 
 def _rows(dataset: Dataset, artifacts: Artifacts) -> Sequence[str | Word]:

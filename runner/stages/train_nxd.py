@@ -12,5 +12,5 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
     return Draft(
         f"train LoRA of rank {recipe.train.lora.rank} on {cores * nodes} cores", "train_nxd.py",
         nxd.training_flags(recipe, artifacts), processes=cores, nodes=nodes, env=nxd.environment(recipe, artifacts),
-        resumable=True, cores=cores,
+        resumable=True, cores=cores, packages={artifacts.place.python: recipe.sdk.train_packages},
     )  # fmt: skip

@@ -20,4 +20,7 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
     ]  # fmt: skip
     cores = tp_size * dp_size
     title = f"train LoRA of rank {train.lora.rank} on {cores} cores, {dp_size} x tp {tp_size}"
-    return Draft(title, "train_optimum.py", words, processes=cores, env=_ENVIRONMENT, resumable=True, cores=cores)
+    return Draft(
+        title, "train_optimum.py", words, processes=cores, env=_ENVIRONMENT, resumable=True, cores=cores,
+        packages={artifacts.place.python: recipe.sdk.train_packages},
+    )  # fmt: skip

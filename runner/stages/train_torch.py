@@ -18,12 +18,15 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
     title = f"train LoRA of rank {recipe.train.lora.rank} on {ranks} {'core' if neuron else 'rank'}(s)"
     here = ranks // nodes
     env = _on_neuron(artifacts) if neuron else _on_cpu(ranks)
-    return Draft(title, "train_torch.py", words, processes=here, nodes=nodes, env=env, resumable=True, cores=here)
+    return Draft(
+        title, "train_torch.py", words, processes=here, nodes=nodes, env=env, resumable=True, cores=here,
+        packages={artifacts.place.python: recipe.sdk.train_packages},
+    )  # fmt: skip
 
 
 def _on_cpu(ranks: int) -> dict[str, str | Word]:
     """A rank that waits for another must not spin on the core that the other needs."""
-    return {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} if ranks > 1 else {}
+    return {"OMP_WAIT_POLICY": "PASSIVE"} if ranks > 1 else {}
 
 
 def _on_neuron(artifacts: Artifacts) -> dict[str, str | Word]:

@@ -22,6 +22,7 @@ from transformers import DynamicCache
 
 from common.adapted_model import AdaptedModel
 from common.loading import BASE
+from common.sampling import Sampling
 
 NEAR = 1.0  # nats below the likeliest token within which another one is a near tie
 _CANDIDATES = 5  # near ties of one position at most, the chosen token included
@@ -39,27 +40,38 @@ class NearTie(NamedTuple):
 class Sequence:
     """One prompt and the tokens generated so far, the stop token included.
 
-    Temperature 0 is greedy. `finish_reason` is None while running, then "stop" or "length". `near_ties` is an empty
-    list where they are to be noted.
+    `finish_reason` is None while running, then "stop", "length" or "error": then `error` is why.
+    `near_ties` is an empty list where they are to be noted.
     """
 
     prompt_ids: list[int]
     max_new_tokens: int
     adapter: str = BASE
-    temperature: float = 0.0
-    top_p: float = 1.0
+    sampling: Sampling = Sampling()
     generator: torch.Generator | None = None
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
+    error: Exception | None = None
     near_ties: list[NearTie] | None = None
 
-    def append(self, token_id: int, stop_ids: frozenset[int]) -> None:
-        """Take the next token and notice the end."""
+    def advance(self, logits: torch.Tensor, stop_ids: frozenset[int]) -> None:
+        """Choose the next token and notice the end. A failure is this sequence's alone, and ends it."""
+        try:
+            token_id = self.sampling.choose(logits, self.prompt_ids, self.token_ids, stop_ids, self.generator)
+        except Exception as error:
+            self.fail(error)
+            return
+        if self.near_ties is not None:
+            self.near_ties += _near_ties(logits, len(self.token_ids))
         self.token_ids.append(token_id)
-        if token_id in stop_ids:
+        if self.sampling.ends(token_id, stop_ids):
             self.finish_reason = "stop"
         elif len(self.token_ids) >= self.max_new_tokens:
             self.finish_reason = "length"
+
+    def fail(self, error: Exception) -> None:
+        """End without an answer."""
+        self.error, self.finish_reason = error, "error"
 
 
 class Batch:
@@ -78,19 +90,20 @@ class Batch:
 
     @torch.inference_mode()
     def add(self, sequences: list[Sequence]) -> None:
-        """Read the prompts of new sequences and choose their first tokens."""
+        """Read the prompts of new sequences and choose their first tokens; where it raises, nothing has changed."""
         input_ids, mask = _left_padded([sequence.prompt_ids for sequence in sequences])
         cache = DynamicCache()
-        self._advance(sequences, input_ids, mask, cache)
+        logits = self._forward(sequences, input_ids, mask, cache)
         self._cache, self._mask = _joined(self._cache, self._mask, cache, mask) if self.sequences else (cache, mask)
         self.sequences = self.sequences + sequences
+        self._choose(sequences, logits)
 
     @torch.inference_mode()
     def step(self) -> None:
         """Choose the next token of every sequence."""
         input_ids = torch.tensor([[sequence.token_ids[-1]] for sequence in self.sequences])
         self._mask = functional.pad(self._mask, (0, 1), value=1)
-        self._advance(self.sequences, input_ids, self._mask, self._cache)
+        self._choose(self.sequences, self._forward(self.sequences, input_ids, self._mask, self._cache))
 
     def drop_finished(self) -> list[Sequence]:
         """Take out the sequences that have a finish_reason, and the columns nobody else needs."""
@@ -101,9 +114,9 @@ class Batch:
             self._cache, self._mask = _selected(self._cache, self._mask, rows) if rows else (DynamicCache(), self._mask)
         return finished
 
-    def _advance(
+    def _forward(
         self, sequences: list[Sequence], input_ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache
-    ) -> None:
+    ) -> torch.Tensor:
         adapters = [sequence.adapter for sequence in sequences]
         logits = _logits(self._model, adapters, input_ids, mask, columns=1, cache=cache)
         if cache.get_seq_length() != mask.shape[1]:
@@ -111,10 +124,11 @@ class Batch:
                 f"transformers {transformers.__version__}: the K/V cache holds {cache.get_seq_length()} tokens, "
                 f"expected {mask.shape[1]}: its answers would be wrong"
             )
-        for sequence, row, token_id in zip(sequences, logits[:, -1], _chosen(logits[:, -1], sequences), strict=True):
-            if sequence.near_ties is not None:
-                sequence.near_ties += _near_ties(row, len(sequence.token_ids))
-            sequence.append(token_id, self._stop_ids)
+        return logits[:, -1]
+
+    def _choose(self, sequences: list[Sequence], logits: torch.Tensor) -> None:
+        for sequence, row in zip(sequences, logits, strict=True):
+            sequence.advance(row, self._stop_ids)
 
 
 def generate(
@@ -123,6 +137,7 @@ def generate(
     """Run all sequences to their end, at most `batch_size` at a time; yields each as it finishes.
 
     Long prompts go first, neighbours of like length together: little padding, and no long one left for the end.
+    Raises the error of a sequence that fails.
     """
     waiting = sorted(sequences, key=lambda sequence: len(sequence.prompt_ids))
     worth_joining = max(1, batch_size // 4)  # reading one prompt costs about as much as a step of the whole batch
@@ -133,7 +148,10 @@ def generate(
             batch.add([waiting.pop() for _ in range(min(free, len(waiting)))])
         else:
             batch.step()
-        yield from batch.drop_finished()
+        for sequence in batch.drop_finished():
+            if sequence.error:
+                raise sequence.error
+            yield sequence
 
 
 @torch.inference_mode()
@@ -185,24 +203,6 @@ def _near_ties(logits: torch.Tensor, position: int) -> list[NearTie]:
         for token_id, margin in zip(token_ids.tolist()[1:], margins[1:], strict=True)
         if margin <= NEAR
     ]
-
-
-def _chosen(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
-    if not torch.isfinite(logits).all():
-        raise RuntimeError("the model's logits are not finite; try --dtype fp32")
-    token_ids = logits.argmax(dim=-1).tolist()
-    for row, sequence in enumerate(sequences):
-        if sequence.temperature > 0:
-            token_ids[row] = _sampled(logits[row].float() / sequence.temperature, sequence)
-    return token_ids
-
-
-def _sampled(logits: torch.Tensor, sequence: Sequence) -> int:
-    """Draw from the smallest set of most likely tokens whose probability reaches top_p (nucleus sampling)."""
-    probabilities, token_ids = torch.softmax(logits, dim=-1).sort(descending=True)
-    before = probabilities.cumsum(dim=-1) - probabilities
-    nucleus = probabilities.masked_fill(before >= sequence.top_p, 0.0)
-    return int(token_ids[torch.multinomial(nucleus, 1, generator=sequence.generator)])
 
 
 def _joined(

@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from common import model_config
 from common.files import read_json
-from common.model_config import read_config
 from common.peft_folder import check_adapter
 from common.program import BadInput
 from common.safetensors_file import open_model
+from common.special_tokens import special_tokens
+from common.tokenizer import end_of_turn_id
 
 if TYPE_CHECKING:
     from common.adapted_model import AdaptedModel
@@ -42,20 +44,18 @@ def limits(model: Path) -> Limits:
 
 
 def stop_token_ids(model: Path, tokenizer: Any) -> frozenset[int]:
-    """Where an answer ends: the eos of config.json, of generation_config.json and of the tokenizer.
+    """Where an answer ends: the eos of config.json, of generation_config.json and of the tokenizer, and the end of
+    a turn in the model's chat.
 
     They may differ (a base model with the tokenizer of its instruct version), so any of them ends an answer, as in
     vLLM. `tokenizer` is a tokenizers.Tokenizer.
     """
-    settings = {
-        name: read_json(model / name)
-        for name in ("config.json", "generation_config.json", "tokenizer_config.json")
-        if (model / name).is_file()
-    }
-    token = settings.pop("tokenizer_config.json", {}).get("eos_token")
-    text = token["content"] if isinstance(token, dict) else token
+    files = (model / name for name in ("config.json", "generation_config.json"))
+    settings = [read_json(path) for path in files if path.is_file()]
+    text = special_tokens(model).get("eos_token")
     ids = {tokenizer.token_to_id(text)} if text else set()
-    for values in settings.values():
+    ids.add(end_of_turn_id(model, tokenizer))
+    for values in settings:
         eos = values.get("eos_token_id")
         ids.update(eos if isinstance(eos, list) else [eos])
     ids.discard(None)
@@ -77,7 +77,7 @@ def load_model(model: Path, adapters: dict[str, Path], dtype: str) -> AdaptedMod
 
     logging.disable_progress_bar()
     torch_dtype = getattr(torch, DTYPES[dtype])
-    config = AutoConfig.for_model(**read_config(model))
+    config = AutoConfig.for_model(**model_config.with_old_names(read_json(model / "config.json")))
     options: Any = {"config": config, "local_files_only": True, "output_loading_info": True}
     default = torch.get_default_dtype()
     try:

@@ -30,9 +30,9 @@ import torch
 from torch.nn import functional
 
 from common import layout as layouts
+from common import model_config
 from common.layout import PROJECTIONS, ShardLayout
 from common.lora import Adapter
-from common.model_config import read_config
 from common.program import BadInput
 from common.torch_zip import TorchZipFile
 
@@ -215,7 +215,7 @@ def _config(args: argparse.Namespace) -> Any:
     """The shards' config.json, for the transformers 4 that NxD's code needs."""
     from transformers import LlamaConfig
 
-    content = read_config(args.shards)
+    content = model_config.with_old_names(model_config.read(args.shards, trainer="nxd"))
     same = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act")
     same += ("num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "rope_theta", "rope_scaling")
     settings = {

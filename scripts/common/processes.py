@@ -24,6 +24,15 @@ def end_with_parent() -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def search_path(python: str) -> str:
+    """PATH for a Python's processes, beginning with its own folder: Neuron's tools are called by their bare names.
+
+    The folder where it is named, not where a link leads: an environment's `python` often links to /usr/bin.
+    """
+    found = os.environ.get("PATH", os.defpath)
+    return f"{Path(python).absolute().parent}{os.pathsep}{found}" if os.sep in python else found
+
+
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent dies, so that `end_children` finds it."""
     if _LIBC:
@@ -51,5 +60,5 @@ def _children(pid: int) -> list[int]:
     found: list[int] = []
     for listing in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
-            found += [int(word) for word in listing.read_text().split()]
+            found += [int(word) for word in listing.read_text(encoding="utf-8").split()]
     return found

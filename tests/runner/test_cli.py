@@ -44,6 +44,12 @@ def test_plan_shows_what_it_derives_and_commands_that_a_shell_takes(tmp_path: Pa
     assert not list(tmp_path.iterdir())
 
 
+def test_plan_says_what_must_be_installed_first(tmp_path: Path) -> None:
+    """AWS's fork of vLLM is on no AMI: known before nine steps, not at the last of them."""
+    done = runner(tmp_path, "plan", "llama3_8b_dolly_trn2", "sdk=neuron_2_26")
+    assert "install first" in done.stdout and "no AMI has this vLLM" in done.stdout
+
+
 @pytest.mark.parametrize("flags", [["--cfg", "job"], ["--info", "defaults"], ["--help"]])
 def test_hydras_own_flags_work(tmp_path: Path, flags: list[str]) -> None:
     done = runner(tmp_path, "run", "quickstart", "tp_size=4", *flags)

@@ -22,10 +22,8 @@ NEURON = {
     "neuronx-cc": "2.24.8799.0+6f62ff7c", "torch-neuronx": "2.9.0.2.13.26312+8e870898",
     "neuronx_distributed": "0.18.27753+a1b2c3d4", "transformers": "4.48.3",
 }  # fmt: skip
-STAGES = dict.fromkeys(
-    ("numpy", "torch", "peft", "tokenizers", "safetensors", "pyarrow", "huggingface_hub", "Jinja2", "rouge_score"), "1"
-)
-TRN2 = ["hardware=trn2", "train.backend=nxd", "tp_size=8"]
+STAGES = {"numpy": "1.26.4", "torch": "2.9.1", "torch-xla": "2.9.0", "tokenizers": "0.21.4"}
+TRN2 = ["hardware=trn2", "train.backend=nxd", "tp_size=8", "serve=none"]
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +77,14 @@ def test_a_recipe_that_cannot_work(tmp_path: Path) -> None:
     assert "error   recipe      parallel.tp_size: 3 does not divide num_attention_heads 8" in said
 
 
-@pytest.mark.parametrize("override", ["tp_sise=2", "sdk.train_packages=[torch=2]"])
-def test_bad_input_is_one_line(tmp_path: Path, override: str) -> None:
-    command = [sys.executable, "-m", "runner", "doctor", "quickstart", override]
+def test_what_is_no_requirement_is_said(tmp_path: Path) -> None:
+    status, said = doctor(tmp_path, "quickstart", "sdk.train_packages=['torch=2']")
+    assert status == 1
+    assert "error   recipe      sdk.train_packages: torch=2: not a pip requirement" in said
+
+
+def test_bad_input_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "runner", "doctor", "quickstart", "tp_sise=2"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
@@ -90,20 +93,50 @@ def test_a_trainium_machine_as_it_should_be(tmp_path: Path) -> None:
     found = findings(tmp_path, "quickstart", *on_trn2(tmp_path), **neuron_machine(tmp_path, NEURON | STAGES))
     assert [one["level"] for one in found["neuron"]] == ["ok"]
     assert found["neuron"][0]["says"].startswith("64 cores, driver ")
-    assert found["environment"][0]["says"] == f"{tmp_path}/venv/python: Python 3.10.12, 13 packages as needed"
+    assert found["environment"][0]["says"] == f"{tmp_path}/venv/python: Python 3.10.12, 8 packages as needed"
 
 
 def test_packages_of_another_release(tmp_path: Path) -> None:
-    packages = NEURON | STAGES | {"neuronx-cc": "2.23.6484.0", "transformers": "4.57.1"}
-    del packages["peft"]
+    packages = NEURON | STAGES | {"neuronx-cc": "2.22.12471.0", "transformers": "4.57.1"}
+    del packages["tokenizers"]
     found = findings(tmp_path, "quickstart", *on_trn2(tmp_path), **neuron_machine(tmp_path, packages))["packages"]
     assert [(one["level"], one["says"].partition(": ")[2], one["todo"]) for one in found] == [
-        ("error", "neuronx-cc is 2.23.6484.0, not ==2.24.*",
-         "choose the sdk that this machine has, or start the AMI of Neuron 2.29"),
+        ("error", "tokenizers is missing", f"run: {tmp_path}/venv/python -m pip install 'tokenizers>=0.21,<1'"),
         ("error", "transformers is 4.57.1, not ==4.48.*",
          f"run: {tmp_path}/venv/python -m pip install 'transformers==4.48.*'"),
-        ("error", "peft is missing", f"run: {tmp_path}/venv/python -m pip install 'peft'"),
+        ("error", "neuronx-cc is 2.22.12471.0, not >=2.23,<2.25",
+         "choose the sdk that this machine has, or start the AMI of Neuron 2.29"),
+        ("warning", "neuronx-cc is 2.22.12471.0, not ==2.24.*, as the notes of Neuron 2.29 say",
+         "with another neuronx-distributed, train.nxd.release=RELEASE takes its modelling code"),
     ]  # fmt: skip
+
+
+def test_bounds_count_on_neuron_too(tmp_path: Path) -> None:
+    """An old library fails as a new one does: both are found, on Trainium as on a CPU."""
+    packages = NEURON | STAGES | {"tokenizers": "0.13.3", "numpy": "3.0.0", "torch": "2.1.2"}
+    found = findings(tmp_path, "quickstart", *on_trn2(tmp_path), **neuron_machine(tmp_path, packages))["packages"]
+    assert [one["says"].partition(": ")[2] for one in found] == [
+        "numpy is 3.0.0, not >=1.26,<3", "tokenizers is 0.13.3, not >=0.21,<1", "torch is 2.1.2, not >=2.8,<3"
+    ]  # fmt: skip
+
+
+def test_what_one_page_of_aws_says_alone_is_a_warning(tmp_path: Path) -> None:
+    """Training environments of 2.29 are said to be those of 2.28 by one page, and not by another."""
+    of_2_28 = {
+        "neuronx-cc": "2.23.6484.0", "torch-neuronx": "2.9.0.2.12.1", "neuronx_distributed": "0.17.26814"
+    }  # fmt: skip
+    found = findings(tmp_path, "quickstart", *on_trn2(tmp_path), **neuron_machine(tmp_path, NEURON | STAGES | of_2_28))
+    assert {one["level"] for one in found["packages"]} == {"warning"}
+    assert found["environment"][0]["level"] == "ok"
+
+
+def test_a_vllm_that_no_ami_has_is_said_with_how_to_install_it(tmp_path: Path) -> None:
+    python = tmp_path / "vllm" / "python"
+    fake_machine.python(python, {"neuronx-cc": "2.21.1", "neuronx-distributed-inference": "0.6.1"})
+    recipe = ["llama3_8b_dolly_trn2", "sdk=neuron_2_26", f"sdk.serve_python={python}"]
+    found = findings(tmp_path, *recipe)["packages"]
+    assert [one["says"] for one in found] == [f"{python}: vllm is missing"]
+    assert "upstreaming-to-vllm" in found[0]["todo"] and "sdk=neuron_2_28" in found[0]["todo"]
 
 
 def test_a_machine_without_neuron(tmp_path: Path) -> None:

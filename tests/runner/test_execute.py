@@ -10,9 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fake_machine
 import pytest
 
 from runner.execute import execute
+from runner.plan import Step
+from runner.plan_text import command_line
 
 
 def step(store: Path, stage: str, code: str, *, key: str = "", cached: bool = True, resumable: bool = False) -> dict:
@@ -40,6 +43,20 @@ def test_second_run_makes_nothing(tmp_path: Path) -> None:
     assert states(tmp_path / "one") == [("convert", "begun"), ("convert", "finished")]
     assert states(tmp_path / "two") == [("convert", "begun"), ("convert", "cached")]
     assert (tmp_path / "two" / "artifacts" / "convert" / "made").read_text() == "x"
+
+
+@pytest.mark.parametrize("users", [None, "7"])
+def test_several_processes_share_the_cores_unless_the_user_says_otherwise(tmp_path, monkeypatch, users) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if users:
+        monkeypatch.setenv("OMP_NUM_THREADS", users)
+    code = "import os, sys, pathlib; pathlib.Path(sys.argv[1], 'made').write_text(os.environ.get('OMP_NUM_THREADS', ''))"
+    cores = len(os.sched_getaffinity(0))
+    for processes, threads in ((1, ""), (2, str(max(1, cores // 2))), (10 * cores, "1")):
+        one = {**step(tmp_path / "store", "train", code, key=f"train-{processes}"), "processes": processes}
+        assert execute({"store": str(tmp_path / "store"), "steps": [one]}, tmp_path / f"run-{processes}") == 0
+        made = tmp_path / f"run-{processes}" / "artifacts" / "train" / "made"
+        assert made.read_text() == (users or threads)
 
 
 def test_failed_step_publishes_nothing_and_ends_the_run(tmp_path: Path) -> None:
@@ -192,3 +209,69 @@ def test_a_step_keeps_the_cores_that_it_was_granted(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("NEURON_RT_VISIBLE_CORES", "6,7")
     assert execute({"store": str(store), "steps": [one]}, tmp_path / "run") == 0
     assert (tmp_path / "run" / "logs" / "train.log").read_text() == "6,7 localhost:48626\n"
+
+
+def environment(folder: Path, tool: str) -> Path:
+    """The Python of an environment with a tool of its own; like a virtual environment's it is a link to another."""
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / tool).write_text("#!/bin/sh\necho of the environment\n")
+    (folder / "bin" / tool).chmod(0o755)
+    (folder / "bin" / "python").symlink_to(sys.executable)
+    return folder / "bin" / "python"
+
+
+CALLS_A_TOOL = "import subprocess; subprocess.run(['libneuronpjrt-path'], check=True)"
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_step_finds_the_tools_of_its_environment(tmp_path: Path, monkeypatch, relative: bool) -> None:
+    python = environment(tmp_path / "venv", "libneuronpjrt-path")
+    monkeypatch.chdir(tmp_path)
+    one = step(tmp_path / "store", "train", f"import os; os.chdir('/'); {CALLS_A_TOOL}")
+    one["argv"][0] = str(python.relative_to(tmp_path) if relative else python)
+    assert execute({"store": str(tmp_path / "store"), "steps": [one]}, tmp_path / "run") == 0
+    assert (tmp_path / "run" / "logs" / "train.log").read_text() == "of the environment\n"
+
+
+@pytest.mark.parametrize("folder", ["venv", "my venv $x"])
+@pytest.mark.parametrize("relative", [False, True])
+def test_the_printed_command_finds_them_too(tmp_path: Path, folder: str, relative: bool) -> None:
+    python = environment(tmp_path / folder, "libneuronpjrt-path")
+    start = str(python.relative_to(tmp_path) if relative else python)
+    one = Step("train", "train", "train-1", (start, "-c", CALLS_A_TOOL), {}, cached=True, resumable=False)
+    said = subprocess.run(["bash", "-c", command_line(one)], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert said.stdout == "of the environment\n"
+
+
+def test_a_bare_python_leaves_the_path_alone(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", f"/nowhere:{environment(tmp_path / 'venv', 'tool').parent}")
+    one = step(tmp_path / "store", "train", "import os; print(os.environ['PATH'])")
+    one["argv"][0] = "python"
+    assert execute({"store": str(tmp_path / "store"), "steps": [one]}, tmp_path / "run") == 0
+    assert (tmp_path / "run" / "logs" / "train.log").read_text().strip() == os.environ["PATH"]
+
+
+def test_an_environment_that_lacks_a_package_is_refused_before_any_work(tmp_path: Path) -> None:
+    store, python = tmp_path / "store", tmp_path / "venv" / "python"
+    fake_machine.python(python, {"transformers": "4.57.6", "torch": "2.8.0"})
+    steps = [step(store, "convert", WRITE), step(store, "train", WRITE)]
+    steps[1]["packages"] = {str(python): ["python>=3.10", "transformers==4.48.*", "torch>=2.8", "neuronx-distributed"]}
+    assert execute({"store": str(store), "steps": steps}, tmp_path / "run") == 2
+    [failed] = [event for event in events(tmp_path / "run") if event["event"] == "step"]
+    assert failed["reason"].startswith(
+        f"{python}: transformers is 4.57.6, not ==4.48.*; neuronx-distributed is missing (`runner doctor`"
+    )
+    assert (failed["stage"], failed["state"]) == ("train", "failed")
+    assert not store.exists()
+
+
+def test_an_environment_of_finished_steps_need_not_be_there(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    one = step(store, "convert", WRITE)
+    assert execute({"store": str(store), "steps": [one]}, tmp_path / "one") == 0
+    one["packages"] = {str(tmp_path / "gone" / "python"): ["torch"]}
+    assert execute({"store": str(store), "steps": [one]}, tmp_path / "two") == 0
+    (store / "objects" / one["key"] / "made").unlink()
+    (store / "objects" / one["key"]).rmdir()
+    assert execute({"store": str(store), "steps": [one]}, tmp_path / "three") == 2
+    assert "gone/python: No such file or directory" in events(tmp_path / "three")[-2]["reason"]

@@ -11,6 +11,7 @@ from transformers import LlamaForCausalLM
 
 from common.generation import Batch, Sequence, generate, response_loss
 from common.loading import BASE, load_model
+from common.sampling import Sampling
 
 EOS = frozenset({1})
 
@@ -79,7 +80,7 @@ def test_a_model_without_adapters_generates(tiny_model, prompts):
 def test_sampling_depends_on_its_seed_alone(model, prompts):
     def sampled(neighbours: int, seed: int) -> list[int]:
         generator = torch.Generator().manual_seed(seed)
-        drawn = Sequence(prompts[0], 20, BASE, temperature=1.0, top_p=0.9, generator=generator)
+        drawn = Sequence(prompts[0], 20, BASE, Sampling(1.0, top_p=0.9), generator)
         list(generate(model, [drawn, *(Sequence(prompt, 9) for prompt in prompts[:neighbours])], 8, frozenset()))
         return drawn.token_ids
 
@@ -88,7 +89,7 @@ def test_sampling_depends_on_its_seed_alone(model, prompts):
 
 
 def test_top_p_keeps_only_the_most_likely(model, prompts):
-    narrow = Sequence(prompts[1], 12, BASE, temperature=1.5, top_p=1e-6, generator=torch.Generator())
+    narrow = Sequence(prompts[1], 12, BASE, Sampling(1.5, top_p=1e-6), torch.Generator())
     greedy = Sequence(prompts[1], 12, BASE)
     list(generate(model, [narrow, greedy], 2, EOS))
     assert narrow.token_ids == greedy.token_ids

@@ -23,6 +23,7 @@ import json, os, subprocess, sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 words, options = sys.argv, json.loads(os.environ["STAND_IN"])
+open(os.environ["SEARCHED"], "w").write(os.environ["PATH"])
 print("INFO [model.py:1] Starting to load model m...", flush=True)
 print("Loading safetensors checkpoint shards: 100% Completed | 1/1 [00:00<00:00, 75.59it/s]", flush=True)
 if options.get("fails"):
@@ -72,6 +73,7 @@ def stand_in(tmp_path: Path) -> dict[str, str]:
     (package / "api_server.py").write_text(API_SERVER)
     os.mkfifo(tmp_path / "alive")
     told = {"ALIVE": str(tmp_path / "alive"), "PIDS": str(tmp_path / "pids"), "STAND_IN": "{}"}
+    told["SEARCHED"] = str(tmp_path / "path")
     return {**os.environ, "PYTHONPATH": str(tmp_path / "packages"), **told}
 
 
@@ -112,6 +114,15 @@ def test_the_start_is_told_and_sigterm_ends_all(tiny_model, tiny_adapter, tmp_pa
     assert "Starting to load model" in output, "what vLLM writes is passed on"
     with pytest.raises(ProcessLookupError):
         os.kill(api, 0)
+
+
+def test_vllm_finds_the_tools_of_its_own_environment(tiny_model, tmp_path, stand_in):
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    (tmp_path / "venv" / "bin" / "python").symlink_to(sys.executable)
+    python = tmp_path / "venv" / "bin" / "python"
+    stand_in["STAND_IN"] = json.dumps({"fails": True})  # it has written its PATH by then
+    finished(tiny_model, tmp_path / "out", "--python", python, "--port", free_port(), env=stand_in)
+    assert (tmp_path / "path").read_text() == f"{python.parent}:{os.environ['PATH']}"
 
 
 @pytest.mark.parametrize("victim", ["api", "launcher"])

@@ -269,6 +269,15 @@ def test_a_server_that_ends_early_is_told_with_its_last_words(written, tmp_path)
     assert re.search(r"the server ended before it was ready, status 3; .*server.log: one \| out of memory$", line)
 
 
+def test_a_server_finds_the_tools_of_its_own_environment(written, tmp_path):
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    python.symlink_to(sys.executable)
+    server = [python, "-c", "import os; print(os.environ['PATH'].split(os.pathsep)[0])"]
+    _, message = run(written, tmp_path / "out", free_port(), server)
+    assert message.endswith(f": {python.parent}")
+
+
 def test_a_server_that_never_answers_runs_out_of_time(written, tmp_path):
     server = [sys.executable, "-c", "import time; print('compiling', flush=True); time.sleep(600)"]
     status, line = run(written, tmp_path / "out", free_port(), server, "--timeout", "1")

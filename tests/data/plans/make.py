@@ -36,8 +36,8 @@ HANDED = {
     "llama3_8b_dolly_trn2-trn2-ray": ["llama3_8b_dolly_trn2", "target=ray"],
 }
 PLACES = {
-    "local": Place(Path("/code"), Path("/store"), "/python"),
-    "ssh": Place(Path("code/DIGEST"), Path("store"), "/python", inputs=Path("inputs")),
+    "local": Place(Path("/code"), Path("/store"), "/venv/bin/python"),
+    "ssh": Place(Path("code/DIGEST"), Path("store"), "/venv/bin/python", inputs=Path("inputs")),
 }
 
 
