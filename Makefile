@@ -126,7 +126,7 @@ test-nxd: .venv-nxd/.done ## train with the real neuronx_distributed on a CPU: N
 GENERATIONS ?= 2.29 optimum 2.33
 
 test-ami: $(VENV)/.dev ## run every stage in the environments of Neuron's releases: GENERATIONS="2.29 optimum 2.33"
-	$(BIN)/python tests/ami/prove.py --torch-index $(TORCH_INDEX) $(GENERATIONS)
+	$(BIN)/python tests/ami/prove.py $(GENERATIONS)
 
 lint: $(VENV)/.dev ## check style, types and Dockerfiles
 	$(BIN)/ruff check .

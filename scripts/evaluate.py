@@ -74,8 +74,8 @@ def run(args: argparse.Namespace) -> None:
     losses = {side: held_out_loss(model, side, examples, args.batch_size) for side in SIDES}
     for side, answers in greedy_answers(model, examples, stop_ids, args).items():
         for line, answer in zip(samples, answers, strict=True):
-            text, ties = decoder.decode(answer.token_ids), near_ties(answer, decoder, stop_ids)
-            line[side] = {"text": text, "token_ids": answer.token_ids, "near_ties": ties}
+            line[side] = {"text": decoder.decode(answer.token_ids), "token_ids": answer.token_ids}
+            line[side]["near_ties"] = near_ties(answer, decoder, stop_ids)
     json_lines.write(args.output / "samples.jsonl", samples)  # answers take long to make: scoring may fail
     add_scores(samples, args.metrics, questions)
     json_lines.write(args.output / "samples.jsonl", samples)

@@ -40,8 +40,8 @@ class NearTie(NamedTuple):
 class Sequence:
     """One prompt and the tokens generated so far, the stop token included.
 
-    `finish_reason` is None while running, then "stop", "length" or "error": then `error` is why. `near_ties` is an empty
-    list where they are to be noted.
+    `finish_reason` is None while running, then "stop", "length" or "error": then `error` is why.
+    `near_ties` is an empty list where they are to be noted.
     """
 
     prompt_ids: list[int]
@@ -61,6 +61,8 @@ class Sequence:
         except Exception as error:
             self.fail(error)
             return
+        if self.near_ties is not None:
+            self.near_ties += _near_ties(logits, len(self.token_ids))
         self.token_ids.append(token_id)
         if self.sampling.ends(token_id, stop_ids):
             self.finish_reason = "stop"

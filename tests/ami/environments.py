@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-# Runs on the release's own packages; the last three are the embedded server's and the tests', which no AMI has.
+ROOT = Path(__file__).resolve().parents[2]
+# Of the embedded server and the tests: no AMI has them.
 OUR_OWN = ("starlette", "uvicorn", "pytest")
 
 
@@ -43,31 +44,9 @@ def python_of(versions: tuple[str, ...]) -> str | None:
     return None
 
 
-def make(folder: Path, generation: Generation, python: str, torch_index: str) -> Path:
-    """The Python of the environment in `folder`, made when it is not there yet."""
-    inside, done = folder / "bin" / "python", folder / ".done"
-    wanted = "\n".join([generation.torch, *generation.packages, *OUR_OWN])
-    if not done.is_file() or done.read_text() != wanted:
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([python, "-m", "venv", folder], check=True)
-        _install_torch(inside, generation.torch, torch_index)
-        _pip(inside, *generation.packages, *OUR_OWN)
-        done.write_text(wanted)
-    return inside
-
-
-def _install_torch(python: Path, torch: str, index: str) -> None:
-    """A build for CPUs where there is one. Known sizes are of torch 2.8 for Python 3.10."""
-    if _has_pip(python, f"{torch}+cpu") or _has_pip(python, torch, "--index-url", index):
-        return
-    print(f"{torch}: no build for CPUs can be had here; installing the one for CUDA: 3 GB to load, 6.4 GB on disk")
-    _pip(python, torch)
-
-
-def _has_pip(python: Path, *words: str) -> bool:
-    command = [python, "-m", "pip", "install", "--quiet", "--retries", "0", "--timeout", "15", *words]
-    return subprocess.run(command, capture_output=True).returncode == 0
-
-
-def _pip(python: Path, *words: str) -> None:
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *words], check=True)
+def make(folder: Path, generation: Generation, python: str) -> Path:
+    """The Python of the environment in `folder`, made or brought up to date."""
+    variables = {**os.environ, "PYTHON": python, "TORCH": generation.torch}
+    command = [ROOT / ".ci" / "environment.sh", folder, *generation.packages, *OUR_OWN]
+    subprocess.run(command, env=variables, check=True)
+    return folder / "bin" / "python"

@@ -22,10 +22,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.ami.environments import GENERATIONS, make, python_of  # noqa: E402
+from tests.ami.environments import GENERATIONS, ROOT, make, python_of  # noqa: E402
 
 TOLERANCE = 1e-5  # of losses
 SCALED_DOWN = (
@@ -38,24 +37,23 @@ HELPS = [path.name for path in sorted((ROOT / "scripts").glob("*.py")) if not pa
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("generations", nargs="*", default=list(GENERATIONS), metavar="GENERATION")
-    parser.add_argument("--torch-index", required=True, help="PyTorch's own index of builds for CPUs")
     args = parser.parse_args()
     unknown = set(args.generations) - set(GENERATIONS)
     if unknown:
         parser.error(f"{min(unknown)}: no such generation; there are {', '.join(GENERATIONS)}")
-    environments = {name: environment(name, args.torch_index) for name in args.generations}
+    environments = {name: environment(name) for name in args.generations}
     with tempfile.TemporaryDirectory() as folder:
         return prove({name: python for name, python in environments.items() if python}, Path(folder))
 
 
-def environment(name: str, torch_index: str) -> Path | None:
+def environment(name: str) -> Path | None:
     generation = GENERATIONS[name]
     python = python_of(generation.pythons)
     if python is None:
         print(f"SKIPPED {name}: needs Python {' or '.join(generation.pythons)}, which is neither on PATH nor in pyenv")
         return None
     print(f"{name}: {python}", flush=True)
-    return make(ROOT / ".venv-ami" / name, generation, python, torch_index)
+    return make(ROOT / ".venv-ami" / name, generation, python)
 
 
 def prove(environments: dict[str, Path], folder: Path) -> int:

@@ -66,13 +66,13 @@ def free_port() -> int:
 
 def start(evaluation: Path, output: Path, port: int, server: list, *flags: str) -> subprocess.Popen[str]:
     command = [sys.executable, SCRIPTS / "smoke_test.py", "--evaluation", evaluation, "--output", output]
-    command += ["--port", str(port), "--timeout", "30", "--prompts", "3", *flags, "--", *map(str, server)]
+    command += ["--port", str(port), "--timeout", "120", "--prompts", "3", *flags, "--", *map(str, server)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
 
 
 def run(*args, **kwargs) -> tuple[int, str]:
     process = start(*args, **kwargs)
-    errors = process.communicate(timeout=60)[1]
+    errors = process.communicate(timeout=180)[1]
     return process.returncode, errors.splitlines()[-1] if errors else ""
 
 
@@ -177,7 +177,8 @@ GOOD = {"base": "b", "adapter": "a"}
 def test_the_embedded_server_serves_what_was_evaluated(evaluation, tiny_model, tiny_adapter, tmp_path):
     port = free_port()
     server = [sys.executable, SCRIPTS / "serve_embedded.py", "--model", tiny_model, "--port", port]
-    assert run(evaluation, tmp_path / "out", port, [*server, "--adapter", f"adapter={tiny_adapter}"])[0] == 0
+    status, line = run(evaluation, tmp_path / "out", port, [*server, "--adapter", f"adapter={tiny_adapter}"])
+    assert status == 0, line
     report = json.loads((tmp_path / "out" / "smoke.json").read_text())
     assert (report["prompts"], report["equal_to_evaluation"]) == (3, 3)
     assert report["differs_from_base"] >= 1
