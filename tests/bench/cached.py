@@ -2,7 +2,7 @@
 
     python tests/bench/cached.py --dvc PATH_OF_DVC
 
-Both are measured as whole processes, in turn, in one run; DVC (not a dependency; `make bench` installs it in .venv-bench) gets a
+Both are measured as whole processes, in turn, in one run; DVC, which `make bench` installs in .venv-bench, gets a
 pipeline of the same six stages, each depending on the artifact before it.
 """
 

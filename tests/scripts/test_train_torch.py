@@ -166,7 +166,7 @@ def test_accumulation_and_gradient_checkpointing_do_not_change_the_result(files,
 
 def test_bf16_with_dropout_trains(files, tmp_path):
     out = result(train(files, tmp_path, *FLAGS, "--dtype", "bf16", "--dropout", 0.1))
-    assert out["eval_loss_end"] < out["eval_loss_start"]
+    assert out["loss"] < out["eval_loss_start"] - 0.5  # the evaluation's tokens are other random ones
 
 
 def test_training_killed_at_any_step_continues_to_the_same_bits(files, tmp_path):
