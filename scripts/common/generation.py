@@ -35,6 +35,7 @@ class Sequence:
     temperature: float = 0.0
     top_p: float = 1.0
     generator: torch.Generator | None = None
+    top_k: int | None = None
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
 
@@ -162,8 +163,9 @@ def _chosen(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
 
 
 def _sampled(logits: torch.Tensor, sequence: Sequence) -> int:
-    """Draw from the smallest set of most likely tokens whose probability reaches top_p (nucleus sampling)."""
-    probabilities, token_ids = torch.softmax(logits, dim=-1).sort(descending=True)
+    """Draw from the top_k most likely tokens, of these from the fewest whose probability reaches top_p (nucleus)."""
+    likeliest, token_ids = logits.sort(descending=True)
+    probabilities = torch.softmax(likeliest[: sequence.top_k], dim=-1)
     before = probabilities.cumsum(dim=-1) - probabilities
     nucleus = probabilities.masked_fill(before >= sequence.top_p, 0.0)
     return int(token_ids[torch.multinomial(nucleus, 1, generator=sequence.generator)])
