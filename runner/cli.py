@@ -203,9 +203,10 @@ def _with_run(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="several of one base model are compared")
     parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="rows of columns, or of `prompt`")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: in the first run's folder")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="copy the answers there")
     parser.add_argument("--max-tokens", type=int, help="longest answer; default: evaluate.max_new_tokens")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    parser.add_argument("--top-k", type=int, help="draw from so many of the likeliest tokens (default: all)")
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
@@ -382,8 +383,8 @@ def _generate(args: argparse.Namespace) -> int:
     from runner.generate import Questions, generate
 
     several = [runs.find(name, args.folder, having="export") for name in args.runs]
-    questions = Questions(args.prompts, args.output, args.max_tokens, args.temperature)
-    return generate(several, questions, _console())
+    questions = Questions(args.prompts, args.output, args.max_tokens, args.temperature, args.top_k)
+    return generate(several, questions, args.folder, _console())
 
 
 def _serve(args: argparse.Namespace) -> int:

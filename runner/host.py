@@ -236,7 +236,7 @@ def _cancel_job(run: Path, job: jobs.Job) -> str:
 def send(run: Path, stream: IO[bytes], record: bool, adapter: bool) -> None:
     """Write a tar: what is known before the first step (`record`), or what came of the run, the adapter by choice."""
     wanted = ["recipe.yaml", "manifest.json", "plan.json", "uncommitted.diff"] if record else [
-        "results", "logs", "executor.log", "artifacts/evaluate/samples.jsonl",
+        "results", "logs", "executor.log", "artifacts/evaluate/samples.jsonl", "artifacts/generate/answers.jsonl",
         *(["artifacts/export/adapter"] if adapter else []),
     ]  # fmt: skip
     with tarfile.open(fileobj=stream, mode="w|", dereference=True) as archive:

@@ -16,14 +16,13 @@ from rich.text import Text
 
 from runner import allocation, compose, plan, record, runs, servers, serving, targets
 from runner.compose import Composed
-from runner.draft import Artifacts
 from runner.errors import RecipeError
 from runner.follow import Follower
-from runner.generate import artifact
+from runner.generate import afterwards, artifacts_of, check_together
 from runner.plan import Plan, Step
 from runner.run import place_of, say_notes, start, terminate_as_interrupt, watch
 from runner.runs import Run
-from runner.schema import Recipe, Tracker
+from runner.schema import Recipe
 from runner.stages.serve import foreground
 from runner.targets import Target
 from runner.validate import InvalidKey, build
@@ -73,7 +72,7 @@ def _of_runs(names: Sequence[str], overrides: Sequence[str], folder: Path) -> tu
     named = served if len(served) > 1 or "=" in names[0] else {recipe.serve.adapter_name: first}
     _check(named, recipe)
     place = dataclasses.replace(place_of(recipe), store=Path(first.plan["store"]))
-    artifacts = {name: _artifacts(run, recipe) for name, run in named.items()}
+    artifacts = {name: artifacts_of(run, recipe) for name, run in named.items()}
     adapters = [serving.named(name, one) for name, one in artifacts.items()]
     draft = foreground(recipe, next(iter(artifacts.values())), adapters)
     composed = Composed(recipe, Path(first.manifest["recipe"]), (*names, *overrides), first.manifest["choices"])
@@ -104,9 +103,8 @@ def _recipe(run: Run, overrides: Sequence[str], folder: Path) -> Recipe:
         recipe = build(Recipe, values)
     except InvalidKey as error:
         raise RecipeError(f"{run.name}: {error}") from error
-    recipe.serve.mode, recipe.paths.runs, recipe.name = "foreground", str(folder), f"serve-{recipe.name}"
-    recipe.tracker = Tracker()  # what was trained is there already
-    return recipe
+    recipe.serve.mode = "foreground"
+    return afterwards(recipe, "serve", folder)
 
 
 def _apply(text: str, recipe: dict[str, Any]) -> None:
@@ -127,33 +125,14 @@ def _check(served: dict[str, Run], recipe: Recipe) -> None:
     first = next(iter(served.values()))
     if recipe.serve.engine == "none":
         raise RecipeError(f"{first.name}: serve=none serves nothing; add serve=embedded or serve=vllm")
-    if len(served) > 1 and serving.merged(recipe):
-        raise RecipeError(f"{first.name}: its vLLM serves merged models (sdk.vllm_lora), one run at a time")
     if recipe.serve.base_name in served:
         raise RecipeError(f"{recipe.serve.base_name}: is the base model's name; NAME=RUN gives the adapter another")
+    check_together(list(served.values()), recipe)
     for run in served.values():
-        if _key(run, "fetch") != _key(first, "fetch"):
-            raise RecipeError(f"{run.name}: has another base model than {first.name}; one server has one")
-        if run.recipe["target"] != first.recipe["target"]:
-            raise RecipeError(f"{run.name}: lies on another machine than {first.name}; one server is on one")
         try:
             serving.check(dataclasses.replace(recipe, train=build(Recipe, run.recipe).train))
         except RecipeError as error:
             raise RecipeError(f"{run.name}: {error}") from error
-
-
-def _key(run: Run, stage: str) -> str | None:
-    return next((step["key"] for step in run.plan["steps"] if step["stage"] == stage), None)
-
-
-def _artifacts(run: Run, recipe: Recipe) -> Artifacts:
-    """What the run made, where it lies. Raises RecipeError if it is here no more."""
-    if recipe.target.kind == "local":
-        artifact(run, "fetch")
-        artifact(run, "export", "merged" if serving.merged(recipe) else "adapter")
-    found = Artifacts(dataclasses.replace(place_of(recipe), store=Path(run.plan["store"])))
-    found.keys = {step["stage"]: step["key"] for step in run.plan["steps"]}
-    return found
 
 
 def _check_port(recipe: Recipe, planned: Plan, folder: Path) -> None:

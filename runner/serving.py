@@ -118,16 +118,20 @@ def named(name: str, artifacts: Artifacts) -> Word:
     return Word(f"{name}={adapter.text}", adapter.identity)
 
 
+def models(recipe: Recipe, artifacts: Artifacts, adapters: Sequence[Word] = ()) -> list[str | Word]:
+    """Options that name what is loaded: the recipe's model and its adapter, or the `adapters` that are named."""
+    serve = recipe.serve
+    if merged(recipe):
+        return ["--model", artifacts.path("export", "merged"), *options(served_model_name=serve.adapter_name)]
+    given = [word for one in adapters or [named(serve.adapter_name, artifacts)] for word in ("--adapter", one)]
+    return ["--model", artifacts.path("fetch"), *given, *options(served_model_name=serve.base_name)]
+
+
 def server(
     recipe: Recipe, artifacts: Artifacts, port: int, output: Output, adapters: Sequence[Word] = ()
 ) -> list[str | Word]:
     """Options of the server program for the recipe's model and its adapter, or the `adapters` that are named."""
-    serve = recipe.serve
-    if merged(recipe):
-        words = ["--model", artifacts.path("export", "merged"), *options(served_model_name=serve.adapter_name)]
-    else:
-        given = [word for one in adapters or [named(serve.adapter_name, artifacts)] for word in ("--adapter", one)]
-        words = ["--model", artifacts.path("fetch"), *given, *options(served_model_name=serve.base_name)]
+    serve, words = recipe.serve, models(recipe, artifacts, adapters)
     host = "0.0.0.0" if artifacts.place.container and serve.mode == "foreground" else serve.host  # a pod's network
     words += options(host=host, port=port, dtype=dtype(recipe))
     if serve.engine == "embedded":

@@ -4,7 +4,8 @@ Input:   a Hugging Face model folder, any number of PEFT folders, and a JSONL, J
          that has a column of --template is written with it, any other row is asked its `prompt` as it is.
 Output:  answers.jsonl, each row with the answer of every model; summary.json, how many were cut off or are the same.
 
---engine vllm must run in a Python that has vLLM; --engine embedded runs transformers on the CPU.
+--engine vllm must run in a Python that has vLLM, or names an --image that has it; --engine embedded runs transformers
+on the CPU.
 
     python scripts/generate.py --engine embedded --model model --adapter sql=adapter/adapter --prompts rows.jsonl \\
         --template tokens/template.json --output answers
@@ -15,27 +16,31 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from common import answers, events, loading, processes, program, tokenizer, vllm_flags, vllm_options
 from common.answers import Answer, Question
-from common.program import BadInput
+from common.program import BadInput, StageFailed
 from common.prompt import Template
 from common.server_flags import check_names
 
+_INSIDE = "RUNNER_IN_CONTAINER"
 _CHUNK = 64  # questions between two progress lines
 
 
 def flags() -> argparse.ArgumentParser:
     parser = program.parser(__doc__)
     vllm_flags.add(parser)
+    vllm_flags.add_container(parser)
     parser.add_argument("--engine", choices=("vllm", "embedded"), default="vllm", help="what generates")
     parser.add_argument("--prompts", type=program.existing_file, required=True, help="the questions")
     parser.add_argument("--template", type=Template.load, metavar="JSON", help="text or file, for rows of columns")
     parser.add_argument("--max-tokens", type=program.at_least(1), default=128, help="longest answer")
     parser.add_argument("--temperature", type=program.at_least(0, float), default=0.0, help="0 is greedy")
+    parser.add_argument("--top-k", type=program.at_least(1), help="draw from so many of the likeliest; default: all")
     return parser
 
 
@@ -44,12 +49,33 @@ def run(args: argparse.Namespace) -> None:
     questions = answers.read_questions(args.prompts, args.template)
     prompts = prompt_ids(args.model, questions)
     check_lengths(prompts, args)
+    if args.image and _INSIDE not in os.environ:
+        run_in_container(args, sys.argv[1:])
+        return
     ask = vllm_answers if args.engine == "vllm" else embedded_answers
     models = asked_models(args)
     with answers.kept(args.output, questions, models) as given:
         for model, several in ask(args, prompts):
             given[model].extend(several)
             events.progress(sum(map(len, given.values())), len(prompts) * len(models), "answer")
+
+
+def run_in_container(args: argparse.Namespace, words: list[str]) -> None:
+    """Run this program, with the same words, in the image; what they name is seen at the same places."""
+    asked_models(args)
+    if "--template" in words:  # which may be a file
+        words[words.index("--template") + 1] = args.template.to_json()
+    settings = vllm_flags.with_artifacts(args, vllm_flags.settings(args), {"image": args.image})
+    args.output.mkdir(parents=True, exist_ok=True)
+    stream = os.environ.get("RUNNER_EVENTS")
+    variables = {_INSIDE: "1"} | ({"RUNNER_EVENTS": stream, "RUNNER_STAGE": "generate"} if stream else {})
+    writable = [args.output, *([Path(stream).parent] if stream else [])]
+    read_only = [Path(__file__).parent, args.model, args.prompts, *(folder for _, folder in args.adapter)]
+    container = vllm_flags.container(args, settings, f"generate-{os.getpid()}", read_only, writable)
+    command = [*vllm_options.container_command(container, variables), str(Path(__file__).absolute()), *words]
+    status = subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
+    if status:
+        raise (BadInput if status == 2 else StageFailed)(f"--image {args.image}: ended with status {status}; see above")
 
 
 def asked_models(args: argparse.Namespace) -> dict[str, Path | None]:
@@ -89,7 +115,8 @@ def vllm_answers(args: argparse.Namespace, prompts: list[list[int]]) -> Iterator
     """Chunks of answers, model by model."""
     models = asked_models(args)
     settings = vllm_flags.settings(args)
-    settings = vllm_flags.with_artifacts(args, settings, vllm_flags.installed(sys.executable))
+    versions = {"image": args.image} if args.image else vllm_flags.installed(sys.executable)
+    settings = vllm_flags.with_artifacts(args, settings, versions)
     vllm_flags.write_files(settings)
     os.environ.update(vllm_options.environment(args.generation, settings), PATH=processes.search_path(sys.executable))
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # the rest would bury our lines
@@ -98,7 +125,8 @@ def vllm_answers(args: argparse.Namespace, prompts: list[list[int]]) -> Iterator
     from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
 
     llm = LLM(**vllm_options.engine_arguments(args.generation, settings))
-    sampling = SamplingParams(temperature=args.temperature, max_tokens=args.max_tokens)
+    top_k = {"top_k": args.top_k} if args.top_k else {}
+    sampling = SamplingParams(temperature=args.temperature, max_tokens=args.max_tokens, **top_k)
     for number, (name, adapter) in enumerate(models.items(), start=1):
         request = LoRARequest(name, number, str(adapter.resolve())) if adapter else None
         for chunk in _chunks(prompts):
@@ -118,7 +146,7 @@ def embedded_answers(args: argparse.Namespace, prompts: list[list[int]]) -> Iter
     from common.generation import Sequence, generate
     from common.sampling import Sampling
 
-    sampling = Sampling(args.temperature)
+    sampling = Sampling(args.temperature, args.top_k or 0)
     model = loading.load_model(args.model, dict(args.adapter), args.dtype)
     for name, folder in models.items():
         adapter = name if folder else loading.BASE

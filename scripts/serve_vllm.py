@@ -19,14 +19,12 @@ import argparse
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import deque
 from contextlib import suppress
-from pathlib import Path
 from threading import Thread
 from typing import IO
 
@@ -62,10 +60,7 @@ def flags() -> argparse.ArgumentParser:
     group.add_argument("--spare-adapters", type=program.at_least(0), default=0, help="for POST /v1/load_lora_adapter")
     group.add_argument("--timeout", type=program.at_least(0, float), default=1800.0, help="seconds to be ready in")
     group.add_argument("--dry-run", action="store_true", help="print the command and end")
-    group = parser.add_argument_group("container")
-    group.add_argument("--image", help="run in this Docker image")
-    group.add_argument("--devices", metavar="N,N", help="numbers of /dev/neuron*; default: all that exist")
-    group.add_argument("--shm-size", default="32g", help="shared memory of the container")
+    vllm_flags.add_container(parser)
     return parser
 
 
@@ -74,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
         signal.signal(number, lambda *_, status=status: sys.exit(status))
     settings = preflight(args)
     variables = vllm_options.environment(args.generation, settings)
-    container = _container(args, settings) if args.image else None
+    container = vllm_flags.container(args, settings, f"vllm-{args.port}") if args.image else None
     words = command(args, settings, variables, container)
     if not container:
         variables["PATH"] = processes.search_path(args.python)
@@ -102,8 +97,6 @@ def preflight(args: argparse.Namespace) -> Settings:
         raise BadInput("--no-base: without an --adapter nothing is left to serve")
     if not args.dry_run:
         check_port(args.host, args.port)
-    if args.image and shutil.which("docker") is None:
-        raise BadInput("--image: there is no docker command here")
     return vllm_flags.with_artifacts(args, settings, _versions(args))
 
 
@@ -113,7 +106,7 @@ def command(
     """The whole command line: that Python's, or Docker's."""
     before = [args.python]
     if container:
-        before = vllm_options.container_command(container, variables, args.host, args.port)
+        before = vllm_options.container_command(container, variables, f"{args.host}:{args.port}")
     host = "0.0.0.0" if container else args.host
     return [*before, *vllm_options.command(args.generation, settings, args.served_model_name, host, args.port)]
 
@@ -123,16 +116,6 @@ def _versions(args: argparse.Namespace) -> dict[str, str]:
     if args.image:
         return {"image": args.image}
     return {"python": args.python} if args.dry_run else vllm_flags.installed(args.python)
-
-
-def _container(args: argparse.Namespace, settings: Settings) -> Container:
-    read_only = [settings.model, *settings.adapters.values()]
-    read_only += [settings.adapters_file.parent] if settings.adapters_file else []
-    cache = settings.compile_cache
-    writable = [settings.artifacts] if settings.artifacts else []
-    writable += [Path(cache)] if cache and "://" not in cache else []
-    name, launched_by = f"vllm-{args.port}", str(args.output.absolute())
-    return Container(args.image, name, launched_by, _devices(args.devices), args.shm_size, read_only, writable)
 
 
 def serve(
@@ -198,14 +181,6 @@ def _cause(lines: deque[str]) -> str:
     """The last error in the log that is not only about another one; else its last words."""
     found = [match[0] for match in map(_CAUSE.search, lines) if match and " WARNING " not in match.string]
     return found[-1] if found else " | ".join(list(lines)[-5:]) or "it wrote nothing"
-
-
-def _devices(text: str | None) -> list[int]:
-    numbers = text.split(",") if text else [path.name.removeprefix("neuron") for path in Path("/dev").glob("neuron*")]
-    found = sorted(int(number) for number in numbers if number.isdigit())
-    if not found:
-        raise BadInput(f"--devices {text or ''}: no Neuron device; name them, as 0,1,2")
-    return found
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from common import loading, program, vllm_options
 from common.files import check_room, read_json
 from common.program import BadInput
 from common.server_flags import check_names, named_folder
-from common.vllm_options import Settings
+from common.vllm_options import Container, Settings
 
 _NEURON_SEQS = 4  # answers together: the compiled model's batch, which takes memory and time to compile
 COMPILED = ("fork", "nxdi")  # generations that keep a model in NEURON_COMPILED_ARTIFACTS; native has a cache alone
@@ -54,6 +54,37 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--compile-cache", type=program.absolute, metavar="DIR|S3", help="compiled programs, of all models of a shape"
     )
     parser.add_argument("--no-base", action="store_true", help="ask the adapters alone: the base cannot be asked")
+
+
+def add_container(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("container")
+    group.add_argument("--image", help="run in this Docker image")
+    group.add_argument("--devices", metavar="N,N", help="numbers of /dev/neuron*; default: all that exist")
+    group.add_argument("--shm-size", default="32g", help="shared memory of the container")
+
+
+def container(
+    args: argparse.Namespace, found: Settings, name: str, read_only: Sequence[Path] = (), writable: Sequence[Path] = ()
+) -> Container:
+    """The container of `--image`, which sees what vLLM loads and the other folders. BadInput where there is none."""
+    if shutil.which("docker") is None:
+        raise BadInput("--image: there is no docker command here")
+    loaded = [found.model, *found.adapters.values(), *([found.adapters_file.parent] if found.adapters_file else [])]
+    kept = [found.artifacts] if found.artifacts else []
+    kept += [Path(found.compile_cache)] if found.compile_cache and "://" not in found.compile_cache else []
+    seen = list(dict.fromkeys(path.absolute() for path in (*loaded, *read_only)))
+    written = list(dict.fromkeys(path.absolute() for path in (*kept, *writable)))
+    seen = [path for path in seen if path not in written]
+    launched_by = str(args.output.absolute())
+    return Container(args.image, name, launched_by, _devices(args.devices), args.shm_size, seen, written)
+
+
+def _devices(text: str | None) -> list[int]:
+    numbers = text.split(",") if text else [path.name.removeprefix("neuron") for path in Path("/dev").glob("neuron*")]
+    found = sorted(int(number) for number in numbers if number.isdigit())
+    if not found:
+        raise BadInput(f"--devices {text or ''}: no Neuron device; name them, as 0,1,2")
+    return found
 
 
 def settings(args: argparse.Namespace, spare_adapters: int = 0) -> Settings:

@@ -154,8 +154,8 @@ class Container:
     writable: Sequence[Path]
 
 
-def container_command(container: Container, variables: Mapping[str, str], host: str, port: int) -> list[str]:
-    """`docker run ...` up to the Python in the image; the server's words follow.
+def container_command(container: Container, variables: Mapping[str, str], publish: str | None = None) -> list[str]:
+    """`docker run ...` up to the Python in the image; its words follow. `publish` is ADDRESS:PORT of a server.
 
     The devices by name in place of the guide's --privileged and /dev: the two capabilities are those of AWS's page on
     this image (deploy/environments/quickstart-deploy-dlc of the Neuron documentation).
@@ -163,7 +163,8 @@ def container_command(container: Container, variables: Mapping[str, str], host: 
     words = ["docker", "run", "--rm", "--init", "--name", container.name]
     words += ["--label", f"{LABEL}={container.launched_by}", "--shm-size", container.shm_size]
     words += [f"--device=/dev/neuron{number}" for number in container.devices]
-    words += ["--cap-add", "SYS_ADMIN", "--cap-add", "IPC_LOCK", "--publish", f"{host}:{port}:{port}"]
+    words += ["--cap-add", "SYS_ADMIN", "--cap-add", "IPC_LOCK", "--workdir", str(Path.cwd())]
+    words += ["--publish", f"{publish}:{publish.rpartition(':')[2]}"] if publish else []
     for mounts, mode in ((container.read_only, ":ro"), (container.writable, "")):
         words += [word for folder in mounts for word in ("--volume", f"{folder}:{folder}{mode}")]
     words += [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]

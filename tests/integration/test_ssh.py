@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import served_runs
 from far_runs import COUNT, a_far_run, command, done, start
 from ssh_host import SSHD, Host, free_port, quoted, ssh_host
 
@@ -76,6 +77,19 @@ def test_an_account_that_runs_no_commands_is_said_to_be_one(tmp_path: Path, home
         run = a_far_run(work, host, ENDS)
         with pytest.raises(RecipeError, match="its login shell ran no command: This account is currently"):
             start(run)
+
+
+def test_generate_answers_where_the_run_is(host: Host, work: Path, tiny_model: Path, tiny_adapter: Path) -> None:
+    run = served_runs.a_run(work, tiny_model, tiny_adapter, *host.target, PYTHON)
+    host.root.mkdir()
+    (work / "store").rename(host.root / "store")
+    (run.folder / "plan.json").write_text(json.dumps({**run.plan, "store": "store"}))
+    (work / "my rows.jsonl").write_text('{"question": "CREATE TABLE"}\n')
+    words = ["generate", run.name, "--prompts", "my rows.jsonl", "--max-tokens", "4", "--output", "out"]
+    assert "base" in done(command(host, work, *words))
+    [line] = (work / "out" / "answers.jsonl").read_text().splitlines()
+    assert list(json.loads(line)["answers"]) == ["base", "adapter"]
+    assert "fetch/ is at trn-a, not here" in done(command(host, work, "export", run.name, "x", "--format", "merged"), 2)
 
 
 def there(host: Host, run: Run) -> Path:

@@ -13,6 +13,7 @@ from runner.execute import execute
 from runner.plan import Plan, Step
 from runner.runs import Run
 
+_TEMPLATE = {"sections": ["{question}"], "separator": "\n", "response": "{answer}"}
 COPY = "import shutil, sys; shutil.copytree(sys.argv[2], sys.argv[1], dirs_exist_ok=True)"
 
 
@@ -25,7 +26,10 @@ def a_run(folder: Path, model: Path, adapter: Path, *overrides: str, base: str =
         shutil.copytree(adapter, exported / "adapter")
         config = exported / "adapter" / "adapter_config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": 8 * number}))
-    made = {f"fetch-{base}": model, f"export-{number:016x}": exported}
+    tokens = folder / "tokens"
+    tokens.mkdir(exist_ok=True)
+    (tokens / "template.json").write_text(json.dumps(_TEMPLATE))
+    made = {f"fetch-{base}": model, "tokenize-1": tokens, f"export-{number:016x}": exported}
     plan = Plan("quickstart", str(store), tuple(_step(store, key, source) for key, source in made.items()))
     place = record.create(composed, plan)
     assert execute(plan.as_json(), place) == 0

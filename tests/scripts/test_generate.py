@@ -56,6 +56,37 @@ def test_rows_come_back_with_every_models_answer(tiny_model, tiny_adapter, promp
     assert summary["cut_off"]["base"] == cut
 
 
+def test_of_the_likeliest_tokens_the_first_alone_is_greedy(tiny_model, tiny_adapter, prompts, tmp_path):
+    assert offline(tiny_model, tiny_adapter, prompts, tmp_path / "greedy") == 0
+    flags = ["--temperature", "1.5", "--top-k", "1"]
+    assert offline(tiny_model, tiny_adapter, prompts, tmp_path / "first", *flags) == 0
+    assert lines_of(tmp_path / "first") == lines_of(tmp_path / "greedy")
+
+
+def test_an_image_runs_the_same_program_on_the_same_files(tiny_model, tiny_adapter, prompts, tmp_path):
+    """`docker` here is a script that runs what stands behind the image: what a machine without Docker can show."""
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text(
+        f'#!/bin/sh\necho "$@" > "{tmp_path}/asked"\nuntil [ "$1" = vllm:1 ]; do\n'
+        f'[ "$1" = --env ] && export "$2"\nshift; done\nshift; exec "{sys.executable}" "$@"\n'
+    )
+    docker.chmod(0o755)
+    (tmp_path / "template.json").write_text(TEMPLATE)
+    words = ["--model", tiny_model, "--adapter", f"sql={tiny_adapter}", "--prompts", "prompts.jsonl", "--output", "out"]
+    words += ["--template", "template.json", "--engine", "embedded", "--image", "vllm:1", "--devices", "0"]
+    words += ["--max-tokens", "8"]
+    environment = {**os.environ, "PATH": f"{docker.parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / "generate.py", *map(str, words)], cwd=tmp_path, env=environment, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert list(lines_of(tmp_path / "out")[0]["answers"]) == ["base", "sql"]
+    asked = (tmp_path / "asked").read_text()
+    for mount in (f"{tiny_model}:{tiny_model}:ro", f"{prompts}:{prompts}:ro", f"{tmp_path}/out:{tmp_path}/out "):
+        assert f"--volume {mount}" in asked
+
+
 def test_a_server_gives_the_same_answers(tiny_model, tiny_adapter, prompts, tmp_path):
     assert offline(tiny_model, tiny_adapter, prompts, tmp_path / "offline") == 0
     with socket.socket() as probe:

@@ -118,7 +118,7 @@ def test_a_compiled_model_is_named_by_all_that_is_in_it(tmp_path: Path) -> None:
 
 def test_a_container_gets_devices_by_name() -> None:
     container = Container("image:1", "vllm-8000", "/out", [0, 1], "32g", [Path("/m")], [Path("/c")])
-    words = vllm_options.container_command(container, {"A": "b"}, "127.0.0.1", 8000)
+    words = vllm_options.container_command(container, {"A": "b"}, "127.0.0.1:8000")
     assert "--privileged" not in words and "/dev:/dev" not in words
     assert [word for word in words if word.startswith("--device")] == ["--device=/dev/neuron0", "--device=/dev/neuron1"]
     assert [value_of(words, flag) for flag in ("--publish", "--shm-size", "--env", "--volume")] == [
