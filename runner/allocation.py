@@ -26,8 +26,6 @@ def job(recipe: Recipe, steps: Sequence[Step], place: Place) -> dict[str, Any] |
 def _slurm(recipe: Recipe, steps: Sequence[Step]) -> dict[str, Any]:
     """Neighbouring steps that are asked for alike are one part, and so one batch job."""
     settings = recipe.target.slurm
-    if settings.time and settings.time.isdigit():  # YAML reads 4:00:00 as 14400, and Slurm that as minutes
-        raise RecipeError(f"target.slurm.time: {settings.time}: say \"hours:minutes:seconds\", between quotes")
     stages = [step.stage for step in steps]
     for name in settings.stages:
         if name not in stages:

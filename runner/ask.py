@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -27,25 +28,24 @@ _SHOWN = 20  # questions
 
 def ask(server: Server, question: str, models: Sequence[str], max_tokens: int | None, console: Console) -> int:
     """Ask a file of rows, or a text as it is; show the answers. Returns the exit status."""
-    if Path(question).is_file():
-        return _ask(server, Path(question), models, max_tokens, console)
+    recipe = build(Recipe, server.run.recipe)
+    flags = options(max_tokens=max_tokens or recipe.evaluate.max_new_tokens, models=list(models))
+    if os.path.isfile(question):  # noqa: PTH113  pathlib raises for a text that is too long for a name
+        template = options(template=json.dumps(server.run.recipe["dataset"]["template"]))
+        return _ask(server, Path(question), [*flags, *template], console)
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "question.jsonl"
-        file.write_text(json.dumps({"prompt": question}) + "\n")
-        return _ask(server, file, models, max_tokens, console)
+        file.write_text(json.dumps({"prompt": question}) + "\n", encoding="utf-8")
+        return _ask(server, file, flags, console)
 
 
-def _ask(server: Server, file: Path, models: Sequence[str], max_tokens: int | None, console: Console) -> int:
+def _ask(server: Server, file: Path, flags: Sequence[str], console: Console) -> int:
     run: Run = server.run
-    recipe = build(Recipe, run.recipe)
     host, port = servers.address(server)
     output = run.folder / "asked" / file.stem
-    words = [
-        *options(host=host, port=port, max_tokens=max_tokens or recipe.evaluate.max_new_tokens, models=list(models)),
-        "--template", json.dumps(run.recipe["dataset"]["template"]),
-        "--prompts", str(file), "--output", str(output),
-    ]  # fmt: skip
-    status = subprocess.run([place_of(recipe).python, str(SCRIPTS / "ask_server.py"), *words], check=False).returncode
+    words = [*flags, *options(host=host, port=port, prompts=str(file), output=str(output))]
+    python = place_of(build(Recipe, run.recipe)).python
+    status = subprocess.run([python, str(SCRIPTS / "ask_server.py"), *words], check=False).returncode
     if status == 0:
         show(output / "answers.jsonl", console)
     return status
@@ -53,7 +53,8 @@ def _ask(server: Server, file: Path, models: Sequence[str], max_tokens: int | No
 
 def show(file: Path, console: Console) -> None:
     """The answers in a file that ask_server.py or generate.py wrote, a column for every model."""
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    with file.open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
     table = Table(box=box.SIMPLE_HEAD, show_lines=True)
     for heading in ("prompt", *rows[0]["answers"]):
         table.add_column(Text(heading), overflow="fold")

@@ -108,6 +108,6 @@ def _names(words: list[str]) -> str:
 def _releases() -> Iterator[tuple[str, Sdk]]:
     """Every profile in configs/sdk by its option; not those that only stand for another."""
     for path in sorted((CONFIGS / "sdk").glob("*.yaml")):
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
         if "defaults" not in values:
             yield path.stem, build(Sdk, values)

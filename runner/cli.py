@@ -1,12 +1,14 @@
 """The `runner` command: one recipe from a base model to a served adapter, and the records of all runs.
 
 RECIPE is a name in recipes/ or a path. An OVERRIDE is Hydra's: tp_size=8 picks configs/tp_size/8.yaml,
-train.lora.rank=32 sets a key. RUN is a run's folder, its name or a part of it, or `last`.
+train.lora.rank=32 sets a key. RUN is a run's folder, its name or a part of it, or `last`: the one that was started
+last. A trial of a sweep is a run whose name is SWEEP/NUMBER.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import re
@@ -18,28 +20,54 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from runner import compose, gc, listing, options, plan_text, runs, targets, verbs
+from runner import compose, gc, listing, options, plan_text, runs, startup, targets, verbs
 from runner.errors import RecipeError, did_you_mean
 from runner.plan import Plan, build
 from runner.rerun import rerun
-from runner.run import place_of, run
+from runner.run import place_of, run, say_notes
 from runner.schema import Recipe
 
 Command = Callable[[argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Exit status: 0 done, 2 bad input, 1 a stage failed, 130 stopped."""
+    """Entry point. Exit status: 0 done; 2 bad input; 1 a stage failed, or a file or the output cannot be written, as
+    into a pipe that nobody reads any more (then in silence); 130 stopped.
+    """
+    startup.complete_the_process()
+    if argv is None:
+        _work_in_utf8()
     try:
-        args = _arguments(argv)
-        return args.command(args)
+        return _command(argv)
     except RecipeError as error:
-        print(f"runner: {error}", file=sys.stderr)
+        startup.print_error(str(error))
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        return 1
+    except OSError as error:
+        startup.discard_output()
+        if not isinstance(error, BrokenPipeError):
+            place = f"{error.filename}: " if error.filename else ""
+            startup.print_error(f"{place}{error.strerror or error}")
+        return 2 if error.errno == errno.ENAMETOOLONG else 1  # only a user's word is as long as that
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    try:
+        args = _arguments(argv)
+        return args.command(args)
+    finally:
+        sys.stdout.flush()
+
+
+def _work_in_utf8() -> None:
+    """Where the locale is another, begin again in Python's UTF-8 mode: names of files and words are UTF-8 there too.
+
+    What this process starts inherits it.
+    """
+    if sys.getfilesystemencoding() != "utf-8":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, sys.orig_argv)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -125,7 +153,7 @@ def _add_verbs(command: Callable[..., argparse.ArgumentParser]) -> None:
         ("attach", _attach, "follow a run to its end"),
         ("logs", _logs, "print the output of a stage"),
         ("cancel", _cancel, "end a run, and wait until nothing of it is left"),
-        ("stop", _cancel, "end a server: as cancel"),
+        ("stop", _stop, "end a server (default: the last one)"),
         ("shell", _shell, "open a shell beside the files of a run on Kubernetes"),
         ("fetch", _fetch, "bring the results and the adapter of a run elsewhere into its record"),
     ):
@@ -239,8 +267,9 @@ def _manifests(recipe: Recipe, plan: Plan) -> str:
 
 
 def _planned(args: argparse.Namespace) -> tuple[Recipe, Plan]:
-    recipe = compose.compose(args.recipe, args.overrides).recipe
-    return recipe, build(recipe, place_of(recipe))
+    composed = compose.compose(args.recipe, args.overrides)
+    say_notes(composed)
+    return composed.recipe, build(composed.recipe, place_of(composed.recipe))
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -289,12 +318,20 @@ def _attach(args: argparse.Namespace) -> int:
 
 
 def _logs(args: argparse.Namespace) -> int:
-    verbs.logs(verbs.find(args.run, args.folder, args.host), args.stage, args.follow)
-    return 0
+    return verbs.logs(verbs.find(args.run, args.folder, args.host), args.stage, args.follow)
 
 
 def _cancel(args: argparse.Namespace) -> int:
     return verbs.cancel(verbs.find(args.run, args.folder, args.host), _console())
+
+
+def _stop(args: argparse.Namespace) -> int:
+    from runner import servers
+
+    is_last = args.run == "last" and not args.host
+    run = servers.last(args.folder) if is_last else verbs.find(args.run, args.folder, args.host)
+    servers.check(run)
+    return verbs.cancel(run, _console())
 
 
 def _fetch(args: argparse.Namespace) -> int:
@@ -306,21 +343,16 @@ def _shell(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    listing.compare([run for name in args.runs for run in _one_or_sweep(name, args.folder)], _console())
+    listing.compare([run for name in args.runs for run in runs.several(name, args.folder)], _console())
     return 0
 
 
 def _report(args: argparse.Namespace) -> int:
     from runner import report  # 0.1 s that other commands need not spend
 
-    several = [run for name in args.runs for run in _one_or_sweep(name, args.folder)]
+    several = [run for name in args.runs for run in runs.several(name, args.folder)]
     print(report.write(several, args.output or report.default_path(several)))
     return 0
-
-
-def _one_or_sweep(name: str, folder: Path) -> list[runs.Run]:
-    """The run of that name, or the runs in the folder of that name."""
-    return (runs.every(Path(name)) if Path(name).is_dir() else []) or [runs.find(name, folder)]
 
 
 def _diff(args: argparse.Namespace) -> int:

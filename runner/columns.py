@@ -1,94 +1,140 @@
-"""Whether the rows of a local data set have the columns that the recipe names: a look at the first, before any work.
+"""Whether the rows of a local data set are such that the recipe can be trained and measured on them, before any work.
 
-What cannot be seen so cheaply (rows of a hub, Parquet, a later row that lacks a column) the stage programs find.
+What cannot be seen so cheaply (rows of a hub, and all but the first of a large file) the stage programs find.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-import re
-from collections.abc import Iterator
+import difflib
+import functools
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from runner.errors import RecipeError, did_you_mean
+from runner import prompt, rows
+from runner.errors import RecipeError
+from runner.rows import Row
 from runner.schema import Dataset, Recipe, Template
 
-_COLUMN = re.compile(r"\{(\w[\w .-]*)\}")  # as in scripts/common/prompt.py
-_LARGE = 64 * 2**20  # bytes; a larger JSON array is not parsed to see one row
+_LARGE = 32 * 2**20  # bytes; of a larger file the first row alone is looked at
 
 
 def check(recipe: Recipe) -> None:
-    """Raises RecipeError for a template that teaches nothing, and for a column that is not there."""
+    """Raises RecipeError for a template that teaches nothing, and for rows that it does not fit."""
     dataset = recipe.dataset
     _check_template(dataset.template)
     if dataset.source != "files" or not dataset.path:
         return
-    for key in ("path", "eval_path"):
-        path = getattr(dataset, key)
-        columns = _columns(Path(path).expanduser(), f"dataset.{key}") if path else None
-        for named_by, column in _named(recipe):
-            if columns and column not in columns:
-                raise RecipeError(f"{named_by}: {path} has no column {column!r}; {did_you_mean(column, columns)}")
-    if not dataset.eval_path:
-        _check_count(dataset)
+    count = _check_file(recipe, "path")
+    if dataset.eval_path:
+        _check_file(recipe, "eval_path")
+    elif count is not None and count <= dataset.eval_rows:
+        raise RecipeError(
+            f"dataset.eval_rows: {dataset.eval_rows} of the {count} rows in {dataset.path}{_condition(dataset)} leave "
+            "nothing to train on; hold out fewer, or name a file with dataset.eval_path"
+        )
 
 
 def _check_template(template: Template) -> None:
-    if not _COLUMN.search(template.response):
+    if not prompt.has_placeholder(template.response):
         raise RecipeError('dataset.template.response: names no column to learn; for example "{response}"')
     if template.system is not None and not template.chat:
         raise RecipeError(
             "dataset.template.system: is a turn of a chat; say dataset.template.chat=true, or make it the first section"
         )
+    for key, text in _texts(template):
+        _names(key, text, ())
 
 
-def _named(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """Every column that the recipe names, with the key that does."""
-    template = recipe.dataset.template
-    for key, text in [
-        *(("sections", section) for section in template.sections),
-        ("response", template.response),
-        ("system", template.system or ""),
-    ]:
-        yield from ((f"dataset.template.{key}", column) for column in _COLUMN.findall(text))
+def _texts(template: Template) -> list[tuple[str, str]]:
+    """The texts of a template with their keys."""
+    texts = [*(("sections", section) for section in template.sections), ("response", template.response)]
+    return [(f"dataset.template.{key}", text) for key, text in [*texts, ("system", template.system or "")]]
+
+
+def _names(key: str, text: str, columns: Collection[str]) -> list[str]:
+    try:
+        return prompt.names(text, columns)
+    except prompt.AmbiguousBraces as error:
+        raise RecipeError(f"{key}: {error}") from None
+
+
+def _check_file(recipe: Recipe, name: str) -> int | None:
+    """The number of rows that the conditions leave; None where it is not known. Raises RecipeError."""
+    key, dataset = f"dataset.{name}", recipe.dataset
+    path = Path(getattr(dataset, name)).expanduser()
+    try:
+        status = path.stat()
+        _check_kind(path, key)
+        if not rows.can_be_read(path):
+            return None
+        named = _named(recipe, _first(path, key, status.st_mtime_ns).fields)
+        count = _count(path, status.st_size, status.st_mtime_ns, tuple(named), tuple(dataset.where.items()))
+    except rows.BadRow as error:
+        raise RecipeError(f"{key}: {error}") from None
+    except OSError as error:
+        raise RecipeError(f"{key}: {path}: {error.strerror}") from None
+    if count == 0:
+        raise RecipeError(f"dataset.where: {path} holds no row{_condition(dataset)}")
+    return count
+
+
+def _check_kind(path: Path, key: str) -> None:
+    if path.is_dir():
+        raise RecipeError(f"{key}: {path}: is a folder; name a file in it")
+    if path.suffix not in rows.SUFFIXES:
+        raise RecipeError(f"{key}: {path}: its suffix is none of {', '.join(rows.SUFFIXES)}")
+
+
+def _condition(dataset: Dataset) -> str:
+    where = " and ".join(f"{column}={value}" for column, value in dataset.where.items())
+    return f" with {where}" if where else ""
+
+
+def _named(recipe: Recipe, columns: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Every column that the recipe names, with the key that does. Raises RecipeError for a response without any."""
+    for key, text in _texts(recipe.dataset.template):
+        names = _names(key, text, columns)
+        if key == "dataset.template.response" and not names:
+            raise RecipeError(f"{key}: {text!r} names none of the columns {', '.join(columns)}")
+        yield from ((key, name) for name in names)
     yield from (("dataset.where", column) for column in recipe.dataset.where)
     if recipe.evaluate.enabled and "sql" in recipe.evaluate.metrics:
         yield "evaluate.sql_schema", recipe.evaluate.sql_schema
 
 
-def _columns(path: Path, key: str) -> list[str] | None:
-    """The columns of the first row; None where they are not looked at."""
-    try:
-        if path.suffix == ".csv":
-            with path.open(newline="", encoding="utf-8-sig") as stream:
-                return next(csv.reader(stream), None)
-        if path.suffix == ".jsonl":
-            with path.open(encoding="utf-8-sig") as stream:
-                return _keys(json.loads(next((line for line in stream if line.strip()), "null")))
-        if path.suffix == ".json" and path.stat().st_size < _LARGE:
-            rows = json.loads(path.read_text(encoding="utf-8-sig"))
-            return _keys(rows[0] if isinstance(rows, list) and rows else None)
-    except ValueError as error:
-        raise RecipeError(f"{key}: {path}: {error}") from None
-    except OSError as error:
-        raise RecipeError(f"{key}: {path}: {error.strerror}") from None
-    return None
+@functools.cache  # the trials of a sweep have the same data
+def _first(path: Path, key: str, changed: int) -> Row:
+    row = next(rows.read(path), None)
+    if row is None:
+        raise RecipeError(f"{key}: {path}: holds no rows")
+    return row
 
 
-def _keys(row: object) -> list[str] | None:
-    return list(row) if isinstance(row, dict) else None
+@functools.cache
+def _count(
+    path: Path, size: int, changed: int, named: tuple[tuple[str, str], ...], where: tuple[tuple[str, str], ...]
+) -> int | None:
+    """How many rows the conditions leave, each of them looked at; None for a large file."""
+    count = 0
+    for row in rows.read(path):
+        for key, column in named:
+            _check_column(row, key, column)
+        if size > _LARGE:
+            return None
+        count += rows.matches(row.fields, dict(where))
+    return count
 
 
-def _check_count(dataset: Dataset) -> None:
-    """Of JSONL, whose rows are counted in no time; conditions leave fewer, which only the stage can say."""
-    path = Path(dataset.path).expanduser()
-    if path.suffix != ".jsonl":
-        return
-    with path.open("rb") as stream:
-        rows = sum(1 for line in stream if line.strip())
-    if rows <= dataset.eval_rows:
-        raise RecipeError(
-            f"dataset.eval_rows: {dataset.eval_rows} of the {rows} rows in {path} leave nothing to train on; "
-            f"hold out fewer, or name a file with dataset.eval_path"
-        )
+def _check_column(row: Row, key: str, column: str) -> None:
+    in_template = key.startswith("dataset.template.")
+    if column not in row.fields:
+        literal = f"; the text {{{column}}} is written {{{{{column}}}}}" if in_template else ""
+        raise RecipeError(f"{key}: {row.place} has no column {column!r}; {_nearest(column, row.fields)}{literal}")
+    if in_template and isinstance(row.fields[column], (list, dict)):
+        kind = type(row.fields[column]).__name__
+        raise RecipeError(f"{key}: {row.place}: the column {column!r} holds a {kind}, not text; write it as text first")
+
+
+def _nearest(column: str, columns: Collection[str]) -> str:
+    nearest = difflib.get_close_matches(column, columns, n=1)
+    return f"did you mean {nearest[0]}?" if nearest else f"the columns are {', '.join(columns)}"

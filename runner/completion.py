@@ -30,17 +30,18 @@ def install(home: Path) -> str:
         raise RecipeError(f"completion: SHELL={shell or 'not set'}: works in {' and '.join(_STARTUP)}")
     script = home / ".local" / "share" / "trainium-recipes" / "completion.sh"
     script.parent.mkdir(parents=True, exist_ok=True)
-    script.write_text(shellcode(["runner"]))
+    script.write_text(shellcode(["runner"]), encoding="utf-8")
     startup, line = home / _STARTUP[shell], f'source "{script}"\n'
-    before = startup.read_text() if startup.exists() else ""
+    before = startup.read_text(encoding="utf-8") if startup.exists() else ""
     if line not in before:
-        startup.write_text(f"{before}{'' if before.endswith(chr(10)) or not before else chr(10)}{line}")
+        apart = "" if before.endswith("\n") or not before else "\n"
+        startup.write_text(f"{before}{apart}{line}", encoding="utf-8")
     return f"{startup} loads {script}; open a new shell, or: source {script}"
 
 
 def recipes(prefix: str, **_: Any) -> Iterable[str]:
     """Names of recipes, and files."""
-    return [*compose.recipe_names(), *FilesCompleter(("yaml", "yml"))(prefix)]
+    return [*compose.recipe_names(), *FilesCompleter(("yaml",))(prefix)]
 
 
 def overrides(prefix: str, **_: Any) -> Iterable[str]:

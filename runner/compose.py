@@ -26,9 +26,11 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from runner import description
 from runner.errors import RecipeError, did_you_mean
 from runner.schema import Recipe
 from runner.validate import InvalidKey, build, keys
+from runner.words import RecipeFiles, load_yaml, quoted
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, RECIPES = ROOT / "configs", ROOT / "recipes"
@@ -44,9 +46,11 @@ class _ConfigFolders(SearchPathPlugin):
     """Lets a recipe in any folder choose from `config_folders`."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        main = next(item.path for item in search_path.get_path() if item.provider == "main")
-        for folder in config_folders(Path(main.removeprefix("file://"))):
-            search_path.append("runner", f"file://{folder}")
+        main = next(item for item in search_path.get_path() if item.provider == "main")
+        recipes = Path(main.path.removeprefix("file://"))
+        main.path = f"{RecipeFiles.scheme()}://{recipes}"
+        for folder in config_folders(recipes):
+            search_path.append("runner", f"{RecipeFiles.scheme()}://{folder}")
 
 
 def config_folders(recipes: Path) -> list[Path]:
@@ -60,12 +64,13 @@ def config_folders(recipes: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Composed:
-    """A recipe and how it came about."""
+    """A recipe and how it came about; `notes` say what of it is not used."""
 
     recipe: Recipe
     source: Path
     overrides: tuple[str, ...]
     choices: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def compose(name: str, overrides: Sequence[str] = ()) -> Composed:
@@ -82,7 +87,7 @@ def compose(name: str, overrides: Sequence[str] = ()) -> Composed:
     prepare_hydra()
     try:
         with initialize_config_dir(config_dir=str(source.parent), version_base="1.3"):
-            config = hydra_compose(source.stem, hydra_overrides(overrides), return_hydra_config=True)
+            config = hydra_compose(source.name, hydra_overrides(overrides), return_hydra_config=True)
         choices = {group: str(option) for group, option in config.hydra.runtime.choices.items()}
         if "hardware" not in choices:
             raise RecipeError(f"{source}: begins with no base; its first lines are `defaults: [base, _self_]`")
@@ -98,19 +103,23 @@ def from_config(config: DictConfig, source: Path, overrides: Sequence[str], choi
     plain = {name: config._get_node(name) for name in config if name != "hydra"}
     try:
         values: Any = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
+        notes = description.forget(values, lambda key: _rank(key, source, overrides, choices))
         recipe = build(Recipe, values)
     except InvalidKey as error:
         raise RecipeError(f"{_origin(error.key, source, overrides, choices)}: {error}") from error
     except OmegaConfBaseException as error:
         raise RecipeError(f"{source}: {one_line(error)}") from error
     _check_shorthands(values, source, overrides)
-    _check_name(recipe.name)
-    return Composed(dataclasses.replace(recipe, name=recipe.name or source.stem), source, tuple(overrides), choices)
+    named = dataclasses.replace(recipe, name=recipe.name or source.stem)
+    _check_name(named.name)
+    return Composed(named, source, tuple(overrides), choices, tuple(notes))
 
 
 def locate(name: str) -> Path:
     """The file of a recipe, by its name in recipes/ or by its path."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    if path.suffix == ".yml" and path.is_file():
+        raise RecipeError(f"{name}: Hydra reads .yaml alone; rename it to {path.with_suffix('.yaml').name}")
     if path.is_file():
         return path.resolve()
     if path.parent != RECIPES:
@@ -138,7 +147,8 @@ def option_file(group: str, option: str, recipes: Path = RECIPES) -> Path:
 
 def prepare_hydra() -> None:
     """Make the schema's defaults, the config folders and the resolvers known to Hydra."""
-    Plugins.instance().register(_ConfigFolders)
+    for plugin in (_ConfigFolders, RecipeFiles):
+        Plugins.instance().register(plugin)
     ConfigStore.instance().store(name="schema", node=dataclasses.asdict(Recipe()))
     OmegaConf.register_new_resolver("assets", lambda path: str(RECIPES / "assets" / path), replace=True)
 
@@ -155,9 +165,9 @@ def hydra_overrides(overrides: Sequence[str]) -> list[str]:
 
 def _hydra_override(text: str) -> str:
     key = text.partition("=")[0]
-    if f"{key}.".startswith(OPEN):
-        return f"++{text}"
-    return _quote_option(text) if key in _SHORTHANDS else text
+    if key in _SHORTHANDS:
+        return _quote_option(text)
+    return quoted(f"++{text}" if f"{key}.".startswith(OPEN) else text)
 
 
 def _quote_option(text: str) -> str:
@@ -253,25 +263,48 @@ def _check_shorthands(values: Mapping[str, Any], source: Path, overrides: Sequen
 
 
 def _check_name(name: str) -> None:
-    """It becomes a part of file names."""
-    if not re.fullmatch(r"[\w .-]*", name):
-        raise RecipeError(f"name: {name}: takes letters, digits, spaces, dots, - and _")
+    """It stands in tables and scripts, as one line."""
+    if not name.isprintable():
+        raise RecipeError(f"name: {name!r}: holds a line break or another character that cannot be printed")
 
 
 def _origin(key: str, source: Path, overrides: Sequence[str], choices: Mapping[str, str]) -> str:
     """Where a key was set: the override, or the YAML file, that was applied last."""
-    if any(text.lstrip("+~").startswith((f"{key}=", f"{key}.")) for text in overrides):
+    if _overrides(overrides, key):
         return "command line"
-    chosen = [(option_file(group, option, source.parent), group) for group, option in choices.items()]
-    for path, package in [(source, ""), *chosen, (CONFIGS / "base.yaml", "")]:
-        if path.is_file() and _sets(path, package, key):
+    for path, package in [(source, ""), *_chosen(source, choices), (CONFIGS / "base.yaml", "")]:
+        if _sets(path, package, key):
             return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
     return str(source)
 
 
+def _rank(key: str, source: Path, overrides: Sequence[str], choices: Mapping[str, str]) -> int:
+    """How late a key was set: 3 on the command line, 2 in the recipe, 1 in an option, 0 nowhere."""
+    if _overrides(overrides, key):
+        return 3
+    if _sets(source, "", key):
+        return 2
+    return int(any(_sets(path, package, key) for path, package in _chosen(source, choices)))
+
+
+def _chosen(source: Path, choices: Mapping[str, str]) -> list[tuple[Path, str]]:
+    """The files of the chosen options with the sections that they set."""
+    return [(option_file(group, option, source.parent), group) for group, option in choices.items()]
+
+
+def _overrides(overrides: Sequence[str], key: str) -> bool:
+    """Whether an override sets a key, or one below it."""
+    for override in map(parsed, overrides):
+        if any(f"{name}.".startswith(f"{key}.") for name in (override.key_or_group, *_keys_in(override))):
+            return True
+    return False
+
+
 def _sets(path: Path, package: str, key: str) -> bool:
-    text = path.read_text()
-    node = yaml.safe_load(text)
+    if not path.is_file():
+        return False
+    text = path.read_text(encoding="utf-8")
+    node: Any = load_yaml(text, package)
     if package and "@package _global_" not in text:
         node = {package: node}
     for part in key.split("."):
@@ -289,7 +322,7 @@ def _yaml_problem(source: Path, error: yaml.YAMLError) -> str:
 
 def one_line(error: BaseException) -> str:
     """The first two lines of an exception of Hydra's or OmegaConf's, as one, in our words where theirs mislead."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in (str(error) or str(error.__cause__)).splitlines() if line.strip()]
     unknown = re.match(r"Could not override '(hydra\..*)'", lines[0])
     if unknown:
         return f"{unknown[1]}: no such key; a sweeper or launcher brings its own, for example hydra/sweeper=optuna"

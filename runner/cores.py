@@ -69,7 +69,7 @@ def holders(total: int) -> str:
     for core in range(total):
         descriptor = _lock(core)
         if descriptor is None:
-            names.setdefault(_file(core).read_text(), []).append(core)
+            names.setdefault(_file(core).read_text(encoding="utf-8"), []).append(core)
         else:
             os.close(descriptor)
     return "; ".join(f"{cores[0]}-{cores[-1]}: {name}" for name, cores in names.items())

@@ -27,13 +27,13 @@ _RECORD = ("recipe.yaml", "manifest.json", "plan.json", "uncommitted.diff")
 def code_files() -> Iterator[Path]:
     """The files of ours that run on another machine."""
     yield from (file for name in _EXECUTOR for file in sorted((ROOT / "runner").glob(f"{name}.py")))
-    yield from sorted((ROOT / "scripts").rglob("*.py"))
+    yield from sorted(file for suffix in ("py", "json") for file in (ROOT / "scripts").rglob(f"*.{suffix}"))
 
 
 @cache
 def code_name() -> str:
     """Where the code lies on another machine: code/DIGEST."""
-    texts = (text for file in code_files() for text in (str(file.relative_to(ROOT)), file.read_text()))
+    texts = (text for file in code_files() for text in (str(file.relative_to(ROOT)), file.read_text(encoding="utf-8")))
     return f"code/{identity.of_text(*texts)[:16]}"
 
 

@@ -13,7 +13,6 @@ from runner.schema import Recipe
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 MASTER_PORT = 44000  # the one that AWS's launch scripts reserve
-OUTPUT = "{output}"  # stands, in a draft, for the folder that the step writes
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,23 @@ class Word:
 
     text: str
     identity: str
+
+    def written(self, output: str) -> str:
+        """The word as the command line of a step that writes the folder `output` has it."""
+        return self.text
+
+
+class Output(Word):
+    """The folder that the step writes, or a folder below it. A type, because any text may be a user's own."""
+
+    def __init__(self, below: str = ""):
+        super().__init__(below, "")
+
+    def written(self, output: str) -> str:
+        return str(Path(output, self.text))
+
+
+OUTPUT = Output()
 
 
 @dataclass(frozen=True)
@@ -133,10 +149,11 @@ def neutral(*words: str) -> list[Word]:
 def options(**values: Any) -> list[str]:
     """Flags from keyword arguments: `seq_len=256` is `--seq-len 256`, True is `--flag`, False is `--no-flag`.
 
-    None and empty lists are left out; a list gives several words.
+    None and empty lists are left out; a list gives several words. A value that begins with `-` is joined to its flag:
+    argparse would take it for another flag.
 
-    >>> options(seq_len=256, pack=False, metrics=["a", "b"])
-    ['--seq-len', '256', '--no-pack', '--metrics', 'a', 'b']
+    >>> options(seq_len=256, pack=False, metrics=["a", "b"], sql_schema="-x")
+    ['--seq-len', '256', '--no-pack', '--metrics', 'a', 'b', '--sql-schema=-x']
     """
     words: list[str] = []
     for name, value in values.items():
@@ -146,5 +163,6 @@ def options(**values: Any) -> list[str]:
         elif isinstance(value, list):
             words += [f"--{flag}", *value] if value else []
         elif value is not None:
-            words += [f"--{flag}", f"{value:g}" if isinstance(value, float) else str(value)]
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            words += [f"--{flag}={text}"] if text.startswith("-") else [f"--{flag}", text]
     return words

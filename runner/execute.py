@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import cores, probe, requirements
-from runner.host import CANCELLED, EVENTS, LOCK, SECRETS, follow
+from runner.host import CANCELLED, EVENTS, LOCK, SECRETS, follow, name_of
 from runner.jobs import JOB
 from runner.store import Store
 
@@ -214,12 +214,12 @@ class Meeting:
 
     def _write(self, **content: str) -> None:
         aside = self._file.with_suffix(".partial")
-        aside.write_text(json.dumps({**content, "attempt": self._attempt}))
+        aside.write_text(json.dumps({**content, "attempt": self._attempt}), encoding="utf-8")
         aside.rename(self._file)
 
     def _read(self) -> dict[str, str]:
         try:
-            return json.loads(self._file.read_text())
+            return json.loads(self._file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
 
@@ -253,7 +253,7 @@ def join(plan: dict[str, Any], run: Path, attempt: str, node: int) -> int:
 def _secrets(run: Path) -> dict[str, str]:
     """What travelled in a file of its own; without a scheduler, which may start the run again, it goes at once."""
     try:
-        text = (run / SECRETS).read_text()
+        text = (run / SECRETS).read_text(encoding="utf-8")
     except FileNotFoundError:
         return {}
     if not (run / JOB).exists():
@@ -284,7 +284,7 @@ def _run_step(step: dict[str, Any], store: Store, run: Path, events: Events, mee
     say("begun")
     made: dict[str, Any] = {}
     if not done():
-        with store.lock(key, waiting, run.name) as descriptor:
+        with store.lock(key, waiting, name_of(run)) as descriptor:
             if not done():
                 store.prepare(key, keep=step["resumable"])
                 with _cores(step, run, say) as (environment, leased), meeting.calling(step) as told:
@@ -311,7 +311,7 @@ def _cores(step: dict[str, Any], run: Path, say: Callable[..., None]) -> Iterato
         return
     on_wait = (lambda holders: say("waiting", holder=f"NeuronCores; held are {holders}")) if wanted["wait"] else None
     try:
-        with cores.lease(wanted["count"], wanted["of"], run.name, on_wait) as held:
+        with cores.lease(wanted["count"], wanted["of"], name_of(run), on_wait) as held:
             environment = _core_environment(held.visible, held.first, step["env"])
             if _ROOT in environment and step.get("ports"):
                 _check_port(step["stage"], int(environment[_ROOT].rpartition(":")[2]))
@@ -367,7 +367,7 @@ def _run_command(
     with log.open("ab") as output:
         process = subprocess.Popen(
             step["argv"],
-            env={**os.environ, **step["env"], **environment, **told},
+            env={**_threads(step.get("processes", 1)), **os.environ, **step["env"], **environment, **told},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -386,6 +386,14 @@ def _run_command(
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def _threads(processes: int) -> dict[str, str]:
+    """Each process's share of the cores, where the user's OMP_NUM_THREADS does not say: torchrun would give it one."""
+    if processes == 1:
+        return {}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"OMP_NUM_THREADS": str(max(1, cores // processes))}
+
+
 def _end_group(process: subprocess.Popen) -> None:
     """End whatever of the step's process group is left: asked first, then killed."""
     with contextlib.suppress(ProcessLookupError):
@@ -398,7 +406,7 @@ def _end_group(process: subprocess.Popen) -> None:
 
 def _reason(argv: Sequence[str], status: int, log: Path) -> str:
     """Why a step failed: what its program said, which other output may follow; else its last line."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in log.read_text(errors="replace", encoding="utf-8").splitlines() if line.strip()]
     programs = tuple(f"{Path(word).name}: " for word in argv if word.endswith(".py"))
     said = [line for line in lines if line.startswith(programs)]
     if not said and not shutil.disk_usage(log).free:
@@ -461,7 +469,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if (args.run / CANCELLED).exists():
         return 130
-    plan, stages = json.loads(args.plan.read_text()), [name for name in args.steps.split(",") if name]
+    plan, stages = json.loads(args.plan.read_text(encoding="utf-8")), [name for name in args.steps.split(",") if name]
     if args.node:
         with _signals(_stop):
             return join(plan, args.run, args.attempt, args.node)

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from runner import backends, memory, weights
+from runner import backends, memory, model_config, weights
 from runner.errors import RecipeError
 from runner.kubernetes import images
 from runner.schema import Architecture, Recipe
-from runner.validate import InvalidKey, build, keys
 
 
 def check(recipe: Recipe) -> None:
@@ -31,26 +30,33 @@ def problems(recipe: Recipe) -> Iterator[str]:
     """Everything that cannot work, a line each. Raises RecipeError for a model that cannot be read."""
     for rule in _RULES:
         yield from rule(recipe)
-    architecture = architecture_of(recipe)
     if recipe.model.source == "folder":
-        weights.check(Path(recipe.model.path).expanduser(), "model.path")
+        yield from _folder(recipe)
+    architecture = architecture_of(recipe)
     if architecture:
         for rule in _MODEL_RULES:
             yield from rule(recipe, architecture)
+
+
+def _folder(recipe: Recipe) -> Iterator[str]:
+    """What is wrong with a model that lies in a folder. Raises RecipeError for one that cannot be read."""
+    model, folder = recipe.model, Path(recipe.model.path).expanduser()
+    weights.check_kind(folder, "model.path")
+    config = model_config.read(folder, "model.path")
+    for problem in model_config.problems(config, recipe.train.backend):
+        yield f"model.path: {folder / 'config.json'}: {problem}; choose another model"
+    weights.check(folder, "model.path")
+    if not model.tokenizer:
+        weights.check_tokenizer(folder, "model.path")
+    elif Path(model.tokenizer).expanduser().is_dir():
+        weights.check_tokenizer(Path(model.tokenizer).expanduser(), "model.tokenizer")
 
 
 def architecture_of(recipe: Recipe) -> Architecture | None:
     """Shapes of the model: what the recipe says, or config.json of a local folder; None if neither does."""
     if recipe.model.architecture or recipe.model.source != "folder":
         return recipe.model.architecture
-    path = Path(recipe.model.path).expanduser() / "config.json"
-    if not path.is_file():
-        raise RecipeError(f"model.path: {path}: no such file; model.path names a Hugging Face folder")
-    try:
-        config = json.loads(path.read_text())
-        return build(Architecture, {name: config[name] for name, _, _ in keys(Architecture)})
-    except (json.JSONDecodeError, KeyError, InvalidKey) as error:
-        raise RecipeError(f"model.path: {path}: not a Llama configuration: {error}") from error
+    return model_config.architecture(Path(recipe.model.path).expanduser(), "model.path")
 
 
 def kv_size_multiplier(recipe: Recipe, architecture: Architecture) -> int:
@@ -102,9 +108,9 @@ def _training(recipe: Recipe) -> Iterator[str]:
         )
     if train.learning_rate == 0:
         yield "train.learning_rate: 0 learns nothing; LoRA takes about 2e-4"
-    if train.warmup_ratio >= 1 or 0 < train.max_steps <= round(train.warmup_ratio * train.max_steps):
+    if train.warmup_ratio >= 1 or 0 < train.max_steps <= math.ceil(train.warmup_ratio * train.max_steps):
         steps = train.max_steps or "all"
-        yield f"train.warmup_ratio: {train.warmup_ratio:g} of {steps} steps leaves none after warm-up; say 0.05"
+        yield f"train.warmup_ratio: {train.warmup_ratio:g} of {steps} steps leaves none after warm-up; say 0"
     if recipe.dataset.train_rows and not recipe.dataset.pack and recipe.dataset.train_rows < recipe.parallel.dp_size:
         yield (
             f"parallel.dp_size: {recipe.parallel.dp_size} copies of the model share {recipe.dataset.train_rows} rows "

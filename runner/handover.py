@@ -56,7 +56,7 @@ def export(run: Run, format: str, output: Path) -> None:
     aside = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         FORMATS[format](run, recipe, aside)
-        (aside / _CARD).write_text(card(run, recipe, format, output.name))
+        (aside / _CARD).write_text(card(run, recipe, format, output.name), encoding="utf-8")
         aside.rename(output)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -65,8 +65,8 @@ def export(run: Run, format: str, output: Path) -> None:
 def _peft(run: Run, recipe: Recipe, folder: Path) -> None:
     shutil.copytree(artifact(run, "export", "adapter"), folder)
     path = folder / "adapter_config.json"
-    config = json.loads(path.read_text()) | {"base_model_name_or_path": base_of(recipe)}
-    path.write_text(json.dumps(config, indent=2) + "\n")
+    config = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base_of(run, recipe)}
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _merged(run: Run, recipe: Recipe, folder: Path) -> None:
@@ -96,35 +96,41 @@ def _nxd(run: Run, recipe: Recipe, folder: Path) -> None:
 FORMATS: Mapping[str, Callable[[Run, Recipe, Path], None]] = {"peft": _peft, "merged": _merged, "nxd": _nxd}
 
 
-def base_of(recipe: Recipe) -> str:
-    """The base model as others can find it: its id on the hub, or what the recipe calls it."""
-    return recipe.model.path if recipe.model.source == "hub" else recipe.model.name
+def base_of(run: Run, recipe: Recipe) -> str:
+    """The base model as it can be loaded: its id on the hub, its folder, or what was made of a GGUF file."""
+    if recipe.model.source == "hub":
+        return recipe.model.path
+    words = next(step["argv"] for step in run.plan["steps"] if step["stage"] == "fetch")
+    if "--folder" in words:
+        folder = words[words.index("--folder") + 1]
+        return run.plan["carried"].get(folder, folder)
+    return str((run.folder / "artifacts" / "fetch").resolve())
 
 
 def card(run: Run, recipe: Recipe, format: str, name: str) -> str:
     """The model card: front matter as the Hugging Face hub reads it, then what a person wants to know."""
     lora, parallel = recipe.train.lora, recipe.parallel
     use = _USE[format].format(
-        base=base_of(recipe), folder=name, rank=serving.max_lora_rank(lora.rank), tp_size=parallel.tp_size,
+        base=base_of(run, recipe), folder=name, rank=serving.max_lora_rank(lora.rank), tp_size=parallel.tp_size,
         layout=recipe.hardware.layout,
     )  # fmt: skip
     parts = [
-        f"---\n{yaml.safe_dump(_front_matter(recipe, format), sort_keys=False)}---\n# {name}\n",
+        f"---\n{yaml.safe_dump(_front_matter(run, recipe, format), sort_keys=False)}---\n# {name}\n",
         f"LoRA of rank {lora.rank} (alpha {lora.alpha:g}{', rsLoRA' * lora.rslora}) on {', '.join(lora.targets)} of "
-        f"**{base_of(recipe)}**, fine-tuned on **{_data_of(recipe)}** in the run `{run.name}`.\n",
+        f"**{base_of(run, recipe)}**, fine-tuned on **{_data_of(recipe)}** in the run `{run.name}`.\n",
         f"## Use\n\n{use}\n\n## Prompt\n\nThe prompt must be written as in training:\n\n"
         f"```json\n{json.dumps(run.recipe['dataset']['template'], indent=1, ensure_ascii=False)}\n```\n",
         _results(run),
         f"## Training\n\n```yaml\n{yaml.safe_dump(run.recipe['train'], sort_keys=False)}```\n",
-        f"## Licence\n\n{_terms(recipe)}\n",
+        f"## Licence\n\n{_terms(run, recipe)}\n",
     ]
     return "\n".join(part for part in parts if part)
 
 
-def _front_matter(recipe: Recipe, format: str) -> dict[str, Any]:
+def _front_matter(run: Run, recipe: Recipe, format: str) -> dict[str, Any]:
     library = {"peft": "peft", "merged": "transformers", "nxd": "neuronx-distributed"}[format]
     data = {"datasets": [recipe.dataset.path]} if recipe.dataset.source == "hub" else {}
-    base = {"base_model": base_of(recipe)} if recipe.model.source == "hub" else {}
+    base = {"base_model": base_of(run, recipe)} if recipe.model.source == "hub" else {}
     tags = ["lora", "trainium", "text-generation"]
     return {"library_name": library, **base, **data, "pipeline_tag": "text-generation", "tags": tags}
 
@@ -146,9 +152,9 @@ def _data_of(recipe: Recipe) -> str:
     return recipe.dataset.path if recipe.dataset.source == "hub" else recipe.dataset.name
 
 
-def _terms(recipe: Recipe) -> str:
+def _terms(run: Run, recipe: Recipe) -> str:
     """What is known of the terms; nobody but the owner can say more."""
-    names = (base_of(recipe), _data_of(recipe))
+    names = (base_of(run, recipe), _data_of(recipe))
     lines = [f"The terms of the base model ({names[0]}) and of the data ({names[1]}) apply to the result."]
     for name in names:
         lines += [f"* {name}: {terms}" for start, terms in _TERMS.items() if name.startswith(start)]

@@ -35,6 +35,7 @@ from typing import IO, Any
 from runner import jobs, schedulers
 
 EVENTS, LOCK = "events.jsonl", "lock"  # in the run folder; whoever executes the run holds the lock
+SWEEP = "sweep.json"  # in the folder of a sweep, which holds the folders of its trials
 SECRETS = "secrets.json"  # beside them: environment variables that no command line or record may show
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # of these
 CANCELLED = "cancelled"  # there if a run that may not have begun is not to begin any more
@@ -70,6 +71,11 @@ def submit(runs: Sequence[Path]) -> None:
         for run in runs:
             shutil.rmtree(run)
         raise
+
+
+def name_of(run: Path) -> str:
+    """What people call a run: its folder, which for a trial is only a number, so its sweep's comes before it."""
+    return f"{run.parent.name}/{run.name}" if (run.parent / SWEEP).is_file() else run.name
 
 
 def in_progress(run: Path) -> bool:
@@ -144,7 +150,7 @@ def _follow_job(run: Path, offset: int, job: jobs.Job) -> Iterator[bytes]:
 
 
 def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    lines = log.read_text(errors="replace", encoding="utf-8").strip().splitlines() if log.exists() else []
     return f"; it said: {lines[-1]}" if lines else ""
 
 

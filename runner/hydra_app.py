@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -35,7 +37,11 @@ def main(name: str, words: Sequence[str]) -> int:
         statuses.append(_run_job(config, source))
 
     sys.argv = ["runner", *flags, *compose.hydra_overrides(overrides)]
-    hydra.main(config_path=str(source.parent), config_name=source.stem, version_base="1.3")(job)()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # what goes wrong is raised, for the command to tell in one line
+    try:
+        hydra.main(config_path=str(source.parent), config_name=source.name, version_base="1.3")(job)()
+    except HydraException as error:
+        raise RecipeError(f"command line: {compose.one_line(error)}") from error
     return max(statuses, default=0)
 
 

@@ -20,9 +20,13 @@ def of_text(*parts: str) -> str:
 
 
 def of_program(program: Path) -> str:
-    """Of a stage program: its source and that of the modules beside it that it imports, to any depth."""
-    sources = sorted(_imported(program.resolve()))
-    return of_text(*(text for path in sources for text in (path.name, path.read_text())))
+    """Of a stage program: its source and that of the modules beside it that it imports, to any depth, with their data.
+
+    The data of a module lies beside it, under its name.
+    """
+    modules = _imported(program.resolve())
+    sources = sorted({*modules, *(data for module in modules if (data := module.with_suffix(".json")).is_file())})
+    return of_text(*(text for path in sources for text in (path.name, path.read_text(encoding="utf-8"))))
 
 
 def of_path(path: Path, key: str, memory: Path) -> str:
@@ -54,9 +58,9 @@ def _of_file(path: Path, memory: Path) -> str:
         digest = _digest(path)
         memory.mkdir(exist_ok=True)
         aside = note.with_name(f"{note.name}.{os.getpid()}")
-        aside.write_text(digest)
+        aside.write_text(digest, encoding="utf-8")
         aside.replace(note)
-    return note.read_text()
+    return note.read_text(encoding="utf-8")
 
 
 def _digest(path: Path) -> str:
@@ -80,7 +84,7 @@ def _imported(program: Path) -> frozenset[Path]:
 @cache  # programs share most of what they import
 def _local_imports(path: Path, folder: Path) -> set[Path]:
     modules = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -53,7 +53,7 @@ class Job:
 
 def submit(runs: Sequence[Path]) -> None:
     """Hand recorded runs to the scheduler that their plans name. Raises Refused."""
-    plans = [json.loads((run / "plan.json").read_text()) for run in runs]
+    plans = [json.loads((run / "plan.json").read_text(encoding="utf-8")) for run in runs]
     name = plans[0]["job"]["scheduler"]
     for run in runs:
         _keep(run, name, [])  # the executor may begin before submit returns
@@ -64,14 +64,14 @@ def submit(runs: Sequence[Path]) -> None:
 
 def _keep(run: Path, scheduler: str, ids: list[str]) -> None:
     aside = run / f".{JOB}"
-    aside.write_text(json.dumps({"scheduler": scheduler, "ids": ids}))
+    aside.write_text(json.dumps({"scheduler": scheduler, "ids": ids}), encoding="utf-8")
     aside.rename(run / JOB)
 
 
 def of(run: Path) -> Job | None:
     """The job of a run, if a scheduler has it."""
     try:
-        kept = json.loads((run / JOB).read_text())
+        kept = json.loads((run / JOB).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     return Job(run, kept["scheduler"], kept["ids"])

@@ -1,4 +1,4 @@
-"""The wire to another machine: commands over SSH, with host keys checked and a lost link found.
+"""The wire to another machine: commands over SSH by any login shell, host keys checked, a lost link found.
 
 Fabric reads the user's ssh_config (alias, user, port, keys, agent, ProxyJump) and connects; what it leaves open is
 here: it accepts any host key, and it waits for ever on a link that is cut.
@@ -24,6 +24,10 @@ _CONNECT = 15.0  # seconds
 _PATIENCE = 60.0  # seconds without a word, of a command that answers when it is done
 _SILENCE = 8.0  # seconds without a word, of a stream that speaks every `runner.host.HEARTBEAT`
 _CHUNK = 2**16
+_MARK = "trainium-recipes begins"  # on a line of its own, before what a command prints
+# sh, csh and fish have in common what a word of these characters means between single quotes.
+_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 /._-=:,")
+_START = r'printf "\n%s\n" "$0"; printf "\n%s\n" "$0" >&2; eval "exec $(printf %b "$1")"'
 
 
 class Link:
@@ -40,17 +44,22 @@ class Link:
                 _feed(channel, feed)
             channel.shutdown_write()
             printed = b"".join(iter(lambda: channel.recv(_CHUNK), b""))
-            _check(channel)
-            return printed
+            before, mark, reply = printed.partition(f"\n{_MARK}\n".encode())
+            _check(channel, None if mark else before)
+            return reply
 
     def lines(self, command: Sequence[str]) -> Iterator[bytes]:
         """What a command prints, line by line as it comes. Raises as `call` does, LinkLost after some silence too."""
         with self._channel(command, _SILENCE) as channel:
             channel.shutdown_write()
-            rest = b""
-            while chunk := channel.recv(_CHUNK):
-                *lines, rest = (rest + chunk).split(b"\n")
-                yield from lines
+            lines, before = _lines(channel), []
+            for line in lines:
+                if line == _MARK.encode():
+                    break
+                before.append(line)
+            else:
+                _check(channel, b"\n".join(before))
+            yield from lines
             _check(channel)
 
     @contextmanager
@@ -73,7 +82,7 @@ class Link:
             assert transport
             channel = transport.open_session(timeout=_CONNECT)
             channel.settimeout(patience)
-            channel.exec_command(shlex.join(command))
+            channel.exec_command(_for_any_shell(command))
             with channel:
                 yield channel
         except (paramiko.SSHException, OSError, EOFError) as error:
@@ -100,13 +109,34 @@ def _feed(channel: paramiko.Channel, feed: Callable[[IO[bytes]], None]) -> None:
             raise
 
 
-def _check(channel: paramiko.Channel) -> None:
+def _lines(channel: paramiko.Channel) -> Iterator[bytes]:
+    rest = b""
+    while chunk := channel.recv(_CHUNK):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+
+
+def _for_any_shell(command: Sequence[str]) -> str:
+    """A line that has every login shell run a command, and tells its output from what the shell prints by itself."""
+    encoded = "".join(chr(byte) if byte in _PLAIN else f"\\0{byte:03o}" for byte in shlex.join(command).encode())
+    return f"exec sh -c '{_START}' '{_MARK}' '{encoded}'"
+
+
+def _check(channel: paramiko.Channel, instead: bytes | None = None) -> None:
+    """Raises for a command that failed, or that was not run: then the login shell printed something `instead`."""
     status = channel.recv_exit_status()
     if status == -1:
         raise LinkLost("the connection was closed")
+    said = b"".join(iter(lambda: channel.recv_stderr(_CHUNK), b""))
+    if instead is not None:
+        raise CommandFailed(1, f"its login shell ran no command: {_last_line(said) or _last_line(instead)}")
     if status:
-        said = b"".join(iter(lambda: channel.recv_stderr(_CHUNK), b"")).decode(errors="replace").strip()
-        raise CommandFailed(status, said.splitlines()[-1] if said else "")
+        raise CommandFailed(status, _last_line(said.rpartition(f"\n{_MARK}\n".encode())[2]))
+
+
+def _last_line(output: bytes) -> str:
+    lines = output.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
 
 
 def _check_host_keys(connection: Connection) -> None:

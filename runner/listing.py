@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runner import summary
+from runner import ranking, summary
 from runner.figures import RANKING, decisive
 from runner.runs import Run
 
+_LAST_LINES = 10  # of the log of a stage that failed
 _MOST_COLUMNS = 6  # of differing keys; with more, the table is turned
 
 
@@ -45,32 +45,42 @@ def show(run: Run, console: Console) -> None:
         happened = run.stages().get(step["stage"], {})
         table.add_row(step["stage"], happened.get("state", "-"), str(happened.get("seconds", "")), step["key"])
     console.print(table)
+    _show_failure(run, console)
     summary.show(run, console)
+
+
+def _show_failure(run: Run, console: Console) -> None:
+    """Why a run did not come to its end, and the last that its stage printed."""
+    stages = run.stages()
+    if run.state not in ("failed", "killed") or not stages:
+        return
+    stage, event = next(reversed(stages.items()))
+    reason = event.get("reason", "ended without a word: it was killed, or its machine went down")
+    console.print(Text(f"{run.state:<8} {stage}: {reason}", style="red"), soft_wrap=True)
+    log = run.folder / "logs" / f"{stage}.log"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    for line in lines[-_LAST_LINES:]:
+        console.print(Text(f"{'':<8} {line}", style="dim"), soft_wrap=True)
+    console.print()
 
 
 def compare(several: Sequence[Run], console: Console) -> None:
     """A leaderboard, best first: the figures of the runs and the keys in which they differ."""
-    metrics = {run.name: run.metrics() for run in several}
-    first = decisive(metrics.values())
-    ranked = sorted(several, key=lambda run: _place(first, metrics[run.name]))
-    names = [name for name in RANKING if any(name in figures for figures in metrics.values())]
-    figures = {name: [_figure(name, metrics[run.name]) for run in ranked] for name in names}
-    keys = {key: [str(value) for value in values] for key, values in differing([run.recipe for run in ranked]).items()}
+    _, ranked = ranking.rank(several)
+    called, metrics = [run.name for run, _ in ranked], [one for _, one in ranked]
+    names = [name for name in RANKING if any(name in figures for figures in metrics)]
+    figures = {name: [_figure(name, one) for one in metrics] for name in names}
+    differ = differing([run.recipe for run, _ in ranked])
+    keys = {key: [str(value) for value in values] for key, values in differ.items()}
     if len(keys) <= _MOST_COLUMNS:
         table = _table("run", *keys, *figures)
-        for row in zip([run.name for run in ranked], *keys.values(), *figures.values(), strict=True):
+        for row in zip(called, *keys.values(), *figures.values(), strict=True):
             table.add_row(*row)
     else:
-        table = _table("", *(run.name for run in ranked))
+        table = _table("", *called)
         for name, values in (figures | keys).items():
             table.add_row(name, *values)
     console.print(table)
-
-
-def _place(decisive: str | None, metrics: Mapping[str, float]) -> float:
-    if decisive is None or decisive not in metrics:
-        return math.inf
-    return RANKING[decisive].best_first(metrics[decisive])
 
 
 def _figure(name: str, metrics: Mapping[str, float]) -> str:

@@ -40,7 +40,7 @@ def show(group: str | None, console: Console) -> None:
 
 def purpose(group: str, option: str) -> str:
     """The comment that opens an option's file, after its package if that is said."""
-    lines = option_file(group, option).read_text().splitlines()
+    lines = option_file(group, option).read_text(encoding="utf-8").splitlines()
     first = next((line for line in lines if "@package" not in line), "")
     return first.removeprefix("# ") if first.startswith("# ") else ""
 
@@ -116,7 +116,8 @@ def _property(hint: Any, metadata: typing.Mapping[str, Any]) -> dict[str, Any]:
 
 def _dict(hint: Any) -> dict[str, Any]:
     value = typing.get_args(hint)[1]
-    return {"type": "object", "additionalProperties": {"type": "string"} if value is str else _dict(value)}
+    below = {str: {"type": "string"}, Any: {}}.get(value)
+    return {"type": "object", "additionalProperties": _dict(value) if below is None else below}
 
 
 def _limits(metadata: typing.Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner import allocation, columns, feasibility, identity, packages
-from runner.draft import OUTPUT, SCRIPTS, Artifacts, Draft, Place, Word, launcher
+from runner.draft import SCRIPTS, Artifacts, Draft, Place, Word, launcher
 from runner.schema import Recipe
 from runner.stages import STAGES
 
@@ -28,6 +28,7 @@ class Step:
     cached: bool
     resumable: bool
     nodes: int = 1
+    processes: int = 1  # on each of the nodes
     cores: Mapping[str, Any] | None = None  # how many, of how many, and whether to wait for them
     packages: Mapping[str, Sequence[str]] = field(default_factory=dict)  # requirements, by the Python that imports them
     ports: Sequence[int] = ()  # fixed ones that it listens on
@@ -76,11 +77,13 @@ def step(stage: str, draft: Draft, place: Place, recipe: Recipe) -> Step:
     key = f"{stage}-{identity.of_text(stage, source, processes, *identities)[:16]}"
     output = str(place.store / "partial" / key)
     start = launcher(place.python, draft.processes, draft.nodes)
-    argv = (*start, str(program), *(word.text.replace(OUTPUT, output) for word in words))
+    argv = (*start, str(program), *(word.written(output) for word in words))
     texts = {name: word.text for name, word in env.items()}
+    title = " ".join(draft.title.split())  # names in it may have line breaks, and a title becomes a comment in a script
     return Step(
-        stage, draft.title, key, argv, texts, draft.cached, draft.resumable, draft.nodes,
-        _cores(draft, recipe), _packages(draft, place.python), tuple(draft.ports),
+        stage, title, key, argv, texts, draft.cached, draft.resumable,
+        draft.nodes, draft.processes, _cores(draft, recipe),
+        _packages(draft, place.python), tuple(draft.ports),
     )  # fmt: skip
 
 

@@ -135,7 +135,7 @@ def steps_line(recipe: Recipe, statistics: Path) -> str:
         return f"{train.max_steps}: train.max_steps"
     if not statistics.is_file():
         return "known when the rows are tokenized (packing decides)"
-    sequences = json.loads(statistics.read_text())["train"]["sequences"]
+    sequences = json.loads(statistics.read_text(encoding="utf-8"))["train"]["sequences"]
     copies = recipe.parallel.dp_size * recipe.parallel.nodes
     per_epoch = -(-sequences // (train.batch_size * train.accumulate * copies))
     batch = f"{train.batch_size} batch x {train.accumulate} accumulated" + (f" x {copies} copies" if copies > 1 else "")

@@ -67,7 +67,7 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
 def memory(meminfo: Path) -> dict[str, int] | None:
     """Bytes of the host's memory, total and available; None where there is no /proc."""
     try:
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        lines = dict(line.split(":", 1) for line in meminfo.read_text(encoding="utf-8").splitlines())
         return {key.lower(): int(lines[f"Mem{key}"].split()[0]) * 1024 for key in ("Total", "Available")}
     except (OSError, KeyError, ValueError):
         return None
@@ -100,7 +100,7 @@ def _listing(tool: str) -> str:
     flags = (["--json-output"], ["--output-format", "json"])
     tries = []
     for words in flags:
-        tries.append(subprocess.run([tool, *words], capture_output=True, text=True, timeout=_TOOL_SECONDS))
+        tries.append(subprocess.run([tool, *words], capture_output=True, timeout=_TOOL_SECONDS, encoding="utf-8"))
         if tries[-1].returncode == 0:
             return tries[-1].stdout
     complaint = (tries[0].stderr or tries[0].stdout).strip()
@@ -124,7 +124,7 @@ def _processes(devices: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 def _first_line(path: Path) -> str | None:
     try:
-        return path.read_text().splitlines()[0]
+        return path.read_text(encoding="utf-8").splitlines()[0]
     except (OSError, IndexError):
         return None
 
@@ -132,7 +132,8 @@ def _first_line(path: Path) -> str | None:
 def environment(python: str) -> dict[str, Any]:
     """Version of an environment's Python and of all packages in it; `error` where it does not start."""
     try:
-        done = subprocess.run([python, "-c", _LIST_PACKAGES], capture_output=True, text=True, timeout=_TOOL_SECONDS)
+        command = [python, "-c", _LIST_PACKAGES]
+        done = subprocess.run(command, capture_output=True, timeout=_TOOL_SECONDS, encoding="utf-8")
         done.check_returncode()
         return json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError) as error:

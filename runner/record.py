@@ -13,12 +13,15 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import unicodedata
 from collections.abc import Mapping
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,7 @@ from runner.plan import Plan
 from runner.schema import Recipe
 
 _CODE = ("configs", "recipes", "runner", "scripts")  # what decides a result; a user's own files are not ours to copy
+_LONGEST_NAME = 48  # characters, of up to 4 bytes each: file systems take 255
 _LARGE = "1m"  # a larger file is recorded as changed, without its content
 _PACKAGES = ("hydra-core", "omegaconf", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
 
@@ -58,18 +62,39 @@ def create(composed: Composed, plan: Plan, folder: Path | None = None) -> Path:
         folder.mkdir(parents=True)
     else:
         folder = _new_folder(Path(composed.recipe.paths.runs).absolute(), composed.recipe.name)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(dataclasses.asdict(composed.recipe), sort_keys=False))
-    _write_json(folder / "plan.json", plan.as_json())
-    _write_json(folder / "manifest.json", _manifest(composed))
+    recipe = yaml.safe_dump(dataclasses.asdict(composed.recipe), sort_keys=False)
+    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    (folder / "plan.json").write_text(_json(plan.as_json()), encoding="utf-8")
     difference = uncommitted(ROOT)
     if difference:
         (folder / "uncommitted.diff").write_bytes(difference)
     (folder / "events.jsonl").touch()
+    _finish(folder, _manifest(composed))
     return folder
 
 
+def _finish(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest, last and at once: a folder that has one is a record, and whole."""
+    aside = folder / ".manifest.json"
+    with aside.open("w", encoding="utf-8") as stream:
+        stream.write(_json(manifest))
+        stream.flush()
+        os.fsync(stream.fileno())
+    aside.rename(folder / "manifest.json")
+
+
+def file_name(text: str) -> str:
+    """What a person called something as a part of paths, in which no shell or scheduler finds a meaning of its own.
+
+    >>> file_name("50%j: my recipe")
+    '50-j-my-recipe'
+    """
+    composed = unicodedata.normalize("NFC", text)  # an accent apart from its letter would count as a blank
+    return re.sub(r"[^\w.]+", "-", composed).strip("-.")[:_LONGEST_NAME] or "run"
+
+
 def _new_folder(runs: Path, name: str) -> Path:
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{file_name(name)}"
     for number in range(1, 1000):
         folder = runs / (stem if number == 1 else f"{stem}-{number}")
         try:
@@ -90,7 +115,7 @@ def _manifest(composed: Composed) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": versions(),
         "machine": {"host": platform.node(), "system": platform.platform(), "cores": os.cpu_count()},
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "started": datetime.now().astimezone().isoformat(timespec="milliseconds"),
     }
 
 
@@ -138,5 +163,5 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2) + "\n"

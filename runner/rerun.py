@@ -33,7 +33,7 @@ def rerun(before: Run, console: Console, force: bool) -> int:
         recipe.paths.store = store
         source, overrides = Path(before.manifest["recipe"]), tuple(before.manifest["overrides"])
         status = run(Composed(recipe, source, overrides, before.manifest["choices"]), console)
-    return status or _compare(before, max(every(Path(recipe.paths.runs)), key=lambda run: run.name), console)
+    return status or _compare(before, every(Path(recipe.paths.runs))[-1], console)
 
 
 def _changed_programs(before: Run, recipe: Recipe) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +32,12 @@ def place_of(recipe: Recipe) -> Place:
     return targets.of(recipe.target).place(recipe)
 
 
+def say_notes(composed: Composed) -> None:
+    """Tell what of a recipe is not used."""
+    for note in composed.notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
 def run(composed: Composed, console: Console, detached: bool = False) -> int:
     """Plan, execute and record; shows progress and the outcome. Returns the exit status.
 
@@ -38,6 +45,7 @@ def run(composed: Composed, console: Console, detached: bool = False) -> int:
     """
     recipe = composed.recipe
     trackers.of(recipe.tracker)
+    say_notes(composed)
     target = targets.of(recipe.target)
     plan = build(recipe, target.place(recipe))
     record.prepare_folders(recipe)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,21 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.folder.name
+        """What it is called everywhere; a trial by its sweep too: SWEEP/001."""
+        return host.name_of(self.folder)
+
+    @property
+    def sweep(self) -> dict[str, Any] | None:
+        """What its sweep says of itself, if it is a trial."""
+        file = self.folder.parent / host.SWEEP
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+    @property
+    def started(self) -> float:
+        """Unix time."""
+        text = self.manifest["started"]
+        fraction = ".%f" if "." in text else ""
+        return datetime.strptime(text, f"%Y-%m-%dT%H:%M:%S{fraction}%z").timestamp()
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -36,10 +52,10 @@ class Run:
     @cached_property
     def recipe(self) -> dict[str, Any]:
         """The composed recipe as plain values."""
-        return yaml.safe_load((self.folder / "recipe.yaml").read_text())
+        return yaml.safe_load((self.folder / "recipe.yaml").read_text(encoding="utf-8"))
 
     def _json(self, name: str) -> dict[str, Any]:
-        return json.loads((self.folder / name).read_text())
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
     def events(self) -> Iterator[dict[str, Any]]:
         """What happened, in order."""
@@ -78,7 +94,7 @@ class Run:
     def result(self, stage: str, name: str) -> dict[str, Any] | None:
         """The figures that a stage left under `name`, if it did."""
         path = self.folder / "results" / stage / name
-        return json.loads(path.read_text()) if path.is_file() else None
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def metrics(self) -> dict[str, float]:
         """Every figure of the evaluation and the training: `adapter.execution_accuracy`, `train.loss`."""
@@ -94,27 +110,41 @@ class Run:
 
 
 def every(folder: Path) -> list[Run]:
-    """The runs in a folder, oldest first, and the trials of the sweeps in it."""
+    """The runs in a folder and the trials of the sweeps in it, in the order in which they were started."""
     found = [*folder.glob("*/manifest.json"), *folder.glob("sweeps/*/*/manifest.json")]
-    return [Run(path.parent) for path in sorted(found)]
+    return sorted((Run(path.parent) for path in found), key=lambda run: (run.started, run.folder))
+
+
+def several(name: str, folder: Path) -> list[Run]:
+    """The trials of the sweep of that name, the runs in the folder of that name, or one run as `find` knows it."""
+    folders = [one for one in (folder / "sweeps" / name, Path(name)) if one.is_dir()]
+    return next((found for one in folders if (found := every(one))), None) or [find(name, folder)]
+
+
+def fitting(name: str, several: Sequence[Run]) -> list[Run]:
+    """Those of `several`, oldest first, that a name may mean: the `last`, the one called so, or all that contain it.
+
+    Says which one is the last.
+    """
+    if name == "last" and several:
+        print(f"runner: last is {several[-1].name}", file=sys.stderr)
+        return [several[-1]]
+    return [run for run in several if run.name == name] or [run for run in several if name in run.name]
 
 
 def find(name: str, folder: Path, having: str | None = None) -> Run:
-    """A run by its folder, its name or a part of it, or `last`. Raises RecipeError.
+    """A run by its folder, its name or a part of it, or `last`, the one that was started last. Raises RecipeError.
 
     `having` a stage: the others, such as those that only serve, are passed over.
     """
     if (Path(name) / "manifest.json").is_file():
         return Run(Path(name).absolute())
     runs = [run for run in every(folder) if not having or having in {step["stage"] for step in run.plan["steps"]}]
-    fitting = [run for run in runs if name in run.name]
-    if name == "last":
-        fitting = runs[-1:]
-    fitting = [run for run in fitting if run.name == name] or fitting
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
-        raise RecipeError(f"{name}: {len(fitting)} runs are called so: {', '.join(run.name for run in fitting[-5:])}")
+    meant = fitting(name, runs)
+    if len(meant) == 1:
+        return meant[0]
+    if meant:
+        raise RecipeError(f"{name}: {len(meant)} runs are called so: {', '.join(run.name for run in meant[-5:])}")
     if having and any(name in run.name for run in every(folder)):
         raise RecipeError(f"{name}: a run that has no stage {having}; name the one that trained")
     raise RecipeError(f"{name}: no such run in {folder}; {did_you_mean(name, [run.name for run in runs])}")

@@ -239,7 +239,7 @@ class Serve:
     )
     max_num_seqs: int | None = key("answers generated together; default: the engine's, on Neuron 4", None, minimum=1)
     spare_adapters: int = key("adapters that may be loaded while the server runs", 0, minimum=0)
-    neuron_config: dict[str, str] = key("options of the generation's own, by upstream's names", {})
+    neuron_config: dict[str, Any] = key("options of the generation's own, by upstream's names", {})
     image: str | None = key("Docker image to serve in", None)
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import json
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.text import Text
 
@@ -21,12 +21,13 @@ from runner.errors import RecipeError
 from runner.follow import Follower
 from runner.generate import artifact
 from runner.plan import Plan, Step
-from runner.run import place_of, start, terminate_as_interrupt, watch
+from runner.run import place_of, say_notes, start, terminate_as_interrupt, watch
 from runner.runs import Run
 from runner.schema import Recipe, Tracker
 from runner.stages.serve import foreground
 from runner.targets import Target
 from runner.validate import InvalidKey, build
+from runner.words import load_yaml, quoted
 
 _OPEN = ("serve.", "sdk.")  # what can still be said of a model that is made
 
@@ -37,6 +38,7 @@ def serve(words: Sequence[str], folder: Path, console: Console, detached: bool) 
     `words` are a recipe, or runs in `folder`, each by choice as NAME=RUN; and overrides.
     """
     composed, planned = of_words(words, folder)
+    say_notes(composed)
     _check_port(composed.recipe, planned, folder)
     record.prepare_folders(composed.recipe)
     made = Run(record.create(composed, planned))
@@ -95,11 +97,10 @@ def _served(names: Sequence[str], folder: Path) -> dict[str, Run]:
 def _recipe(run: Run, overrides: Sequence[str], folder: Path) -> Recipe:
     """What the record says, with what is said now of the server."""
     compose.check_overrides(overrides, compose.RECIPES / "recipe.yaml")
-    config = OmegaConf.create(run.recipe)
+    values = copy.deepcopy(run.recipe)
     for text in overrides:
-        _apply(text, config)
+        _apply(text, values)
     try:
-        values: Any = OmegaConf.to_container(config)
         recipe = build(Recipe, values)
     except InvalidKey as error:
         raise RecipeError(f"{run.name}: {error}") from error
@@ -108,14 +109,15 @@ def _recipe(run: Run, overrides: Sequence[str], folder: Path) -> Recipe:
     return recipe
 
 
-def _apply(text: str, config: Any) -> None:
-    override = compose.parsed(text)
-    key = override.key_or_group
+def _apply(text: str, recipe: dict[str, Any]) -> None:
+    override = compose.parsed(quoted(text))
+    key, value = override.key_or_group, override.value()
     if key == "serve":
-        option = compose.option_file(key, str(override.value()))
-        config.serve = OmegaConf.merge(config.serve, yaml.safe_load(option.read_text()))
+        recipe["serve"] |= load_yaml(compose.option_file(key, str(value)).read_text(encoding="utf-8"), key)
     elif key.startswith(_OPEN):
-        OmegaConf.update(config, key, override.value(), force_add=True)
+        *sections, name = key.split(".")
+        section = functools.reduce(lambda values, below: values.setdefault(below, {}), sections, recipe)
+        section[name] = section.get(name, {}) | value if isinstance(value, dict) else value
     else:
         raise RecipeError(f"command line: {text}: the model is made; only serve, serve.* and sdk.* count")
 

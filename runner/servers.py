@@ -37,6 +37,20 @@ class Server:
     since: float  # Unix time; of the run where it does not answer yet
 
 
+def last(folder: Path) -> Run:
+    """The run whose server was started last and lives, whether it answers yet or not. Raises RecipeError."""
+    found = runs.fitting("last", [one.run for one in live(folder)])
+    if not found:
+        raise RecipeError("last: no server lives; `runner cancel RUN` ends a run of any kind")
+    return found[0]
+
+
+def check(run: Run) -> None:
+    """Raises RecipeError for a run that does not serve, or does not yet: ending it would lose work."""
+    if not _serves(run):
+        raise RecipeError(f"{run.name}: is no server, or not yet; `runner cancel {run.name}` ends a run of any kind")
+
+
 def live(folder: Path) -> list[Server]:
     """The servers of the runs in `folder`, oldest first; of those elsewhere the ones that were not heard to end."""
     found = (_server(run) for run in runs.every(folder) if run.state in ("running", "away"))
@@ -45,12 +59,12 @@ def live(folder: Path) -> list[Server]:
 
 def find(name: str, folder: Path) -> Server:
     """The server of that name, or of a part of it, or the `last` one. Raises RecipeError where it does not answer."""
-    answering = [one for one in live(folder) if one.url]
-    fitting = answering[-1:] if name == "last" else [one for one in answering if name in one.run.name]
+    answering = {one.run: one for one in live(folder) if one.url}
+    fitting = runs.fitting(name, list(answering))
     if len(fitting) != 1:
-        names = [one.run.name for one in answering]
+        names = [run.name for run in answering]
         raise RecipeError(f"{name}: {'several' if fitting else 'no such'} server; {did_you_mean(name, names)}")
-    return fitting[0]
+    return answering[fitting[0]]
 
 
 def show(folder: Path, console: Console) -> None:
@@ -102,7 +116,7 @@ def reap(several: Sequence[Run]) -> None:
 
 
 def _docker(*words: str) -> str:
-    done = subprocess.run(["docker", *words], capture_output=True, text=True, check=False)
+    done = subprocess.run(["docker", *words], capture_output=True, check=False, encoding="utf-8", errors="replace")
     if done.returncode:
         raise RecipeError(f"docker {words[0]}: {done.stderr.strip()}")
     return done.stdout
@@ -117,13 +131,20 @@ def _container_of(run: Run) -> str | None:
 
 
 def _server(run: Run) -> Server | None:
-    words = _words(run)
-    begun = run.stages().get("serve", {})
-    if run.recipe["serve"]["mode"] != "foreground" or "--port" not in words or not begun:
+    begun = run.stages().get("serve")
+    if not begun or not _serves(run):
         return None
+    words = _words(run)
     said: dict[str, Any] = next((event for event in run.events() if event["event"] == "serving"), {})
     since = said.get("time", begun["time"])
     return Server(run, int(words[words.index("--port") + 1]), said.get("url"), said.get("models", []), since)
+
+
+def _serves(run: Run) -> bool:
+    """Whether its server is at work: that stage has begun, or is the only one, where the record here lags behind."""
+    stages = [step["stage"] for step in run.plan["steps"]]
+    begun = stages == ["serve"] or "serve" in run.stages()
+    return begun and run.recipe["serve"]["mode"] == "foreground" and "--port" in _words(run)
 
 
 def _words(run: Run) -> list[str]:

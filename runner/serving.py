@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-import yaml
-
 from runner import feasibility
 from runner.backends import advice, merged
 from runner.compose import ROOT
-from runner.draft import Artifacts, Place, Word, compile_cache, neutral, options
+from runner.draft import Artifacts, Output, Place, Word, compile_cache, neutral, options
 from runner.errors import RecipeError
 from runner.packages import needed
-from runner.schema import Recipe
+from runner.schema import Recipe, Serve
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # MaxLoRARanks of vllm/config/lora.py
 PROGRAMS = {"embedded": "serve_embedded.py", "vllm": "serve_vllm.py"}
@@ -22,6 +20,7 @@ PROGRAMS = {"embedded": "serve_embedded.py", "vllm": "serve_vllm.py"}
 def check(recipe: Recipe) -> None:
     """Raises RecipeError for an engine that cannot serve this adapter on this hardware."""
     serve, sdk, rank = recipe.serve, recipe.sdk, recipe.train.lora.rank
+    _check_names(serve)
     on_neuron = recipe.hardware.device != "cpu"
     if serve.engine == "embedded" and on_neuron:
         raise RecipeError(f"serve=embedded: serves on a CPU alone; take serve=vllm on {recipe.hardware.name}")
@@ -31,6 +30,16 @@ def check(recipe: Recipe) -> None:
         raise RecipeError("sdk.vllm_lora: the native plugin serves no LoRA; false has the merged model served")
     if serve.engine == "vllm" and sdk.vllm_lora and rank > LORA_RANKS[-1]:
         raise RecipeError(f"train.lora.rank: vLLM serves ranks up to {LORA_RANKS[-1]}; sdk.vllm_lora=false merges")
+
+
+def _check_names(serve: Serve) -> None:
+    """The server programs take NAME=FOLDER."""
+    for key in ("base_name", "adapter_name"):
+        name = getattr(serve, key)
+        if not name or name.startswith("-") or "=" in name:
+            raise RecipeError(f"serve.{key}: {name!r}: a served name is not empty, begins with no - and has no = in it")
+    if serve.base_name == serve.adapter_name:
+        raise RecipeError(f"serve.adapter_name: {serve.adapter_name}: is serve.base_name too; give it another")
 
 
 def asks_base(recipe: Recipe) -> bool:
@@ -95,7 +104,7 @@ def named(name: str, artifacts: Artifacts) -> Word:
 
 
 def server(
-    recipe: Recipe, artifacts: Artifacts, port: int, output: str, adapters: Sequence[Word] = ()
+    recipe: Recipe, artifacts: Artifacts, port: int, output: Output, adapters: Sequence[Word] = ()
 ) -> list[str | Word]:
     """Options of the server program for the recipe's model and its adapter, or the `adapters` that are named."""
     serve = recipe.serve
@@ -123,11 +132,10 @@ def vllm(recipe: Recipe, place: Place) -> list[str | Word]:
     words = options(generation=sdk.vllm, max_model_len=_max_model_len(recipe), max_num_seqs=serve.max_num_seqs)
     if sdk.vllm == "cpu":
         return [*words]
-    config = {name: yaml.safe_load(value) for name, value in serve.neuron_config.items()}
     return [
         *words,
         *options(tp_size=serve.tp_size or recipe.parallel.tp_size, cores=serve.cores),
-        *options(neuron_config=json.dumps(config) if config else None),
+        *options(neuron_config=json.dumps(serve.neuron_config) if serve.neuron_config else None),
         *neutral(*_kept(recipe, place)),
     ]  # fmt: skip
 

@@ -47,7 +47,7 @@ def _comparison(report: dict[str, Any]) -> Table:
 
 def _show_sample(path: Path, console: Console) -> None:
     """The first example that shows a difference: right with the adapter, if there is one."""
-    with path.open() as lines:
+    with path.open(encoding="utf-8") as lines:
         samples = [json.loads(line) for line in itertools.islice(lines, 50)]
     best = max(samples, key=lambda sample: sample["adapter"]["text"].strip() == sample["reference"].strip())
     for side, text in (

@@ -43,9 +43,9 @@ from rich.text import Text
 from runner import launcher, ranking, record, runs, study, trackers
 from runner.compose import Composed, hydra_overrides, one_line, prepare_hydra
 from runner.errors import RecipeError
-from runner.host import LOCK
+from runner.host import LOCK, SWEEP
 from runner.plan import build
-from runner.run import place_of, terminate_as_interrupt
+from runner.run import place_of, say_notes, terminate_as_interrupt
 from runner.trial import Job, SweepStopped, compose_trial, varying, wait
 
 # One line a trial is said by the trial itself.
@@ -95,16 +95,18 @@ def _draft(source: Path, words: Sequence[str]) -> Sweep:
     if any(word.startswith("hydra.sweeper.direction=") for word in words):
         raise RecipeError("command line: hydra.sweeper.direction: say sweep.direction=minimize or =maximize")
     overrides = [*_HYDRA, *words]
-    config = hydra.compose_config(source.stem, overrides, RunMode.MULTIRUN)
+    config = hydra.compose_config(source.name, overrides, RunMode.MULTIRUN)
     asked = _asked(config)
     keys = [key for key, one in asked.items() if one.is_sweep_override()]
     trials = _grid(asked) if _is_grid(config) else _examples(asked)
     if not trials:
         raise RecipeError(f"command line: {' '.join(words)}: makes no trial: a glob or range is empty")
-    recipes = [
-        _plan_trial(source, config, trial, f"trial {number} ({varying(trial, keys)})").recipe
+    composed = [
+        _plan_trial(source, config, trial, f"trial {number} ({varying(trial, keys)})")
         for number, trial in enumerate(trials)
     ]
+    say_notes(composed[0])
+    recipes = [one.recipe for one in composed]
     overrides += launcher.chosen(recipes[0].target, words)
     size = len(trials) if _is_grid(config) else config.hydra.sweeper.n_trials
     objective = ranking.objective(recipes[0])
@@ -183,7 +185,7 @@ def _folder(source: Path, words: Sequence[str], records: Path) -> Path:
         return Path(given[-1]).absolute()
     what = [word for word in words if not word.startswith(_HOW)]
     digest = hashlib.sha256(json.dumps([str(source), *what]).encode()).hexdigest()
-    return records.absolute() / "sweeps" / f"{source.stem}-{digest[:8]}"
+    return records.absolute() / "sweeps" / f"{record.file_name(source.stem)}-{digest[:8]}"
 
 
 @contextmanager
@@ -221,7 +223,7 @@ def _write_about(one: Sweep) -> None:
         "direction": one.objective.direction,
         "trials": one.size,
     }
-    (one.folder / "sweep.json").write_text(json.dumps(about, indent=2) + "\n")
+    (one.folder / SWEEP).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def _launch(one: Sweep) -> None:
@@ -234,7 +236,7 @@ def _launch(one: Sweep) -> None:
     stop = one.config.sweep.stop_on_failure
     job = Job(one.source, one.folder, one.objective, tuple(one.keys), stop, first, os.getpid())
     try:
-        hydra.multirun(one.source.stem, job, [*one.overrides, *more])
+        hydra.multirun(one.source.name, job, [*one.overrides, *more])
     except ValueError:  # the Optuna sweeper's last words are the best trial, and there is none
         if any(trial.state == "finished" for trial in runs.every(one.folder)):
             raise

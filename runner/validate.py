@@ -55,6 +55,14 @@ def section_of(hint: Any) -> type | None:
     return next((kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)), None)  # type: ignore[return-value]
 
 
+def below(hint: Any, name: str) -> Any:
+    """The type of the key `name` in a section or an open mapping; None where there is no such key."""
+    section = section_of(hint)
+    if section:
+        return _hints(section).get(name)
+    return typing.get_args(hint)[1] if typing.get_origin(hint) is dict else None
+
+
 def _convert(key: str, value: Any, hint: Any, limits: Mapping[str, Any]) -> Any:
     if isinstance(hint, types.UnionType):  # the schema's only unions are `X | None`
         if value is None:
@@ -65,19 +73,15 @@ def _convert(key: str, value: Any, hint: Any, limits: Mapping[str, Any]) -> Any:
     if typing.get_origin(hint) is list:
         return _list(key, value, typing.get_args(hint)[0], limits)
     if typing.get_origin(hint) is dict:
-        return _dict(key, value, typing.get_args(hint)[1])
+        kind = below(hint, "")
+        return {str(name): _item(f"{key}.{name}", name, item, kind) for name, item in _mapping(key, value).items()}
     return _in_limits(key, _scalar(key, value, hint), limits)
 
 
-def _dict(key: str, value: Any, kind: Any) -> dict[str, Any]:
-    """Any names, with words or, one level further down, mappings of words."""
-    if kind is not str:
-        return {str(name): _dict(f"{key}.{name}", item, str) for name, item in _mapping(key, value).items()}
-    return {str(name): _word(item) for name, item in _mapping(key, value).items()}
-
-
-def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _item(key: str, name: Any, value: Any, hint: Any) -> Any:
+    """A value below a key where any name may stand."""
+    _scalar(key, name, str)
+    return value if hint is Any else _convert(key, value, hint, _NO_LIMITS)
 
 
 def _mapping(key: str, value: Any) -> Mapping[str, Any]:
@@ -89,7 +93,8 @@ def _mapping(key: str, value: Any) -> Mapping[str, Any]:
 def _list(key: str, value: Any, kind: type, limits: Mapping[str, Any]) -> list[Any]:
     if not isinstance(value, list) or not all(type(item) is kind for item in value):
         example = "words like [a,b]" if kind is str else "whole numbers like [1,2]"
-        raise InvalidKey(key, f"takes a list of {example}, not {value!r}")
+        quotes = "; put each in quotes" if kind is str and isinstance(value, list) else ""
+        raise InvalidKey(key, f"takes a list of {example}, not {value!r}{quotes}")
     if len(value) < (limits["minimum"] or 0):
         raise InvalidKey(key, f"takes at least one{' of ' + ', '.join(limits['choices']) if limits['choices'] else ''}")
     return [_in_limits(key, item, {**limits, "minimum": None}) for item in value]
@@ -98,13 +103,18 @@ def _list(key: str, value: Any, kind: type, limits: Mapping[str, Any]) -> list[A
 def _scalar(key: str, value: Any, kind: type) -> Any:
     if kind is float and type(value) is int:
         return float(value)
-    if kind is str and type(value) in (int, float):  # `model.revision=2026` is a word all the same
+    if kind is str and type(value) is int:  # a word all the same; of other values the text is lost
         return str(value)
     if type(value) is not kind:
-        raise InvalidKey(key, f"takes {_NAMES[kind]}, not {value!r}")
+        raise InvalidKey(key, f"takes {_NAMES[kind]}, not {value!r}{_quotes(value, kind)}")
     return value
 
 
+def _quotes(value: Any, kind: type) -> str:
+    return "; put it in quotes" if kind is str and isinstance(value, (bool, float, type(None))) else ""
+
+
+_NO_LIMITS = {"minimum": None, "maximum": None, "choices": None}
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 
 

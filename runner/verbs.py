@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,14 +68,39 @@ def status(several: list[Run], console: Console) -> None:
     console.print(table if several else Text("no run is in progress"))
 
 
-def logs(one: Run, stage: str | None, live: bool) -> None:
-    """Print the output of a stage. Raises RecipeError for a stage that the run has not."""
+def logs(one: Run, stage: str | None, live: bool) -> int:
+    """Print the output of a stage, by default of the one at work, and while it grows if `live`.
+
+    Returns the exit status of a run whose failure was watched. Raises RecipeError for a stage that the run has not.
+    """
     stages = [step["stage"] for step in one.plan["steps"]]
     if stage and stage not in stages:
         raise RecipeError(f"{stage}: no such stage; {did_you_mean(stage, stages)}")
-    for line in targets.of_run(one).log(one, stage, live):
+    target, printed = targets.of_run(one), False
+    for line in target.log(one, stage, live):
         sys.stdout.buffer.write(line + b"\n")
         sys.stdout.buffer.flush()
+        printed = True
+    if not printed:
+        _say_why_empty(one, stage)
+    if not live or target.state(one) != "failed":
+        return 0
+    return _status(list(target.follow(one)), stage)
+
+
+def _say_why_empty(one: Run, stage: str | None) -> None:
+    name = stage or next(reversed(one.stages()), "no stage")
+    states = {"cached": "its artifact was there already, from the run that has the log"}
+    why = states.get(one.stages().get(name, {}).get("state", ""), "printed nothing")
+    print(f"runner: {name}: {why}", file=sys.stderr)
+
+
+def _status(events: list[bytes], stage: str | None) -> int:
+    """The exit status of a run that failed, if it did in `stage`, or nobody asked for one."""
+    happened = [json.loads(line) for line in events]
+    failed = [event["stage"] for event in happened if event["event"] == "step" and event["state"] == "failed"]
+    statuses = [event["status"] for event in happened if event["event"] == "run" and event["state"] == "failed"]
+    return statuses[-1] if statuses and (not stage or stage in failed) else 0
 
 
 def cancel(one: Run, console: Console) -> int:

@@ -1,7 +1,7 @@
 """Ask every model of a running server the same questions, and compare their answers.
 
-Input:   the address of a server that speaks OpenAI's protocol, and a JSONL, JSON, CSV or Parquet file: a row's
-         `prompt` is asked as it is, a row without one is written with --template.
+Input:   the address of a server that speaks OpenAI's protocol, and a JSONL, JSON, CSV or Parquet file: a row
+         that has a column of --template is written with it, any other row is asked its `prompt` as it is.
 Output:  answers.jsonl, each row with the answer of every model; summary.json, how many were cut off or are the same.
 
     python scripts/ask_server.py --port 8000 --prompts rows.jsonl --template tokens/template.json --output answers
@@ -47,17 +47,15 @@ def run(args: argparse.Namespace) -> None:
             raise BadInput(f"--models {name}: the server has {', '.join(served)}")
     models = args.models or served
     options = {"max_tokens": args.max_tokens, "temperature": args.temperature}
-    given: dict[str, list[Answer]] = {model: [] for model in models}
     tasks = [(model, question) for model in models for question in questions]
 
     def ask(task: tuple[str, Question]) -> Answer:
         return client.complete(task[0], task[1].asked(), options)
 
-    with ThreadPoolExecutor(args.together) as pool:
+    with answers.kept(args.output, questions, models) as given, ThreadPoolExecutor(args.together) as pool:
         for done, ((model, _), answer) in enumerate(zip(tasks, pool.map(ask, tasks), strict=True), start=1):
             given[model].append(answer)
             events.progress(done, len(tasks), "answer")
-    answers.write(args.output, questions, given)
 
 
 def served_models(client: Client) -> list[str]:

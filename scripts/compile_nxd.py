@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
             f"what it said: {args.output / 'compile.log'}"
         )
     content = {"cache": args.cache, "seconds": round(time.perf_counter() - started, 1)}
-    (args.output / "compile.json").write_text(json.dumps(content, indent=2) + "\n")
+    (args.output / "compile.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _compiler() -> str:
@@ -61,7 +61,7 @@ def _compile(command: list[str], cache: str, log: TextIO) -> tuple[int, int]:
     found = processes.search_path(sys.executable)  # the compiler calls neuronx-cc by its bare name
     environment = {**os.environ, "PATH": found, "NEURON_COMPILE_CACHE_URL": cache}
     with subprocess.Popen(
-        command, env=environment, text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command, env=environment, encoding="utf-8", errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
         assert process.stdout
         failed = _failures(_shown(process.stdout, log))

@@ -4,6 +4,11 @@ Input:   a Hugging Face model folder, a PEFT adapter folder, the tokens folder o
 Output:  report.json, held-out loss, perplexity and scores of base and adapter (scores are fractions, 0 to 1);
          samples.jsonl, every example with both greedy answers as text and token ids.
 
+exact_match is equality but for white space and for how Unicode composes characters (NFC). rouge_l is the F-measure of
+the longest common subsequence of words, of any script. sql executes the query that is in the answer, without a fence
+or a sentence around it, and compares rows, their order as far as the reference's ORDER BY decides it; a query that
+takes too much time or memory is wrong.
+
 Fails when the adapter's answers equal the base model's on every example.
 
     python scripts/evaluate.py --model model --adapter adapter/adapter --tokens tokens --output evaluation \\
@@ -16,13 +21,14 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import events, loading, program, scoring, tokenizer
+from common import events, json_lines, loading, program, scoring, tokenizer
 from common.program import BadInput, StageFailed
 from common.prompt import Template
-from common.sql_scoring import GoldFails, SqlQuestion
+from common.sql_scoring import GoldFails, SqlChecker, SqlQuestion
 
 Example = dict[str, Any]
 Question = SqlQuestion | GoldFails
@@ -63,9 +69,11 @@ def run(args: argparse.Namespace) -> None:
     model = loading.load_model(args.model, {SIDES["adapter"]: args.adapter}, args.dtype)
     losses = {side: held_out_loss(model, side, examples, args.batch_size) for side in SIDES}
     for side, answers in greedy_answers(model, examples, stop_ids, args).items():
-        for line, token_ids, question in zip(samples, answers, questions, strict=True):
-            line[side] = scored(decoder.decode(token_ids), token_ids, line["reference"], args.metrics, question)
-    (args.output / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in samples))
+        for line, token_ids in zip(samples, answers, strict=True):
+            line[side] = {"text": decoder.decode(token_ids), "token_ids": token_ids}
+    json_lines.write(args.output / "samples.jsonl", samples)  # answers take long to make: scoring may fail
+    add_scores(samples, args.metrics, questions)
+    json_lines.write(args.output / "samples.jsonl", samples)
     check_difference(samples)
     write_report(args.output / "report.json", samples, losses, questions)
 
@@ -128,16 +136,17 @@ def sql_questions(examples: list[Example], args: argparse.Namespace) -> list[Que
     for example in examples:
         if args.sql_schema not in example["fields"]:
             raise BadInput(f"--sql-schema {args.sql_schema}: no such column; there are {', '.join(example['fields'])}")
-    questions = [_question(example, args.sql_schema, args.sql_rows) for example in examples]
+    with SqlChecker() as checker:
+        questions = [_question(example, args.sql_schema, args.sql_rows, checker) for example in examples]
     if not any(isinstance(question, SqlQuestion) for question in questions):
         raise BadInput(f"--metrics sql: no reference query runs on SQLite; the first says: {questions[0]}")
     return questions
 
 
-def _question(example: Example, schema: str, rows: str | None) -> Question:
+def _question(example: Example, schema: str, rows: str | None, checker: SqlChecker) -> Question:
     inserts = example["fields"].get(rows) or ""
     try:
-        return SqlQuestion(str(example["fields"][schema]), str(inserts), example["response"])
+        return checker.question(str(example["fields"][schema]), str(inserts), example["response"])
     except GoldFails as error:
         return error
 
@@ -172,17 +181,23 @@ def greedy_answers(
     return {side: [sequence.token_ids for sequence in sequences] for side, sequences in sides.items()}
 
 
-def scored(
-    text: str, token_ids: list[int], reference: str, metrics: list[str], question: Question | None
-) -> dict[str, Any]:
-    """An answer with its scores; `correct` is the execution's verdict where there is one, else the exact match."""
-    scores: dict[str, Any] = {"exact_match": scoring.exact_match(text, reference)}
+def add_scores(samples: list[dict[str, Any]], metrics: list[str], questions: Sequence[Question | None]) -> None:
+    """Add its scores to every answer."""
+    with SqlChecker() as checker:
+        for line, question in zip(samples, questions, strict=True):
+            for side in SIDES:
+                line[side] |= scores(line[side]["text"], line["reference"], metrics)
+                if isinstance(question, SqlQuestion):
+                    line[side]["execution_accuracy"] = checker.accepts(question, line[side]["text"])
+                    line[side]["correct"] = line[side]["execution_accuracy"]
+
+
+def scores(text: str, reference: str, metrics: list[str]) -> dict[str, Any]:
+    """How an answer compares with its reference; `correct` is the exact match, until an execution judges."""
+    found: dict[str, Any] = {"exact_match": scoring.exact_match(text, reference)}
     if "rouge_l" in metrics:
-        scores["rouge_l"] = round(scoring.rouge_l(text, reference), 4)
-    if isinstance(question, SqlQuestion):
-        scores["execution_accuracy"] = question.accepts(text)
-    correct = scores.get("execution_accuracy", scores["exact_match"])
-    return {"text": text, "token_ids": token_ids, "correct": correct, **scores}
+        found["rouge_l"] = round(scoring.rouge_l(text, reference), 4)
+    return {"correct": found["exact_match"], **found}
 
 
 def check_difference(samples: list[dict[str, Any]]) -> None:
@@ -198,7 +213,7 @@ def write_report(path: Path, samples: list[dict[str, Any]], losses: dict[str, fl
         events.metric({f"{side}/{name}": value for name, value in report[side].items()})
     if any(questions):
         report["sql"] = sql_notes(questions)
-    path.write_text(json.dumps(report, indent=2) + "\n")
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def mean_scores(answers: list[dict[str, Any]]) -> dict[str, float]:

@@ -249,7 +249,7 @@ def write_config(folder: Path, config: LoraConfig, base_model: str, targets: Seq
         "target_modules": list(targets),
         "bias": "none",
     }
-    (folder / "adapter_config.json").write_text(json.dumps(content, indent=2) + "\n")
+    (folder / "adapter_config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def merge(model: Path, adapter: SafetensorsFile, scale: float, output: Path) -> None:

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / NAME).write_bytes(content)
     record = {"release": args.release, "commit": release.commit, "sha256": digest}
-    (args.output / "source.json").write_text(json.dumps(record, indent=2) + "\n")
+    (args.output / "source.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _from_folder(folder: Path) -> tuple[bytes, str]:

@@ -1,7 +1,7 @@
 """Answer the questions of a file with a base model and its LoRA adapters, without a server.
 
-Input:   a Hugging Face model folder, any number of PEFT folders, and a JSONL, JSON, CSV or Parquet file: a row's
-         `prompt` is asked as it is, a row without one is written with --template.
+Input:   a Hugging Face model folder, any number of PEFT folders, and a JSONL, JSON, CSV or Parquet file: a row
+         that has a column of --template is written with it, any other row is asked its `prompt` as it is.
 Output:  answers.jsonl, each row with the answer of every model; summary.json, how many were cut off or are the same.
 
 --engine vllm must run in a Python that has vLLM; --engine embedded runs transformers and PEFT on the CPU.
@@ -45,11 +45,11 @@ def run(args: argparse.Namespace) -> None:
     prompts = prompt_ids(args.model, questions)
     check_lengths(prompts, args)
     ask = vllm_answers if args.engine == "vllm" else embedded_answers
-    given: dict[str, list[Answer]] = {}
-    for model, several in ask(args, prompts):
-        given.setdefault(model, []).extend(several)
-        events.progress(sum(map(len, given.values())), len(prompts) * len(asked_models(args)), "answer")
-    answers.write(args.output, questions, given)
+    models = asked_models(args)
+    with answers.kept(args.output, questions, models) as given:
+        for model, several in ask(args, prompts):
+            given[model].extend(several)
+            events.progress(sum(map(len, given.values())), len(prompts) * len(models), "answer")
 
 
 def asked_models(args: argparse.Namespace) -> dict[str, Path | None]:
@@ -116,13 +116,15 @@ def embedded_answers(args: argparse.Namespace, prompts: list[list[int]]) -> Iter
     stop_ids = loading.stop_token_ids(args.model, decoder)
 
     from common.generation import Sequence, generate
+    from common.sampling import Sampling
 
+    sampling = Sampling(args.temperature)
     inner = {name: f"adapter_{number}" for number, (name, _) in enumerate(args.adapter)}  # PEFT's hold no dot
     model = loading.load_model(args.model, {inner[name]: folder for name, folder in args.adapter}, args.dtype)
     for name in models:
         adapter = inner.get(name, loading.BASE)
         for chunk in _chunks(prompts):
-            asked = [Sequence(ids, args.max_tokens, adapter, args.temperature) for ids in chunk]
+            asked = [Sequence(ids, args.max_tokens, adapter, sampling) for ids in chunk]
             for _ in generate(model, asked, args.max_num_seqs or _CHUNK, stop_ids):
                 pass
             yield name, [_answer(decoder.decode(s.token_ids), s.finish_reason, s.token_ids) for s in asked]

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
             events.progress(done, len(samples), "prompt")
         check_unknown_model(client)
     report = summary(results, startup_seconds)
-    (args.output / "smoke.json").write_text(json.dumps(report, indent=2) + "\n")
+    (args.output / "smoke.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     warn_of_cut_answers(report, samples[0]["max_new_tokens"])
     check(report, args.min_equal)
 
@@ -184,7 +184,7 @@ class Server:
 
     def _failure(self, what: str) -> StageFailed:
         """The error, with how the server ended, if it did, and its last words, in one line."""
-        lines = self._log.read_text(errors="replace").split("\n") if self._log.is_file() else []
+        lines = self._log.read_text(errors="replace", encoding="utf-8").split("\n") if self._log.is_file() else []
         words = " | ".join([line.strip() for line in lines if line.strip()][-_LOG_LINES:])
         status = self._process.poll() if self._process else None
         ended = "" if status is None else f", status {status}"

@@ -23,27 +23,18 @@ from array import array
 from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from common import events, hub, packing, program, rows
+from common import events, hub, json_lines, packing, program, rows
 from common.program import BadInput
 from common.prompt import Template
+from common.row_checks import Example, RowChecks
 from common.tokenizer import PromptTokenizer
 
 CONDITIONS = "use only the rows with this value; of several all must hold"
 BATCH = 1000  # rows tokenized at once: enough to keep every core busy
-
-
-class Example(NamedTuple):
-    """One row as text and token ids; `response_ids` ends with the end token."""
-
-    fields: dict[str, Any]
-    prompt: str
-    prompt_ids: list[int]
-    response: str
-    response_ids: list[int]
 
 
 class TokenStore:
@@ -106,12 +97,17 @@ def run(args: argparse.Namespace) -> None:
     rng = random.Random(args.seed)
     train_rows, eval_rows = choose_rows(files, args, rng)
     train, held_out = (TokenStore(args.seq_len, args.loss_on) for _ in range(2))
-    for example in tokenized(rows.read(files, args.where), train_rows, tokenizer):
+    checks = {name: RowChecks(name, tokenizer) for name in ("train", "eval")}
+    for example in checks["train"].watched(tokenized(rows.read(files, args.where), train_rows, tokenizer)):
         train.add(example)
-    evaluated = tokenized(rows.read(eval_files, args.where), eval_rows, tokenizer)
+    evaluated = checks["eval"].watched(tokenized(rows.read(eval_files, args.where), eval_rows, tokenizer))
     kept = [example for example in evaluated if held_out.add(example)]
-    check_split("train", train, args.seq_len)
-    check_split("eval", held_out, args.seq_len)
+    for name, store in (("train", train), ("eval", held_out)):
+        checks[name].refuse_or_warn()
+        check_split(name, store, args.seq_len)
+    for warning in tokenizer.chat.warnings() if tokenizer.chat else ():
+        events.log(warning, level="warning")
+    warn_of_seen_rows(train, held_out)
 
     args.output.mkdir(parents=True, exist_ok=True)
     splits = {"train": train, "eval": held_out}
@@ -157,18 +153,18 @@ def tokenized(source: Iterable[rows.Row], wanted: Collection[int], tokenizer: Pr
     picked = (row for number, row in enumerate(source) if number in wanted)
     done = 0
     while batch := list(islice(picked, BATCH)):
-        prompts, responses = zip(*(_texts(row, tokenizer) for row in batch), strict=True)
+        prompts, responses, learnt = zip(*(_texts(row, tokenizer) for row in batch), strict=True)
         fields = [row.fields for row in batch]
-        yield from map(
-            Example, fields, prompts, tokenizer.prompt_ids(prompts), responses, tokenizer.response_ids(responses)
-        )
+        response_ids = tokenizer.response_ids(prompts, learnt)
+        yield from map(Example, fields, prompts, tokenizer.prompt_ids(prompts), responses, response_ids)
         done += len(batch)
         events.progress(done, len(wanted), "row")
 
 
-def _texts(row: rows.Row, tokenizer: PromptTokenizer) -> tuple[str, str]:
+def _texts(row: rows.Row, tokenizer: PromptTokenizer) -> tuple[str, str, str]:
+    """The prompt, the response, and what of both is learnt."""
     try:
-        texts = tokenizer.prompt(row.fields), tokenizer.template.response(row.fields)
+        texts = tokenizer.prompt(row.fields), tokenizer.template.response(row.fields), tokenizer.learnt(row.fields)
         "".join(texts).encode()
     except BadInput as error:
         raise BadInput(f"{row.place}: {error}") from error
@@ -187,6 +183,18 @@ def check_split(name: str, store: TokenStore, seq_len: int) -> None:
         total = len(store) + store.dropped
         message = f"{name}: {store.dropped} of {total} examples dropped, longer than --seq-len {seq_len}"
         events.log(f"{message} (the longest has {store.longest} tokens)", level="warning")
+
+
+def warn_of_seen_rows(train: TokenStore, held_out: TokenStore) -> None:
+    """Warn of held-out examples that are trained on, token for token."""
+    seen = {train.ids(index).tobytes() for index in range(len(train))}
+    count = sum(held_out.ids(index).tobytes() in seen for index in range(len(held_out)))
+    if count:
+        events.log(
+            f"eval: {count} of {len(held_out)} held-out examples are also training examples, word for word: "
+            "they do not show what is learnt beyond them",
+            level="warning",
+        )
 
 
 def arranged(store: TokenStore, args: argparse.Namespace, rng: random.Random) -> list[list[int]]:
@@ -220,13 +228,13 @@ def write_split(name: str, store: TokenStore, args: argparse.Namespace, rng: ran
 
 def write_examples(path: Path, examples: Iterable[Example], template: Template) -> None:
     """Write one held-out example a line; of a chat also its messages."""
-    with path.open("w", encoding="utf-8") as file:
-        for example in examples:
-            line = {key: value for key, value in example._asdict().items() if key != "fields"}
-            if template.chat:
-                line["messages"] = template.messages(example.fields)
-            line["fields"] = example.fields
-            file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")  # str: dates of a Parquet file
+    json_lines.write(path, (_line(example, template) for example in examples))
+
+
+def _line(example: Example, template: Template) -> dict[str, Any]:
+    line = {key: value for key, value in example._asdict().items() if key != "fields"}
+    messages = {"messages": template.messages(example.fields)} if template.chat else {}
+    return {**line, **messages, "fields": example.fields}
 
 
 def _condition(text: str) -> tuple[str, str]:

@@ -21,11 +21,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import program, training_flags
-from common.files import read_json
+from common import model_config, program, training_flags
 from common.program import BadInput
 
-MODEL_TYPES = ("granite", "llama", "qwen3")  # what optimum-neuron 0.4 trains
 DEFAULT_THETA = 10000.0  # where config.json names none
 LIBRARY = "optimum-neuron[training]==0.4.5"
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # each one layer with one lora_A in the library
@@ -44,10 +42,7 @@ def run(args: argparse.Namespace) -> None:
 def check(args: argparse.Namespace, world_size: int) -> None:
     """Raise BadInput for what the library would refuse, or take and do something else, minutes later."""
     path = args.model / "config.json"
-    config = read_json(path)
-    if config.get("model_type") not in MODEL_TYPES:
-        known = ", ".join(MODEL_TYPES)
-        raise BadInput(f"{path}: model_type is {config.get('model_type')!r}; optimum-neuron trains {known}")
+    config = model_config.read(args.model, trainer="optimum")
     _check_rope(path, config)
     if world_size % args.tp_size:
         raise BadInput(

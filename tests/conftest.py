@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from common.prompt import Template
     from common.tokenizer import PromptTokenizer
 
-CHAT_TEMPLATE = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}<assistant>"
+CHAT_TEMPLATE = """{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}\
+{% if add_generation_prompt %}<assistant>{% endif %}"""
 VOCABULARY = 384
 
 
@@ -75,8 +76,9 @@ def _example(tokenizer: PromptTokenizer, template: Template, number: int) -> str
     context = f"CREATE TABLE {'x' * number}t (name TEXT, age INTEGER)"
     fields = {"question": f"Older than {number}?", "context": context, "answer": answer, "rows": ""}
     prompt, response = tokenizer.prompt(fields), template.response(fields)
-    example = {"prompt": prompt, "prompt_ids": tokenizer.prompt_ids([prompt])[0], "response": response}
-    return json.dumps({**example, "response_ids": tokenizer.response_ids([response])[0], "fields": fields}) + "\n"
+    (prompt_ids,), (response_ids,) = tokenizer.prompt_ids([prompt]), tokenizer.response_ids([prompt], [response])
+    example = {"prompt": prompt, "prompt_ids": prompt_ids, "response": response, "response_ids": response_ids}
+    return json.dumps({**example, "fields": fields}) + "\n"
 
 
 def _save_tokenizer(folder: Path) -> None:

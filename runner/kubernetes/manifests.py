@@ -135,7 +135,7 @@ def job(load: Load) -> Object:
 def config_map(load: Load, archive: bytes) -> Object:
     """What the pod unpacks onto the volume, and the program that does."""
     binary = {_ARCHIVE: base64.b64encode(archive).decode()}
-    text = {_LANDING: Path(landing.__file__).read_text()}
+    text = {_LANDING: Path(landing.__file__).read_text(encoding="utf-8")}
     return _object("v1", "ConfigMap", load.run, load.run, binaryData=binary, data=text)
 
 
@@ -280,7 +280,7 @@ def _toleration(text: str) -> Object:
 
 
 def _environment(load: Load) -> list[Object]:
-    found: list[Object] = [{"name": "PYTHONPATH", "value": code_name()}]
+    found: list[Object] = [{"name": "PYTHONPATH", "value": code_name()}, {"name": "PYTHONUTF8", "value": "1"}]
     if load.nodes > 1:
         found.append({"name": NAME, "value": f"{load.run}-0.{_nodes(load)}"})
     if asks_hub(load.plan):

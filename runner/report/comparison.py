@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runner import figures
+from runner import figures, ranking
 from runner.figures import RANKING, Figure
 from runner.listing import differing, duration, flat
 from runner.report import charts, markup, parts
@@ -27,7 +27,7 @@ class Entry:
     run: Run
     colour: str
     keys: dict[str, Any]
-    metrics: dict[str, float]
+    metrics: Mapping[str, float]
 
     @property
     def name(self) -> str:
@@ -37,9 +37,9 @@ class Entry:
 
 def document(runs: Sequence[Run]) -> Document:
     """Best first: the ranking, plots of the figure that decides, the curves over one another."""
-    metrics = {run.name: run.metrics() for run in runs}
-    metric = figures.decisive(metrics.values())
-    entries = _ranked(runs, metrics, metric)
+    objective, ranked = ranking.rank(runs)
+    metric = objective.metric if objective else None
+    entries = _entries(ranked)
     names = sorted({run.recipe["name"] for run in runs})
     return Document(
         title=", ".join(names),
@@ -57,18 +57,12 @@ def document(runs: Sequence[Run]) -> Document:
     )
 
 
-def _ranked(runs: Sequence[Run], metrics: dict[str, dict[str, float]], metric: str | None) -> list[Entry]:
-    def place(run: Run) -> tuple[float, float]:
-        reached = metrics[run.name]
-        decisive = RANKING[metric].best_first(reached[metric]) if metric and metric in reached else math.inf
-        return (math.inf if math.isnan(decisive) else decisive), reached.get("adapter.loss", math.inf)
-
-    order = sorted(runs, key=place)
-    keys = [key for key in differing([run.recipe for run in order]) if not key.startswith(("paths.", "tracker."))]
-    colours = [f"run{n}" if n < _COLOURS else "rest" for n in range(len(order))]
+def _entries(ranked: Sequence[tuple[Run, Mapping[str, float]]]) -> list[Entry]:
+    keys = [key for key in differing([run.recipe for run, _ in ranked]) if not key.startswith(("paths.", "tracker."))]
+    colours = [f"run{n}" if n < _COLOURS else "rest" for n in range(len(ranked))]
     return [
-        Entry(run, colour, {key: flat(run.recipe).get(key) for key in keys}, metrics[run.name])
-        for run, colour in zip(order, colours, strict=True)
+        Entry(run, colour, {key: flat(run.recipe).get(key) for key in keys}, metrics)
+        for (run, metrics), colour in zip(ranked, colours, strict=True)
     ]
 
 
@@ -96,7 +90,7 @@ def _facts(entries: Sequence[Entry]) -> list[tuple[str, str]]:
 
 def _table(entries: Sequence[Entry], metric: str | None) -> Html:
     shown = [name for name in _SHOWN if name == metric or _telling(name, entries)]
-    best = {name: _best(name, entries) for name in shown}
+    best = {name: entries[0].metrics[name] if name == metric else _best(name, entries) for name in shown}
     headings = [
         tag("th", scope="col"),
         _heading("run"),

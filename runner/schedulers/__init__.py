@@ -27,7 +27,7 @@ class Unreachable(Exception):
 def ask(command: Sequence[str], env: Mapping[str, str] | None = None, text: str = "") -> str:
     """What a scheduler's command prints. Raises Refused with what it says when it fails or is not installed."""
     try:
-        done = subprocess.run(command, env=env, input=text, capture_output=True, text=True)
+        done = subprocess.run(command, env=env, input=text, capture_output=True, encoding="utf-8", errors="replace")
     except FileNotFoundError:
         raise Refused(f"no {command[0]} here; this is no machine of the cluster") from None
     if done.returncode:

@@ -46,7 +46,7 @@ def asked(folder: Path, run: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
     """What the Job API is asked for: the executor, in the folder that plans run in."""
     job = plan["job"]
     command = [job["python"], "-m", "runner.execute", str(run / "plan.json"), "--run", str(run)]
-    words = f"cd {shlex.quote(str(folder))} && PYTHONPATH={path(job['code'])} exec {shlex.join(command)}"
+    words = f"cd {shlex.quote(str(folder))} && PYTHONUTF8=1 PYTHONPATH={path(job['code'])} exec {shlex.join(command)}"
     where = f"export {execute.NAME}=$(hostname)"
     return {
         "entrypoint": f"{where}; {words} >>{shlex.quote(str(run / 'executor.log'))} 2>&1",

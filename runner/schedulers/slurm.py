@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -61,7 +62,8 @@ def text(plan: Mapping[str, Any], run: str) -> str:
 
 def script(run: Path, plan: Mapping[str, Any], part: Mapping[str, Any]) -> str:
     """The batch script of one part; it is submitted in the folder that plans run in."""
-    options = {"output": str(run / "executor.log"), "open-mode": "append", **part["options"]}
+    log = f"\\{run}/executor.log"  # the backslash has Slurm replace no %j, in the folder's name above it neither
+    options = {"output": log, "open-mode": "append", **part["options"]}
     return _script(plan, options, [f"exec {_command(plan, part)} {shlex.quote(str(run))}"])
 
 
@@ -82,13 +84,20 @@ def _command(plan: Mapping[str, Any], part: Mapping[str, Any]) -> str:
 
 def _script(plan: Mapping[str, Any], options: Mapping[str, str], commands: Sequence[str]) -> str:
     """A user's option replaces ours; one that is `false` is left out."""
-    name = plan["recipe"].replace(" ", "-")
-    ours = {"job-name": name, "requeue": "true", "signal": f"B:USR1@{_WARNING}"}
+    ours = {"job-name": plan["recipe"], "requeue": "true", "signal": f"B:USR1@{_WARNING}"}
     lines = [
-        f"#SBATCH --{name}" if value == "true" else f"#SBATCH --{name}={value}"
-        for name, value in {**ours, **options}.items() if value != "false"
+        f"#SBATCH --{name}" if value.lower() == "true" else f"#SBATCH --{name}={_quoted(value)}"
+        for name, value in {**ours, **options}.items() if value.lower() != "false"
     ]  # fmt: skip
-    return "\n".join(["#!/bin/sh", *lines, f"export PYTHONPATH={path(plan['job']['code'])}", *commands, ""])
+    environment = f"export PYTHONUTF8=1 PYTHONPATH={path(plan['job']['code'])}"
+    return "\n".join(["#!/bin/sh", *lines, environment, *commands, ""])
+
+
+def _quoted(value: str) -> str:
+    """As sbatch reads a value that holds blanks, quotes, # or backslashes; others stay as they are."""
+    if re.fullmatch(r"[\w./:@%+,=-]+", value, re.ASCII):
+        return value
+    return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
 
 
 def look(ids: Sequence[str]) -> str:

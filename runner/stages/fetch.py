@@ -7,7 +7,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from runner.draft import OUTPUT, Artifacts, Draft, Word, options
+from runner.draft import OUTPUT, Artifacts, Draft, Word, neutral, options
 from runner.errors import RecipeError
 from runner.packages import GGUF, HUB
 from runner.schema import Model, Recipe
@@ -17,7 +17,8 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
     model = recipe.model
     if not model.path:
         raise RecipeError("model.path: says where the model is; for example model.path=./my-llama")
-    words = [*_source(model, artifacts), "--output", OUTPUT]
+    trainer = neutral("--trainer", recipe.train.backend)  # refuses more, but makes nothing else
+    words = [*_source(model, artifacts), *trainer, "--output", OUTPUT]
     return Draft(f"get the base model {model.name}", "fetch_model.py", words, uses=_uses(model))
 
 

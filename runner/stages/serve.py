@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Sequence
 
 from runner import serving
-from runner.draft import OUTPUT, Artifacts, Draft, Word, options
+from runner.draft import OUTPUT, Artifacts, Draft, Output, Word, options
 from runner.errors import RecipeError
 from runner.schema import Recipe
 
@@ -22,7 +22,7 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft | None:
     if not recipe.evaluate.enabled:
         return None
     port, program = serving.port(recipe, artifacts), serving.PROGRAMS[serve.engine]
-    server = [*artifacts.program(program), *serving.server(recipe, artifacts, port, f"{OUTPUT}/server")]
+    server = [*artifacts.program(program), *serving.server(recipe, artifacts, port, Output("server"))]
     title = f"serve{' with vLLM' * (serve.engine == 'vllm')}, ask, compare with the evaluation, stop"
     words = [*_smoke(recipe, artifacts, port), "--", *server]
     needs = serving.packages(recipe, artifacts.place)

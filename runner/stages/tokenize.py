@@ -23,7 +23,7 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
         "--template", json.dumps(dataclasses.asdict(dataset.template)),
         *options(seq_len=dataset.seq_len, pack=dataset.pack, loss_on=dataset.loss_on, seed=dataset.seed),
         *options(train_rows=dataset.train_rows or None),
-        *(word for item in dataset.where.items() for word in ("--where", "=".join(item))),
+        *(f"--where={column}={value}" for column, value in dataset.where.items()),
         "--output", OUTPUT,
     ]  # fmt: skip
     title = f"tokenize {dataset.name} to sequences of {dataset.seq_len}"

@@ -26,7 +26,7 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
 
 def _on_cpu(ranks: int) -> dict[str, str | Word]:
     """A rank that waits for another must not spin on the core that the other needs."""
-    return {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} if ranks > 1 else {}
+    return {"OMP_WAIT_POLICY": "PASSIVE"} if ranks > 1 else {}
 
 
 def _on_neuron(artifacts: Artifacts) -> dict[str, str | Word]:

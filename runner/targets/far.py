@@ -66,7 +66,7 @@ class Far:
         return Place(code, store, python, inputs, memory=runs / ".digests")
 
     def ask(self, program: Path, flags: Sequence[str]) -> bytes:
-        words = [*self.on_node, self._settings.python, "-c", program.read_text(), *flags]
+        words = [*self.on_node, self._settings.python, "-c", program.read_text(encoding="utf-8"), *flags]
         there = 'cd "$1" 2>/dev/null; shift && exec "$@"'  # the folder need not be there yet
         return self._ask(lambda: self._wire.call(["sh", "-c", there, "sh", self._settings.folder, *words]))
 
@@ -131,9 +131,9 @@ class Far:
 
     def _say_where(self, file: Path) -> None:
         """The record says how its machine is reached from where the run was started; here it is by this target."""
-        recipe = yaml.safe_load(file.read_text())
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
         recipe["target"].update(host=self._settings.host, folder=self._settings.folder)
-        file.write_text(yaml.safe_dump(recipe, sort_keys=False))
+        file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
 
     def names(self) -> list[str]:
         """Of all runs there, oldest first."""
@@ -187,13 +187,16 @@ class Far:
             )
 
     def _land(self, verb: str, *names: str) -> list[str]:
-        return [self._settings.python, "-c", _LANDING.read_text(), verb, self._settings.folder, *names]
+        return [self._settings.python, "-c", _LANDING.read_text(encoding="utf-8"), verb, self._settings.folder, *names]
 
     def _command(self, words: Sequence[str]) -> list[str]:
         """A verb of `runner.host`, in the folder that plans run in, of our code: the run may be of another checkout."""
         if not self._code_is_there:
             self._deliver(None, {})
-        start = 'cd "$1" && shift && export PYTHONPATH="$1${PYTHONPATH:+:$PYTHONPATH}" && shift && exec "$@"'
+        start = (
+            'cd "$1" && shift && '
+            'export PYTHONUTF8=1 PYTHONPATH="$1${PYTHONPATH:+:$PYTHONPATH}" && shift && exec "$@"'
+        )
         python = [self._settings.python, "-m", "runner.host"]
         return ["sh", "-c", start, "sh", self._settings.folder, delivery.code_name(), *python, *words]
 
@@ -217,7 +220,7 @@ class Far:
 
 def _there(run: Run) -> str:
     """The folder of a run there; the trials of a sweep, numbered from 0 in each, get names of their own."""
-    if run.folder.parent.parent.name != "sweeps":
+    if not run.sweep:
         return f"runs/{run.name}"
     started = "".join(filter(str.isdigit, run.manifest["started"]))[:14]
-    return f"runs/{started}-{run.folder.parent.name}-{run.name}"
+    return f"runs/{started}-{run.name.replace('/', '-')}"

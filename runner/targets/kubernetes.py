@@ -60,7 +60,7 @@ class Target:
     def ask(self, program: Path, flags: Sequence[str]) -> bytes:
         empty = self._load("doctor", {"steps": []})
         with _told(), beside(self._cluster, empty) as there:
-            return there.call([there.python, "-c", program.read_text(), *flags])
+            return there.call([there.python, "-c", program.read_text(encoding="utf-8"), *flags])
 
     def manifests(self, plan: Plan) -> str:
         """YAML for kubectl; its first lines say what else the plan needs."""
@@ -221,7 +221,7 @@ class Target:
     def _bring(self, load: Load, carried: Mapping[str, str]) -> None:
         """Put files onto the volume, as far as they are not there."""
         with beside(self._cluster, load) as there:
-            land = [there.python, "-c", Path(landing.__file__).read_text()]
+            land = [there.python, "-c", Path(landing.__file__).read_text(encoding="utf-8")]
             found = json.loads(there.call([*land, "look", load.root, *map(delivery.entry, carried)]))
             missing = {name: here for name, here in carried.items() if delivery.entry(name) not in found["there"]}
             _check_room(missing, found["free"], load)
@@ -236,7 +236,8 @@ class Target:
 
 def _name(run: Run) -> str:
     """Of a run's objects: the manifest tells it from all others, those of other computers too."""
-    return manifests.unique_name(run.plan["recipe"], run.name, (run.folder / "manifest.json").read_text())
+    manifest = (run.folder / "manifest.json").read_text(encoding="utf-8")
+    return manifests.unique_name(run.plan["recipe"], run.name, manifest)
 
 
 def _pack(load: Load, write_record: Callable[[tarfile.TarFile], None]) -> tuple[bytes, dict[str, str]]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import posixpath
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -21,6 +23,8 @@ from runner.schema import Tracker as Settings
 
 # What pip installs for each.
 _PACKAGES = {"mlflow": "mlflow-skinny sqlalchemy alembic", "tensorboard": "tensorboard", "wandb": "wandb"}
+_WANDB_PROJECT = re.compile(r"[^/\\#?%:]{1,128}")
+_LONGEST_NAME = 240
 
 
 class Tracker(Protocol):
@@ -54,6 +58,8 @@ def of(settings: Settings) -> Tracker | None:
     if not uri:
         raise RecipeError(f"tracker.uri: missing; choose tracker={kind} as a whole, which sets it")
     _check_uri(kind, uri)
+    if kind == "wandb" and not _WANDB_PROJECT.fullmatch(settings.project):
+        raise RecipeError(f"tracker.project: {settings.project}: W&B takes 1 to 128 characters, none of / \\ # ? % :")
     try:
         return importlib.import_module(f"runner.trackers.{kind}").Tracker(uri, settings.project)
     except ImportError as error:
@@ -142,6 +148,25 @@ def _notes(run: Run) -> str:
     adapter = run.folder / "artifacts" / "export" / "adapter"
     places = {"record": run.folder, **({"adapter": adapter.resolve()} if adapter.exists() else {})}
     return "\n".join(f"{name}: {path}" for name, path in places.items())
+
+
+def accepted(keys: Iterable[str], refused: re.Pattern[str]) -> dict[str, str]:
+    """A name for each key: what the tracker refuses becomes `_`, and no two keys get the same.
+
+    A name with a slash must be a plain path, since MLflow may make a file of it.
+
+    >>> accepted(["where.prompt (en)?", "where.a//b", "train/loss"], re.compile(r"[^/\\w.\\- :]"))
+    {'where.prompt (en)?': 'where.prompt _en__', 'where.a//b': 'where.a__b', 'train/loss': 'train/loss'}
+    """
+    names: dict[str, str] = {}
+    for key in keys:
+        name = refused.sub("_", key)[:_LONGEST_NAME]
+        if name.startswith(("/", "..")) or posixpath.normpath(name) != name:
+            name = name.replace("/", "_")
+        while name in names.values():
+            name += "_"
+        names[key] = name
+    return names
 
 
 def tags(run: Run) -> dict[str, str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from mlflow.exceptions import MlflowException  # noqa: E402
 
 _STATES = {"finished": "FINISHED", "failed": "FAILED"}
 _LONGEST, _MOST = 6000, 100  # MLflow's limits: characters of a parameter, parameters of a call
+_REFUSED = re.compile(r"[^/\w.\- :]")  # in the name of a parameter or a metric
 
 
 class Tracker:
@@ -45,13 +47,16 @@ class Tracker:
             experiment = self._client.get_experiment_by_name(self._project)
             number = experiment.experiment_id if experiment else self._client.create_experiment(self._project)
         self._run = self._client.create_run(number, run_name=run.name, tags=trackers.tags(run)).info.run_id
-        params = [Param(name, str(value)[:_LONGEST]) for name, value in flat(run.recipe).items()]
+        values = flat(run.recipe)
+        names = trackers.accepted(values, _REFUSED)
+        params = [Param(names[key], str(value)[:_LONGEST]) for key, value in values.items()]
         for start in range(0, len(params), _MOST):
             self._client.log_batch(self._run, params=params[start : start + _MOST])
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        now = round(time.time() * 1000)
-        self._client.log_batch(self._run, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+        now, names = round(time.time() * 1000), trackers.accepted(values, _REFUSED)
+        points = [Metric(names[key], value, now, step) for key, value in values.items()]
+        self._client.log_batch(self._run, metrics=points)
 
     def finish(self, run: Run, figures: Mapping[str, float], notes: str) -> None:
         self.metrics(figures, 0)

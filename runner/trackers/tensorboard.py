@@ -1,6 +1,6 @@
 """TensorBoard: a folder of event files a run, below the folder `uri`. Show them by: tensorboard --logdir URI"""
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 # (only a tracker that is chosen need be installed)
 from __future__ import annotations
 

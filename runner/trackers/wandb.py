@@ -12,11 +12,13 @@ import wandb
 from runner import trackers
 from runner.runs import Run
 
+_LONGEST_TAG = 64  # characters
+
 
 class Tracker:
     """See `runner.trackers.Tracker`."""
 
-    failures = (wandb.Error, OSError)
+    failures = (wandb.Error, ValueError, OSError)  # ValueError: its settings are pydantic's
 
     def __init__(self, uri: str, project: str):
         self._folder, self._project = Path(uri), project
@@ -29,7 +31,7 @@ class Tracker:
             name=run.name,
             dir=str(self._folder),
             config={**run.recipe, "manifest": trackers.tags(run)},
-            tags=[run.recipe["name"]],
+            tags=[run.recipe["name"][:_LONGEST_TAG]],
             settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
         )
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import events, rows
+from common import events, json_lines, rows
 from common.program import BadInput
 from common.prompt import Template
 
@@ -30,8 +31,9 @@ class Question:
 
 
 def read_questions(path: Path, template: Template | None) -> list[Question]:
-    """Every row of a JSONL, JSON, CSV or Parquet file: its `prompt` as it is, else its columns in the template.
+    """Every row of a JSONL, JSON, CSV or Parquet file, as a question.
 
+    A row that has a column of the template is written with it; any other row is its `prompt`, as it is.
     Raises BadInput for a file without rows, and for a row that has neither.
     """
     questions = [_question(row, template) for row in rows.read([path], [])]
@@ -42,10 +44,21 @@ def read_questions(path: Path, template: Template | None) -> list[Question]:
 
 def _question(row: rows.Row, template: Template | None) -> Question:
     prompt = row.fields.get("prompt")
-    if isinstance(prompt, str) and prompt:
-        return Question(row.fields, prompt, None)
-    if template is None:
+    for_template = template is not None and template.names_any(row.fields)
+    if isinstance(prompt, str) and prompt and not for_template:
+        question = Question(row.fields, prompt, None)
+    elif template is None:
         raise BadInput(f"{row.place}: no prompt; give rows with a prompt, or a --template for their columns")
+    else:
+        question = _rendered(row, template)
+    try:
+        json.dumps(question.asked(), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can spell
+        raise BadInput(f"{row.place}: not Unicode text: {error.reason}") from None
+    return question
+
+
+def _rendered(row: rows.Row, template: Template) -> Question:
     try:
         messages = template.messages(row.fields) if template.chat else None
         return Question(row.fields, template.render(row.fields), messages)
@@ -53,19 +66,32 @@ def _question(row: rows.Row, template: Template | None) -> Question:
         raise BadInput(f"{row.place}: {error}") from None
 
 
-def write(folder: Path, questions: Sequence[Question], answers: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:
-    """Write answers.jsonl and summary.json, tell what a person wants to know, and return the summary."""
+@contextmanager
+def kept(folder: Path, questions: Sequence[Question], models: Iterable[str]) -> Iterator[dict[str, list[Answer]]]:
+    """Lists for the answers of each model, written in the end: what there is of them, whatever stopped the work."""
+    answers: dict[str, list[Answer]] = {model: [] for model in models}
+    try:
+        yield answers
+    finally:
+        if any(answers.values()):
+            _write(folder, questions, answers)
+
+
+def _write(folder: Path, questions: Sequence[Question], answers: Mapping[str, Sequence[Answer]]) -> None:
+    """Write answers.jsonl; and, when every model has answered every question, summary.json, and tell what it says."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "answers.jsonl").open("w", encoding="utf-8") as lines:
-        for number, question in enumerate(questions):
-            given = {model: several[number] for model, several in answers.items()}
-            line = {**question.row, "prompt": question.prompt, "answers": given}
-            lines.write(json.dumps(line, ensure_ascii=False) + "\n")
-    found = summary(len(questions), answers)
-    (folder / "summary.json").write_text(json.dumps(found, indent=2) + "\n")
-    for text in _sentences(found):
-        events.log(text)
-    return found
+    (folder / "summary.json").unlink(missing_ok=True)
+    json_lines.write(folder / "answers.jsonl", (_line(*each, answers) for each in enumerate(questions)))
+    if all(len(several) == len(questions) for several in answers.values()):
+        found = summary(len(questions), answers)
+        (folder / "summary.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        for text in _sentences(found):
+            events.log(text)
+
+
+def _line(number: int, question: Question, answers: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:
+    given = {model: several[number] for model, several in answers.items() if number < len(several)}
+    return {**question.row, "prompt": question.prompt, "answers": given}
 
 
 def summary(count: int, answers: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class Checkpoints:
         path, marker = self._path(step) / f"rank_{self._ranks.rank}.pt", self._path(step) / "complete"
         if not marker.is_file():
             return None, "it was not finished"
-        if marker.read_text() != self._settings:
+        if marker.read_text(encoding="utf-8") != self._settings:
             return None, "it belongs to other settings, data or weights"
         try:
             with zipfile.ZipFile(path) as archive:

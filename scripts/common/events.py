@@ -1,7 +1,8 @@
 """Progress, metrics and messages of a stage program, one JSON object a line.
 
 Under the runner the lines go to the file named by RUNNER_EVENTS (shared with other writers, so each
-line is one appending write); by hand they are shown as text on stderr.
+line is one appending write). As text they are on stderr too: what a person sees by hand, and the stage's log
+under the runner, which tells of progress more seldom.
 
     {"time": 1763760000.1, "stage": "train", "event": "progress", "done": 12, "total": 80, "unit": "step"}
     {"time": ..., "stage": "train", "event": "metric", "at": 12, "values": {"loss": 2.31, "learning_rate": 0.0004}}
@@ -18,17 +19,20 @@ import time
 from typing import Any
 
 _SECONDS_BETWEEN = 0.1  # a progress line costs a write; a person sees no more than ten a second
-_last_progress = 0.0
+_SECONDS_BETWEEN_LOGGED = 10.0  # a log is read when all is over
+_last_progress = _last_logged = -_SECONDS_BETWEEN_LOGGED
 
 
 def progress(done: int, total: int, unit: str = "step") -> None:
     """Say that `done` of `total` units are finished. The last one is always told, others when due."""
-    global _last_progress
+    global _last_progress, _last_logged
     now = time.monotonic()
     if done < total and now - _last_progress < _SECONDS_BETWEEN:
         return
     _last_progress = now
-    _emit({"event": "progress", "done": done, "total": total, "unit": unit})
+    shown = not _sink() or done >= total or now - _last_logged >= _SECONDS_BETWEEN_LOGGED
+    _last_logged = now if shown else _last_logged
+    _emit({"event": "progress", "done": done, "total": total, "unit": unit}, shown)
 
 
 def metric(values: dict[str, float], at: int | None = None) -> None:
@@ -46,10 +50,15 @@ def serving(url: str, models: list[str], compiled: str | None = None) -> None:
     _emit({"event": "serving", "url": url, "models": models, **({"compiled": compiled} if compiled else {})})
 
 
-def _emit(fields: dict[str, Any]) -> None:
-    sink = os.environ.get("RUNNER_EVENTS")
-    if not sink:
+def _sink() -> str | None:
+    return os.environ.get("RUNNER_EVENTS")
+
+
+def _emit(fields: dict[str, Any], shown: bool = True) -> None:
+    if shown:
         print(_as_text(fields), file=sys.stderr, flush=True)
+    sink = _sink()
+    if not sink:
         return
     line = json.dumps({"time": round(time.time(), 3), "stage": os.environ.get("RUNNER_STAGE", ""), **fields})
     descriptor = os.open(sink, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)

@@ -1,4 +1,4 @@
-"""Generation with a K/V cache over a transformers causal language model. Needs torch and transformers.
+"""Generation with a K/V cache over an `AdaptedModel` of transformers. Needs torch and transformers.
 
 evaluate.py and serve_embedded.py decode with the same `Batch`, so what was evaluated is what is served:
 
@@ -6,7 +6,7 @@ evaluate.py and serve_embedded.py decode with the same `Batch`, so what was eval
         print(sequence.token_ids, sequence.finish_reason)
 
 Rows of one batch are padded on the left and masked, so that greedy tokens do not depend on their neighbours;
-each row names its own LoRA adapter (PEFT's mixed-batch inference) or `loading.BASE`.
+each row names its own LoRA adapter or `loading.BASE`.
 """
 
 from __future__ import annotations
@@ -16,35 +16,47 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import transformers
 from torch.nn import functional
 from transformers import DynamicCache
 
+from common.adapted_model import AdaptedModel
 from common.loading import BASE
+from common.sampling import Sampling
 
 
 @dataclass(eq=False)
 class Sequence:
     """One prompt and the tokens generated so far, the stop token included.
 
-    Temperature 0 is greedy. `finish_reason` is None while running, then "stop" or "length".
+    `finish_reason` is None while running, then "stop", "length" or "error": then `error` is why.
     """
 
     prompt_ids: list[int]
     max_new_tokens: int
     adapter: str = BASE
-    temperature: float = 0.0
-    top_p: float = 1.0
+    sampling: Sampling = Sampling()
     generator: torch.Generator | None = None
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
+    error: Exception | None = None
 
-    def append(self, token_id: int, stop_ids: frozenset[int]) -> None:
-        """Take the next token and notice the end."""
+    def advance(self, logits: torch.Tensor, stop_ids: frozenset[int]) -> None:
+        """Choose the next token and notice the end. A failure is this sequence's alone, and ends it."""
+        try:
+            token_id = self.sampling.choose(logits, self.prompt_ids, self.token_ids, stop_ids, self.generator)
+        except Exception as error:
+            self.fail(error)
+            return
         self.token_ids.append(token_id)
-        if token_id in stop_ids:
+        if self.sampling.ends(token_id, stop_ids):
             self.finish_reason = "stop"
         elif len(self.token_ids) >= self.max_new_tokens:
             self.finish_reason = "length"
+
+    def fail(self, error: Exception) -> None:
+        """End without an answer."""
+        self.error, self.finish_reason = error, "error"
 
 
 class Batch:
@@ -54,7 +66,7 @@ class Batch:
     keys and values (rows, num_key_value_heads, columns, head_dim).
     """
 
-    def __init__(self, model: Any, stop_ids: frozenset[int]) -> None:
+    def __init__(self, model: AdaptedModel, stop_ids: frozenset[int]) -> None:
         self.sequences: list[Sequence] = []
         self._model = model
         self._stop_ids = stop_ids
@@ -63,19 +75,20 @@ class Batch:
 
     @torch.inference_mode()
     def add(self, sequences: list[Sequence]) -> None:
-        """Read the prompts of new sequences and choose their first tokens."""
+        """Read the prompts of new sequences and choose their first tokens; where it raises, nothing has changed."""
         input_ids, mask = _left_padded([sequence.prompt_ids for sequence in sequences])
         cache = DynamicCache()
-        self._advance(sequences, input_ids, mask, cache)
+        logits = self._forward(sequences, input_ids, mask, cache)
         self._cache, self._mask = _joined(self._cache, self._mask, cache, mask) if self.sequences else (cache, mask)
         self.sequences = self.sequences + sequences
+        self._choose(sequences, logits)
 
     @torch.inference_mode()
     def step(self) -> None:
         """Choose the next token of every sequence."""
         input_ids = torch.tensor([[sequence.token_ids[-1]] for sequence in self.sequences])
         self._mask = functional.pad(self._mask, (0, 1), value=1)
-        self._advance(self.sequences, input_ids, self._mask, self._cache)
+        self._choose(self.sequences, self._forward(self.sequences, input_ids, self._mask, self._cache))
 
     def drop_finished(self) -> list[Sequence]:
         """Take out the sequences that have a finish_reason, and the columns nobody else needs."""
@@ -86,22 +99,30 @@ class Batch:
             self._cache, self._mask = _selected(self._cache, self._mask, rows) if rows else (DynamicCache(), self._mask)
         return finished
 
-    def _advance(
+    def _forward(
         self, sequences: list[Sequence], input_ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache
-    ) -> None:
+    ) -> torch.Tensor:
         adapters = [sequence.adapter for sequence in sequences]
-        options = {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
-        logits = _logits(self._model, adapters, input_ids, mask, **options)
-        for sequence, token_id in zip(sequences, _chosen(logits[:, -1], sequences), strict=True):
-            sequence.append(token_id, self._stop_ids)
+        logits = _logits(self._model, adapters, input_ids, mask, columns=1, cache=cache)
+        if cache.get_seq_length() != mask.shape[1]:
+            raise RuntimeError(
+                f"transformers {transformers.__version__}: the K/V cache holds {cache.get_seq_length()} tokens, "
+                f"expected {mask.shape[1]}: its answers would be wrong"
+            )
+        return logits[:, -1]
+
+    def _choose(self, sequences: list[Sequence], logits: torch.Tensor) -> None:
+        for sequence, row in zip(sequences, logits, strict=True):
+            sequence.advance(row, self._stop_ids)
 
 
 def generate(
-    model: Any, sequences: Iterable[Sequence], batch_size: int, stop_ids: frozenset[int]
+    model: AdaptedModel, sequences: Iterable[Sequence], batch_size: int, stop_ids: frozenset[int]
 ) -> Iterator[Sequence]:
     """Run all sequences to their end, at most `batch_size` at a time; yields each as it finishes.
 
     Long prompts go first, neighbours of like length together: little padding, and no long one left for the end.
+    Raises the error of a sequence that fails.
     """
     waiting = sorted(sequences, key=lambda sequence: len(sequence.prompt_ids))
     worth_joining = max(1, batch_size // 4)  # reading one prompt costs about as much as a step of the whole batch
@@ -112,15 +133,18 @@ def generate(
             batch.add([waiting.pop() for _ in range(min(free, len(waiting)))])
         else:
             batch.step()
-        yield from batch.drop_finished()
+        for sequence in batch.drop_finished():
+            if sequence.error:
+                raise sequence.error
+            yield sequence
 
 
 @torch.inference_mode()
-def response_loss(model: Any, pairs: list[tuple[list[int], list[int]]], adapter: str) -> float:
+def response_loss(model: AdaptedModel, pairs: list[tuple[list[int], list[int]]], adapter: str) -> float:
     """Cross-entropy, in nats, summed over the response tokens of (prompt_ids, response_ids) pairs."""
     input_ids, mask = _left_padded([prompt + response for prompt, response in pairs])
     longest = max(len(response) for _, response in pairs)
-    logits = _logits(model, [adapter] * len(pairs), input_ids, mask, use_cache=False, logits_to_keep=longest + 1)
+    logits = _logits(model, [adapter] * len(pairs), input_ids, mask, columns=longest + 1)
     losses = [
         functional.cross_entropy(row[-len(response) - 1 : -1].float(), torch.tensor(response), reduction="sum")
         for row, (_, response) in zip(logits, pairs, strict=True)
@@ -129,13 +153,16 @@ def response_loss(model: Any, pairs: list[tuple[list[int], list[int]]], adapter:
 
 
 def _logits(
-    model: Any, adapters: list[str], input_ids: torch.Tensor, mask: torch.Tensor, **options: Any
+    model: AdaptedModel,
+    adapters: list[str],
+    input_ids: torch.Tensor,
+    mask: torch.Tensor,
+    columns: int,
+    cache: DynamicCache | None = None,
 ) -> torch.Tensor:
-    """The model's logits for the last columns of `mask`, each row with its own adapter."""
-    if hasattr(model, "peft_config"):  # a bare transformers model knows no adapter_names
-        options["adapter_names"] = adapters
+    """The model's logits for the last `columns` of `mask`, each row with its own adapter."""
     position_ids = _positions(mask)[:, -input_ids.shape[1] :]
-    return model(input_ids=input_ids, attention_mask=mask, position_ids=position_ids, **options).logits
+    return model.logits(adapters, columns, cache, input_ids=input_ids, attention_mask=mask, position_ids=position_ids)
 
 
 def _left_padded(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -151,24 +178,6 @@ def _positions(mask: torch.Tensor) -> torch.Tensor:
     return (mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
-def _chosen(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
-    if not torch.isfinite(logits).all():
-        raise RuntimeError("the model's logits are not finite; try --dtype fp32")
-    token_ids = logits.argmax(dim=-1).tolist()
-    for row, sequence in enumerate(sequences):
-        if sequence.temperature > 0:
-            token_ids[row] = _sampled(logits[row].float() / sequence.temperature, sequence)
-    return token_ids
-
-
-def _sampled(logits: torch.Tensor, sequence: Sequence) -> int:
-    """Draw from the smallest set of most likely tokens whose probability reaches top_p (nucleus sampling)."""
-    probabilities, token_ids = torch.softmax(logits, dim=-1).sort(descending=True)
-    before = probabilities.cumsum(dim=-1) - probabilities
-    nucleus = probabilities.masked_fill(before >= sequence.top_p, 0.0)
-    return int(token_ids[torch.multinomial(nucleus, 1, generator=sequence.generator)])
-
-
 def _joined(
     cache: DynamicCache, mask: torch.Tensor, other: DynamicCache, other_mask: torch.Tensor
 ) -> tuple[DynamicCache, torch.Tensor]:
@@ -181,14 +190,22 @@ def _joined(
     layers = [
         (stacked(keys, more_keys), stacked(values, more_values)) for (keys, values), (more_keys, more_values) in pairs
     ]
-    return DynamicCache(layers), stacked(mask[..., None], other_mask[..., None])[..., 0]
+    return _cache_of(layers), stacked(mask[..., None], other_mask[..., None])[..., 0]
 
 
 def _selected(cache: DynamicCache, mask: torch.Tensor, rows: list[int]) -> tuple[DynamicCache, torch.Tensor]:
     mask = mask[rows]
     start = int(mask.any(dim=0).long().argmax())
     layers = [(keys[rows, :, start:], values[rows, :, start:]) for keys, values in _layers(cache)]
-    return DynamicCache(layers), mask[:, start:]
+    return _cache_of(layers), mask[:, start:]
+
+
+def _cache_of(layers: list[tuple[torch.Tensor, torch.Tensor]]) -> DynamicCache:
+    """Filled by `update`: what else the constructor takes differs between releases, and 4.48 ignores it."""
+    cache = DynamicCache()
+    for index, (keys, values) in enumerate(layers):
+        cache.update(keys, values, index)
+    return cache
 
 
 def _layers(cache: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -32,6 +32,16 @@ _CONFIG = {
     "bos_token_id": "tokenizer.ggml.bos_token_id",
     "eos_token_id": "tokenizer.ggml.eos_token_id",
 }
+_HEAD_WIDTHS = ("rope.dimension_count", "attention.key_length", "attention.value_length")
+_OTHER_ARITHMETIC = {  # keys of models that call themselves llama and are more, with the values of one that is not
+    "expert_count": 0,
+    "attention.sliding_window": 0,
+    "attention.scale": 0.0,
+    "attention.clamp_kqv": 0.0,
+    "embedding_scale": 1.0,
+    "residual_scale": 1.0,
+    "logit_scale": 1.0,
+}
 _OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _INNER = {
     "attn_norm": "input_layernorm",
@@ -93,6 +103,11 @@ def _config(path: Path, reader: gguf.GGUFReader) -> dict[str, Any]:
     scaling = _get(reader, "llama.rope.scaling.type")
     if scaling not in (None, "none") or any(tensor.name.startswith("rope_freqs") for tensor in reader.tensors):
         raise BadInput(f"{path}: scaled rotary embeddings are not read back exactly; take it with --hub or --folder")
+    head_dim = values["hidden_size"] // values["num_attention_heads"]
+    for key, plain in {**dict.fromkeys(_HEAD_WIDTHS, head_dim), **_OTHER_ARITHMETIC}.items():
+        value = _get(reader, f"llama.{key}")
+        if value not in (None, plain):
+            raise BadInput(f"{path}: llama.{key} {value} is not supported, only {plain}: choose another model")
     for name in ("rms_norm_eps", "rope_theta"):
         values[name] = float(str(np.float32(values[name])))  # 1e-05, not float32's 9.999999747378752e-06
     return {
@@ -101,7 +116,7 @@ def _config(path: Path, reader: gguf.GGUFReader) -> dict[str, Any]:
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
-        "head_dim": values["hidden_size"] // values["num_attention_heads"],
+        "head_dim": head_dim,
         "vocab_size": len(_get(reader, "tokenizer.ggml.tokens")),
         "tie_word_embeddings": all(tensor.name != "output.weight" for tensor in reader.tensors),
         **values,

@@ -39,12 +39,8 @@ def download(repo_id: str, revision: str | None, patterns: Sequence[str], repo_t
         raise BadInput(f"--hub {repo_id}: no such {repo_type}, or private: check {address}, set HF_TOKEN") from error
     except errors.RevisionNotFoundError as error:
         raise BadInput(f"--hub {repo_id}: no revision {revision}: see {address}/tree/main") from error
-    except errors.HfHubHTTPError as error:
-        raise BadInput(f"--hub {repo_id}: the hub answered {error.response.status_code}: try again later") from error
-    except (*_transport_errors(), OSError) as error:
-        absent = isinstance(error, FileNotFoundError)
-        reason = "is unreachable and not in the cache" if absent else f"broke off ({error})"
-        raise BadInput(f"--hub {repo_id}: {address} {reason}: check the network, or use a local copy") from error
+    except (errors.HfHubHTTPError, *_transport_errors(), OSError) as error:
+        raise BadInput(f"--hub {repo_id}: {_reason(error, address)}") from error
     return Path(folder)
 
 
@@ -65,6 +61,19 @@ def dataset_files(repo_id: str, revision: str | None, split: str) -> list[Path]:
     if len({path.parent for path in files}) > 1:
         raise BadInput(f"--hub {repo_id}: several configurations in one repository; fetch one and use --input")
     return files
+
+
+def _reason(error: Exception, address: str) -> str:
+    """What happened. Behind "not in the cache" huggingface_hub hides what the hub answered, if it did."""
+    responses = [getattr(each, "response", None) for each in (error, error.__cause__)]
+    status = next((response.status_code for response in responses if response is not None), None)
+    if status in (401, 403):
+        return f"the hub refuses access ({status}): check the name, and that HF_TOKEN may read {address}"
+    if status:
+        return f"the hub answered {status}: try again later"
+    absent = isinstance(error, FileNotFoundError)
+    reason = "is unreachable and not in the cache" if absent else f"broke off ({error})"
+    return f"{address} {reason}: check the network, or use a local copy"
 
 
 def _transport_errors() -> tuple[type[Exception], ...]:

@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from common import model_config
 from common.files import read_json
 from common.program import BadInput
 from common.tensors import TensorSpec
 
 LAYOUTS = ("trn1", "trn2")
-MODEL_TYPES = ("llama", "mistral")  # the same tensors under the same names
 
 EMBEDDING = "model.embed_tokens.weight"
 LM_HEAD = "lm_head.weight"
@@ -227,15 +227,9 @@ def check_tensors(where: Path, found: Mapping[str, TensorSpec], expected: Mappin
 
 
 def read_shape(folder: Path) -> ModelShape:
-    """The ModelShape of `folder`/config.json; BadInput for another architecture or an unusable file."""
+    """The ModelShape of `folder`/config.json; BadInput for an unusable file or a model that our Llama is not."""
     path = folder / "config.json"
-    config = read_json(path)
-    model_type = config.get("model_type")
-    if model_type not in MODEL_TYPES:
-        raise BadInput(f"{path}: model_type {model_type!r} is not supported, only {', '.join(MODEL_TYPES)}")
-    for key in ("attention_bias", "mlp_bias", "sliding_window"):
-        if config.get(key):
-            raise BadInput(f"{path}: {key} {config[key]!r} is not supported: NxD's Llama has none")
+    config = model_config.read(folder, trainer="torch")
     heads = _size(path, config, "num_attention_heads")
     shape = ModelShape(
         vocab_size=_size(path, config, "vocab_size"),
@@ -245,8 +239,10 @@ def read_shape(folder: Path) -> ModelShape:
         num_attention_heads=heads,
         num_key_value_heads=_size(path, config, "num_key_value_heads", absent=heads),
         head_dim=_size(path, config, "head_dim", absent=_size(path, config, "hidden_size") // heads),
-        tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+        tie_word_embeddings=config.get("tie_word_embeddings", False),
     )
+    if shape.head_dim % 2:
+        raise BadInput(f"{path}: head_dim {shape.head_dim} is odd, and rotary positions turn pairs")
     if heads % shape.num_key_value_heads:
         groups = shape.num_key_value_heads
         raise BadInput(f"{path}: num_key_value_heads {groups} does not divide num_attention_heads {heads}")
@@ -265,7 +261,7 @@ def read_layout(folder: Path) -> ShardLayout:
 
 def write_layout(folder: Path, layout: ShardLayout) -> None:
     """Write `folder`/layout.json."""
-    (folder / "layout.json").write_text(json.dumps(asdict(layout), indent=2) + "\n")
+    (folder / "layout.json").write_text(json.dumps(asdict(layout), indent=2) + "\n", encoding="utf-8")
 
 
 def _size(path: Path, content: Mapping[str, Any], key: str, absent: int | None = None) -> int:

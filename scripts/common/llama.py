@@ -21,13 +21,12 @@ import torch
 from torch.nn import functional
 
 from common import layout as layouts
-from common.files import read_json
+from common import model_config
 from common.kernels import Attention, Checkpointed, CrossEntropy, Heads, LoraLinear, RmsNorm, SwiGlu
 from common.layout import EMBEDDING, LM_HEAD, ModelShape, ShardLayout
 from common.lora import MODULES, Adapter, ModuleLora
 from common.packed import Batch
 from common.parallel import Ranks
-from common.program import BadInput
 from common.torch_zip import TorchZipFile
 
 Rotary = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, (tokens, 1, head_dim / 2)
@@ -88,7 +87,7 @@ class Llama:
 
     def __init__(self, shards: Path, dtype: torch.dtype, adapter: Adapter, ranks: Ranks, checkpointing: bool) -> None:
         shape, layout = layouts.read_shape(shards), layouts.read_layout(shards)
-        config = read_json(shards / "config.json")
+        config = model_config.read(shards, trainer="torch")
         self._ranks, self._adapter, self._checkpointing = ranks, adapter, checkpointing
         self._eps = float(config.get("rms_norm_eps", 1e-6))
         self._frequencies = inverse_frequencies(config, shape.head_dim)
@@ -150,18 +149,14 @@ class Llama:
 
 
 def inverse_frequencies(config: dict[str, Any], head_dim: int) -> torch.Tensor:
-    """Rotary frequencies (head_dim / 2,) of a Hugging Face config, as transformers 4 or 5 writes it.
+    """Rotary frequencies (head_dim / 2,) of a config of `model_config.read`.
 
     theta^(-2i/head_dim) (Su et al. 2021); "llama3" scaling as in Meta's reference implementation of Llama 3.1.
     """
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    theta = float(rope.get("rope_theta", config.get("rope_theta", 10000.0)))
-    frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-    if kind == "default":
+    rope = model_config.rope(config)
+    frequencies = float(rope["rope_theta"]) ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    if rope["rope_type"] == "default":
         return frequencies
-    if kind != "llama3":
-        raise BadInput(f"config.json: rope type {kind!r} is not supported, only default and llama3")
     turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     unscaled = ((turns - low) / (high - low)).clamp(0, 1)  # 1 where a wave fits often into the old context

@@ -1,18 +1,23 @@
-"""A Hugging Face model folder and its LoRA adapters, checked and loaded. Loading needs torch, transformers and peft."""
+"""A Hugging Face model folder and its LoRA adapters, checked and loaded. Loading needs torch and transformers."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from common import model_config
 from common.files import read_json
 from common.peft_folder import check_adapter
 from common.program import BadInput
 from common.safetensors_file import open_model
+from common.special_tokens import special_tokens
+from common.tokenizer import end_of_turn_id
 
-BASE = "__base__"  # PEFT's name for "no adapter", wherever an adapter is named
+if TYPE_CHECKING:
+    from common.adapted_model import AdaptedModel
+
+BASE = "__base__"  # names "no adapter" wherever an adapter is named
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
@@ -39,20 +44,18 @@ def limits(model: Path) -> Limits:
 
 
 def stop_token_ids(model: Path, tokenizer: Any) -> frozenset[int]:
-    """Where an answer ends: the eos of config.json, of generation_config.json and of the tokenizer.
+    """Where an answer ends: the eos of config.json, of generation_config.json and of the tokenizer, and the end of
+    a turn in the model's chat.
 
     They may differ (a base model with the tokenizer of its instruct version), so any of them ends an answer, as in
     vLLM. `tokenizer` is a tokenizers.Tokenizer.
     """
-    settings = {
-        name: read_json(model / name)
-        for name in ("config.json", "generation_config.json", "tokenizer_config.json")
-        if (model / name).is_file()
-    }
-    token = settings.pop("tokenizer_config.json", {}).get("eos_token")
-    text = token["content"] if isinstance(token, dict) else token
+    files = (model / name for name in ("config.json", "generation_config.json"))
+    settings = [read_json(path) for path in files if path.is_file()]
+    text = special_tokens(model).get("eos_token")
     ids = {tokenizer.token_to_id(text)} if text else set()
-    for values in settings.values():
+    ids.add(end_of_turn_id(model, tokenizer))
+    for values in settings:
         eos = values.get("eos_token_id")
         ids.update(eos if isinstance(eos, list) else [eos])
     ids.discard(None)
@@ -61,24 +64,35 @@ def stop_token_ids(model: Path, tokenizer: Any) -> frozenset[int]:
     return frozenset(ids)
 
 
-def load_model(model: Path, adapters: dict[str, Path], dtype: str) -> Any:
-    """The causal language model in evaluation mode, its adapters loaded under the given names (which hold no dot)."""
+def load_model(model: Path, adapters: dict[str, Path], dtype: str) -> AdaptedModel:
+    """The causal language model in evaluation mode, its adapters loaded under the given names.
+
+    Raises BadInput for weights that are not the model's, and for an adapter that does not fit.
+    """
     import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
+    from common.adapted_model import AdaptedModel
+
     logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # peft's use of it, not ours
     torch_dtype = getattr(torch, DTYPES[dtype])
-    options: Any = {"dtype": torch_dtype, "local_files_only": True, "output_loading_info": True}
-    loaded, found = cast("tuple[Any, Any]", AutoModelForCausalLM.from_pretrained(model, **options))
+    config = AutoConfig.for_model(**model_config.with_old_names(read_json(model / "config.json")))
+    options: Any = {"config": config, "local_files_only": True, "output_loading_info": True}
+    default = torch.get_default_dtype()
+    try:
+        # Not as an argument: its name differs between releases. Older ones build the model in this dtype.
+        torch.set_default_dtype(torch_dtype)
+        loaded, found = cast("tuple[Any, Any]", AutoModelForCausalLM.from_pretrained(model, **options))
+    finally:
+        torch.set_default_dtype(default)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if found[kind]:
             raise BadInput(f"{model}: {kind.replace('_', ' ')} in its weights: {sorted(map(str, found[kind]))[:5]}")
+    for parameter in loaded.parameters():  # newer ones keep the weights' own. Buffers stay: they hold rotary angles
+        parameter.data = parameter.data.to(torch_dtype)
+    adapted = AdaptedModel(loaded.eval())
     for name, folder in adapters.items():
-        if isinstance(loaded, PeftModel):
-            loaded.load_adapter(folder, adapter_name=name)
-        else:
-            loaded = PeftModel.from_pretrained(loaded, folder, adapter_name=name)
-    return loaded.to(torch_dtype).eval()
+        check_adapter(folder, model)
+        adapted.add(name, folder)
+    return adapted

@@ -193,9 +193,10 @@ class Adapter:
             "target_modules": [module.partition(".")[2] for module in MODULES if self.config.projections(module)],
             "bias": "none",
         }
-        (folder / "lora_adapter" / "adapter_config.json").write_text(json.dumps(content, indent=2) + "\n")
+        text = json.dumps(content, indent=2) + "\n"
+        (folder / "lora_adapter" / "adapter_config.json").write_text(text, encoding="utf-8")
         for marker in ("checkpoint", "done"):
-            (folder / "lora_adapter" / "lora" / marker).write_text("1")
+            (folder / "lora_adapter" / "lora" / marker).write_text("1", encoding="utf-8")
 
     def _leaves(self) -> Views:
         """Leaves whose values and gradients lie in the flat buffers."""

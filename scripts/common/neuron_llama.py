@@ -26,7 +26,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from common import layout as layouts
-from common.files import read_json
+from common import model_config
 from common.kernels import Heads
 from common.layout import EMBEDDING, LM_HEAD
 from common.llama import inverse_frequencies, read_shard
@@ -100,7 +100,7 @@ class NeuronLlama:
         self, shards: Path, dtype: torch.dtype, adapter: Adapter, ranks: Ranks, checkpointing: bool, device: Device
     ) -> None:
         shape, layout = layouts.read_shape(shards), layouts.read_layout(shards)
-        config = read_json(shards / "config.json")
+        config = model_config.read(shards, trainer="torch")
         kv = shape.num_key_value_heads * layout.kv_size_multiplier // layout.tp_size
         heads = Heads(kv, shape.num_attention_heads // layout.tp_size // kv, shape.head_dim)
         self._device, self._dtype, self._adapter, self._checkpointing = device, dtype, adapter, checkpointing

@@ -30,7 +30,7 @@ import torch
 from torch.nn import functional
 
 from common import layout as layouts
-from common.files import read_json
+from common import model_config
 from common.layout import PROJECTIONS, ShardLayout
 from common.lora import Adapter
 from common.program import BadInput
@@ -212,18 +212,13 @@ def _attention(base: type, segments: Segments) -> torch.nn.Module:
 
 
 def _config(args: argparse.Namespace) -> Any:
-    """The shards' config.json, which transformers 4 or 5 wrote, for the transformers 4 that NxD's code needs."""
+    """The shards' config.json, for the transformers 4 that NxD's code needs."""
     from transformers import LlamaConfig
 
-    content = read_json(args.shards / "config.json")
-    rope = dict(content.get("rope_parameters") or {})
-    theta = rope.pop("rope_theta", content.get("rope_theta", 10000.0))
-    scaling = rope if rope.get("rope_type", "default") != "default" else content.get("rope_scaling")
+    content = model_config.with_old_names(model_config.read(args.shards, trainer="nxd"))
     same = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act")
-    same += ("num_key_value_heads", "max_position_embeddings", "rms_norm_eps")
+    same += ("num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "rope_theta", "rope_scaling")
     settings = {
-        "rope_theta": theta,
-        "rope_scaling": scaling,
         "tie_word_embeddings": False,  # the shards hold both
         "use_cache": False,
         "torch_dtype": DTYPES[args.dtype],

@@ -61,13 +61,13 @@ class ModelServer:
         return JSONResponse(openai_api.model_list(list(self._adapters)))
 
     async def completions(self, http: HttpRequest) -> Response:
-        body = openai_api.parse_body(await http.body())
+        body = openai_api.parse_body(await http.body(), "completion")
         options = self._options(body, chat=False)
         prompts = [self._prompt_ids(prompt) for prompt in openai_api.parse_prompts(body)]
         return await self._answer(http, options, prompts, Format(options, chat=False))
 
     async def chat_completions(self, http: HttpRequest) -> Response:
-        body = openai_api.parse_body(await http.body())
+        body = openai_api.parse_body(await http.body(), "chat")
         options = self._options(body, chat=True)
         prompt = self._chat_prompt(openai_api.parse_messages(body))
         prompt_ids = self._tokenizer.encode(prompt, add_special_tokens=False).ids  # the template has written them
@@ -82,7 +82,7 @@ class ModelServer:
             self._engine.stop()
 
     def _options(self, body: dict[str, Any], chat: bool) -> Options:
-        options = openai_api.parse_options(body, chat)
+        options = openai_api.parse_options(body, chat, self._limits.vocab_size)
         if options.model not in self._adapters:
             raise ApiError(f"The model `{options.model}` does not exist.", "model", 404, "NotFoundError")
         return options
@@ -90,10 +90,7 @@ class ModelServer:
     def _prompt_ids(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
             return self._tokenizer.encode(prompt).ids
-        for token_id in prompt:
-            if not 0 <= token_id < self._limits.vocab_size:
-                raise ApiError(f"Token id {token_id} is out of vocabulary", "prompt")
-        return prompt
+        return openai_api.check_token_ids(prompt, "prompt", self._limits.vocab_size)
 
     def _chat_prompt(self, messages: list[dict[str, str]]) -> str:
         if self._chat is None:
@@ -120,7 +117,7 @@ class ModelServer:
             generator.seed()
         else:
             generator.manual_seed(options.seed)
-        return Sequence(prompt_ids, limit, self._adapters[options.model], options.temperature, options.top_p, generator)
+        return Sequence(prompt_ids, limit, self._adapters[options.model], options.sampling, generator)
 
 
 class Exchange:

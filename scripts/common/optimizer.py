@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from common.program import BadInput
+
 SCHEDULES = ("linear", "cosine", "constant")
 
 
@@ -57,9 +59,13 @@ class Schedule:
     warmup_ratio: float
     steps: int
 
+    def __post_init__(self) -> None:
+        if 0 < self.steps <= self.warmup_steps:
+            raise BadInput(f"--warmup-ratio: {self.warmup_ratio:g} of {self.steps} step(s) leaves none after it; try 0")
+
     @property
     def warmup_steps(self) -> int:
-        return round(self.warmup_ratio * self.steps)
+        return math.ceil(self.warmup_ratio * self.steps)
 
     def learning_rate(self, step: int) -> float:
         """At `step`, which counts from 0."""

@@ -159,7 +159,7 @@ class Training:
             consolidate_model_parallel_checkpoints_to_unified_checkpoint(sharded, adapter)
             shutil.copyfile(sharded / "adapter_default" / "adapter_config.json", adapter / "adapter_config.json")
             content = {**asdict(self.record), "epochs": self.record.steps / self.plan.steps_per_epoch}
-            (self.args.output / "training.json").write_text(json.dumps(content, indent=2) + "\n")
+            (self.args.output / "training.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             shutil.rmtree(self.args.output / "library")
         self.checkpoints.remove()
         self.ranks.barrier()
@@ -170,7 +170,7 @@ class Training:
         weights = sorted(self.args.model.glob("*.safetensors"))
         content = {
             "flags": {name: value for name, value in vars(self.args).items() if name not in _NOT_OF_THE_RESULT},
-            "config": (self.args.model / "config.json").read_text(),
+            "config": (self.args.model / "config.json").read_text(encoding="utf-8"),
             "weights": [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights],
             "data": self.data.digest(),
             "ranks": self.ranks.size,

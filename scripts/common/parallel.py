@@ -102,6 +102,11 @@ class _SumForward(torch.autograd.Function):
 
 
 def use_fair_share_of_cores() -> None:
-    """As many threads as this rank's share of the cores: ranks × threads beyond the cores halve the speed."""
+    """As many threads as this rank's share of the cores: ranks × threads beyond the cores halve the speed.
+
+    OMP_NUM_THREADS goes first, as everywhere in torch; torchrun sets it to 1 where nobody did.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

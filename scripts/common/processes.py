@@ -60,5 +60,5 @@ def _children(pid: int) -> list[int]:
     found: list[int] = []
     for listing in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
-            found += [int(word) for word in listing.read_text().split()]
+            found += [int(word) for word in listing.read_text(encoding="utf-8").split()]
     return found

@@ -1,6 +1,6 @@
 """The frame of every stage program: flags in, one clear line out when something is wrong.
 
-Exit status: 0 done, 2 bad input (nothing was written), 1 the work itself failed.
+Exit status: 0 done, 2 bad input (nothing was written), 1 the work itself failed, or its output cannot be written.
 """
 
 from __future__ import annotations
@@ -35,16 +35,43 @@ def main(
     run: Callable[[argparse.Namespace], None], flags: argparse.ArgumentParser, argv: Sequence[str] | None = None
 ) -> int:
     """Parse `argv`, call `run`, and turn the two exceptions above into a line and an exit status."""
-    args = flags.parse_args(argv)
+    _open_standard_streams()
     try:
-        run(args)
+        run(flags.parse_args(argv))
+        sys.stdout.flush()
     except (BadInput, StageFailed) as error:
-        print(f"{flags.prog}: {error}", file=sys.stderr)
+        _say(f"{flags.prog}: {error}")
         return 2 if isinstance(error, BadInput) else 1
     except OSError as error:
-        print(f"{flags.prog}: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        _discard(1)
+        if not isinstance(error, BrokenPipeError):  # whoever read our output has gone, and knows it
+            _say(f"{flags.prog}: {error.filename or ''}: {error.strerror or error}")
         return 1
     return 0
+
+
+def _open_standard_streams() -> None:
+    """Put /dev/null where a standard stream is closed: else the next file that is opened would get what is printed."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115, PTH123
+
+
+def _say(message: str) -> None:
+    try:
+        print(message, file=sys.stderr)
+    except OSError:
+        _discard(2)
+
+
+def _discard(descriptor: int) -> None:
+    """What could not be written there shall not be tried once more, with a complaint, when Python ends."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
 
 
 @contextlib.contextmanager
@@ -60,18 +87,16 @@ def first_rank_speaks() -> Iterator[None]:
 
 def existing_folder(text: str) -> Path:
     """An argparse type: a folder that is there."""
-    path = Path(text)
-    if not path.is_dir():
+    if not os.path.isdir(text):  # noqa: PTH112  pathlib raises for a text that no path can be
         raise argparse.ArgumentTypeError(f"{text}: no such folder")
-    return path
+    return Path(text)
 
 
 def existing_file(text: str) -> Path:
     """An argparse type: a file that is there."""
-    path = Path(text)
-    if not path.is_file():
+    if not os.path.isfile(text):  # noqa: PTH113
         raise argparse.ArgumentTypeError(f"{text}: no such file")
-    return path
+    return Path(text)
 
 
 def absolute(text: str) -> str:

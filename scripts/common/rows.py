@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -14,20 +16,24 @@ from common.program import BadInput
 
 
 class Row(NamedTuple):
-    """One example: where it stands (file:line, for messages) and its columns."""
+    """One example: where it stands (file:line, for messages) and its columns, of values that JSON has."""
 
     place: str
     fields: dict[str, Any]
 
 
 def read(files: Sequence[Path], where: Sequence[tuple[str, str]]) -> Iterator[Row]:
-    """Stream the rows whose columns have the values of `where` (compared as text).
+    """Stream the rows whose columns have the values of `where`.
+
+    A text is compared as it is; another value with what JSON reads in the condition, so that `true`, `null`, `5`
+    and `5.0` find true, null and 5.
 
     Raises BadInput that names file and line for a row that cannot be read.
     """
     for path in files:
         try:
-            for row in reader(path)(path):
+            for place, fields in reader(path)(path):
+                row = Row(place, _in_json(place, fields))
                 if _matches(row, where):
                     yield row
         except UnicodeDecodeError as error:
@@ -43,13 +49,52 @@ def reader(path: Path) -> Callable[[Path], Iterator[Row]]:
     return READERS[path.suffix]
 
 
+def _in_json(place: str, fields: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {name: _plain(value) for name, value in fields.items()}
+    except RecursionError:
+        raise BadInput(f"{place}: nested too deeply") from None
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON has: dates and the like as text, NaN, by which tables spell a missing value, as None."""
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None if math.isnan(value) else str(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="backslashreplace")
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return str(value)
+
+
 def _matches(row: Row, where: Sequence[tuple[str, str]]) -> bool:
     for column, value in where:
         if column not in row.fields:
             raise BadInput(f"{row.place}: no column {column!r} (--where); the columns are {', '.join(row.fields)}")
-        if str(row.fields[column]) != value:
+        if not _is(row.fields[column], value):
             return False
     return True
+
+
+def _is(value: Any, wanted: str) -> bool:
+    if isinstance(value, str):
+        return value == wanted
+    if value is None or isinstance(value, (bool, int, float)):
+        meant = _json_value(wanted)
+        return isinstance(meant, bool) == isinstance(value, bool) and meant == value
+    return str(value) == wanted  # dates and decimals of Parquet
+
+
+def _json_value(text: str) -> Any:
+    """The number, truth value or null that a condition spells, True and NULL included; else the text."""
+    try:
+        return json.loads(text.lower())
+    except ValueError:
+        return text
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
@@ -92,11 +137,38 @@ def _parquet(path: Path) -> Iterator[Row]:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            batches = (batch.to_pylist() for batch in file.iter_batches(batch_size=4096))
-            for number, fields in enumerate(chain.from_iterable(batches), 1):
-                yield Row(f"{path}: row {number}", fields)
+            names = file.schema_arrow.names
+            if len(set(names)) < len(names):
+                raise BadInput(f"{path}: two columns have the same name")
+            places = [f"{path}: column {name!r}" for name in names]
+            batches = (map(_values, places, batch.columns) for batch in file.iter_batches(batch_size=4096))
+            for number, values in enumerate(chain.from_iterable(zip(*each, strict=True) for each in batches), 1):
+                yield Row(f"{path}: row {number}", dict(zip(names, values, strict=True)))
     except (pyarrow.ArrowException, OSError) as error:
         raise BadInput(f"{path}: truncated or not Parquet: {error}") from error
+
+
+def _values(place: str, column: Any) -> list[Any]:
+    """The values of an Arrow column; times that Python does not have, such as nanoseconds, as text."""
+    with suppress(OverflowError, ValueError):
+        return column.to_pylist()
+    try:
+        return column.cast(_with_text_for_times(column.type)).to_pylist()
+    except (ValueError, NotImplementedError) as error:
+        raise BadInput(f"{place} cannot be read, leave it out: {error}") from error
+
+
+def _with_text_for_times(kind: Any) -> Any:
+    """An Arrow type with text in the place of each time."""
+    import pyarrow as pa
+
+    if pa.types.is_temporal(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(_with_text_for_times(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, _with_text_for_times(field.type)) for field in kind])
+    return kind
 
 
 def _parsed(place: str, text: str) -> Any:

@@ -165,7 +165,7 @@ class Training(ABC):
         shards = [(self.args.shards / "model" / shard_name(rank)).stat() for rank in range(self.layout.tp_size)]
         content = {
             "flags": {name: value for name, value in vars(self.args).items() if name not in _NOT_OF_THE_RESULT},
-            "config": (self.args.shards / "config.json").read_text(),
+            "config": (self.args.shards / "config.json").read_text(encoding="utf-8"),
             "layout": asdict(self.layout),
             "copies": self.copies,
             "shards": [(stat.st_size, stat.st_mtime_ns) for stat in shards],
@@ -188,7 +188,7 @@ class Training(ABC):
             write_layout(self.args.output, self.layout)
             epochs = self.record.steps / self.plan.steps_per_epoch
             content = {**asdict(self.record), "eval_loss_end": eval_loss, "epochs": epochs}
-            (self.args.output / "training.json").write_text(json.dumps(content, indent=2) + "\n")
+            (self.args.output / "training.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         self.checkpoints.remove()
         self._log(f"trained {self.record.steps} steps: eval loss {self.record.eval_loss_start} -> {eval_loss}")
 

@@ -96,7 +96,8 @@ def write_files(found: Settings) -> None:
     """Make what vLLM expects to be there: the list of adapters, and the folders for what it compiles."""
     if found.adapters_file:
         found.adapters_file.parent.mkdir(parents=True, exist_ok=True)
-        found.adapters_file.write_text(json.dumps(vllm_options.adapters_json(found.adapters), indent=2) + "\n")
+        content = json.dumps(vllm_options.adapters_json(found.adapters), indent=2) + "\n"
+        found.adapters_file.write_text(content, encoding="utf-8")
     if found.compile_cache and "://" not in found.compile_cache:
         Path(found.compile_cache).mkdir(parents=True, exist_ok=True)
     if found.artifacts:
@@ -108,7 +109,7 @@ def installed(python: str) -> dict[str, str]:
     """Versions of the packages that serve. Raises BadInput when that Python has no vLLM."""
     if shutil.which(python) is None:
         raise BadInput(f"{python}: no such command; `make setup-vllm` makes .venv-vllm/bin/python")
-    asked = subprocess.run([python, "-c", _VERSIONS], capture_output=True, text=True, check=False)
+    asked = subprocess.run([python, "-c", _VERSIONS], capture_output=True, check=False, encoding="utf-8")
     if asked.returncode or json.loads(asked.stdout) is None:
         raise BadInput(f"{python}: has no vLLM; `make setup-vllm` makes .venv-vllm/bin/python, which has it for a CPU")
     return json.loads(asked.stdout)

@@ -2,7 +2,7 @@
 
     python tests/bench/cached.py --dvc PATH_OF_DVC
 
-Both are measured as whole processes, in turn, in one run; DVC (not a dependency: install it anywhere) gets a
+Both are measured as whole processes, in turn, in one run; DVC (not a dependency; `make bench` installs it in .venv-bench) gets a
 pipeline of the same six stages, each depending on the artifact before it.
 """
 
@@ -26,9 +26,10 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--dvc", default=shutil.which("dvc"), help="the dvc command")
     flags.add_argument("--runs", type=int, default=7)
+    flags.add_argument("overrides", nargs="*", help="of the recipe quickstart, for a shorter one")
     args = flags.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        runner = [*RUNNER, f"paths.runs={scratch}/runs"]
+        runner = [*RUNNER, f"paths.runs={scratch}/runs", *args.overrides]
         subprocess.run(runner, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         commands = {"runner": (runner, ROOT)}
         if args.dvc:

@@ -1,10 +1,10 @@
 """All benchmarks, one after the other, each with its ratios taken in one run.
 
-    make bench                     needs about 12 GB of disk below --scratch
-    make bench ARGS="--small"      small models, to see that it works
+    make bench                     about an hour, and 12 GB of disk below --scratch
+    make bench ARGS=--short        a few minutes: whether each still works; its figures mean nothing
 
-DVC, for the ratio of a cached run, is not a dependency: --dvc says where it is, without it the ratio is left out. The
-ratio of serving needs `make setup-vllm`, and is left out without it.
+What a benchmark needs and is not installed is said, and it is left out: sshd and rsync for ssh.py, `make setup-vllm`
+for serve.py, DVC for the ratio of cached.py, which `make bench` installs in .venv-bench.
 """
 
 from __future__ import annotations
@@ -14,29 +14,53 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).parent
-VLLM = HERE.parents[1] / ".venv-vllm" / "bin" / "python"
+VLLM, DVC = (HERE.parents[1] / name for name in (".venv-vllm/bin/python", ".venv-bench/bin/dvc"))
+SHORT = {
+    "convert.py": ["--size", "tiny", "--rounds", "1"],
+    "train.py": ["--steps", "2", "--rounds", "1"],
+    "memory.py": ["--settings", "1"],
+    "ssh.py": ["--runs", "1"],
+    "cached.py": ["--runs", "1", "train.max_steps=2", "dataset.train_rows=60", "evaluate.examples=2"],
+    "serve.py": ["--rounds", "1", "--pairs", "1"],
+}
 
 
 def main() -> int:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--scratch", type=Path, help="folder for large temporary files (default: the system's)")
-    flags.add_argument("--small", action="store_true", help="small models")
-    flags.add_argument("--dvc", default=shutil.which("dvc"), help="the dvc command")
+    flags.add_argument("--short", action="store_true", help="little work each, to see that they work")
     args = flags.parse_args()
+    failed = []
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
-        benches = [
-            ["convert.py", "--scratch", scratch, "--size", "tiny" if args.small else "1b"],
-            ["train.py", "--scratch", scratch, *(["--small"] if args.small else [])],
-            ["ssh.py"],
-            ["cached.py", *(["--dvc", args.dvc] if args.dvc else [])],
-        ]
-        if VLLM.is_file():
-            benches.append(["serve.py", "--python", str(VLLM), *(["--rounds", "1"] if args.small else [])])
-        return max(subprocess.run([sys.executable, HERE / name, *words], check=False).returncode
-                   for name, *words in benches)  # fmt: skip
+        for name, words in benches(scratch):
+            print(f"== {name}", flush=True)
+            command = [sys.executable, HERE / name, *words, *(SHORT[name] if args.short else [])]
+            if subprocess.run(command, check=False).returncode:
+                failed.append(name)
+    if failed:
+        print(f"failed: {' '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def benches(scratch: str) -> Iterator[tuple[str, list[str]]]:
+    """Name and options of every benchmark that this machine can run."""
+    for name in ("convert.py", "train.py", "memory.py"):
+        yield name, ["--scratch", scratch]
+    if Path("/usr/sbin/sshd").is_file() and shutil.which("rsync"):
+        yield "ssh.py", []
+    else:
+        print("== ssh.py is left out: sshd or rsync is not installed", flush=True)
+    if not DVC.is_file():
+        print(f"== cached.py without its ratio: there is no {DVC}", flush=True)
+    yield "cached.py", ["--dvc", str(DVC)] if DVC.is_file() else []
+    if VLLM.is_file():
+        yield "serve.py", ["--python", str(VLLM)]
+    else:
+        print("== serve.py is left out: make setup-vllm installs what it needs", flush=True)
 
 
 if __name__ == "__main__":

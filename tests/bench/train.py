@@ -46,7 +46,7 @@ def main() -> None:
         print(json.dumps(train(args.scratch, args.dtype)))
         return
     with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
-        make_files(Path(folder), args.size, 6 if args.small else 24)
+        make_files(Path(folder), args.size, args.steps)
         runs = [run(name, Path(folder), args.dtype) for _ in range(args.rounds) for name in ("ours", "transformers")]
     report(runs)
 
@@ -57,7 +57,7 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--size", choices=SIZES, default="quickstart")
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--small", action="store_true", help="6 steps a run instead of 24")
+    parser.add_argument("--steps", type=int, default=24, help="optimizer steps a run")
     parser.add_argument("--trainer", choices=("ours", "transformers"), help="be one run over the files in --scratch")
     return parser
 
@@ -145,7 +145,7 @@ def train_ours(folder: Path, dtype: str) -> dict:
     trainer = Trainer(train_torch.flags().parse_args([str(flag) for flag in flags]), Ranks())
     started = time.process_time(), time.perf_counter()
     for step in range(steps):
-        trainer.step(step)
+        trainer.step(step, read=False)
     cpu, wall = time.process_time() - started[0], time.perf_counter() - started[1]
     return {"tokens": trainer.record.tokens, "cpu_seconds": cpu, "seconds": wall, "eval_loss": trainer.evaluate()}
 

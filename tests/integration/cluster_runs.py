@@ -38,7 +38,7 @@ def a_run(work: Path, programs: dict[str, str], *words: str) -> Run:
         for stage, text in programs.items()
     )
     job = allocation.job(composed.recipe, steps, place_of(composed.recipe))
-    return Run(record.create(composed, Plan("quickstart", "store", steps, job=job)))
+    return Run(record.create(composed, Plan(composed.recipe.name, "store", steps, job=job)))
 
 
 def there(work: Path, run: Run) -> Path:

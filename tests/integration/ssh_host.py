@@ -86,9 +86,12 @@ def free_port() -> int:
 
 @contextmanager
 def ssh_host(
-    folder: Path, home: Path, name: str = "trn-a", port: int | None = None, environment: str = ""
+    folder: Path, home: Path, name: str = "trn-a", port: int | None = None, environment: str = "", shell: str = ""
 ) -> Iterator[Host]:
-    """Start sshd and let the ssh_config in `home` know it by `name`; sessions there have `environment`, VAR=VALUE."""
+    """Start sshd and let the ssh_config in `home` know it by `name`; sessions there have `environment`, VAR=VALUE.
+
+    A `shell` is what starts the login shell: it finds in SSH_ORIGINAL_COMMAND what sshd would give to that with -c.
+    """
     port = port or free_port()
     folder.mkdir(parents=True, exist_ok=True)
     if os.getuid() == 0:
@@ -99,6 +102,7 @@ def ssh_host(
     algorithm, key = (folder / "hostkey.pub").read_text().split()[:2]
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {algorithm} {key}\n")
     more = f"SetEnv {environment}\n" if environment else ""
+    more += f"ForceCommand {shell}\n" if shell else ""
     (folder / "sshd_config").write_text(_SERVER.format(port=port, folder=folder) + more)
     config = home / ".ssh" / "config"
     config.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

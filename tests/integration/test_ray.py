@@ -91,7 +91,7 @@ def test_where_no_ray_answers_one_line_says_so(work: Path, words: list[str]) -> 
 
 def test_a_sweep_packs_onto_the_cores_there_are(work: Path, words: list[str]) -> None:
     """8 trials of 8 cores: the 32 cores of the cluster take four at once."""
-    out = done(command_here(work, "run", "quickstart", "-m", "train.seed=range(8)", *words, *SHORT, "train.max_steps=1",
+    out = done(command_here(work, "run", "quickstart", "-m", "train.seed=range(8)", *words, *SHORT, "train.max_steps=2",
                             "target.ray.resources.neuron_cores=8"))  # fmt: skip
     assert out.count("finished in") == 8
     assert most_at_once(sorted((work.parent / "shared" / "runs").iterdir())) == 4

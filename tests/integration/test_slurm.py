@@ -24,7 +24,7 @@ from cluster_runs import (
 )
 from far_runs import command, done
 from slurm_cluster import Cluster, missing, slurm_cluster
-from ssh_host import SSHD, ssh_host
+from ssh_host import SSHD, quoted, ssh_host
 
 from runner import targets
 from runner.runs import every
@@ -38,12 +38,34 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
+# What Slurm knows of its own job. argv: the output folder.
+TELL_COMMENT = """
+import json, os, pathlib, subprocess, sys
+def told(form):
+    command = ["squeue", "--noheader", f"--jobs={os.environ['SLURM_JOB_ID']}", f"--format={form}"]
+    return subprocess.run(command, capture_output=True, check=True).stdout.decode().rstrip("\\n")
+pathlib.Path(sys.argv[1], "training.json").write_text(json.dumps({"comment": told("%k"), "job": told("%j")}))
+"""
+
+
 def on_slurm(work: Path) -> list[str]:
     return ["target=slurm", f"target.folder={work.parent}/shared"]
 
 
 def jobs(run_folder: Path) -> list[str]:
     return json.loads((run_folder / "scheduled.json").read_text())["ids"]
+
+
+@pytest.mark.parametrize("name", ["my recipe", "50%j", "it's \"#1\"", "레시피"])
+def test_a_recipe_a_folder_and_an_option_may_be_called_anything(cluster: Cluster, work: Path, name: str) -> None:
+    shared = work.parent / f"shared {name}"
+    comment = f"say {name}; \\done"
+    target = ["target=slurm", f"target.folder={quoted(shared)}", f"target.slurm.options.comment={quoted(comment)}"]
+    run = a_run(work, {"train": TELL_COMMENT}, *target, f"name={quoted(name)}")
+    assert last(started(run)) == "finished"
+    [folder] = (shared / "runs").iterdir()
+    assert json.loads((folder / "results" / "train" / "training.json").read_text()) == {"comment": comment, "job": name}
+    assert (folder / "executor.log").exists()
 
 
 def test_two_nodes_train_as_one_does(cluster: Cluster, work: Path) -> None:
@@ -153,7 +175,7 @@ def test_a_server_on_a_node_is_reached_by_its_name(cluster: Cluster, work: Path)
 
 def test_a_sweep_packs_and_outlives_its_sweeper(cluster: Cluster, work: Path) -> None:
     """8 trials of 8 cores: the 32 cores of the cluster take four at once."""
-    words = ["run", "quickstart", "-m", "train.seed=range(8)", *on_slurm(work), *SHORT, "train.max_steps=1",
+    words = ["run", "quickstart", "-m", "train.seed=range(8)", *on_slurm(work), *SHORT, "train.max_steps=2",
              "target.slurm.options.gres=neuron:8"]  # fmt: skip
     sweeper = command_here(work, *words)
     assert sweeper.stdout

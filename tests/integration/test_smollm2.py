@@ -59,7 +59,7 @@ def test_it_answers_a_chat_and_stops(model):
     prompt = tokenizer.prompt_ids([tokenizer.prompt(ROWS[0])])
     answer = llama.generate(torch.tensor(prompt), max_new_tokens=20, do_sample=False)[0, len(prompt[0]) :].tolist()
     assert AutoTokenizer.from_pretrained(model).decode(answer) == "The capital of France is Paris.<|im_end|>"
-    assert answer[-1] == tokenizer.eos_id
+    assert answer[-1] == tokenizer.end_id
 
 
 @pytest.mark.parametrize("system", [None, "Answer in 1 word."])

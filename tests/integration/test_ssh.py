@@ -24,6 +24,12 @@ from runner.runs import Run, every
 
 pytestmark = pytest.mark.skipif(not Path(SSHD).exists(), reason="no sshd")
 PYTHON = f"sdk.train_python={sys.executable}"
+# argv: the output folder.
+ENDS = """
+import pathlib, sys
+pathlib.Path(sys.argv[1], "training.json").write_text('{"loss": 1.0}')
+sys.stdout.buffer.write("done \\N{HORIZONTAL ELLIPSIS}\\n".encode())
+"""
 SHORT = ["evaluate=none", "serve=none", "train.max_steps=3", "dataset.train_rows=60"]
 
 
@@ -39,6 +45,37 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def host(tmp_path: Path, home: Path) -> Iterator[Host]:
     with ssh_host(tmp_path / "a host", home) as host:
         yield host
+
+
+SHELLS = {
+    "bash": 'echo "Welcome to trn-a"; echo careful >&2; printf "no end of line"; exec bash -c "$SSH_ORIGINAL_COMMAND"',
+    "dash": 'exec dash -c "$SSH_ORIGINAL_COMMAND"',
+    "tcsh": 'HOME="{home}" exec tcsh -c "$SSH_ORIGINAL_COMMAND"',
+    "fish": 'echo Welcome; exec fish -c "$SSH_ORIGINAL_COMMAND"',
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_any_login_shell_will_do_and_may_print(tmp_path: Path, home: Path, work: Path, shell: str) -> None:
+    if not shutil.which(shell):
+        pytest.skip(f"no {shell}")
+    (home / ".tcshrc").write_text('echo Welcome\necho -n "no end of line"\n')
+    with ssh_host(tmp_path / "a host", home, shell=SHELLS[shell].format(home=home)) as host:
+        run = a_far_run(work, host, ENDS, "name=\"it's 50% !x `a` $b\"")
+        target = start(run)
+        lines = list(target.follow(run))
+        assert json.loads(lines[-1])["state"] == "finished" == target.state(run)
+        assert list(target.log(run, "train", live=False))[-1] == b"done \xe2\x80\xa6"
+        target.fetch(run, adapter=False)
+        assert run.metrics() == {"train.loss": 1.0}
+        assert target.names() == [run.name]
+
+
+def test_an_account_that_runs_no_commands_is_said_to_be_one(tmp_path: Path, home: Path, work: Path) -> None:
+    with ssh_host(tmp_path / "a host", home, shell="echo This account is currently not available.") as host:
+        run = a_far_run(work, host, ENDS)
+        with pytest.raises(RecipeError, match="its login shell ran no command: This account is currently"):
+            start(run)
 
 
 def there(host: Host, run: Run) -> Path:

@@ -12,9 +12,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 
-from runner import history, runs
+from runner import history, runs, trackers
+from runner.compose import compose
 from runner.runs import Run
+from tests.runner.trained_run import trained_run
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = ["train.max_steps=3", "evaluate=none", "serve=none", "tp_size=1"]
@@ -69,6 +72,45 @@ def test_a_server_that_is_not_there_does_not_stop_a_run(tmp_path: Path) -> None:
     run, said = tracked(tmp_path, "mlflow", "tracker.uri='http://127.0.0.1:9'")
     assert said.count("tracker given up, the run goes on: MlflowException") == 1
     assert run.state == "finished"
+
+
+ODD = {"prompt (en)?": "yes", "prompt (en)!": "no", "a//b": "x", "k" * 300: "long", "질문": "예", "": "nothing"}
+
+
+@needs("mlflow", "sqlalchemy", "alembic")
+def test_mlflow_takes_keys_that_it_refuses_under_other_names(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    told, client = told_of_odd_keys(tmp_path, "mlflow"), MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    [kept] = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert kept.info.run_name == told.name
+    assert {"dataset.where.prompt _en__", "dataset.where.a__b", "dataset.where.질문"} <= set(kept.data.params)
+    assert set(ODD.values()) <= set(kept.data.params.values())
+    assert kept.data.metrics["adapter/execution_accuracy"] == 0.75
+
+
+@needs("tensorboard")
+def test_tensorboard_takes_any_key(tmp_path: Path) -> None:
+    told_of_odd_keys(tmp_path, "tensorboard")
+
+
+@needs("wandb")
+def test_wandb_takes_any_key_and_a_long_name(tmp_path: Path) -> None:
+    told_of_odd_keys(tmp_path, "wandb")
+
+
+def told_of_odd_keys(folder: Path, kind: str) -> Run:
+    """A run whose recipe has names of columns for keys, told to a tracker, which must not be given up."""
+    run = trained_run(folder, f"tracker={kind}")
+    path = run.folder / "recipe.yaml"
+    recipe = yaml.safe_load(path.read_text())
+    recipe["dataset"]["where"], recipe["name"] = ODD, "long name " * 9
+    path.write_text(yaml.safe_dump(recipe, allow_unicode=True))
+    run = Run(run.folder)
+    settings = compose("quickstart", [f"tracker={kind}", f"paths.runs={folder}/runs"]).recipe.tracker
+    with trackers.feed(trackers.of(settings), run, pytest.fail) as feed:
+        assert list(feed.passing((run.folder / "events.jsonl").read_bytes().splitlines()))
+    return run
 
 
 @needs("tensorboard")

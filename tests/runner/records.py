@@ -15,12 +15,32 @@ from runner.runs import Run
 WRITE = "import sys, pathlib; f = pathlib.Path(sys.argv[1]) / sys.argv[2]; f.write_text(sys.argv[3])"
 
 
-def a_run(folder: Path, *overrides: str, stage: str = "train", key: str = "train-1", **figures: float) -> Run:
-    """A finished run in folder/runs with one step whose artifact holds `figures` as training.json."""
+def a_run(
+    folder: Path, *overrides: str, stage: str = "train", key: str = "train-1", trial: str = "", **figures: float
+) -> Run:
+    """A finished run in folder/runs with one step whose artifact holds `figures` as training.json.
+
+    A `trial` is SWEEP/NUMBER, in folder/runs/sweeps.
+    """
     composed = compose("quickstart", [f"paths.runs={folder}/runs", f"paths.store={folder}/store", *overrides])
     store = folder / "store"
     argv = (sys.executable, "-c", WRITE, str(store / "partial" / key), "training.json", json.dumps(figures))
     plan = Plan("quickstart", str(store), (Step(stage, "train", key, argv, {}, True, False),))
-    made = record.create(composed, plan)
+    made = record.create(composed, plan, folder / "runs" / "sweeps" / trial if trial else None)
     assert execute(plan.as_json(), made) == 0
     return Run(made)
+
+
+def a_sweep(folder: Path, name: str, objective: str = "train.loss", direction: str = "minimize") -> Path:
+    """The folder of a sweep, with what it says of itself."""
+    sweep = folder / "runs" / "sweeps" / name
+    sweep.mkdir(parents=True)
+    (sweep / "sweep.json").write_text(json.dumps({"objective": objective, "direction": direction}))
+    return sweep
+
+
+def start_at(run: Run, started: str) -> Run:
+    """The run as if it had been started at another time."""
+    manifest = run.folder / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "started": started}))
+    return Run(run.folder)

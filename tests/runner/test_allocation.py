@@ -47,7 +47,6 @@ def test_several_nodes_are_for_the_training_alone() -> None:
         (["target=slurm", "parallel.nodes=3"], "cannot share 2 ranks"),
         (["target=ray", "parallel.nodes=2"], "target=ray is one machine for each run"),
         (["target=ray", "target.ray.resources.disk=much"], "how many of each"),
-        (["target=slurm", "target.slurm.time=60"], "between quotes"),
         (["target=slurm", "serve.mode=foreground"], "say serve.host=0.0.0.0"),
         (["target=slurm", "target.host=login"], "sdk.train_python"),
     ],
@@ -58,6 +57,7 @@ def test_what_cannot_be_is_refused(words: list[str], problem: str) -> None:
     assert problem in str(error.value)
 
 
-def test_a_time_limit_is_taken_as_it_is_written() -> None:
-    [part] = parts("target.slurm.time=04:00:00")
-    assert part["options"] == {"time": "04:00:00"}
+@pytest.mark.parametrize("time", ["04:00:00", "60", "1-0"])
+def test_a_time_limit_is_taken_as_it_is_written(time: str) -> None:
+    [part] = parts(f"target.slurm.time={time}")
+    assert part["options"] == {"time": time}

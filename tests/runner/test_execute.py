@@ -48,6 +48,20 @@ def test_second_run_makes_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "two" / "artifacts" / "convert" / "made").read_text() == "x"
 
 
+@pytest.mark.parametrize("users", [None, "7"])
+def test_several_processes_share_the_cores_unless_the_user_says_otherwise(tmp_path, monkeypatch, users) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if users:
+        monkeypatch.setenv("OMP_NUM_THREADS", users)
+    code = "import os, sys, pathlib; pathlib.Path(sys.argv[1], 'made').write_text(os.environ.get('OMP_NUM_THREADS', ''))"
+    cores = len(os.sched_getaffinity(0))
+    for processes, threads in ((1, ""), (2, str(max(1, cores // 2))), (10 * cores, "1")):
+        one = {**step(tmp_path / "store", "train", code, key=f"train-{processes}"), "processes": processes}
+        assert execute({"store": str(tmp_path / "store"), "steps": [one]}, tmp_path / f"run-{processes}") == 0
+        made = tmp_path / f"run-{processes}" / "artifacts" / "train" / "made"
+        assert made.read_text() == (users or threads)
+
+
 def test_failed_step_publishes_nothing_and_ends_the_run(tmp_path: Path) -> None:
     store = tmp_path / "store"
     broken = step(store, "train", WRITE + "; print('no luck'); sys.exit(2)")

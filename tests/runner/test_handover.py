@@ -10,7 +10,7 @@ import yaml
 from rich.console import Console
 
 from runner import handover
-from runner.compose import compose
+from runner.compose import RECIPES, compose
 from runner.errors import RecipeError
 from runner.run import run as run_recipe
 from runner.runs import Run, every
@@ -19,9 +19,9 @@ from tests.runner.trained_run import evaluation
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of one optimizer step, whose artifacts are real; only the figures of its evaluation are made up."""
+    """A run of two optimizer steps, whose artifacts are real; only the figures of its evaluation are made up."""
     folder = tmp_path_factory.mktemp("handover")
-    words = ["train.max_steps=1", "dataset.train_rows=8", "evaluate=none", "serve=none",
+    words = ["train.max_steps=2", "dataset.train_rows=8", "evaluate=none", "serve=none",
              f"paths.runs={folder}/runs", f"paths.store={folder}/store"]  # fmt: skip
     assert run_recipe(compose("quickstart", words), Console(quiet=True)) == 0
     run = every(folder / "runs")[0]
@@ -43,14 +43,14 @@ def test_peft_and_transformers_load_what_is_handed_over(trained: Run, tmp_path: 
 
     handover.export(trained, "peft", tmp_path / "adapter")
     handover.export(trained, "merged", tmp_path / "whole")
-    base = AutoModelForCausalLM.from_pretrained(trained.folder / "artifacts" / "fetch", dtype=torch.float32)
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    base = AutoModelForCausalLM.from_pretrained(config["base_model_name_or_path"], dtype=torch.float32)
     adapted = PeftModel.from_pretrained(base, tmp_path / "adapter")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "whole", dtype=torch.float32)
     tokens = torch.arange(3, 40)[None]
     with torch.no_grad():
         assert torch.allclose(adapted(tokens).logits, merged(tokens).logits, atol=0.1)  # the merged one is bf16
-    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == "tiny-llama"
+    assert config["base_model_name_or_path"] == str(RECIPES / "assets" / "tiny_llama")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "whole"], "nothing is left beside them"
 
 
@@ -66,7 +66,7 @@ def test_the_card_says_from_what_it_was_made_and_how_good_it_is(trained: Run, tm
     handover.export(trained, "peft", tmp_path / "adapter")
     front, text = card_of(tmp_path / "adapter")
     assert front["library_name"] == "peft"
-    for part in ("tiny-llama", "sql-tiny", trained.name, "held-out loss", "rank 16", "max_steps: 1", "## Licence"):
+    for part in (str(RECIPES / "assets" / "tiny_llama"), "sql-tiny", trained.name, "held-out loss", "rank 16", "max_steps: 1", "## Licence"):
         assert part in text
 
 

@@ -62,4 +62,9 @@ def test_a_program_counts_with_what_it_imports(tmp_path: Path) -> None:
     other.write_text("x = 2\n")
     assert fingerprint() == before
     helper.write_text("x = 2\n")
-    assert fingerprint() != before
+    changed = fingerprint()
+    assert changed != before
+    (tmp_path / "common" / "c.json").write_text("{}")
+    assert fingerprint() == changed
+    (tmp_path / "common" / "b.json").write_text("{}")
+    assert fingerprint() != changed, "a module's data lies beside it"

@@ -208,7 +208,8 @@ def followed(recipe: Recipe, reason: str) -> Recipe:
 MISTAKES = [
     ("train", {"learning_rate": 0.0}, "train.learning_rate: 0 learns nothing"),
     ("train", {"warmup_ratio": 1.0}, "train.warmup_ratio: 1 of all steps"),
-    ("train", {"warmup_ratio": 0.9, "max_steps": 1}, "train.warmup_ratio: 0.9 of 1 steps"),
+    ("train", {"warmup_ratio": 0.05, "max_steps": 1}, "train.warmup_ratio: 0.05 of 1 steps"),
+    ("train", {"warmup_ratio": 0.6, "max_steps": 2}, "train.warmup_ratio: 0.6 of 2 steps"),
     ("train", {"lora": schema.Lora(targets=[])}, "train.lora.targets: no layer"),
     ("train", {"lora": schema.Lora(targets=["q_proj", "q_proj"])}, "named twice"),
     ("dataset", {"seq_len": 8193}, "dataset.seq_len: 8193 is more than the 8192 positions"),

@@ -78,7 +78,7 @@ ON_THE_COMMAND_LINE = {
     "dataset.where.topic=birds": "no column 'topic'",
     "evaluate.sql_schema=tables": "no column 'tables'",
     "serve.host=not.an.address": "127.0.0.1",
-    "name=a/b": "name: a/b",
+    "'name=\"a\tb\"'": "name: 'a\\tb': holds a line break",
     "paths.store=/etc/passwd": "/etc/passwd is not a folder",
     "paths.runs=/etc/passwd/runs": "/etc/passwd is not a folder",
     # flags and sweeps
@@ -156,6 +156,14 @@ def test_mistakes_on_the_command_line(refused, words: str) -> None:
 def test_mistakes_in_a_recipe(refused, tmp_path: Path, text: str) -> None:
     (tmp_path / "mine.yaml").write_text(text + "\n")
     refused(["run", "./mine.yaml"], IN_A_RECIPE[text])
+
+
+def test_a_recipe_beside_another_of_its_stem_is_refused_or_itself(refused, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("defaults: [base, _self_]\ntrain: {epochs: 0}\n")
+    (tmp_path / "x.yml").write_text("defaults: [base, _self_]\n")
+    refused(["run", "x.yml"], "x.yml: Hydra reads .yaml alone; rename it to x.yaml")
+    (tmp_path / "x.yaml.yaml").write_text("defaults: [base, _self_]\ntrain: {epochs: -5}\n")
+    refused(["run", "x.yaml.yaml"], "-5")
 
 
 @pytest.mark.parametrize("words", COMMANDS)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from runner.compose import ROOT, compose
 from runner.draft import Place
 from runner.errors import RecipeError
 from runner.plan import Plan, build
+from runner.schema import Recipe
 
 ALL = ["fetch", "tokenize", "convert", "train", "export", "evaluate", "serve"]
 
@@ -60,10 +64,10 @@ def test_every_step_reads_what_an_earlier_one_makes() -> None:
 
 def test_content_of_outside_files_counts(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("{}\n")
-    before = keys(plan(f"dataset.path={rows}"))
-    rows.write_text("{} \n")
-    assert keys(plan(f"dataset.path={rows}"))["tokenize"] != before["tokenize"]
+    rows.write_text('{"context": "", "question": "", "answer": "x"}\n')
+    before = keys(plan(f"dataset.eval_path={rows}"))
+    rows.write_text('{"context": "", "question": "", "answer": "y"}\n')
+    assert keys(plan(f"dataset.eval_path={rows}"))["tokenize"] != before["tokenize"]
 
 
 def test_a_missing_data_set_is_named() -> None:
@@ -75,3 +79,46 @@ def test_choices_leave_stages_out() -> None:
     assert list(keys(plan("evaluate=none", "serve=none"))) == ALL[:5]
     assert list(keys(plan("evaluate=none"))) == ALL[:5], "a smoke test compares with the evaluation"
     assert list(keys(plan("serve.mode=foreground"))) == ALL
+
+
+def words_of(recipe: Recipe, stage: str) -> list[str]:
+    steps = build(recipe, Place(ROOT, Path("/store"), "python")).steps
+    return list(next(step.argv for step in steps if step.stage == stage))
+
+
+@settings(max_examples=20, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(["{output}", "{output}/server"]))
+@example(text="{output}")
+def test_what_a_user_wrote_reaches_the_program_as_it_is(text: str) -> None:
+    recipe = compose("quickstart").recipe
+    recipe.dataset.template.separator = text
+    assert json.loads(word_behind("--template", words_of(recipe, "tokenize")))["separator"] == text
+
+
+def test_a_column_named_output_is_a_column(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"instruction": "Say hi.", "input": "", "output": "hi"}\n' * 3)
+    template = "dataset.template={sections:['{instruction}'],response:'{output}'}"
+    words = ["dataset=files", f"dataset.path={rows}", "dataset.eval_rows=1", "dataset.seq_len=256", template]
+    recipe = compose("quickstart", [*words, "evaluate=none"]).recipe
+    template = json.loads(word_behind("--template", words_of(recipe, "tokenize")))
+    assert template["response"] == "{output}"
+
+
+def word_behind(flag: str, words: list[str]) -> str:
+    return words[words.index(flag) + 1]
+
+
+@pytest.mark.parametrize("name", ["{output}", "{output}/server"])
+def test_a_served_name_that_was_once_a_placeholder_is_a_name(name: str) -> None:
+    recipe = compose("quickstart").recipe
+    recipe.serve.adapter_name = name
+    [adapter] = [word for word in words_of(recipe, "serve") if "/objects/export-" in word]
+    assert adapter.startswith(f"{name}=/store/objects/export-")
+
+
+def test_a_name_of_several_lines_stays_a_comment() -> None:
+    recipe = compose("quickstart").recipe
+    recipe.dataset.name = "mine\nrm -r store"
+    step = build(recipe, Place(ROOT, Path("/store"), "python")).steps[1]
+    assert step.title == "tokenize mine rm -r store to sequences of 256"

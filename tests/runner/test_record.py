@@ -6,8 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from records import a_run
 
-from runner import record
+from runner import record, runs
 
 
 def git(folder: Path, *words: str) -> str:
@@ -56,3 +57,21 @@ def test_large_files_are_named_without_their_content(checkout: Path) -> None:
 
 def test_a_folder_outside_git_has_no_difference(tmp_path: Path) -> None:
     assert record.uncommitted(tmp_path) == b""
+
+
+def test_a_record_is_not_seen_before_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(record, "uncommitted", lambda _: seen.append(runs.every(tmp_path / "runs")) or b"")
+    made = a_run(tmp_path)
+    assert seen == [[]]
+    assert [run.folder for run in runs.every(tmp_path / "runs")] == [made.folder]
+
+
+NAMES = {"50%j: my recipe": "50-j-my-recipe", "a/../b": "a-..-b", "레시피": "레시피", "//": "run", "x" * 99: "x" * 48}
+
+
+@pytest.mark.parametrize(("name", "part"), NAMES.items())
+def test_a_run_has_a_folder_that_no_program_reads_another_meaning_into(tmp_path: Path, name: str, part: str) -> None:
+    run = a_run(tmp_path, f'name="{name}"')
+    assert run.folder.parent == tmp_path / "runs" and run.name.endswith(f"-{part}")
+    assert run.recipe["name"] == name

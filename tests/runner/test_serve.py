@@ -102,6 +102,17 @@ def test_what_one_server_cannot_serve_is_refused(tmp_path, tiny_model, tiny_adap
         of_words(["last"], tmp_path / "empty")
 
 
+def test_stop_ends_no_run_that_is_not_a_server(tmp_path, tiny_model, tiny_adapter) -> None:
+    training = a_run(tmp_path, tiny_model, tiny_adapter)
+    to_serve = a_run(tmp_path, tiny_model, tiny_adapter, "serve.mode=foreground", number=2)  # its server never began
+    for run in (training, to_serve):
+        said = runner(tmp_path, "stop", run.name, status=2)
+        assert said == (
+            f"runner: {run.name}: is no server, or not yet; `runner cancel {run.name}` ends a run of any kind\n"
+        )
+    assert "last: no server lives" in runner(tmp_path, "stop", status=2)
+
+
 def test_adapters_of_several_runs_are_served_asked_listed_and_stopped(tmp_path, tiny_model, tiny_adapter) -> None:
     one, two = (a_run(tmp_path, tiny_model, tiny_adapter, number=number) for number in (1, 2))
     port = free_port()
@@ -123,6 +134,7 @@ def test_adapters_of_several_runs_are_served_asked_listed_and_stopped(tmp_path, 
     [line] = (server.run.folder / "asked" / "question" / "answers.jsonl").read_text().splitlines()
     answers = json.loads(line)["answers"]
     assert len({answer["text"] for answer in answers.values()}) == 3, answers
+    runner(tmp_path, "ask", "a question " * 32, "--max-tokens", "1")  # longer than a file's name may be
     assert "no such server" in runner(tmp_path, "ask", "a", "--server", "other", status=2)
 
     assert "a run that has no stage export" in runner(tmp_path, "serve", server.run.name.partition("-serve")[0] + "-s",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -101,12 +102,23 @@ def test_a_tracker_that_is_not_installed_is_refused_with_the_packages_name(tmp_p
         (["tracker=mlflow", "tracker.uri='http://[mlflow'"], "tracker.uri: Invalid IPv6 URL"),
         (["tracker=tensorboard", "tracker.uri='http://mlflow:5000'"], "tensorboard writes to a folder"),
         (["tracker.kind=mlfow"], "did you mean mlflow"),
+        (["tracker=wandb", "tracker.project='team/sql'"], "tracker.project: team/sql: W&B takes"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(overrides: list[str], problem: str) -> None:
     with pytest.raises(RecipeError, match=problem) as refused:
         trackers.of(compose("quickstart", overrides).recipe.tracker)
     assert "secret" not in str(refused.value)
+
+
+def test_keys_become_names_that_a_tracker_accepts_and_stay_apart() -> None:
+    keys = ["train/loss", "where.prompt (en)?", "where.prompt (en)!", "where.a/../b", "where.c/", "x" * 300, "질문",
+            "/d"]  # fmt: skip
+    names = trackers.accepted(keys, re.compile(r"[^/\w.\- :]"))
+    assert list(names) == keys
+    assert list(names.values()) == [
+        "train/loss", "where.prompt _en__", "where.prompt _en___", "where.a_.._b", "where.c_", "x" * 240, "질문", "_d"
+    ]  # fmt: skip
 
 
 def test_no_tracker_is_no_tracker(tmp_path: Path) -> None:

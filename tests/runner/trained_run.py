@@ -27,9 +27,12 @@ STATISTICS = {"examples": 90, "sequences": 30, "tokens": 7000, "label_tokens": 2
 
 def trained_run(
     folder: Path, *overrides: str, key: str = "1", steps: range = range(1, 13), accuracy: float = 0.75,
-    samples: list[dict[str, Any]] | None = None, fails: bool = False,
+    samples: list[dict[str, Any]] | None = None, fails: bool = False, trial: str = "",
 ) -> Run:  # fmt: skip
-    """A run in folder/runs: tokenize, train over `steps`, evaluate; `key` makes its artifacts its own."""
+    """A run in folder/runs: tokenize, train over `steps`, evaluate; `key` makes its artifacts its own.
+
+    A `trial` is SWEEP/NUMBER, in folder/runs/sweeps.
+    """
     composed = compose("quickstart", [f"paths.runs={folder}/runs", f"paths.store={folder}/store", *overrides])
     training = {"steps": steps[-1], "loss": 1 / steps[-1], "tokens": 6144, "label_tokens": 2000, "seconds": 61.0}
     made = {
@@ -43,7 +46,7 @@ def trained_run(
     broken = Step("export", "gather", f"export-{key}", (sys.executable, "-c", "exit('no & good')"), {}, True, False)
     plan = [step(folder / "store", stage, f"{stage}-{key}", *outcome) for stage, outcome in made.items()]
     asked = Plan("quickstart", str(folder / "store"), tuple([*plan[:2], broken] if fails else plan))
-    place = record.create(composed, asked)
+    place = record.create(composed, asked, folder / "runs" / "sweeps" / trial if trial else None)
     assert execute(asked.as_json(), place) == (1 if fails else 0)
     return Run(place)
 

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.applications import Starlette
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models, normalizers
 
 from common.engine import Engine, Piece, Request, TextStream
-from common.generation import Sequence
+from common.generation import Sequence, generate
 from common.loading import BASE, Limits, load_model
 from common.openai_server import ModelServer
+from common.sampling import Sampling
 
 ENDLESS = 1_000_000  # tokens
 
@@ -50,13 +51,7 @@ def engine(tiny_model: Path) -> Iterator[RecordingEngine]:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_streamed_text_is_the_decoded_text(tokenizer, text, cut):
     token_ids = tokenizer.encode(text).ids[:cut]
-    stream = TextStream(tokenizer, [])
-    pieces = []
-    for token_id in token_ids:
-        stream.push(token_id)
-        pieces.append(stream.take(last=False))
-    stream.close(token_ids)
-    assert "".join(pieces) + stream.take(last=True) == tokenizer.decode(token_ids)
+    assert streamed(tokenizer, token_ids) == tokenizer.decode(token_ids)
 
 
 @given(text=st.text("ab", max_size=12), stop=st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3))
@@ -80,6 +75,44 @@ def test_no_part_of_a_stop_string_is_told(tokenizer, text, stop):
         assert told == min((seen[: seen.index(each)] for each in stop if each in seen), key=len)
 
 
+@pytest.fixture(scope="module")
+def byte_fallback() -> Tokenizer:
+    """A tokenizer as SentencePiece's: what it has no token for is written byte by byte."""
+    tokens = ["<unk>", "</s>", "\u2581", "a", *(f"<0x{byte:02X}>" for byte in range(256))]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens(["</s>"])
+    return tokenizer
+
+
+def streamed(tokenizer: Tokenizer, token_ids: list[int]) -> str:
+    stream = TextStream(tokenizer, [])
+    told = ""
+    for token_id in token_ids:
+        stream.push(token_id)
+        told += stream.take(last=False)
+    stream.close()
+    return told + stream.take(last=True)
+
+
+@given(text=st.text("a €漢\ufffd", max_size=20))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_characters_of_several_byte_tokens_are_streamed(byte_fallback, text):
+    token_ids = byte_fallback.encode(text).ids
+    assert streamed(byte_fallback, token_ids) == byte_fallback.decode(token_ids) == text
+
+
+@given(token_ids=st.lists(st.sampled_from([2, 3, *(4 + byte for byte in "€".encode()), 4 + 0xFF]), max_size=20))
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_bytes_that_are_no_text_lose_nothing_else(byte_fallback, token_ids):
+    """They may make the text before them another one, which a decoding stream of `tokenizers` refuses to go on from."""
+    assert streamed(byte_fallback, token_ids).count("a") == token_ids.count(3)
+
+
 def test_a_cancelled_answer_makes_room_for_the_next(engine, tokenizer):
     pieces: SimpleQueue[Piece] = SimpleQueue()
     endless = Request(Sequence([5], ENDLESS), tokenizer, [], pieces.put)
@@ -98,28 +131,104 @@ def test_a_failure_of_the_model_fails_the_requests_under_way_and_no_later_one(ti
     model = load_model(tiny_model, {}, "fp32")
     engine = RecordingEngine(model, max_batch=2)
     pieces: SimpleQueue[Piece] = SimpleQueue()
-    healthy = model.model.norm.weight.data.clone()
-    model.model.norm.weight.data.fill_(float("nan"))
+    healthy = model.model.model.norm.weight.data.clone()
+    model.model.model.norm.weight.data.fill_(float("nan"))
     engine.start()
     for _ in range(2):
         engine.submit(Request(Sequence([5], 3), tokenizer, [], pieces.put))
     assert [pieces.get(timeout=30).finish_reason for _ in range(2)] == ["error"] * 2
-    model.model.norm.weight.data.copy_(healthy)
+    model.model.model.norm.weight.data.copy_(healthy)
     engine.submit(Request(Sequence([5], 1), tokenizer, [], pieces.put))
     assert pieces.get(timeout=30).finish_reason == "length"
     engine.stop()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_nobody_waits_for_an_engine_that_has_ended(engine, tokenizer):
-    pieces: SimpleQueue[Piece] = SimpleQueue()
-    engine.submit(
-        Request(Sequence([5, 100_000], 3), tokenizer, [], pieces.put)
-    )  # a fault: no such row in the embedding
-    assert pieces.get(timeout=30).finish_reason == "error"
+class Asked:
+    """A request and the pieces of its answer."""
+
+    def __init__(self, sequence: Sequence, tokenizer: Tokenizer) -> None:
+        self.pieces: SimpleQueue[Piece] = SimpleQueue()
+        self.request = Request(sequence, tokenizer, [], self.pieces.put)
+
+    def last_piece(self) -> Piece:
+        while (piece := self.pieces.get(timeout=60)).finish_reason is None:
+            pass
+        return piece
+
+
+class Broken:
+    """A part of a request that raises whatever is asked of it."""
+
+    def decode(self, *_, **__):
+        raise LookupError("broken")
+
+    def put(self, _) -> None:
+        raise LookupError("broken")
+
+
+def ill_request(fault: str, tokenizer: Tokenizer) -> Asked:
+    if fault == "prompt":
+        return Asked(Sequence([5, 100_000], 3), tokenizer)  # no such row in the embedding
+    if fault == "choice":
+        return Asked(Sequence([5], 3, sampling=Sampling(1.0), generator=Broken()), tokenizer)
+    if fault == "text":
+        return Asked(Sequence([5], 3), Broken())
+    asked = Asked(Sequence([5], 3), tokenizer)
+    asked.request = Request(asked.request.sequence, tokenizer, [], Broken().put)
+    return asked
+
+
+@pytest.mark.parametrize("fault", ["prompt", "choice", "text", "client"])
+def test_a_request_that_raises_fails_alone(tiny_model, tokenizer, fault):
+    model = load_model(tiny_model, {}, "fp32")
+    alone = [Sequence([number], 6) for number in (6, 7, 8)]
+    assert len(list(generate(model, alone, 1, frozenset()))) == 3
+    ill = ill_request(fault, tokenizer)
+    one, other, later = (Asked(Sequence([number], 6), tokenizer) for number in (6, 7, 8))
+    engine = Engine(model, frozenset(), max_batch=3)
+    for asked in (one, ill, other):
+        engine._arriving.put(asked.request)  # before the thread runs, so that they are read together
+    engine.start()
+    assert [asked.last_piece().finish_reason for asked in (one, other)] == ["length"] * 2
+    engine.submit(later.request)
+    assert later.last_piece().finish_reason == "length"
     engine.stop()
-    engine.submit(Request(Sequence([5], 3), tokenizer, [], pieces.put))
-    assert pieces.get(timeout=30) == Piece("the engine has ended", [], "error")
+    assert ill.request.sequence.finish_reason == "error"
+    if fault != "client":  # that one cannot be told
+        assert ill.last_piece().finish_reason == "error"
+    healthy = [asked.request.sequence.token_ids for asked in (one, other, later)]
+    assert healthy == [sequence.token_ids for sequence in alone]
+
+
+class FailsOnce:
+    """A model that fails at one of its calls, as for want of memory."""
+
+    def __init__(self, model, call: int) -> None:
+        self.model, self.left = model, call
+
+    def __call__(self, **inputs):
+        self.left -= 1
+        if not self.left:
+            raise RuntimeError("no memory")
+        return self.model(**inputs)
+
+
+def test_a_step_that_fails_fails_the_requests_under_way_and_no_later_one(tiny_model, tokenizer):
+    engine = Engine(FailsOnce(load_model(tiny_model, {}, "fp32"), call=3), frozenset(), max_batch=2)
+    one, later = (Asked(Sequence([number], 6), tokenizer) for number in (6, 7))
+    engine.start()
+    engine.submit(one.request)
+    assert one.last_piece() == Piece("no memory", [], "error")
+    engine.submit(later.request)
+    assert later.last_piece().finish_reason == "length"
+    engine.stop()
+
+
+def test_nobody_waits_for_an_engine_that_has_ended(engine, tokenizer):
+    engine.stop()
+    asked = Asked(Sequence([5], 3), tokenizer)
+    engine.submit(asked.request)
+    assert asked.last_piece() == Piece("the engine has ended", [], "error")
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -3,15 +3,18 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
 
 import evaluate
 from common import program
-from common.loading import load_model
+from common.sql_scoring import SqlChecker
 
 
 def run(model: Path, adapter: Path, tokens: Path, output: Path, *more: str) -> int:
@@ -37,14 +40,15 @@ def evaluation(tiny_model, tiny_adapter, tiny_tokens, tmp_path_factory) -> Path:
 
 def test_losses_are_those_of_transformers_and_peft(evaluation, tiny_model, tiny_adapter, tiny_tokens):
     report = json.loads((evaluation / "report.json").read_text())
-    model = load_model(tiny_model, {"tuned": tiny_adapter}, "fp32")
-    for side, name in (("base", "__base__"), ("adapter", "tuned")):
+    base = LlamaForCausalLM.from_pretrained(tiny_model)
+    model = PeftModel.from_pretrained(base, tiny_adapter).eval()
+    for side, applied in (("base", model.disable_adapter), ("adapter", nullcontext)):
         total = count = 0.0
         for example in lines(tiny_tokens / "eval.jsonl"):
             prompt, response = example["prompt_ids"], example["response_ids"]
             labels = torch.tensor([[-100] * len(prompt) + response])
-            with torch.no_grad():
-                loss = model(torch.tensor([prompt + response]), labels=labels, adapter_names=[name]).loss
+            with torch.no_grad(), applied():
+                loss = model(torch.tensor([prompt + response]), labels=labels).loss
             total, count = total + float(loss) * len(response), count + len(response)
         assert report[side]["loss"] == pytest.approx(total / count, rel=1e-5)
         assert report[side]["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-4)
@@ -69,14 +73,28 @@ def test_answers_do_not_depend_on_the_batch(evaluation, tiny_model, tiny_adapter
     assert "execution_accuracy" not in report["adapter"]
 
 
-def test_an_answer_s_scores():
-    question = evaluate.SqlQuestion("CREATE TABLE t (a INTEGER)", "", "SELECT a FROM t WHERE a > 3")
-    metrics = ["exact_match", "rouge_l", "sql"]
-    answer = evaluate.scored("SELECT a FROM t WHERE 3 < a", [5], "SELECT a FROM t WHERE a > 3", metrics, question)
-    assert (answer["correct"], answer["exact_match"], answer["execution_accuracy"]) == (True, False, True)
-    assert 0.8 < answer["rouge_l"] < 1
-    without = evaluate.scored("SELECT a", [5], "SELECT a", ["exact_match"], None)
-    assert without == {"text": "SELECT a", "token_ids": [5], "correct": True, "exact_match": True}
+def test_the_scores_of_answers():
+    reference, equal = "SELECT a FROM t WHERE a > 3", "Here is the query: SELECT a FROM t WHERE 3 < a"
+    with SqlChecker() as checker:
+        question = checker.question("CREATE TABLE t (a INTEGER)", "", reference)
+    line = {"reference": reference, "base": {"text": "SELECT a"}, "adapter": {"text": equal}}
+    plain = {"reference": "SELECT a", "base": {"text": "SELECT a"}, "adapter": {"text": "SELECT b"}}
+    evaluate.add_scores([line, plain], ["exact_match", "rouge_l", "sql"], [question, None])
+    assert [line[side]["correct"] for side in evaluate.SIDES] == [False, True]
+    assert (line["adapter"]["exact_match"], line["adapter"]["execution_accuracy"]) == (False, True)
+    assert 0.5 < line["adapter"]["rouge_l"] < 1
+    assert plain["base"] == {"text": "SELECT a", "correct": True, "exact_match": True, "rouge_l": 1}
+    assert plain["adapter"]["correct"] is False
+
+
+def test_answers_are_kept_when_their_scoring_fails(tiny_model, tiny_adapter, tiny_tokens, tmp_path, monkeypatch):
+    def fail(*_: object) -> float:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(evaluate.scoring, "rouge_l", fail)
+    with pytest.raises(ZeroDivisionError):
+        run(tiny_model, tiny_adapter, tiny_tokens, tmp_path, "--metrics", "rouge_l", "--examples", "2")
+    assert all(line[side]["text"] for line in lines(tmp_path / "samples.jsonl") for side in evaluate.SIDES)
 
 
 def test_references_that_do_not_run_are_told_and_left_out(tiny_model, tiny_adapter, tiny_tokens, tmp_path, capsys):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import fetch_model
-from common import program
+from common import model_config, program
 
 SCRIPT = Path(fetch_model.__file__)
 
@@ -67,6 +67,15 @@ def test_a_folder_of_symbolic_links_gives_files(folder, tmp_path):
     assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
 
 
+def test_the_config_is_written_for_every_transformers(folder, tmp_path):
+    """Version 4, which Neuron's environments have, ignores rope_parameters and dtype."""
+    set_config(rope_parameters={"rope_type": "default", "rope_theta": 5e5}, dtype="float32")(folder)
+    assert fetch("--folder", folder, "--output", tmp_path / "out") == 0
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["rope_theta"], config["torch_dtype"]) == (5e5, "float32")
+    assert "rope_parameters" not in config
+
+
 def test_shards(folder, tmp_path):
     shard(folder)
     assert fetch("--folder", folder, "--output", tmp_path / "out") == 0
@@ -97,6 +106,11 @@ def set_config(**values):
     return change
 
 
+def make_adapter(folder):
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "me/base"}')
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -110,7 +124,11 @@ def set_config(**values):
         (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer.json"),
         (lambda folder: (folder / "config.json").unlink(), "source/config.json: no such file"),
         (lambda folder: (folder / "model.safetensors").unlink(), "its weights are *.bin"),
-        (set_config(model_type="gpt2"), "model_type is 'gpt2'; trainers know llama, granite, qwen3"),
+        (set_config(model_type="gpt2"), "model_type 'gpt2' is not supported, only llama, mistral, granite, qwen3"),
+        (set_config(hidden_act="gelu"), "config.json: hidden_act 'gelu' is not supported"),
+        (set_config(quantization_config={"bits": 4}), "config.json: quantization_config {'bits': 4} is not supported"),
+        (make_adapter, "this is a LoRA adapter of me/base; give its base model"),
+        (lambda folder: [make_adapter(folder), (folder / "config.json").unlink()], "a LoRA adapter of me/base"),
         (set_config(vocab_size=10), "config.json a vocab_size of 10"),
     ],
 )
@@ -180,7 +198,8 @@ def test_the_tokenizer_of_another_model_takes_the_place_of_the_models_own(folder
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert "chat_template.jinja" in names
     assert "special_tokens_map.json" not in names, "files of two tokenizers are not mixed"
-    assert (tmp_path / "out" / "config.json").read_text() == (folder / "config.json").read_text()
+    config = json.loads((folder / "config.json").read_text())
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == model_config.with_old_names(config)
 
 
 def test_a_tokenizer_that_is_larger_than_the_model_is_refused(folder, tmp_path, capsys):
@@ -188,7 +207,7 @@ def test_a_tokenizer_that_is_larger_than_the_model_is_refused(folder, tmp_path, 
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**settings, "vocab_size": 10}))
     assert fetch("--folder", folder, "--tokenizer", other, "--output", tmp_path / "out") == 2
-    assert f"{other}: tokenizer.json has 384 tokens" in capsys.readouterr().err
+    assert f"{other}: its tokenizer has 384 tokens" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -203,3 +222,79 @@ def test_flags_of_a_tokenizer(folder, tmp_path, capsys, words, message):
     source = [] if "--gguf" in words else ["--folder", folder]
     assert fetch(*source, *words, "--output", tmp_path / "out") == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("trainer", ["torch", "nxd"])
+def test_a_model_that_this_trainer_does_not_train_is_refused(folder, tmp_path, capsys, trainer):
+    set_config(model_type="qwen3")(folder)
+    assert fetch("--folder", folder, "--trainer", trainer, "--output", tmp_path / "out") == 2
+    assert f"'qwen3' is not supported by the trainer {trainer}, only by optimum" in capsys.readouterr().err
+    assert fetch("--folder", folder, "--trainer", "optimum", "--output", tmp_path / "out") == 0
+
+
+def test_a_mistral_without_sliding_window(folder, tmp_path):
+    set_config(model_type="mistral", architectures=["MistralForCausalLM"], sliding_window=None)(folder)
+    assert fetch("--folder", folder, "--output", tmp_path / "out") == 0
+
+
+def test_rotary_parameters_are_written_for_old_programs_too(folder, tmp_path):
+    set_config(rope_parameters={"rope_type": "default", "rope_theta": 5e5})(folder)
+    before = (folder / "config.json").read_bytes()
+    assert fetch("--folder", folder, "--output", tmp_path / "out") == 0
+    assert json.loads((tmp_path / "out" / "config.json").read_bytes()) == {**json.loads(before), "rope_theta": 5e5}
+    assert (folder / "config.json").read_bytes() == before
+
+
+TURN = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ '<s>' if m.role == 'assistant' }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"eos_token_id": 1, "top_p": 0.9}, {"eos_token_id": [1, 0], "top_p": 0.9}),
+        ({"eos_token_id": [1, 2]}, {"eos_token_id": [1, 2, 0]}),
+        ({"eos_token_id": [0]}, {"eos_token_id": [0]}),
+        ({}, {"eos_token_id": [0]}),
+        (None, {"bos_token_id": 0, "eos_token_id": [1, 0]}),
+    ],
+)
+def test_the_end_of_a_turn_is_an_end_token_of_the_model(folder, tmp_path, settings, expected):
+    """<s> stands for <|eot_id|> here; vLLM, too, stops at what generation_config.json names."""
+    (folder / "chat_template.jinja").write_text(TURN)
+    path = folder / "generation_config.json"
+    path.unlink() if settings is None else path.write_text(json.dumps(settings))
+    assert fetch("--folder", folder, "--output", tmp_path / "out") == 0
+    written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert {key: value for key, value in written.items() if value is not None} == expected
+    assert not path.is_file() or json.loads(path.read_text()) == settings
+
+
+class Downloads:
+    """Stands for the hub's cache: what is asked for is there, and noted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.asked = folder, []
+
+    def __call__(self, name, revision, patterns):
+        self.asked.append(set(patterns))
+        return self.folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_config(hidden_act="gelu"), "hidden_act 'gelu' is not supported"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer.json"),
+        (lambda folder: [make_adapter(folder), (folder / "config.json").unlink()], "this is a LoRA adapter"),
+    ],
+)
+def test_weights_are_fetched_after_the_small_files(folder, tmp_path, capsys, monkeypatch, change, message):
+    downloads = Downloads(folder)
+    monkeypatch.setattr(fetch_model.hub, "download", downloads)
+    assert fetch("--hub", "me/model", "--output", tmp_path / "out") == 0
+    assert not any("safetensors" in pattern for pattern in downloads.asked[0])
+    assert "model.safetensors" in downloads.asked[1]
+    change(folder)
+    assert fetch("--hub", "me/model", "--output", tmp_path / "other") == 2
+    assert message in capsys.readouterr().err
+    assert len(downloads.asked) == 3

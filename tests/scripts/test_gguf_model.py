@@ -39,7 +39,8 @@ def weights(tied: bool = True) -> dict[str, np.ndarray]:
 
 
 def write_gguf(
-    path: Path, tensors: dict[str, np.ndarray], pre: str = "smollm", rope_scaling: str | None = None
+    path: Path, tensors: dict[str, np.ndarray], pre: str = "smollm", rope_scaling: str | None = None,
+    numbers: dict[str, int | float] | None = None,
 ) -> Path:
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_embedding_length(HIDDEN)
@@ -52,6 +53,8 @@ def write_gguf(
     writer.add_rope_freq_base(100000.0)
     if rope_scaling:
         writer.add_string("llama.rope.scaling.type", rope_scaling)
+    for key, value in (numbers or {}).items():
+        (writer.add_uint32 if isinstance(value, int) else writer.add_float32)(f"llama.{key}", value)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(VOCABULARY)
@@ -67,6 +70,11 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def test_numbers_of_a_plain_llama_pass(tmp_path):
+    path = write_gguf(tmp_path / "m.gguf", weights(), numbers={"rope.dimension_count": 16, "logit_scale": 1.0})
+    gguf_model.write_folder(path, tmp_path / "out", "BF16")
 
 
 def converted(folder: Path, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -134,6 +142,9 @@ def test_digits_are_set_apart_before_the_words(tmp_path):
         ({"rope_freqs.weight": np.ones(8, np.float32)}, {}, "scaled rotary embeddings"),
         ({}, {"rope_scaling": "yarn"}, "scaled rotary embeddings"),
         ({}, {"pre": "llama-bpe"}, r"tokenizer \('gpt2', 'llama-bpe'\) cannot be rebuilt"),
+        ({}, {"numbers": {"rope.dimension_count": 8}}, "llama.rope.dimension_count 8 is not supported, only 16"),
+        ({}, {"numbers": {"expert_count": 8}}, "llama.expert_count 8 is not supported, only 0"),
+        ({}, {"numbers": {"logit_scale": 2.0}}, "llama.logit_scale 2.0 is not supported, only 1.0"),
         ({"blk.0.attn_q.bias": np.ones(HIDDEN, np.float32)}, {}, r"tensor blk\.0\.attn_q\.bias"),
         ({"blk.1.ffn_up.weight": None}, {}, r"tensor blk\.1\.ffn_up\.weight is missing"),
     ],

@@ -18,6 +18,7 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 FILES = {
     "models/me/model": {"config.json": b"{}", "model.safetensors": b"weights", "pytorch_model.bin": b"pickle"},
+    "models/me/files-403": {"config.json": b"{}"},
     "datasets/me/one": {"my-set.jsonl": b'{"q": 1}\n', "README.md": b"a set"},
     "datasets/me/split": {
         "data/train-0.parquet": b"a", "data/train-1.parquet": b"b", "data/test-0.parquet": b"c", "data/train.csv": b"d",
@@ -38,13 +39,19 @@ class Hub(BaseHTTPRequestHandler):
             return
         repository, _, resolved = path.partition("/resolve/")
         kind = "" if repository.startswith("datasets/") else "models/"
-        self.send_file(FILES[kind + repository][resolved.partition("/")[2]])
+        if repository == "me/files-403":
+            self.answer(403, {})
+        else:
+            self.send_file(FILES[kind + repository][resolved.partition("/")[2]])
 
     def do_HEAD(self) -> None:
         self.do_GET()
 
     def describe(self, repository: str, action: list[str]) -> None:
-        if repository not in FILES:
+        if "/answers-" in repository:
+            bad_token = "Invalid credentials in Authorization header"
+            self.answer(int(repository[-3:]), {}, message=bad_token if "token" in repository else "")
+        elif repository not in FILES:
             gated = repository == "models/me/gated"
             self.answer(403 if gated else 404, {}, error="GatedRepo" if gated else "RepoNotFound")
         elif action[1] not in ("main", SHA):
@@ -56,13 +63,15 @@ class Hub(BaseHTTPRequestHandler):
             siblings = [{"rfilename": path} for path in FILES[repository]]
             self.answer(200, {"id": repository, "sha": SHA, "siblings": siblings})
 
-    def answer(self, status: int, value: object, error: str = "") -> None:
+    def answer(self, status: int, value: object, error: str = "", message: str = "") -> None:
         body = json.dumps(value).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         if error:
             self.send_header("X-Error-Code", error)
+        if message:
+            self.send_header("X-Error-Message", message)
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(body)
@@ -141,6 +150,12 @@ def test_files_of_a_split(hub, tmp_path, expression, names):
         ('hub.download("me/gated", None, ["*"])', "--hub me/gated: gated: accept its terms at http"),
         ('hub.download("me/model", "v9", ["*"])', "--hub me/model: no revision v9: see http"),
         ('hub.download("a/b/c", None, ["*"])', "--hub a/b/c: not a name on the hub"),
+        ('hub.download("me/answers-401", None, ["*"])', "the hub refuses access (401): check the name, and"),
+        ('hub.download("me/answers-token-401", None, ["*"])', "the hub refuses access (401): check the name, and that HF_TOKEN may"),
+        ('hub.download("me/answers-403", None, ["*"])', "the hub refuses access (403): check the name, and that HF_TOKEN may"),
+        ('hub.download("me/files-403", None, ["*"])', "the hub refuses access (403): check the name, and that HF_TOKEN may"),
+        ('hub.download("me/answers-503", None, ["*"])', "--hub me/answers-503: the hub answered 503: try again later"),
+        ('hub.dataset_files("me/answers-403", None, "train")', "the hub refuses access (403): check the name, and that HF_TOKEN may"),
         ('hub.dataset_files("me/one", None, "test")', "--hub me/one: no file of the split 'test'"),
         ('hub.dataset_files("me/configurations", None, "train")', "several configurations"),
     ],

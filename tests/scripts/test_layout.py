@@ -136,7 +136,8 @@ def write_config(folder: Path, **changes: object) -> Path:
 def test_absent_sizes_follow_from_the_others(tmp_path: Path) -> None:
     shape = layout.read_shape(write_config(tmp_path, head_dim=None))
     assert (shape.num_key_value_heads, shape.head_dim, shape.tie_word_embeddings) == (4, 2, False)
-    assert layout.read_shape(write_config(tmp_path, model_type="mistral", sliding_window=None)) == shape
+    mistral = write_config(tmp_path, model_type="mistral", sliding_window=None, num_key_value_heads=None)
+    assert layout.read_shape(mistral) == shape
 
 
 @pytest.mark.parametrize(
@@ -152,6 +153,7 @@ def test_absent_sizes_follow_from_the_others(tmp_path: Path) -> None:
         ({"num_hidden_layers": True}, "num_hidden_layers must be"),
         ({"num_attention_heads": 0}, "num_attention_heads must be"),
         ({"num_key_value_heads": 3}, "num_key_value_heads 3 does not divide num_attention_heads 4"),
+        ({"head_dim": 3}, "head_dim 3 is odd"),
     ],
 )
 def test_configs_of_other_models(tmp_path: Path, changes: dict[str, object], message: str) -> None:

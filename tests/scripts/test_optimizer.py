@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from common.optimizer import AdamW, Plan, Schedule
+from common.program import BadInput
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
@@ -31,11 +32,25 @@ def test_schedule_equals_transformers(kind, name, warmup_ratio):
 
     schedule = Schedule(kind, 0.5, warmup_ratio, steps=10)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
-    reference = get_scheduler(name, optimizer, round(warmup_ratio * 10), 10)
+    reference = get_scheduler(name, optimizer, schedule.warmup_steps, 10)
     for step in range(10):
         assert schedule.learning_rate(step) == pytest.approx(reference.get_last_lr()[0])
         optimizer.step()
         reference.step()
+
+
+@pytest.mark.parametrize(("ratio", "steps"), [(0.0, 10), (0.05, 326), (0.03, 2), (0.1, 5), (0.1, 30), (0.25, 4)])
+def test_warm_up_rounds_up_as_transformers_does(tmp_path, ratio, steps):
+    from transformers import TrainingArguments
+
+    reference = TrainingArguments(tmp_path, warmup_steps=ratio, use_cpu=True).get_warmup_steps(steps)
+    assert Schedule("linear", 1.0, ratio, steps).warmup_steps == reference
+
+
+@pytest.mark.parametrize(("ratio", "steps"), [(0.05, 1), (0.6, 2), (1.0, 7)])
+def test_a_training_that_only_warms_up_is_refused(ratio, steps):
+    with pytest.raises(BadInput, match=f"--warmup-ratio: {ratio:g} of {steps} step"):
+        Schedule("linear", 1.0, ratio, steps)
 
 
 def test_plan_takes_every_sequence_once_an_epoch_in_another_order():

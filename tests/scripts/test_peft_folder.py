@@ -69,3 +69,11 @@ def test_a_cut_file_is_named(adapter, tiny_model, size):
     file.write_bytes(file.read_bytes()[:size])
     with pytest.raises(BadInput, match=r"adapter_model\.safetensors"):
         check_adapter(adapter, tiny_model)
+
+
+@pytest.mark.parametrize("change", [{"use_dora": True}, {"alpha_pattern": {"q_proj": 3}}, {"fan_in_fan_out": True}])
+def test_other_arithmetic_is_refused(adapter, tiny_model, change):
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(BadInput, match=f"{next(iter(change))} is not supported"):
+        check_adapter(adapter, tiny_model)

@@ -1,17 +1,12 @@
 from __future__ import annotations
 
-from pathlib import Path
+import unicodedata
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from common.scoring import exact_match, rouge_l
-from common.sql_scoring import GoldFails, SqlQuestion
-
-SCHEMA = (
-    "CREATE TABLE head (name VARCHAR, age INTEGER, born_state VARCHAR);"
-    "CREATE TABLE department (id INTEGER PRIMARY KEY, name VARCHAR, head_age INTEGER, budget REAL)"
-)
-ROWS = "INSERT INTO head VALUES ('Ann', 30, 'Ohio'), ('Bob', 60, 'Ohio'), ('Bob', 60, 'Utah')"
+from common.scoring import _common_subsequence, exact_match, rouge_l, words
 
 
 def test_exact_match_ignores_white_space_alone():
@@ -20,125 +15,60 @@ def test_exact_match_ignores_white_space_alone():
     assert not exact_match("SELECTa FROM t", "SELECT a FROM t")
 
 
-def test_rouge_l_is_the_f_measure_of_the_longest_common_subsequence():
-    assert rouge_l("the cat sat", "the cat sat") == 1
-    assert rouge_l("", "the cat") == 0
-    assert rouge_l("the dog sat", "the cat sat down") == pytest.approx(2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4))
+def test_exact_match_takes_two_spellings_of_one_character_as_equal_but_no_other_character():
+    assert exact_match(unicodedata.normalize("NFD", "서울 café"), "서울 café")
+    assert not exact_match("10²", "102")
+
+
+# Answer, reference and the F-measure of rouge_score 0.1.2, RougeScorer(["rougeL"]), use_stemmer=False.
+RECORDED = [
+    ("the cat sat on the mat", "the cat was on a mat", 0.666666666667),
+    ("Police killed the gunman.", "Police kill the gunman", 0.75),
+    ("The gunman, police killed!", "police KILLED the gunman", 0.5),
+    ("SELECT name FROM head WHERE age > 56", "SELECT COUNT(*) FROM head WHERE age >= 56", 0.857142857143),
+    ("a_b c-d e.g. 3.14 it's", "a b c d e g 3 14 it s", 1.0),
+    ("to be or not to be that is the question", "be that as it may the question is not to be asked", 0.363636363636),
+    ("1, 2, 3", "3 2 1", 0.333333333333),
+    ("", "the cat", 0),
+    ("!!!", "???", 0),
+    ("one two three four five six seven", "seven six five four three two one", 0.142857142857),
+    ("a a a b", "a b a a", 0.75),
+    ("It was the best of times, it was the worst of times", "it was the age of wisdom, it was the age of foolishness",
+     0.666666666667),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "reference", "expected"), RECORDED)
+def test_rouge_l_of_english_is_that_of_rouge_score(answer, reference, expected):
+    assert rouge_l(answer, reference) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
-    ("gold", "right", "wrong"),
+    ("answer", "reference", "expected"),
     [
-        (
-            "SELECT COUNT(*) FROM head WHERE age > 56",
-            ["select count(1) from head where 56 < age", "SELECT COUNT(*) FROM head WHERE age >= 57;"],
-            ["age >= 56", "age > 57", "age < 56", "age = 56", "1"],
-        ),
-        (
-            'SELECT name FROM head WHERE born_state = "Alabama" AND age = 40',
-            ["SELECT name FROM head WHERE age = 40 AND born_state = 'Alabama'"],
-            ["born_state = 'Alabama'", "age = 40", "born_state = 'Alabama' OR age = 40", "born_state = 'alabama'"],
-        ),
-        (
-            "SELECT AVG(budget) FROM department WHERE budget BETWEEN 10 AND 20",
-            ["SELECT SUM(budget) / COUNT(budget) FROM department WHERE budget >= 10 AND budget <= 20"],
-            ["budget > 10 AND budget <= 20", "budget < 20", "1"],
-        ),
-        (
-            "SELECT name FROM head WHERE born_state LIKE '%bama%'",
-            ["SELECT name FROM head WHERE instr(lower(born_state), 'bama') > 0"],
-            ["born_state = 'bama'", "born_state LIKE 'bama'", "born_state NOT LIKE '%bama%'"],
-        ),
+        ("한국의 수도는 서울입니다", "한국의 수도는 서울입니다", 1),
+        ("한국의 수도는 부산입니다", "한국의 수도는 서울입니다", 2 / 3),
+        (unicodedata.normalize("NFD", "한국의 수도는"), "한국의 수도는", 1),
+        ("가 1", "나 1", 1 / 2),
+        ("CAFÉ", "café", 1),
+        ("Ελλάδα", "ΕΛΛΆΔΑ", 1),
+        ("हिन्दी भाषा", "हिन्दी", 2 / 3),
+        ("東京は首都", "京都は首都", 4 / 5),
+        ("Ｔｏｋｙｏ", "tokyo", 1),
     ],
 )
-def test_made_up_rows_tell_conditions_apart(gold, right, wrong):
-    question = SqlQuestion(SCHEMA, "", gold)
-    assert not question.empty
-    assert question.accepts(gold)
-    assert all(question.accepts(query) for query in right)
-    start = gold[: gold.index("WHERE")]
-    assert [query for query in wrong if question.accepts(f"{start} WHERE {query}")] == []
+def test_rouge_l_counts_the_words_of_every_script(answer, reference, expected):
+    assert rouge_l(answer, reference) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(
-    ("gold", "wrong"),
-    [
-        ("SELECT d.name FROM department d JOIN head h ON d.head_age = h.age", "SELECT name FROM department"),
-        ("SELECT DISTINCT born_state FROM head", "SELECT born_state FROM head"),
-        ("SELECT MAX(budget) FROM department", "SELECT MIN(budget) FROM department"),
-        ("SELECT COUNT(*) FROM head", "SELECT COUNT(born_state) FROM head"),
-        (
-            "SELECT born_state FROM head GROUP BY born_state HAVING COUNT(*) > 3",
-            "SELECT born_state FROM head GROUP BY born_state HAVING COUNT(*) > 4",
-        ),
-    ],
-)
-def test_made_up_rows_tell_shapes_apart(gold, wrong):
-    question = SqlQuestion(SCHEMA, "", gold)
-    assert question.accepts(gold)
-    assert not question.accepts(wrong)
+def test_marks_stay_with_their_letter_and_scripts_without_spaces_are_cut_at_every_character():
+    assert words("हिन्दी, in 日本 v2.0") == ["हिन्दी", "in", "日", "本", "v2", "0"]
 
 
-def test_given_rows_are_used_as_they_are():
-    question = SqlQuestion(SCHEMA, ROWS, "SELECT name FROM head WHERE age > 40")
-    assert question.accepts("SELECT name FROM head WHERE age = 60")
-    assert not question.accepts("SELECT DISTINCT name FROM head WHERE age = 60")
-
-
-def test_order_matters_only_where_the_gold_query_orders():
-    ordered = SqlQuestion(SCHEMA, ROWS, "SELECT age FROM head ORDER BY age")
-    assert not ordered.accepts("SELECT age FROM head ORDER BY age DESC")
-    inner = SqlQuestion(SCHEMA, ROWS, "SELECT age FROM (SELECT age FROM head ORDER BY age LIMIT 2)")
-    assert inner.accepts("SELECT age FROM head WHERE rowid IN (1, 2) ORDER BY age DESC")
-    assert SqlQuestion(SCHEMA, ROWS, "SELECT age FROM head").accepts("SELECT age FROM head ORDER BY age DESC")
-
-
-def test_a_gold_query_without_a_result_is_marked():
-    assert SqlQuestion(SCHEMA, ROWS, "SELECT name FROM head WHERE age > 99").empty
-    assert SqlQuestion(SCHEMA, ROWS, "SELECT MAX(age) FROM head WHERE age > 99").empty
-    assert not SqlQuestion(SCHEMA, ROWS, "SELECT COUNT(*) FROM head WHERE age > 99").empty
-
-
-@pytest.mark.parametrize(
-    "prediction",
-    [
-        "DROP TABLE head",
-        "DELETE FROM head",
-        "DELETE FROM head RETURNING name",
-        "PRAGMA writable_schema = 1",
-        "SELECT name FROM head; DELETE FROM head",
-        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT COUNT(*) FROM c",
-        "SELECT zeroblob(1000000000)",
-        "SELECT a.name FROM department a, department b, department c, department d, department e, department f",
-        "SELECT CAST(x'ff' AS TEXT)",
-        "SELECT \0",
-        "not sql",
-        "",
-    ],
-)
-def test_a_harmful_or_broken_prediction_is_wrong_and_changes_nothing(prediction):
-    question = SqlQuestion(SCHEMA, "", "SELECT name FROM head")
-    assert not question.accepts(prediction)
-    assert question.accepts("SELECT name FROM head")
-
-
-def test_a_prediction_or_schema_cannot_reach_files(tmp_path: Path):
-    target = tmp_path / "made.db"
-    assert not SqlQuestion(SCHEMA, ROWS, "SELECT 1").accepts(f"ATTACH '{target}' AS other")
-    with pytest.raises(GoldFails, match="not authorized"):
-        SqlQuestion(f"ATTACH '{target}' AS other", "", "SELECT 1")
-    assert not target.exists()
-
-
-@pytest.mark.parametrize(
-    ("schema", "rows", "gold", "reason"),
-    [
-        ("CREATE TABLE", "", "SELECT 1", "incomplete input"),
-        ("CREATE TABLE t (a)", "INSERT INTO u VALUES (1)", "SELECT a FROM t", "no such table: u"),
-        ("CREATE TABLE t (a)", "", "SELECT b FROM t", "no such column: b"),
-        ("CREATE TABLE t (a)", "", "DELETE FROM t", "not authorized"),
-    ],
-)
-def test_a_gold_query_that_does_not_run_says_why(schema, rows, gold, reason):
-    with pytest.raises(GoldFails, match=reason):
-        SqlQuestion(schema, rows, gold)
+@given(st.lists(st.sampled_from("abcd"), max_size=12), st.lists(st.sampled_from("abcd"), max_size=12))
+def test_the_common_subsequence_is_as_long_as_the_definition_says(one, other):
+    table = [[0] * (len(other) + 1) for _ in range(len(one) + 1)]
+    for i, left in enumerate(one):
+        for j, right in enumerate(other):
+            table[i + 1][j + 1] = table[i][j] + 1 if left == right else max(table[i][j + 1], table[i + 1][j])
+    assert _common_subsequence(one, other) == table[-1][-1]

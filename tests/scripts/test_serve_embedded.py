@@ -159,11 +159,87 @@ def test_chat_without_max_tokens_may_fill_the_context(server):
     assert answer["choices"][0]["finish_reason"] == "stop" or answer["usage"]["total_tokens"] == 256
 
 
+def test_vllm_s_own_parameters_change_the_answer_as_they_say(server):
+    plain = complete(server)["choices"][0]["token_ids"]
+    assert complete(server, temperature=2.0, top_k=1)["choices"][0]["token_ids"] == plain
+    assert complete(server, temperature=2.0, min_p=1.0)["choices"][0]["token_ids"] == plain
+    assert complete(server, repetition_penalty=3.0)["choices"][0]["token_ids"] != plain
+    assert complete(server, frequency_penalty=2.0)["choices"][0]["token_ids"] != plain
+    stopped = complete(server, stop_token_ids=[plain[4]])["choices"][0]
+    assert (stopped["token_ids"], stopped["finish_reason"]) == (plain[: plain.index(plain[4]) + 1], "stop")
+    longer = complete(server, stop_token_ids=[plain[4]], min_tokens=10)["choices"][0]["token_ids"]
+    assert len(longer) >= 10
+    assert plain[4] not in longer[:10]
+
+
+def test_a_stop_string_waits_for_min_tokens(server):
+    text = complete(server)["choices"][0]["text"]
+    waited = complete(server, stop=text[0], min_tokens=5)
+    assert waited["usage"]["completion_tokens"] > 5
+    assert waited["choices"][0]["text"].startswith(text[0])
+
+
+@pytest.mark.parametrize("text", ["hello", ""])
+def test_content_may_be_parts_of_text(server, text):
+    def answer(content) -> list[int]:
+        body = {"model": "base", "messages": [{"role": "user", "content": content}], **GREEDY}
+        return server.post("/v1/chat/completions", json=body).json()["choices"][0]["token_ids"]
+
+    parts = [{"type": "text", "text": text}, {"type": "text", "text": "b"}]
+    assert answer(parts) == answer(f"{text}\nb")
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, "messages[0].content: every part"),
+        ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content: every part"),
+        ({"role": "user", "content": []}, "messages[0].content must be a text or"),
+        ({"role": "user"}, "messages[0].content must be a text or"),
+        ({"content": "a"}, "messages[0].role is missing"),
+        ({"role": "assistant", "content": "a", "tool_calls": [{}]}, "messages[0].tool_calls is not supported"),
+    ],
+)  # fmt: skip
+def test_a_message_that_is_no_text_is_refused(server, message, said):
+    response = server.post("/v1/chat/completions", json={"model": "base", "messages": [message]})
+    assert response.status_code == 400
+    assert response.json()["error"]["message"].startswith(said)
+
+
+def test_what_asks_for_nothing_is_accepted(server):
+    plain = complete(server)["choices"]
+    nothing = {
+        "n": 1, "best_of": 1, "echo": False, "suffix": None, "logprobs": None, "logit_bias": {}, "user": "me",
+        "top_k": -1, "response_format": {"type": "text"}, "presence_penalty": 0, "stop": None,
+        "repetition_penalty": 1.0, "metadata": {"a": "b"}, "stop_token_ids": [], "ignore_eos": False,
+        "best_friend": None,
+    }  # fmt: skip
+    assert complete(server, **nothing)["choices"] == plain
+
+
 @pytest.mark.parametrize(
     ("change", "param", "message"),
     [
         ({"n": 2}, "n", "not supported"),
         ({"echo": True}, "echo", "not supported"),
+        ({"best_of": 2}, "best_of", "not supported"),
+        ({"logprobs": 0}, "logprobs", "not supported"),
+        ({"logit_bias": {"5": 1}}, "logit_bias", "not supported"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
+        ({"tools": [{}]}, "tools", "not supported"),
+        ({"include_stop_str_in_output": True}, "include_stop_str_in_output", "not supported"),
+        ({"max_token": 5}, "max_token", "Unrecognized request argument: max_token; did you mean max_tokens"),
+        ({"guided_regex": "a*"}, "guided_regex", "Unrecognized request argument: guided_regex; the options are"),
+        ({"messages": []}, "messages", "Unrecognized request argument"),
+        ({"top_k": -2}, "top_k", "an integer from -1"),
+        ({"top_k": 1.5}, "top_k", "an integer from -1"),
+        ({"min_p": 1.1}, "min_p", "a number from 0.0 to 1.0"),
+        ({"repetition_penalty": 0}, "repetition_penalty", "a number from"),
+        ({"presence_penalty": 2.5}, "presence_penalty", "a number from -2.0 to 2.0"),
+        ({"min_tokens": 21}, "min_tokens", "an integer from 0 to 20"),
+        ({"stop_token_ids": 5}, "stop_token_ids", "a list of token ids"),
+        ({"stop_token_ids": [999]}, "stop_token_ids", "Token id 999 is out of vocabulary"),
+        ({"ignore_eos": 1}, "ignore_eos", "must be a bool"),
         ({"max_tokens": 256}, "max_tokens", "maximum context length is 256 tokens"),
         ({"max_tokens": 0}, "max_tokens", "an integer from 1"),
         ({"max_tokens": "9"}, "max_tokens", "an integer from 1"),
@@ -192,6 +268,8 @@ def test_errors_have_openai_s_shape(server):
         "message": "The model `nobody` does not exist.", "type": "NotFoundError", "param": "model", "code": 404
     }  # fmt: skip
     assert server.post("/v1/completions", content=b"{").json()["error"]["message"].endswith("not valid JSON")
+    half = server.post("/v1/completions", content=rb'{"model": "base", "prompt": "\ud800"}').json()["error"]
+    assert half["message"].endswith("half of a surrogate pair, which is no text")
     assert server.get("/nowhere").json()["error"]["code"] == 404
     assert server.get("/v1/completions").json()["error"]["code"] == 405
 

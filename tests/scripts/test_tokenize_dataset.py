@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 
 import tokenize_dataset
 from common import program
@@ -236,7 +237,7 @@ def test_a_missing_column_names_file_line_and_columns(case):
     data = case.write("bad.jsonl", [*ROWS[:4], {"question": "?", "answer": "!"}])
     line = case.refused("--input", data, "--eval-input", case.data)
     assert "bad.jsonl:5: the template's 'C: {context}' names the column 'context'" in line
-    assert line.endswith("the columns are question, answer")
+    assert "the columns are question, answer;" in line
 
 
 @pytest.mark.parametrize(
@@ -261,11 +262,71 @@ def test_bad_input_is_told_in_one_line(case, content, argv, message):
     assert message in case.refused("--input", case.data, *argv)
 
 
-def test_no_token_with_loss(case):
-    silent = {"sections": ["{context}"], "response": "{context}"}
-    data = case.write("silent.jsonl", [{"context": ""}] * 4)
-    line = case.refused("--input", data, "--eval-rows", 1, "--loss-on", "all", template=silent, seq_len=4)
-    assert "no token carries loss" in line
+@pytest.mark.parametrize("answer", ["", " \n", None, float("nan")])
+@pytest.mark.parametrize("empty", ["train", "eval"])
+def test_responses_that_are_all_empty_are_refused(case, answer, empty):
+    nothing = case.write("nothing.jsonl", [{**row, "answer": answer} for row in ROWS])
+    files = {"train": case.data, "eval": case.data, empty: nothing}
+    template = {**TEMPLATE, "response": "{answer}"}
+    line = case.refused("--input", files["train"], "--eval-input", files["eval"], template=template)
+    assert f"--template: response '{{answer}}' is empty in all 60 {empty} rows" in line
+
+
+SUSPICIOUS = {
+    "an empty answer": ({"answer": " "}, "have an empty response"),
+    "null": ({"context": None}, "have no value in the column context (null or NaN)"),
+    "NaN": ({"answer": float("nan")}, "have no value in the column answer (null or NaN)"),
+    "a word for nothing": ({"answer": "NaN"}, "have the text NaN in the column answer"),
+    "a special token": ({"question": "what is </s>?"}, "have the text </s> in the column question"),
+    "a second end": ({"answer": "it is 5</s>"}, "have </s> more than once in the answer"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), SUSPICIOUS.values(), ids=SUSPICIOUS)
+def test_suspicious_rows_are_told_with_their_number(case, capsys, change, message):
+    other = [{**row, "question": f"and {row['question']}"} for row in ROWS]
+    assert case.run("--input", case.data, "--eval-input", case.write("clean.jsonl", other)) == 0
+    assert "warning" not in capsys.readouterr().err
+    rows = [{**row, **change} if number < 7 else row for number, row in enumerate(ROWS)]
+    template = {**TEMPLATE, "response": "{answer}"}
+    argv = ["--input", case.write("data.jsonl", rows), "--eval-input", case.folder / "clean.jsonl"]
+    assert case.run(*argv, template=template, output="second") == 0
+    assert f"warning: train: 7 of 60 rows {message}" in capsys.readouterr().err
+
+
+def test_a_column_that_no_template_names_is_not_looked_at(case, capsys):
+    rows = [{**row, "note": "</s>", "more": None} for row in ROWS]
+    assert case.run("--input", case.write("data.jsonl", rows), "--eval-rows", 5) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_special_tokens_that_the_tokenizer_adds_as_well(case, capsys, tmp_path):
+    case.model = shutil.copytree(case.model, tmp_path / "model")
+    case.tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    case.tokenizer.save(str(case.model / "tokenizer.json"))
+    template = {**TEMPLATE, "sections": ["<s>Q: {question}", "A:"]}
+    assert case.run("--input", case.data, "--eval-rows", 10, template=template) == 0
+    said = capsys.readouterr().err
+    assert "warning: train: 50 of 50 rows have <s> twice at the start of the prompt" in said
+    assert "warning: eval: 10 of 10 rows have </s> at the end of the prompt" in said
+
+
+def test_held_out_rows_that_are_trained_on_are_counted(case, capsys):
+    data = case.write("eval.jsonl", [*ROWS[:3], {**ROWS[4], "answer": "other"}])
+    assert case.run("--input", case.data, "--eval-input", data) == 0
+    assert "warning: eval: 3 of 4 held-out examples are also training examples" in capsys.readouterr().err
+
+
+def test_what_a_chat_template_hides_is_told(case, capsys, tmp_path):
+    from tests.scripts.chat_templates import DATED
+
+    case.model = shutil.copytree(case.model, tmp_path / "model")
+    (case.model / "chat_template.jinja").write_text(DATED)
+    chat = {"sections": ["{question}"], "response": "{answer}", "chat": True}
+    assert case.run("--input", case.data, "--eval-rows", 5, template=chat, seq_len=512) == 0
+    assert "warning: the chat template may write the date: here it is always 26 Jul 2024" in capsys.readouterr().err
 
 
 def test_a_model_folder_without_tokenizer(case):

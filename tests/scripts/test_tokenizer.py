@@ -61,7 +61,7 @@ def test_plain_prompt_has_bos_and_response_has_eos(model):
     assert tokenizer.prompt(ROW) == f"Q: {ROW['q']}\nA:"
     (prompt,), (response,) = (
         tokenizer.prompt_ids([tokenizer.prompt(ROW)]),
-        tokenizer.response_ids([PLAIN.response(ROW)]),
+        tokenizer.response_ids([tokenizer.prompt(ROW)], [tokenizer.learnt(ROW)]),
     )
     assert prompt[0] == 0 and prompt.count(0) == 1
     assert 0 not in response and response[-1] == 1
@@ -107,7 +107,8 @@ def test_a_model_without_chat_template(model):
     [
         ("{% for %}", "cannot be read"),
         ("{{ raise_exception('roles must alternate') }}", "refused the conversation: roles must alternate"),
-        ("{{ strftime_now('%Y') }}", "'strftime_now' is undefined"),
+        ("{{ 3 + none }}", "refused the conversation: unsupported operand"),
+        ("{{ messages[0].content | join(5) | nosuch }}", "cannot be read"),
         ("{{ messages.__class__.__mro__ }}", "unsafe"),
     ],
 )
@@ -120,13 +121,13 @@ def test_a_chat_template_that_fails(model, source, message):
 def test_eos_of_config_when_the_tokenizer_names_none(model):
     (model / "tokenizer_config.json").write_text("{}")
     (model / "config.json").write_text('{"eos_token_id": [5, 6]}')
-    assert PromptTokenizer(model, PLAIN).response_ids([""]) == [[5]]
+    assert PromptTokenizer(model, PLAIN).response_ids(["Q"], [""]) == [[5]]
 
 
 @pytest.mark.parametrize("settings", [{"eos_token": "<absent>"}, {"eos_token": {"content": "<absent>"}}, {}])
 def test_no_end_token(model, settings):
     (model / "tokenizer_config.json").write_text(json.dumps(settings))
-    (model / "config.json").write_text("{}")
+    (model / "config.json").write_text('{"vocab_size": 384}')
     with pytest.raises(BadInput, match="no end token"):
         PromptTokenizer(model, PLAIN)
 

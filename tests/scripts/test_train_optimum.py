@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import train_optimum
-from common import optimum_data, program
+from common import model_config, optimum_data, program
 from common.optimizer import Plan
 from common.packed import TokenSet
-from tests.scripts.training_files import make_model, make_tokens
+from tests.scripts.training_files import LLAMA3_ROPE, make_model, make_tokens
 
 ROOT = Path(__file__).parents[2]
 RECORD = json.loads((ROOT / "tests/data/optimum_0_4_5.json").read_text())
@@ -50,13 +50,14 @@ def refused(files: Path, capsys: pytest.CaptureFixture[str], *flags: str, model:
 @pytest.mark.parametrize(
     ("changes", "flags", "world", "message"),
     [
-        ({"model_type": "gpt2"}, [], 1, "model_type is 'gpt2'; optimum-neuron trains granite, llama, qwen3"),
+        ({"model_type": "gpt2"}, [], 1, "model_type 'gpt2' is not supported, only llama, mistral, granite, qwen3"),
+        ({"model_type": "mistral"}, [], 1, "'mistral' is not supported by the trainer optimum, only by torch, nxd"),
         ({}, ["--tp-size", "2"], 3, "--tp-size 2: does not divide the 3 processes of this run"),
         ({}, ["--tp-size", "3"], 3, "--tp-size 3: does not divide num_attention_heads"),
         ({}, ["--targets", "gate_proj"], 1, "gate_proj, up_proj are one layer here: add up_proj, or take none"),
         ({"num_key_value_heads": 1}, ["--tp-size", "2", "--targets", "q_proj", "v_proj"], 2, "here: add k_proj"),
         ({"rope_parameters": {"rope_theta": 5e5}}, [], 1, "does not read rope_parameters: add rope_theta 500000.0"),
-        ({"rope_parameters": {"rope_type": "llama3"}}, [], 1, "and rope_scaling, with what else stands there"),
+        ({"rope_parameters": LLAMA3_ROPE}, [], 1, "and rope_scaling, with what else stands there"),
         ({}, ["--targets", "q_proj", "v_proj"], 1, "this Python has no optimum-neuron"),  # no head is copied: allowed
         ({}, [], 1, "this Python has no optimum-neuron: pip install 'optimum-neuron[training]==0.4.5'"),
     ],
@@ -95,7 +96,8 @@ def test_what_is_overridden_exists() -> None:
 
 
 def test_versions_and_models_are_those_of_the_record() -> None:
-    assert list(train_optimum.MODEL_TYPES) == RECORD["models"]
+    trainers = model_config.SUPPORTED["trainers"]
+    assert sorted(name for name in trainers if "optimum" in trainers[name]) == RECORD["models"]
     assert train_optimum.LIBRARY.endswith(f"=={RECORD['versions']['optimum-neuron']}")
     assert {"trl==0.24.0", "peft==0.17.0"} <= set(RECORD["training"])
 

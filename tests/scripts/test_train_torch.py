@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -235,6 +236,14 @@ def test_adapter_that_learned_nothing_is_refused(files, tmp_path, capsys):
     status, line = refused(capsys, files, tmp_path / "out", *flags)
     assert status == 1
     assert "all zero" in line
+
+
+@pytest.mark.parametrize(("variables", "threads"), [({}, len(os.sched_getaffinity(0))), ({"OMP_NUM_THREADS": "1"}, 1)])
+def test_threads_are_the_users_or_the_share_of_the_cores(variables, threads):
+    code = "from common.parallel import *; use_fair_share_of_cores(); print(torch.get_num_threads())"
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROGRAM.parent), **variables}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == threads
 
 
 def test_targets_of_the_flag_are_those_of_the_adapter():

@@ -21,9 +21,12 @@ LLAMA3_ROPE = {
 
 
 def make_model(folder: Path, **changes) -> Path:
-    """Save a random Llama: grouped-query attention, heads wider than hidden_size / heads, llama3 positions."""
+    """Save a random Llama: grouped-query attention, heads wider than hidden_size / heads, llama3 positions.
+
+    With model_type="mistral" among the changes, a Mistral.
+    """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
     config = {
@@ -31,7 +34,7 @@ def make_model(folder: Path, **changes) -> Path:
         "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 512,
         "rope_parameters": LLAMA3_ROPE, "tie_word_embeddings": False, "initializer_range": 0.1, "rms_norm_eps": 1e-5,
     }  # fmt: skip
-    model = LlamaForCausalLM(LlamaConfig(**{**config, **changes}))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**{"model_type": "llama", **config, **changes}))
     for name, weight in model.named_parameters():
         if "norm" in name:
             weight.data.uniform_(0.5, 1.5)
