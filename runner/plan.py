@@ -83,8 +83,7 @@ def step(stage: str, draft: Draft, place: Place, recipe: Recipe) -> Step:
     return Step(
         stage, title, key, argv, texts, draft.cached, draft.resumable,
         draft.nodes, draft.processes, _cores(draft, recipe),
-        _packages(draft, place.python),
-        tuple(draft.ports),
+        _packages(draft, place.python), tuple(draft.ports),
     )  # fmt: skip
 
 
