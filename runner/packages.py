@@ -13,7 +13,7 @@ _PYTHON = "python>=3.10"
 _NUMPY = "numpy>=1.26,<3"
 _TORCH = "torch>=2.8,<3"
 _TOKENIZERS = "tokenizers>=0.21,<1"
-_TRANSFORMERS = "transformers>=4.48,<6"
+_TRANSFORMERS = ("transformers>=4.48,<6", "safetensors>=0.4,<1")
 _JINJA = "jinja2>=3.1,<4"
 _NXD = "neuronx-distributed>=0.15,<0.20"  # the first and the last release that is known to train with LoRA
 
@@ -40,14 +40,14 @@ _ALWAYS: Mapping[str, tuple[str, ...]] = {
         "optimum-neuron==0.4.5", "trl==0.24.*", "peft==0.17.*",
     ),
     "export_adapter.py": (_NUMPY,),
-    "evaluate.py": (_NUMPY, _TORCH, _TRANSFORMERS, _TOKENIZERS),
-    "generate.py": (_NUMPY, _TORCH, _TRANSFORMERS, _TOKENIZERS),
+    "evaluate.py": (_NUMPY, _TORCH, *_TRANSFORMERS, _TOKENIZERS),
+    "generate.py": (_NUMPY, _TORCH, *_TRANSFORMERS, _TOKENIZERS),
     "smoke_test.py": (),
     "ask_server.py": (),
     "serve_embedded.py": (
-        _NUMPY, _TORCH, _TRANSFORMERS, _TOKENIZERS, _JINJA, "starlette>=0.47,<2", "uvicorn>=0.34,<1",
+        _NUMPY, _TORCH, *_TRANSFORMERS, _TOKENIZERS, _JINJA, "starlette>=0.47,<2", "uvicorn>=0.34,<1",
     ),
-    "serve_vllm.py": (_NUMPY,),
+    "serve_vllm.py": (_NUMPY, _TOKENIZERS),
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ NEURON = {
     "neuronx-cc": "2.24.8799.0+6f62ff7c", "torch-neuronx": "2.9.0.2.13.26312+8e870898",
     "neuronx_distributed": "0.18.27753+a1b2c3d4", "transformers": "4.48.3",
 }  # fmt: skip
-STAGES = {"numpy": "1.26.4", "torch": "2.9.1", "torch-xla": "2.9.0", "tokenizers": "0.21.4"}
+STAGES = {"numpy": "1.26.4", "torch": "2.9.1", "torch-xla": "2.9.0", "tokenizers": "0.21.4", "safetensors": "0.5.3"}
 TRN2 = ["hardware=trn2", "train.backend=nxd", "tp_size=8", "serve=none"]
 
 
@@ -93,7 +93,7 @@ def test_a_trainium_machine_as_it_should_be(tmp_path: Path) -> None:
     found = findings(tmp_path, "quickstart", *on_trn2(tmp_path), **neuron_machine(tmp_path, NEURON | STAGES))
     assert [one["level"] for one in found["neuron"]] == ["ok"]
     assert found["neuron"][0]["says"].startswith("64 cores, driver ")
-    assert found["environment"][0]["says"] == f"{tmp_path}/venv/python: Python 3.10.12, 8 packages as needed"
+    assert found["environment"][0]["says"] == f"{tmp_path}/venv/python: Python 3.10.12, 9 packages as needed"
 
 
 def test_packages_of_another_release(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ BY_HAND = {"make_sql_dataset.py", "make_tiny_llama.py"}  # no stage of a plan
 DISTRIBUTIONS = {"optimum": "optimum-neuron", "tqdm": "huggingface-hub"}  # import → what pip calls it, or brings it
 # In functions of modules that a program imports for other functions; vLLM itself runs in a Python of its own.
 NOT_REACHED = {
-    "serve_vllm.py": {"torch", "transformers", "peft"},
+    "serve_vllm.py": {"torch", "transformers", "safetensors"},
     "generate.py": {"vllm", "pyarrow", "jinja2"},
     "ask_server.py": {"pyarrow"},
     "evaluate.py": {"jinja2"},
@@ -81,15 +81,7 @@ def test_every_stage_program_is_in_the_table() -> None:
     assert {path.name for path in SCRIPTS.glob("*.py")} - BY_HAND == set(packages._ALWAYS)
 
 
-# loading.py still imports peft, and scoring.py rouge_score: the evaluation by plain transformers removes both.
-_OLD = pytest.mark.xfail(strict=True, reason="these programs still import peft or rouge_score")
-_IMPORT_PEFT = ("evaluate.py", "generate.py", "serve_embedded.py")
-
-
-@pytest.mark.parametrize(
-    "program",
-    [pytest.param(name, marks=[_OLD] if name in _IMPORT_PEFT else []) for name in sorted(packages._ALWAYS)],
-)
+@pytest.mark.parametrize("program", sorted(packages._ALWAYS))
 def test_the_table_has_what_a_program_imports_and_nothing_else(program: str) -> None:
     found = imported(SCRIPTS / program) - NOT_REACHED.get(program, set()) | BESIDE_IMPORTS.get(program, set())
     assert in_table(program) - NOT_REACHED.get(program, set()) == found

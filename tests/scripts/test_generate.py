@@ -125,7 +125,6 @@ def test_a_server_gives_the_same_answers(tiny_model, tiny_adapter, prompts, tmp_
         ('{"prompt": "a"}\n', ["--max-tokens", "500"], "--max-tokens 500: the longest prompt has 1 tokens"),
         ('{"prompt": "a"}\n', ["--served-model-name", "sql.1"], "two models would be served under one name"),
         ('{"prompt": "a"}\n', ["--engine", "vllm"], "has no vLLM; `make setup-vllm`"),
-        ('{"prompt": "a"}\n', ["--engine", "vllm", "--generation", "nxdi"], "it has no base model to ask"),
     ],
 )
 def test_bad_input_is_one_line(tiny_model, tiny_adapter, tmp_path, capsys, rows, flags, message):
