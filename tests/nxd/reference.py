@@ -17,6 +17,7 @@ SHAPE = ModelShape(
 )  # fmt: skip
 FLAGS = [
     "--batch-size", "3", "--accumulate", "2", "--epochs", "3", "--learning-rate", "0.01", "--rank", "4", "--seed", "7",
+    "--warmup-ratio", "0",
 ]  # fmt: skip
 CUTS = [(1, 1, "trn2"), (2, 1, "trn1"), (2, 1, "trn2"), (4, 2, "trn1"), (4, 2, "trn2")]
 

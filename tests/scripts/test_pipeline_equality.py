@@ -23,7 +23,7 @@ from tests.scripts.training_files import (
     train_command,
 )
 
-FLAGS = ("--batch-size", 2, "--epochs", 3, "--learning-rate", 0.02, "--rank", 4, "--alpha", 8)
+FLAGS = ("--batch-size", 2, "--epochs", 3, "--learning-rate", 0.02, "--rank", 4, "--alpha", 8, "--warmup-ratio", 0)
 CASES = {
     "tp1": (1, 1, "trn2", ()),
     "tp2": (2, 1, "trn2", ()),
