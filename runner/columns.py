@@ -15,6 +15,7 @@ from runner.errors import RecipeError
 from runner.rows import Row
 from runner.schema import Dataset, Recipe, Template
 
+_HINTS = {"evaluate.sql_schema": "; answers that are no SQL are measured with evaluate=text"}
 _LARGE = 32 * 2**20  # bytes; of a larger file the first row alone is looked at
 
 
@@ -128,8 +129,8 @@ def _count(
 def _check_column(row: Row, key: str, column: str) -> None:
     in_template = key.startswith("dataset.template.")
     if column not in row.fields:
-        literal = f"; the text {{{column}}} is written {{{{{column}}}}}" if in_template else ""
-        raise RecipeError(f"{key}: {row.place} has no column {column!r}; {_nearest(column, row.fields)}{literal}")
+        hint = f"; the text {{{column}}} is written {{{{{column}}}}}" if in_template else _HINTS.get(key, "")
+        raise RecipeError(f"{key}: {row.place} has no column {column!r}; {_nearest(column, row.fields)}{hint}")
     if in_template and isinstance(row.fields[column], (list, dict)):
         kind = type(row.fields[column]).__name__
         raise RecipeError(f"{key}: {row.place}: the column {column!r} holds a {kind}, not text; write it as text first")
