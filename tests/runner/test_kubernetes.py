@@ -153,7 +153,8 @@ def test_the_job_is_made_first_and_owns_the_rest(
     assert kinds == ("jobs", "secrets", "configmaps")
     owners = [body["metadata"]["ownerReferences"][0] for body in bodies[1:]]
     assert {(owner["kind"], owner["uid"]) for owner in owners} == {("Job", bodies[0]["metadata"]["uid"])}
-    [reference] = [one["valueFrom"] for one in bodies[0]["spec"]["template"]["spec"]["containers"][0]["env"][1:]]
+    environment = bodies[0]["spec"]["template"]["spec"]["containers"][0]["env"]
+    [reference] = [one["valueFrom"] for one in environment if "valueFrom" in one]
     assert reference == {"secretKeyRef": {"name": name_of(cluster), "key": "HF_TOKEN"}}  # without it no pod starts
     holding = [kind for kind, body in cluster.made() if "hf_secret" in json.dumps(body)]
     assert holding == ["secrets"]
