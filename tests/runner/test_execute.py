@@ -53,7 +53,10 @@ def test_several_processes_share_the_cores_unless_the_user_says_otherwise(tmp_pa
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if users:
         monkeypatch.setenv("OMP_NUM_THREADS", users)
-    code = "import os, sys, pathlib; pathlib.Path(sys.argv[1], 'made').write_text(os.environ.get('OMP_NUM_THREADS', ''))"
+    code = (
+        "import os, pathlib, sys; "
+        "pathlib.Path(sys.argv[1], 'made').write_text(os.environ.get('OMP_NUM_THREADS', ''), encoding='utf-8')"
+    )
     cores = len(os.sched_getaffinity(0))
     for processes, threads in ((1, ""), (2, str(max(1, cores // 2))), (10 * cores, "1")):
         one = {**step(tmp_path / "store", "train", code, key=f"train-{processes}"), "processes": processes}
