@@ -59,7 +59,7 @@ if [ ! -x "$folder/bin/python" ] || [ -e "$mark" ]; then
     check_python
     trap 'rm -rf "$folder"' EXIT
     rm -rf "$folder"
-    mkdir "$folder"
+    mkdir -p "$folder"
     touch "$mark"
     "$PYTHON" -m venv "$folder"
 else

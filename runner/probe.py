@@ -158,8 +158,8 @@ def is_free(host: str, port: int) -> bool:
 def handed_out(settings: Path) -> dict[str, Any] | None:
     """Ports that the system gives to connections that ask for none, as first and last, and what of them is reserved."""
     try:
-        first, last = map(int, (settings / "ip_local_port_range").read_text().split())
-        words = (settings / "ip_local_reserved_ports").read_text().strip().split(",")
+        first, last = map(int, (settings / "ip_local_port_range").read_text(encoding="utf-8").split())
+        words = (settings / "ip_local_reserved_ports").read_text(encoding="utf-8").strip().split(",")
         reserved = [[int(number) for number in (word.split("-") * 2)[:2]] for word in words if word]
         return {"range": [first, last], "reserved": reserved}
     except (OSError, ValueError):

@@ -99,7 +99,7 @@ class SqlChecker:
 def _start() -> subprocess.Popen[str]:
     command = [sys.executable, "-m", sql_execution.__name__]
     return subprocess.Popen(
-        command, cwd=_SCRIPTS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command, cwd=_SCRIPTS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True
     )
 
 

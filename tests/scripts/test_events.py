@@ -16,6 +16,7 @@ def test_the_log_has_what_the_stream_has_with_less_progress(
     stream = tmp_path / "events.jsonl"
     monkeypatch.setenv("RUNNER_EVENTS", str(stream))
     monkeypatch.setattr(events, "_SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(events, "_last_logged", float("-inf"))
     events.log("9 rows are too long", "warning")
     events.metric({"loss": 0.5}, at=3)
     for done in range(1, 1001):

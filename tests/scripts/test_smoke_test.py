@@ -117,7 +117,7 @@ def sql_tokens(folder: Path, count: int) -> Path:
         for row in map(json.loads, itertools.islice(rows, count)):
             prompt, response = tokenizer.prompt(row), template.response(row)
             example = {"prompt": prompt, "prompt_ids": tokenizer.prompt_ids([prompt])[0], "response": response}
-            example |= {"response_ids": tokenizer.response_ids([response])[0], "fields": row}
+            example |= {"response_ids": tokenizer.response_ids([prompt], [response])[0], "fields": row}
             examples.write(json.dumps(example) + "\n")
     return folder
 
