@@ -37,7 +37,7 @@ $(VENV)/.dev: $(VENV)/.done
 	touch $@
 
 $(VENV)/.trackers: $(VENV)/.done
-	$(ENVIRONMENT) $(VENV) --editable ".[stages,mlflow,tensorboard,wandb]"
+	$(ENVIRONMENT) $(VENV) --editable ".[stages,mlflow,tensorboard]"
 	touch $@
 
 # Without its dependencies: the package also wants a C++ inference engine, which nothing here uses.
