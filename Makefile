@@ -112,7 +112,7 @@ OPTIMUM := optimum-neuron==0.4.5 optimum==2.0.0 trl==0.24.0 peft==0.17.0 transfo
 test-optimum: $(VENV)/.dev ## check every argument of train=optimum_lora against the pinned wheels
 	$(BIN)/python -m pip download --quiet --no-deps --dest $(VENV)/optimum-wheels $(OPTIMUM)
 	$(BIN)/python tests/optimum/record.py $(VENV)/optimum-wheels --check
-	$(BIN)/python -m pytest tests/scripts/test_train_optimum.py tests/runner/test_train_optimum.py $(ARGS)
+	$(BIN)/python -m pytest tests/scripts/test_train_optimum.py tests/runner/plan/trainers/test_optimum.py $(ARGS)
 
 # The releases that NxD's modelling code and package need; what the AMI has in one environment of its own.
 .venv-nxd/.done:

@@ -20,12 +20,17 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from runner import compose, gc, listing, options, plan_text, runs, startup, targets, verbs
+from runner import startup, targets
+from runner.commands import control, gc, options, records
+from runner.commands.lifecycle import place_of, run, say_notes
+from runner.commands.rerun import rerun
+from runner.compose import recipe as compose
+from runner.compose.schema import Recipe
 from runner.errors import RecipeError, did_you_mean
-from runner.plan import Plan, build
-from runner.rerun import rerun
-from runner.run import place_of, run, say_notes
-from runner.schema import Recipe
+from runner.plan import text as plan_text
+from runner.plan.build import build
+from runner.plan.model import Plan
+from runner.record import runs
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -84,7 +89,7 @@ class _Parser(argparse.ArgumentParser):
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     if "_ARGCOMPLETE" in os.environ:  # a shell asks
-        from runner import completion
+        from runner.commands import completion
 
         completion.answer(parser)
     args, rest = parser.parse_known_args(argv)
@@ -96,9 +101,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="runner", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _Parser(prog="runner", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     def command(name: str, function: Command, help: str) -> argparse.ArgumentParser:
@@ -180,10 +183,10 @@ def _with_recipe(parser: argparse.ArgumentParser, words: str) -> None:
 
 
 def _complete(action: argparse.Action, by: str) -> None:
-    """Have a shell complete an argument by a function of `runner.completion`, imported when one asks."""
+    """Have a shell complete an argument by a function of `runner.commands.completion`, imported when one asks."""
 
     def completer(prefix: str, **context: Any) -> Iterable[str]:
-        from runner import completion
+        from runner.commands import completion
 
         return getattr(completion, by)(prefix, **context)
 
@@ -241,7 +244,7 @@ def _run(args: argparse.Namespace) -> int:
         overrides = [word for word in args.overrides if word != "--detach"]
         return run(compose.compose(args.recipe, overrides), _console(), detached=True)
     if any(word.startswith("-") for word in args.overrides):
-        from runner import hydra_app  # Hydra's application machinery takes 0.1 s to import
+        from runner.commands import run as hydra_app  # Hydra's application machinery takes 0.1 s to import
 
         return hydra_app.main(args.recipe, args.overrides)
     return run(compose.compose(args.recipe, args.overrides), _console())
@@ -275,7 +278,7 @@ def _planned(args: argparse.Namespace) -> tuple[Recipe, Plan]:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from runner import doctor  # packaging takes 0.05 s that other commands need not spend
+    from runner.commands import doctor  # packaging takes 0.05 s that other commands need not spend
 
     target = [f"target={args.target}"] if args.target else []
     recipe = compose.compose(args.recipe, [*args.overrides, *target]).recipe
@@ -295,62 +298,62 @@ def _schema(args: argparse.Namespace) -> int:
 
 
 def _runs(args: argparse.Namespace) -> int:
-    listing.runs(runs.every(args.folder), _console())
+    records.runs(runs.every(args.folder), _console())
     return 0
 
 
 def _show(args: argparse.Namespace) -> int:
-    listing.show(runs.find(args.run, args.folder), _console())
+    records.show(runs.find(args.run, args.folder), _console())
     return 0
 
 
 def _status(args: argparse.Namespace) -> int:
     if args.run:
-        several = [verbs.find(args.run, args.folder, args.host)]
+        several = [control.find(args.run, args.folder, args.host)]
     elif args.host:
-        several = [verbs.find(name, args.folder, args.host) for name in verbs.names(args.host)]
+        several = [control.find(name, args.folder, args.host) for name in control.names(args.host)]
     else:
         several = [one for one in runs.every(args.folder) if one.state in ("running", "away")]
-    verbs.status(several, _console())
+    control.status(several, _console())
     return 0
 
 
 def _attach(args: argparse.Namespace) -> int:
-    return verbs.attach(verbs.find(args.run, args.folder, args.host), _console())
+    return control.attach(control.find(args.run, args.folder, args.host), _console())
 
 
 def _logs(args: argparse.Namespace) -> int:
-    return verbs.logs(verbs.find(args.run, args.folder, args.host), args.stage, args.follow)
+    return control.logs(control.find(args.run, args.folder, args.host), args.stage, args.follow)
 
 
 def _cancel(args: argparse.Namespace) -> int:
-    return verbs.cancel(verbs.find(args.run, args.folder, args.host), _console())
+    return control.cancel(control.find(args.run, args.folder, args.host), _console())
 
 
 def _stop(args: argparse.Namespace) -> int:
-    from runner import servers
+    from runner.commands.serve import servers
 
     is_last = args.run == "last" and not args.host
-    run = servers.last(args.folder) if is_last else verbs.find(args.run, args.folder, args.host)
+    run = servers.last(args.folder) if is_last else control.find(args.run, args.folder, args.host)
     servers.check(run)
-    return verbs.cancel(run, _console())
+    return control.cancel(run, _console())
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    return verbs.fetch(verbs.find(args.run, args.folder, args.host), _console())
+    return control.fetch(control.find(args.run, args.folder, args.host), _console())
 
 
 def _shell(args: argparse.Namespace) -> int:
-    return verbs.shell(verbs.find(args.run, args.folder, args.host))
+    return control.shell(control.find(args.run, args.folder, args.host))
 
 
 def _compare(args: argparse.Namespace) -> int:
-    listing.compare([run for name in args.runs for run in runs.several(name, args.folder)], _console())
+    records.compare([run for name in args.runs for run in runs.several(name, args.folder)], _console())
     return 0
 
 
 def _report(args: argparse.Namespace) -> int:
-    from runner import report  # 0.1 s that other commands need not spend
+    from runner.record import report  # 0.1 s that other commands need not spend
 
     several = [run for name in args.runs for run in runs.several(name, args.folder)]
     print(report.write(several, args.output or report.default_path(several)))
@@ -364,7 +367,7 @@ def _diff(args: argparse.Namespace) -> int:
         except RecipeError:
             return runs.find(name, args.folder).recipe
 
-    listing.diff(recipe_of(args.first), recipe_of(args.second), _console())
+    records.diff(recipe_of(args.first), recipe_of(args.second), _console())
     return 0
 
 
@@ -373,14 +376,14 @@ def _rerun(args: argparse.Namespace) -> int:
 
 
 def _completion(args: argparse.Namespace) -> int:
-    from runner import completion
+    from runner.commands import completion
 
     print(completion.install(Path.home()))
     return 0
 
 
 def _generate(args: argparse.Namespace) -> int:
-    from runner.generate import Questions, generate
+    from runner.commands.serve.generate import Questions, generate
 
     several = [runs.find(name, args.folder, having="export") for name in args.runs]
     questions = Questions(args.prompts, args.output, args.max_tokens, args.temperature, args.top_k)
@@ -388,7 +391,8 @@ def _generate(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from runner import serve, servers
+    from runner.commands.serve import server as serve
+    from runner.commands.serve import servers
 
     if args.list:
         servers.show(args.folder, _console())
@@ -397,14 +401,14 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _ask(args: argparse.Namespace) -> int:
-    from runner import ask, servers
+    from runner.commands.serve import ask, servers
 
     server = servers.find(args.server, args.folder)
     return ask.ask(server, args.question, args.models, args.max_tokens, _console())
 
 
 def _export(args: argparse.Namespace) -> int:
-    from runner.handover import export
+    from runner.commands.export import export
 
     export(runs.find(args.run, args.folder, having="export"), args.format, args.output)
     print(args.output)

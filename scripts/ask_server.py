@@ -16,11 +16,12 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from common import answers, events, program
-from common.answers import Answer, Question
-from common.openai_client import Client
+from common import events, program
+from common.data.template import Template
+from common.inference import questions as answers
+from common.inference.questions import Answer, Question
 from common.program import BadInput, StageFailed
-from common.prompt import Template
+from common.serving.openai_client import Client
 
 
 def flags() -> argparse.ArgumentParser:

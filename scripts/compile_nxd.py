@@ -22,8 +22,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-from common import processes, program
+from common import program
 from common.program import BadInput, StageFailed
+from common.serving import processes
 
 COMPILER = "neuron_parallel_compile"
 _FAILED = re.compile(r"Total failed compilations:\s*(\d+)")

@@ -23,15 +23,18 @@ from pathlib import Path
 
 import numpy as np
 
-from common import layout as layouts
-from common import program, safetensors_file, shards, streaming
-from common.files import StoredTensor, check_room
-from common.layout import EMBEDDING, LM_HEAD, ModelShape, Placement, ShardLayout
-from common.llama_folder import check_tied, open_llama
+from common import program
+from common.files import check_room
+from common.formats import safetensors_file, streaming
+from common.formats.dtypes import TensorSpec
+from common.formats.safetensors_file import SafetensorsWriter
+from common.formats.tensor_file import StoredTensor
+from common.formats.torch_file import TorchZipFile, TorchZipWriter
 from common.program import BadInput
-from common.safetensors_file import SafetensorsWriter
-from common.tensors import TensorSpec
-from common.torch_zip import TorchZipFile, TorchZipWriter
+from common.shards import layout as layouts
+from common.shards import rank_files
+from common.shards.layout import EMBEDDING, LM_HEAD, ModelShape, Placement, ShardLayout
+from common.shards.llama_folder import check_tied, open_llama
 
 
 def flags() -> argparse.ArgumentParser:
@@ -87,7 +90,7 @@ def to_hugging_face(source: Path, output: Path, shape: ModelShape, layout: Shard
     check_output(output, sum(spec.nbytes for spec in specs.values()))
     output.mkdir(parents=True, exist_ok=True)
     writer = SafetensorsWriter(output / safetensors_file.SINGLE, specs)
-    shards.gather(ranks, places, specs, writer)
+    rank_files.gather(ranks, places, specs, writer)
     writer.close()
     shutil.copyfile(source / "config.json", output / "config.json")
 
@@ -109,8 +112,8 @@ def open_shards(folder: Path, shape: ModelShape, layout: ShardLayout) -> list[To
     """Every rank file of `folder`/model, checked against the config, layout.json (if any) and each other."""
     if (folder / "layout.json").is_file() and (made_for := layouts.read_layout(folder)) != layout:
         raise BadInput(f"{folder / 'layout.json'}: these shards are {made_for}, the flags say {layout}")
-    ranks = shards.open_ranks(folder / "model", layout.tp_size)
-    shards.check_ranks(ranks, layouts.shard_shapes(shape, layout))
+    ranks = rank_files.open_ranks(folder / "model", layout.tp_size)
+    rank_files.check_ranks(ranks, layouts.shard_shapes(shape, layout))
     return ranks
 
 
@@ -118,7 +121,7 @@ def check_copies(ranks: Sequence[TorchZipFile], places: Mapping[str, Placement])
     """BadInput where the copies of a norm or a K/V head differ: another layout, or weights that were trained apart."""
     for name, place in places.items():
         for segment, first in place.further_copies():
-            if not np.array_equal(shards.piece(ranks, place, segment), shards.piece(ranks, place, first)):
+            if not np.array_equal(rank_files.piece(ranks, place, segment), rank_files.piece(ranks, place, first)):
                 raise BadInput(
                     f"{ranks[segment.rank].path}: the copy of {name} differs from rank {first.rank}'s: "
                     "the shards have another --layout or --kv-size-multiplier"

@@ -25,18 +25,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import events, json_lines, loading, program, scoring, tokenizer
+from common import events, program
+from common.data import json_lines, tokenizer
+from common.data.template import Template
+from common.formats.peft_folder import BASE
+from common.inference import loading, text_scores
+from common.inference.sql_scores import GoldFails, SqlChecker, SqlQuestion
 from common.program import BadInput, StageFailed
-from common.prompt import Template
-from common.sql_scoring import GoldFails, SqlChecker, SqlQuestion
 
 if TYPE_CHECKING:
-    from common import generation
+    from common.inference import generation
 
 Example = dict[str, Any]
 Question = SqlQuestion | GoldFails
 
-SIDES = {"base": loading.BASE, "adapter": "adapter"}  # name in the report: name in the loaded model
+SIDES = {"base": BASE, "adapter": "adapter"}  # name in the report: name in the loaded model
 _HALF_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 SCORES = ("exact_match", "rouge_l", "execution_accuracy")
 
@@ -158,7 +161,7 @@ def _question(example: Example, schema: str, rows: str | None, checker: SqlCheck
 
 def held_out_loss(model: Any, side: str, examples: list[Example], batch_size: int) -> float:
     """Mean cross-entropy of the response tokens, in nats a token."""
-    from common.generation import response_loss
+    from common.inference.generation import response_loss
 
     pairs = [(example["prompt_ids"], example["response_ids"]) for example in examples]
     pairs.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
@@ -174,7 +177,7 @@ def greedy_answers(
     model: Any, examples: list[Example], stop_ids: frozenset[int], args: argparse.Namespace
 ) -> dict[str, list[generation.Sequence]]:
     """Each side's greedy answers, one an example; progress is told over both sides."""
-    from common.generation import Sequence, generate
+    from common.inference.generation import Sequence, generate
 
     sides = {
         side: [Sequence(example["prompt_ids"], args.max_new_tokens, adapter, near_ties=[]) for example in examples]
@@ -212,9 +215,9 @@ def add_scores(samples: list[dict[str, Any]], metrics: list[str], questions: Seq
 
 def scores(text: str, reference: str, metrics: list[str]) -> dict[str, Any]:
     """How an answer compares with its reference; `correct` is the exact match, until an execution judges."""
-    found: dict[str, Any] = {"exact_match": scoring.exact_match(text, reference)}
+    found: dict[str, Any] = {"exact_match": text_scores.exact_match(text, reference)}
     if "rouge_l" in metrics:
-        found["rouge_l"] = round(scoring.rouge_l(text, reference), 4)
+        found["rouge_l"] = round(text_scores.rouge_l(text, reference), 4)
     return {"correct": found["exact_match"], **found}
 
 

@@ -27,16 +27,19 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: streaming ha
 
 import numpy as np
 
-from common import layout as layouts
-from common import peft_folder, program, shards, streaming
-from common.files import StoredTensor, TensorFile, check_room, read_json
-from common.layout import PROJECTIONS, ModelShape, Placement, Segment, ShardLayout
-from common.llama_folder import open_llama
-from common.peft_folder import LoraConfig, number
+from common import program
+from common.files import check_room, read_json
+from common.formats import peft_folder, streaming
+from common.formats.dtypes import TensorSpec, all_finite, from_float32, to_float32
+from common.formats.peft_folder import LoraConfig, number
+from common.formats.safetensors_file import SafetensorsFile, SafetensorsWriter, open_model
+from common.formats.tensor_file import StoredTensor, TensorFile
+from common.formats.torch_file import TorchZipFile
 from common.program import BadInput, StageFailed
-from common.safetensors_file import SafetensorsFile, SafetensorsWriter, open_model
-from common.tensors import TensorSpec, all_finite, from_float32, to_float32
-from common.torch_zip import TorchZipFile
+from common.shards import layout as layouts
+from common.shards import rank_files
+from common.shards.layout import PROJECTIONS, ModelShape, Placement, Segment, ShardLayout
+from common.shards.llama_folder import open_llama
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WEIGHTS = (".safetensors", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
@@ -57,7 +60,7 @@ class ShardedAdapter:
 
     def floats(self, name: str, segment: Segment) -> np.ndarray:
         """One piece of a PEFT tensor as float32."""
-        return to_float32(shards.piece(self.ranks, self.places[name], segment), self.specs[name].dtype)
+        return to_float32(rank_files.piece(self.ranks, self.places[name], segment), self.specs[name].dtype)
 
 
 @dataclass(frozen=True)
@@ -147,12 +150,12 @@ def open_adapter(folder: Path, shape: ModelShape, config: LoraConfig) -> Sharded
         raise BadInput(f"{folder / 'lora_adapter' / 'lora'}: no file done: the adapter was not saved to the end")
     layout = layouts.read_layout(folder)
     layouts.check_divisible(shape, layout)
-    ranks = shards.open_ranks(folder / "lora_adapter" / "lora" / "model", layout.tp_size)
+    ranks = rank_files.open_ranks(folder / "lora_adapter" / "lora" / "model", layout.tp_size)
     projections = _targeted(ranks[0], config)
     places, whole = {}, {}
     for name, size, place in _peft_tensors(shape, layout, config.rank, projections):
         places[name], whole[name] = place, size
-    shards.check_ranks(ranks, layouts.cut_shapes(places, whole))
+    rank_files.check_ranks(ranks, layouts.cut_shapes(places, whole))
     specs = {name: TensorSpec(ranks[0].specs[place.key].dtype, whole[name]) for name, place in places.items()}
     return ShardedAdapter(ranks, projections, places, specs)
 
@@ -161,7 +164,7 @@ def check_values(adapter: ShardedAdapter) -> None:
     """StageFailed unless all values are finite, copies agree, and the adapter changes something."""
     for name, place in adapter.places.items():
         for segment in place.segments:
-            if not all_finite(shards.piece(adapter.ranks, place, segment), adapter.specs[name].dtype):
+            if not all_finite(rank_files.piece(adapter.ranks, place, segment), adapter.specs[name].dtype):
                 raise StageFailed(f"{adapter.ranks[segment.rank].path}: {place.key} is not finite: the training failed")
         for segment, first in place.further_copies():
             _check_copy(adapter, name, segment, first)
@@ -198,7 +201,7 @@ def write_adapter(adapter: ShardedAdapter, config: LoraConfig, base_model: str, 
     """Write the PEFT folder."""
     folder.mkdir(parents=True)
     writer = SafetensorsWriter(folder / ADAPTER_WEIGHTS, adapter.specs)
-    shards.gather(adapter.ranks, adapter.places, adapter.specs, writer)
+    rank_files.gather(adapter.ranks, adapter.places, adapter.specs, writer)
     writer.close()
     write_config(folder, config, base_model, [name.partition(".")[2] for name in adapter.projections])
 

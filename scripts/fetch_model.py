@@ -29,8 +29,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from common import events, hub, model_config, program
+from common import events, program
+from common.data import hub
 from common.files import read_json
+from common.formats import model_config
 from common.program import BadInput
 
 CONFIG = ("config.json", "adapter_config.json")
@@ -100,7 +102,7 @@ def _tokenizer_folder(source: str, revision: str | None) -> Path:
 
 def verify(folder: Path, tokenizer_folder: Path, trainer: str | None) -> None:
     """Make sure that the folders hold a whole model and a tokenizer for it. BadInput names the file at fault."""
-    from common import safetensors_file
+    from common.formats import safetensors_file
 
     check_settings(folder, tokenizer_folder, trainer)
     _refuse_adapter(folder, without="model*.safetensors")
@@ -111,7 +113,7 @@ def verify(folder: Path, tokenizer_folder: Path, trainer: str | None) -> None:
 
 def check_settings(folder: Path, tokenizer_folder: Path, trainer: str | None) -> None:
     """BadInput for a model that `trainer` (None: any) does not compute exactly, and for a tokenizer that is not its."""
-    from common import tokenizer
+    from common.data import tokenizer
 
     _refuse_adapter(folder, without="config.json")
     room, path = model_config.read(folder, trainer).get("vocab_size"), folder / "config.json"
@@ -129,7 +131,7 @@ def _refuse_adapter(folder: Path, without: str) -> None:
 
 def complete(folder: Path) -> None:
     """Write into the new folder what programs that read it would otherwise not find."""
-    from common import tokenizer
+    from common.data import tokenizer
 
     config = read_json(folder / "config.json")
     for_all = model_config.with_old_names(config)
@@ -193,7 +195,7 @@ def _gguf_file(source: str) -> Path:
 def _convert(path: Path, output: Path, dtype: str) -> None:
     if importlib.util.find_spec("gguf") is None:
         raise BadInput("--gguf needs the package gguf: pip install gguf")
-    from common import gguf_model
+    from common.formats import gguf_model
 
     gguf_model.write_folder(path, output, dtype)
 

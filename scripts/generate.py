@@ -21,11 +21,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import answers, events, loading, processes, program, tokenizer, vllm_flags, vllm_options
-from common.answers import Answer, Question
+from common import events, program
+from common.data import tokenizer
+from common.data.template import Template
+from common.formats.peft_folder import BASE
+from common.inference import loading
+from common.inference import questions as answers
+from common.inference.questions import Answer, Question
 from common.program import BadInput, StageFailed
-from common.prompt import Template
-from common.server_flags import check_names
+from common.serving import processes, vllm_flags, vllm_options
+from common.serving.server_flags import check_names
 
 _INSIDE = "RUNNER_IN_CONTAINER"
 _CHUNK = 64  # questions between two progress lines
@@ -143,13 +148,13 @@ def embedded_answers(args: argparse.Namespace, prompts: list[list[int]]) -> Iter
     decoder = tokenizer.load(args.model)
     stop_ids = loading.stop_token_ids(args.model, decoder)
 
-    from common.generation import Sequence, generate
-    from common.sampling import Sampling
+    from common.inference.generation import Sequence, generate
+    from common.inference.sampling import Sampling
 
     sampling = Sampling(args.temperature, args.top_k or 0)
     model = loading.load_model(args.model, dict(args.adapter), args.dtype)
     for name, folder in models.items():
-        adapter = name if folder else loading.BASE
+        adapter = name if folder else BASE
         for chunk in _chunks(prompts):
             asked = [Sequence(ids, args.max_tokens, adapter, sampling) for ids in chunk]
             for _ in generate(model, asked, args.max_num_seqs or _CHUNK, stop_ids):

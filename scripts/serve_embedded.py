@@ -19,8 +19,11 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
-from common import events, loading, program, tokenizer
-from common.server_flags import bound_socket, check_names, named_folder, reachable
+from common import events, program
+from common.data import tokenizer
+from common.formats.peft_folder import BASE
+from common.inference import loading
+from common.serving.server_flags import bound_socket, check_names, named_folder, reachable
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -58,14 +61,14 @@ def app(args: argparse.Namespace) -> Starlette:
     limits = loading.limits(args.model)
     adapters = dict(args.adapter)
 
-    from common.chat import ChatTemplate
-    from common.engine import Engine
-    from common.openai_server import ModelServer
+    from common.data.chat_template import ChatTemplate
+    from common.serving.engine import Engine
+    from common.serving.openai_server import ModelServer
 
     chat = ChatTemplate.of(args.model)
 
     model = loading.load_model(args.model, adapters, args.dtype)
-    names = {args.served_model_name: loading.BASE} | {name: name for name in adapters}
+    names = {args.served_model_name: BASE} | {name: name for name in adapters}
     return ModelServer(Engine(model, stop_ids, args.max_batch), names, decoder, chat, limits).app()
 
 

@@ -28,11 +28,12 @@ from contextlib import suppress
 from threading import Thread
 from typing import IO
 
-from common import events, processes, program, vllm_flags, vllm_options
-from common.openai_client import Client
+from common import events, program
 from common.program import BadInput, StageFailed
-from common.server_flags import check_port, reachable
-from common.vllm_options import Container, Settings
+from common.serving import processes, vllm_flags, vllm_options
+from common.serving.openai_client import Client
+from common.serving.server_flags import check_port, reachable
+from common.serving.vllm_options import Container, Settings
 
 _STOP_GRACE = 50  # seconds from SIGTERM to SIGKILL: time to give an accelerator back in order
 _BETWEEN_PROBES = 0.2  # seconds
@@ -118,9 +119,7 @@ def _versions(args: argparse.Namespace) -> dict[str, str]:
     return {"python": args.python} if args.dry_run else vllm_flags.installed(args.python)
 
 
-def serve(
-    words: list[str], variables: dict[str, str], client: Client, models: list[str], compiled: str | None
-) -> None:
+def serve(words: list[str], variables: dict[str, str], client: Client, models: list[str], compiled: str | None) -> None:
     """Run the server until it ends, which is a failure, or until a signal."""
     processes.adopt_orphans()
     process = subprocess.Popen(

@@ -35,10 +35,10 @@ from types import FrameType
 from typing import Any
 
 from common import events, program
-from common.openai_client import Client, NoAnswer, Refused
-from common.processes import end_with_parent, search_path
 from common.program import BadInput, StageFailed
-from common.server_flags import check_port
+from common.serving.openai_client import Client, NoAnswer, Refused
+from common.serving.processes import end_with_parent, search_path
+from common.serving.server_flags import check_port
 
 _HOST = "127.0.0.1"
 _UNKNOWN_MODEL = "no-such-model"

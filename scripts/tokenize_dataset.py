@@ -27,11 +27,12 @@ from typing import Any
 
 import numpy as np
 
-from common import events, hub, json_lines, packing, program, rows
+from common import events, program
+from common.data import hub, json_lines, packing, rows
+from common.data.row_checks import Example, RowChecks
+from common.data.template import Template
+from common.data.tokenizer import PromptTokenizer
 from common.program import BadInput
-from common.prompt import Template
-from common.row_checks import Example, RowChecks
-from common.tokenizer import PromptTokenizer
 
 CONDITIONS = "use only the rows with this value; of several all must hold"
 BATCH = 1000  # rows tokenized at once: enough to keep every core busy

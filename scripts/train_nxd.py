@@ -26,9 +26,10 @@ import importlib.util
 import os
 import sys
 
-from common import program, training_flags
-from common.layout import read_layout, read_shape
+from common import program
 from common.program import BadInput
+from common.shards.layout import read_layout, read_shape
+from common.training import flags as training_flags
 
 ROOT_PORT = 48620  # of the Neuron runtime's collectives; the address is that of the first node
 
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
         host = os.environ.get("MASTER_ADDR", "localhost")
         os.environ.setdefault("NEURON_RT_ROOT_COMM_ID", f"{host}:{ROOT_PORT}")
         program.find_compile_cache()
-        from common.nxd_training import train
+        from common.training.nxd.trainer import train
 
         train(args)
 
@@ -72,7 +73,7 @@ def flags() -> argparse.ArgumentParser:
 
 def check(args: argparse.Namespace) -> None:
     """BadInput for flags, files and an environment that cannot train together."""
-    from common.packed import TokenSet  # needs torch, which --help does not
+    from common.data.token_dataset import TokenSet  # needs torch, which --help does not
 
     training_flags.check_ranks(args, copies=True)
     _check_model(args)

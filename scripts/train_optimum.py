@@ -21,8 +21,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import model_config, program, training_flags
+from common import program
+from common.formats import model_config
 from common.program import BadInput
+from common.training import flags as training_flags
 
 DEFAULT_THETA = 10000.0  # where config.json names none
 LIBRARY = "optimum-neuron[training]==0.4.5"
@@ -34,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     with program.first_rank_speaks():
         check(args, int(os.environ.get("WORLD_SIZE", "1")))
         program.find_compile_cache()
-        from common.optimum import train
+        from common.training.optimum.trainer import train
 
         train(args)
 

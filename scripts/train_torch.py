@@ -15,7 +15,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from common import program, training_flags
+from common import program
+from common.training import flags as training_flags
 
 
 def run(args: argparse.Namespace) -> None:
@@ -23,9 +24,9 @@ def run(args: argparse.Namespace) -> None:
     with program.first_rank_speaks():
         training_flags.check_ranks(args)
         if args.device == "neuron":
-            from common.neuron_training import train
+            from common.training.neuron.trainer import train
         else:
-            from common.trainer import train
+            from common.training.cpu.trainer import train
         train(args)
 
 

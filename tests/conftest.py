@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from common.prompt import Template
-    from common.tokenizer import PromptTokenizer
+    from common.data.template import Template
+    from common.data.tokenizer import PromptTokenizer
 
 CHAT_TEMPLATE = """{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}\
 {% if add_generation_prompt %}<assistant>{% endif %}"""
@@ -59,8 +59,8 @@ def tiny_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def tiny_tokens(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokens folder (eval.jsonl and template.json alone) of 12 questions with a SQL answer."""
-    from common.prompt import Template
-    from common.tokenizer import PromptTokenizer
+    from common.data.template import Template
+    from common.data.tokenizer import PromptTokenizer
 
     folder = tmp_path_factory.mktemp("tiny") / "tokens"
     folder.mkdir()

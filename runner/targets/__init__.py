@@ -7,12 +7,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
-from runner.draft import Place
-from runner.plan import Plan
-from runner.runs import Run
-from runner.schema import Recipe
-from runner.schema import Target as Settings
-from runner.validate import build
+from runner.compose.schema import Recipe
+from runner.compose.schema import Target as Settings
+from runner.compose.validate import build
+from runner.plan.command import Place
+from runner.plan.model import Plan
+from runner.record.runs import Run
 
 
 class Target(Protocol):
@@ -56,7 +56,7 @@ class Target(Protocol):
         ...
 
     def state(self, run: Run) -> str:
-        """What a run is doing, asked where it runs: see `runner.host.state`."""
+        """What a run is doing, asked where it runs: see `runner.execute.agent.state`."""
         ...
 
     def cancel(self, run: Run) -> str:

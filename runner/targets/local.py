@@ -8,13 +8,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from runner import host
-from runner.compose import ROOT
-from runner.draft import Place
-from runner.plan import Plan
-from runner.runs import Run
-from runner.schema import Recipe
-from runner.schema import Target as Settings
+from runner.compose.recipe import ROOT
+from runner.compose.schema import Recipe
+from runner.compose.schema import Target as Settings
+from runner.execute import agent
+from runner.plan.command import Place
+from runner.plan.model import Plan
+from runner.record.runs import Run
 
 
 class Target:
@@ -38,10 +38,10 @@ class Target:
 
     def start(self, run: Run, attached: bool) -> None:
         if not attached:
-            host.start(run.folder, ROOT)
+            agent.start(run.folder, ROOT)
             return
         reader, self._lifeline = os.pipe()
-        self._executor = host.start(run.folder, ROOT, reader)
+        self._executor = agent.start(run.folder, ROOT, reader)
         os.close(reader)
 
     def start_all(self, runs: Sequence[Run]) -> None:
@@ -49,22 +49,22 @@ class Target:
             self.start(run, attached=False)
 
     def follow(self, run: Run) -> Iterator[bytes]:
-        yield from (line for line in host.follow(run.folder) if line)
+        yield from (line for line in agent.follow(run.folder) if line)
         if self._executor:
             self._executor.wait()
 
     def log(self, run: Run, stage: str | None, live: bool) -> Iterator[bytes]:
-        return (line[1:] for line in host.follow_log(run.folder, stage, live) if line)
+        return (line[1:] for line in agent.follow_log(run.folder, stage, live) if line)
 
     def detach(self) -> None:
         if self._lifeline is not None:
             os.write(self._lifeline, b"detach")
 
     def state(self, run: Run) -> str:
-        return host.state(run.folder)
+        return agent.state(run.folder)
 
     def cancel(self, run: Run) -> str:
-        return host.cancel(run.folder)
+        return agent.cancel(run.folder)
 
     def fetch(self, run: Run, adapter: bool) -> None:
         pass

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from runner.plan import Plan
-from runner.schedulers import ray
-from runner.schema import Target as Settings
-from runner.targets.far import Far, wire_to
+from runner.compose.schema import Target as Settings
+from runner.execute.schedulers import ray
+from runner.plan.model import Plan
+from runner.targets.remote import Far, wire_to
 
 
 class Target(Far):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from runner.compose.schema import Target as Settings
 from runner.errors import RecipeError
-from runner.link import Link
-from runner.schema import Target as Settings
-from runner.targets.far import Far
+from runner.targets.remote import Far
+from runner.targets.transport.ssh import Link
 
 
 class Target(Far):

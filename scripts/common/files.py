@@ -1,64 +1,13 @@
-"""Reading and writing files larger than memory, and small JSON ones."""
+"""Room on a disk, and JSON files."""
 
 from __future__ import annotations
 
 import json
-import mmap
-import os
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from common.program import BadInput
-from common.tensors import TensorSpec
-
-
-class TensorFile:
-    """A memory-mapped file of named tensors; each format reads its own `specs` and `bits`."""
-
-    specs: dict[str, TensorSpec]
-
-    def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise BadInput(f"{path}: no such file")
-        self.path = path
-        self.size = path.stat().st_size
-        if not self.size:
-            raise BadInput(f"{path}: the file is empty")
-        with path.open("rb") as file:
-            self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-    def bits(self, name: str) -> np.ndarray:
-        """The bit patterns of a tensor in its shape, read-only and mapped."""
-        raise NotImplementedError
-
-    def release(self) -> None:
-        """Give the pages read so far back: without it all that is read once stays in our resident set."""
-        self.map.madvise(mmap.MADV_DONTNEED)
-
-
-class StoredTensor(NamedTuple):
-    """A tensor in a file."""
-
-    file: TensorFile
-    name: str
-
-    @property
-    def spec(self) -> TensorSpec:
-        return self.file.specs[self.name]
-
-    def bits(self) -> np.ndarray:
-        return self.file.bits(self.name)
-
-
-def write_all(descriptor: int, data: memoryview | bytes, offset: int) -> None:
-    """Write all of `data` (contiguous) at `offset`: one system call may take less than it was given."""
-    view = memoryview(data).cast("B")
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
 
 
 def check_room(folder: Path, needed: int, flag: str = "--output") -> None:

@@ -29,9 +29,10 @@ import numpy as np
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from common import layout, streaming  # noqa: E402
-from common.safetensors_file import SINGLE, SafetensorsWriter  # noqa: E402
-from common.tensors import TensorSpec  # noqa: E402
+from common.formats import streaming  # noqa: E402
+from common.formats.dtypes import TensorSpec  # noqa: E402
+from common.formats.safetensors_file import SINGLE, SafetensorsWriter  # noqa: E402
+from common.shards import layout  # noqa: E402
 
 COMMON = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "torch_dtype": "bfloat16"}
 SIZES = {

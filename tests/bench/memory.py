@@ -1,4 +1,4 @@
-"""Peak memory of train_torch.py beside what runner/memory.py expects of it, at a few settings.
+"""Peak memory of train_torch.py beside what runner/plan/checks/memory.py expects of it, at a few settings.
 
 Makes random Llamas and full sequences of one example each. Every setting trains two steps in a process of its
 own; its peak resident memory, less that of a process that has only loaded the trainer, is compared with
@@ -21,8 +21,8 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from runner import memory  # noqa: E402
-from runner.schema import Architecture, Dataset, Lora, Recipe, Train  # noqa: E402
+from runner.compose.schema import Architecture, Dataset, Lora, Recipe, Train  # noqa: E402
+from runner.plan.checks import memory  # noqa: E402
 
 SIZES = {
     "tiny": Architecture(256, 704, 6, 8, 4, 1536, 2048),
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--within", type=float, default=1.5, help="factor that estimate and peak may differ by")
     parser.add_argument("--settings", type=int, default=len(SETTINGS), metavar="N", help="only the first N")
     args = parser.parse_args()
-    start = peak([sys.executable, "-c", "import common.trainer"])
+    start = peak([sys.executable, "-c", "import common.training.cpu.trainer"])
     print(f"a process with the trainer loaded: {start / 2**20:.0f} MiB")
     with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
         factors = [compare(Path(folder), start, *setting) for setting in SETTINGS[: args.settings]]

@@ -27,7 +27,7 @@ import numpy as np
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from common.packing import IGNORED, pack  # noqa: E402
+from common.data.packing import IGNORED, pack  # noqa: E402
 
 SEQ_LEN, EXAMPLES_A_STEP, EXAMPLES_FOR_EVALUATION = 512, 16, 64
 LEARNING_RATE, RANK, ALPHA, PROMPT_SHARE = 1e-3, 16, 32, 0.4
@@ -134,8 +134,8 @@ def save_packed(folder: Path, split: str, examples: list[np.ndarray]) -> None:
 def train_ours(folder: Path, dtype: str) -> dict:
     """Every step takes as many packed sequences as hold EXAMPLES_A_STEP examples on average."""
     import train_torch
-    from common.parallel import Ranks
-    from common.trainer import Trainer
+    from common.training.cpu.trainer import Trainer
+    from common.training.parallel import Ranks
 
     steps = len(json.loads((folder / "train.json").read_text())) // EXAMPLES_A_STEP
     sequences = len(np.load(folder / "tokens/train.input_ids.npy", mmap_mode="r"))

@@ -9,11 +9,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from runner import allocation, record, targets
-from runner.compose import ROOT, compose
-from runner.plan import Plan, Step
-from runner.run import place_of
-from runner.runs import Run
+from runner import targets
+from runner.commands.lifecycle import place_of
+from runner.compose.recipe import ROOT, compose
+from runner.plan import allocation
+from runner.plan.model import Plan, Step
+from runner.record import create
+from runner.record.runs import Run
 
 SHORT = ["evaluate=none", "serve=none", "train.max_steps=3", "dataset.train_rows=60"]
 # argv: the output folder. Counts its starts; ends at the second one, or when the file `end` is in the working folder.
@@ -38,7 +40,7 @@ def a_run(work: Path, programs: dict[str, str], *words: str) -> Run:
         for stage, text in programs.items()
     )
     job = allocation.job(composed.recipe, steps, place_of(composed.recipe))
-    return Run(record.create(composed, Plan(composed.recipe.name, "store", steps, job=job)))
+    return Run(create.create(composed, Plan(composed.recipe.name, "store", steps, job=job)))
 
 
 def there(work: Path, run: Run) -> Path:

@@ -10,10 +10,11 @@ from typing import Any
 
 from ssh_host import Host
 
-from runner import record, targets
-from runner.compose import ROOT, compose
-from runner.plan import Plan, Step
-from runner.runs import Run
+from runner import targets
+from runner.compose.recipe import ROOT, compose
+from runner.plan.model import Plan, Step
+from runner.record import create
+from runner.record.runs import Run
 
 # argv: the output folder. Ten lines a second of a log, an event for each; `end` in the working folder ends it.
 COUNT = """
@@ -37,7 +38,7 @@ def a_far_run(work: Path, host: Host, program: str, *overrides: str, **carried: 
     argv = (sys.executable, "-c", program, "store/partial/train-1")
     there = {f"inputs/{name}/{Path(path).name}": path for name, path in carried.items()}
     plan = Plan("quickstart", "store", (Step("train", "do train", "train-1", argv, {}, True, True),), there)
-    return Run(record.create(composed, plan))
+    return Run(create.create(composed, plan))
 
 
 def start(run: Run) -> Any:

@@ -22,13 +22,14 @@ import httpx
 import pytest
 from ssh_host import free_port
 
-from runner import record, targets
-from runner.compose import ROOT, compose
-from runner.kubernetes import manifests
-from runner.kubernetes.access import call, inside
-from runner.plan import Plan, Step
-from runner.runs import Run, every
-from runner.targets.kubernetes import Target
+from runner import targets
+from runner.compose.recipe import ROOT, compose
+from runner.plan.model import Plan, Step
+from runner.record import create
+from runner.record.runs import Run, every
+from runner.targets.kubernetes import manifests
+from runner.targets.kubernetes.access import call, inside
+from runner.targets.kubernetes.target import Target
 
 NEEDED = ("KUBE_CONTEXT", "KUBE_CLAIM", "KUBE_IMAGE")
 pytest.importorskip("kubernetes")
@@ -70,7 +71,7 @@ def a_run(work: Path, *overrides: str, program: str = COUNT, cores: dict | None 
     argv = (os.environ.get("KUBE_PYTHON", "python3"), "-c", program, f"store/partial/{key}", f"store/end-{key}")
     there = {f"inputs/{name}/{Path(path).name}": path for name, path in carried.items()}
     step = Step("train", "count", key, argv, {}, True, True, cores=cores)
-    return Run(record.create(composed, Plan("quickstart", "store", (step,), there)))
+    return Run(create.create(composed, Plan("quickstart", "store", (step,), there)))
 
 
 @pytest.fixture

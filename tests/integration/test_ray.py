@@ -23,7 +23,7 @@ from ray_cluster import missing, ray_cluster
 
 from runner import targets
 from runner.errors import RecipeError
-from runner.runs import every
+from runner.record.runs import every
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 CORES = """

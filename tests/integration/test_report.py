@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runner import report
+from runner.record import report
 from tests.runner.trained_run import sample, trained_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runner import runs
+from runner.record import runs
 
 SHORT = [
     "tp_size=1", "train.max_steps=4", "dataset.train_rows=200", "evaluate.examples=6", "evaluate.max_new_tokens=12",

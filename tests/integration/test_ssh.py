@@ -18,10 +18,10 @@ import served_runs
 from far_runs import COUNT, a_far_run, command, done, start
 from ssh_host import SSHD, Host, free_port, quoted, ssh_host
 
-from runner import host as far
 from runner import targets
 from runner.errors import RecipeError
-from runner.runs import Run, every
+from runner.execute import agent as far
+from runner.record.runs import Run, every
 
 pytestmark = pytest.mark.skipif(not Path(SSHD).exists(), reason="no sshd")
 PYTHON = f"sdk.train_python={sys.executable}"
@@ -62,7 +62,7 @@ def test_any_login_shell_will_do_and_may_print(tmp_path: Path, home: Path, work:
         pytest.skip(f"no {shell}")
     (home / ".tcshrc").write_text('echo Welcome\necho -n "no end of line"\n')
     with ssh_host(tmp_path / "a host", home, shell=SHELLS[shell].format(home=home)) as host:
-        run = a_far_run(work, host, ENDS, "name=\"it's 50% !x `a` $b\"")
+        run = a_far_run(work, host, ENDS, 'name="it\'s 50% !x `a` $b"')
         target = start(run)
         lines = list(target.follow(run))
         assert json.loads(lines[-1])["state"] == "finished" == target.state(run)

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from runner import history, runs, trackers
-from runner.compose import compose
-from runner.runs import Run
+from runner.compose.recipe import compose
+from runner.record import runs, trackers, training_curve
+from runner.record.runs import Run
 from tests.runner.trained_run import trained_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +35,7 @@ def tracked(folder: Path, kind: str, *overrides: str) -> tuple[Run, str]:
 
 
 def losses(run: Run) -> dict[int, float]:
-    return {at: values["loss"] for at, values in history.steps(run).items()}
+    return {at: values["loss"] for at, values in training_curve.steps(run).items()}
 
 
 def needs(*packages: str) -> pytest.MarkDecorator:

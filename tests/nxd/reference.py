@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.layout import ModelShape
+from common.shards.layout import ModelShape
 from tests.scripts.llama_files import write_model
 from tests.scripts.training_files import make_shards, make_tokens
 

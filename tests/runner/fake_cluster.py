@@ -65,7 +65,7 @@ class _Api(BaseHTTPRequestHandler):
                        if all(one["metadata"].get("labels", {}).get(key) == value for key, value in pairs)]  # fmt: skip
             return self._answer(200, {"items": fitting})
         if found["name"] not in things:
-            return self._answer(404, {"message": f"{found['kind']} \"{found['name']}\" not found"})
+            return self._answer(404, {"message": f'{found["kind"]} "{found["name"]}" not found'})
         return self._answer(200, things[found["name"]])
 
     def do_POST(self) -> None:

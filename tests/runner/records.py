@@ -6,11 +6,11 @@ import json
 import sys
 from pathlib import Path
 
-from runner import record
-from runner.compose import compose
-from runner.execute import execute
-from runner.plan import Plan, Step
-from runner.runs import Run
+from runner.compose.recipe import compose
+from runner.execute.executor import execute
+from runner.plan.model import Plan, Step
+from runner.record import create
+from runner.record.runs import Run
 
 WRITE = "import sys, pathlib; f = pathlib.Path(sys.argv[1]) / sys.argv[2]; f.write_text(sys.argv[3])"
 
@@ -26,7 +26,7 @@ def a_run(
     store = folder / "store"
     argv = (sys.executable, "-c", WRITE, str(store / "partial" / key), "training.json", json.dumps(figures))
     plan = Plan("quickstart", str(store), (Step(stage, "train", key, argv, {}, True, False),))
-    made = record.create(composed, plan, folder / "runs" / "sweeps" / trial if trial else None)
+    made = create.create(composed, plan, folder / "runs" / "sweeps" / trial if trial else None)
     assert execute(plan.as_json(), made) == 0
     return Run(made)
 

@@ -7,11 +7,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from runner import record
-from runner.compose import compose
-from runner.execute import execute
-from runner.plan import Plan, Step
-from runner.runs import Run
+from runner.compose.recipe import compose
+from runner.execute.executor import execute
+from runner.plan.model import Plan, Step
+from runner.record import create
+from runner.record.runs import Run
 
 _TEMPLATE = {"sections": ["{question}"], "separator": "\n", "response": "{answer}"}
 COPY = "import shutil, sys; shutil.copytree(sys.argv[2], sys.argv[1], dirs_exist_ok=True)"
@@ -31,7 +31,7 @@ def a_run(folder: Path, model: Path, adapter: Path, *overrides: str, base: str =
     (tokens / "template.json").write_text(json.dumps(_TEMPLATE))
     made = {f"fetch-{base}": model, "tokenize-1": tokens, f"export-{number:016x}": exported}
     plan = Plan("quickstart", str(store), tuple(_step(store, key, source) for key, source in made.items()))
-    place = record.create(composed, plan)
+    place = create.create(composed, plan)
     assert execute(plan.as_json(), place) == 0
     return Run(place)
 

@@ -37,7 +37,12 @@ def python(tmp_path: Path) -> Path:
 
 
 def make(python: Path | str, folder: Path, torch: str = "torch==2.13.0") -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": "/usr/bin:/bin", "PYTHON": str(python), "TORCH": torch, "TORCH_INDEX": "https://index.test/cpu"}
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "PYTHON": str(python),
+        "TORCH": torch,
+        "TORCH_INDEX": "https://index.test/cpu",
+    }
     command = [SCRIPT, folder, "--editable", "."]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 

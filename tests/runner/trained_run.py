@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from runner import record
-from runner.compose import compose
-from runner.execute import execute
-from runner.plan import Plan, Step
-from runner.runs import Run
+from runner.compose.recipe import compose
+from runner.execute.executor import execute
+from runner.plan.model import Plan, Step
+from runner.record import create
+from runner.record.runs import Run
 
 # argv: the output folder, its files as JSON, the events as JSON.
 PROGRAM = """
@@ -46,7 +46,7 @@ def trained_run(
     broken = Step("export", "gather", f"export-{key}", (sys.executable, "-c", "exit('no & good')"), {}, True, False)
     plan = [step(folder / "store", stage, f"{stage}-{key}", *outcome) for stage, outcome in made.items()]
     asked = Plan("quickstart", str(folder / "store"), tuple([*plan[:2], broken] if fails else plan))
-    place = record.create(composed, asked, folder / "runs" / "sweeps" / trial if trial else None)
+    place = create.create(composed, asked, folder / "runs" / "sweeps" / trial if trial else None)
     assert execute(asked.as_json(), place) == (1 if fails else 0)
     return Run(place)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from common.layout import LM_HEAD, ModelShape
+from common.shards.layout import LM_HEAD, ModelShape
 
 TINY = ModelShape(
     vocab_size=16, hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=4,

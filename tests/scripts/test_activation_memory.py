@@ -1,4 +1,4 @@
-"""What runner/memory.py counts of activations beside what autograd really keeps, a layer, on a small Llama."""
+"""What runner/plan/checks/memory.py counts of activations beside what autograd keeps, a layer, on a small Llama."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from common import padded
-from common.layout import read_layout, read_shape
-from common.lora import TARGETS, Adapter, LoraConfig
-from common.neuron_llama import Device, Dropout, NeuronLlama
-from common.packed import TokenSet
-from common.parallel import Ranks
-from runner import memory
-from runner.schema import Architecture, Dataset, Hardware, Lora, Recipe, Train
+from common.data import padded_batch
+from common.data.token_dataset import TokenSet
+from common.shards.layout import read_layout, read_shape
+from common.training.lora import TARGETS, Adapter, LoraConfig
+from common.training.neuron.llama import Device, Dropout, NeuronLlama
+from common.training.parallel import Ranks
+from runner.compose.schema import Architecture, Dataset, Hardware, Lora, Recipe, Train
+from runner.plan.checks import memory
 from tests.scripts.training_files import make_model, make_shards, make_tokens
 
 ROWS, SEQ_LEN, RANK = 2, 128, 2
@@ -61,7 +61,7 @@ def measured_here(folder: Path, layers: int, dropout: float) -> int:
     device = Uncompiled("cpu", collectives="gloo", compiler="")
     model = NeuronLlama(shards, torch.float32, adapter, Ranks(), checkpointing=False, device=device)
     flat = adapter.weights.clone().requires_grad_()
-    batch = padded.batch(tokens, np.arange(ROWS), ROWS)
+    batch = padded_batch.batch(tokens, np.arange(ROWS), ROWS)
     frozen = {tensor.untyped_storage().data_ptr() for layer in model._layers for tensor in (*layer[:2], *layer.linears)}
     frozen.add(flat.untyped_storage().data_ptr())
     return kept(lambda: model.loss(flat, batch.tensors, Dropout(dropout)), frozen)

@@ -18,11 +18,13 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 import convert_checkpoint
-from common import layout, program, streaming
-from common.layout import EMBEDDING, LM_HEAD, ModelShape, ShardLayout
+from common import program
+from common.formats import streaming
+from common.shards import layout
+from common.shards.layout import EMBEDDING, LM_HEAD, ModelShape, ShardLayout
 from tests.data.nxd_trn1 import make as nxd_trn1
+from tests.scripts.common.shards.test_layout import cuts
 from tests.scripts.llama_files import TINY, random_state, read_model, same_bits, write_model
-from tests.scripts.test_layout import cuts
 
 PROGRAM = Path(convert_checkpoint.__file__)
 DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])

@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM
 
 import evaluate
 from common import program
-from common.sql_scoring import SqlChecker
+from common.inference.sql_scores import SqlChecker
 
 
 def run(model: Path, adapter: Path, tokens: Path, output: Path, *more: str) -> int:
@@ -91,7 +91,7 @@ def test_answers_are_kept_when_their_scoring_fails(tiny_model, tiny_adapter, tin
     def fail(*_: object) -> float:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(evaluate.scoring, "rouge_l", fail)
+    monkeypatch.setattr(evaluate.text_scores, "rouge_l", fail)
     with pytest.raises(ZeroDivisionError):
         run(tiny_model, tiny_adapter, tiny_tokens, tmp_path, "--metrics", "rouge_l", "--examples", "2")
     assert all(line[side]["text"] for line in lines(tmp_path / "samples.jsonl") for side in evaluate.SIDES)

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import export_adapter
-from common import layout, program, streaming
-from common.layout import PROJECTIONS, ModelShape, ShardLayout
+from common import program
+from common.formats import streaming
+from common.shards import layout
+from common.shards.layout import PROJECTIONS, ModelShape, ShardLayout
+from tests.scripts.common.shards.test_layout import cuts
 from tests.scripts.llama_files import TINY, random_state, read_model, same_bits, write_model
-from tests.scripts.test_layout import cuts
 
 RANK, ALPHA = 3, 6
 MODULES = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import fetch_model
-from common import model_config, program
+from common import program
+from common.formats import model_config
 
 SCRIPT = Path(fetch_model.__file__)
 

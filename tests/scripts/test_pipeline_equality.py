@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import export_adapter
-from common.packed import Batch, TokenSet
+from common.data.token_dataset import Batch, TokenSet
 from tests.scripts.training_files import (
     PROGRAM,
     finish,

@@ -17,10 +17,10 @@ import pytest
 import evaluate
 import smoke_test
 from common import program
-from common.openai_client import Client
+from common.data.template import Template
+from common.data.tokenizer import PromptTokenizer
 from common.program import StageFailed
-from common.prompt import Template
-from common.tokenizer import PromptTokenizer
+from common.serving.openai_client import Client
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS, ASSETS = ROOT / "scripts", ROOT / "recipes" / "assets"
@@ -140,9 +140,7 @@ def rounding(tmp_path_factory):
     port = free_port()
     named = [word for name, path in adapters.items() for word in ("--adapter", f"{name}={path}")]
     server = [sys.executable, SCRIPTS / "serve_embedded.py", "--model", model, "--port", port, "--dtype", "bf16"]
-    process = subprocess.Popen(
-        list(map(str, [*server, *named])), stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
-    )
+    process = subprocess.Popen(list(map(str, [*server, *named])), stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     assert process.stderr and "serving at" in process.stderr.readline()
     yield smoke_test.read_samples(folder / "evaluation" / "samples.jsonl", 8), port
     process.terminate()

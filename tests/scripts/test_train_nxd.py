@@ -20,11 +20,12 @@ import torch
 import compile_nxd
 import fetch_nxd_model
 import train_nxd
-from common import padded, program
-from common.layout import read_layout, read_shape
-from common.lora import Adapter, LoraConfig
-from common.optimizer import Plan, Schedule
-from common.packed import TokenSet
+from common import program
+from common.data import padded_batch
+from common.data.token_dataset import TokenSet
+from common.shards.layout import read_layout, read_shape
+from common.training.lora import Adapter, LoraConfig
+from common.training.optimizer import Plan, Schedule
 from tests.scripts.training_files import make_model, make_shards, make_tokens, train_command
 
 SECRET = "hf_thisisasecret"
@@ -101,7 +102,7 @@ def test_the_learning_rate_is_above_zero_after_warm_up(kind):
 
 def test_micro_batches_keep_their_shape_and_tell_examples_apart(files):
     tokens = TokenSet(files / "tokens", "train")
-    one = padded.batch(tokens, np.array([3]), rows=2)
+    one = padded_batch.batch(tokens, np.array([3]), rows=2)
     assert {array.shape for array in one.tensors} == {(2, 96)}
     segments, positions, weights = one.tensors.segments, one.tensors.positions, one.tensors.weights
     begins = np.flatnonzero(np.diff(segments[0])) + 1

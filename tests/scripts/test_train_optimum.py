@@ -11,14 +11,16 @@ import pytest
 import torch
 
 import train_optimum
-from common import model_config, optimum_data, program
-from common.optimizer import Plan
-from common.packed import TokenSet
+from common import program
+from common.data.token_dataset import TokenSet
+from common.formats import model_config
+from common.training.optimizer import Plan
+from common.training.optimum import data as optimum_data
 from tests.scripts.training_files import LLAMA3_ROPE, make_model, make_tokens
 
 ROOT = Path(__file__).parents[2]
 RECORD = json.loads((ROOT / "tests/data/optimum_0_4_5.json").read_text())
-SOURCE = ast.parse((ROOT / "scripts/common/optimum.py").read_text())
+SOURCE = ast.parse((ROOT / "scripts/common/training/optimum/trainer.py").read_text())
 ARGUMENTS = RECORD["arguments"]
 TAKEN = {
     "NeuronSFTConfig": {*ARGUMENTS["NeuronTrainingArguments"], *ARGUMENTS["SFTConfig"]},

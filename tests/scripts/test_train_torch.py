@@ -15,8 +15,9 @@ import pytest
 import torch
 
 import train_torch
-from common import program, training_flags
-from common.lora import TARGETS
+from common import program
+from common.training import flags as training_flags
+from common.training.lora import TARGETS
 from tests.scripts.training_files import (
     PROGRAM,
     finish,
@@ -240,7 +241,7 @@ def test_adapter_that_learned_nothing_is_refused(files, tmp_path, capsys):
 
 @pytest.mark.parametrize(("variables", "threads"), [({}, len(os.sched_getaffinity(0))), ({"OMP_NUM_THREADS": "1"}, 1)])
 def test_threads_are_the_users_or_the_share_of_the_cores(variables, threads):
-    code = "from common.parallel import *; use_fair_share_of_cores(); print(torch.get_num_threads())"
+    code = "from common.training.parallel import *; use_fair_share_of_cores(); print(torch.get_num_threads())"
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROGRAM.parent), **variables}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert int(done.stdout) == threads

@@ -7,8 +7,8 @@ import torch
 import torch.distributed as dist
 
 import train_torch
-from common.parallel import Ranks
-from common.trainer import Trainer
+from common.training.cpu.trainer import Trainer
+from common.training.parallel import Ranks
 
 args = train_torch.flags().parse_args()
 ranks = Ranks.from_environment()

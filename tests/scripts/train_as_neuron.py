@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 
 import train_torch
-from common import neuron_training, program
-from common.neuron_llama import Device
+from common import program
+from common.training.neuron import trainer
+from common.training.neuron.llama import Device
 
 CPU = Device("cpu", collectives="gloo", compiler="aot_eager")
 
 
 def run(args) -> None:
     with program.first_rank_speaks():
-        neuron_training.train(args, CPU)
+        trainer.train(args, CPU)
 
 
 if __name__ == "__main__":

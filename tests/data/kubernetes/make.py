@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 
 from runner import targets
-from runner.compose import ROOT, compose
-from runner.plan import build
+from runner.compose.recipe import ROOT, compose
+from runner.plan.build import build
 
 
 def image(tag: str, sdk: str, trainer: str) -> list[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from common.layout import ModelShape
+from common.shards.layout import ModelShape
 from tests.scripts.llama_files import TINY, random_state, write_model
 
 # (query heads, K/V heads, kv_size_multiplier); the trn1 layout takes one rank a copy. Upstream derives head_dim.

@@ -12,10 +12,10 @@ import re
 from pathlib import Path
 
 from runner import targets
-from runner.compose import ROOT, compose
-from runner.draft import Place
-from runner.plan import build
-from runner.plan_text import command_line
+from runner.compose.recipe import ROOT, compose
+from runner.plan.build import build
+from runner.plan.command import Place
+from runner.plan.text import command_line
 
 PLANS = {
     "quickstart-cpu": ["quickstart"],

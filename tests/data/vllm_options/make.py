@@ -1,4 +1,4 @@
-"""Writes options.json: where the sources of each generation of vLLM know what scripts/common/vllm_options.py renders.
+"""Writes options.json: where each generation of vLLM knows what scripts/common/serving/vllm_options.py renders.
 
     python tests/data/vllm_options/make.py nxdi="vllm 0.16.0"=unpacked/wheel nxdi="vllm-neuron 0.2.0"=checkout ...
 
@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common import vllm_options
-from common.vllm_options import Settings
+from common.serving import vllm_options
+from common.serving.vllm_options import Settings
 
 HERE = Path(__file__).parent
 ADAPTERS = {"one": Path("/one"), "two": Path("/two")}

@@ -1,0 +1,66 @@
+"""Completion of the `runner` command in bash and zsh: recipes, options, keys and runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import argcomplete
+from argcomplete.completers import FilesCompleter
+from argcomplete.shell_integration import shellcode
+
+from runner.commands import options
+from runner.compose import recipe
+from runner.errors import RecipeError
+from runner.record import runs
+
+_STARTUP = {"bash": ".bashrc", "zsh": ".zshrc"}
+
+
+def answer(parser: argparse.ArgumentParser) -> None:
+    """Where a shell asks for completions, print them and exit; else do nothing."""
+    argcomplete.autocomplete(parser)
+
+
+def install(home: Path) -> str:
+    """Have the user's shell load the completion. Returns what was done. Raises RecipeError for another shell."""
+    shell = Path(os.environ.get("SHELL", "")).name
+    if shell not in _STARTUP:
+        raise RecipeError(f"completion: SHELL={shell or 'not set'}: works in {' and '.join(_STARTUP)}")
+    script = home / ".local" / "share" / "trainium-recipes" / "completion.sh"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(shellcode(["runner"]), encoding="utf-8")
+    startup, line = home / _STARTUP[shell], f'source "{script}"\n'
+    before = startup.read_text(encoding="utf-8") if startup.exists() else ""
+    if line not in before:
+        apart = "" if before.endswith("\n") or not before else "\n"
+        startup.write_text(f"{before}{apart}{line}", encoding="utf-8")
+    return f"{startup} loads {script}; open a new shell, or: source {script}"
+
+
+def recipes(prefix: str, **_: Any) -> Iterable[str]:
+    """Names of recipes, and files."""
+    return [*recipe.recipe_names(), *FilesCompleter(("yaml",))(prefix)]
+
+
+def overrides(prefix: str, **_: Any) -> Iterable[str]:
+    """`group=option` and `key=`."""
+    groups = recipe.groups()
+    name, equals, _option = prefix.partition("=")
+    if equals:
+        return [f"{name}={option}" for option in groups.get(name, [])]
+    return [f"{name}=" for name in [*groups, *options.every_key()]]
+
+
+def served(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
+    """Recipes, runs and what can be said of a server."""
+    about = [word for word in overrides(prefix) if word.startswith("serve")]
+    return [*recipe.recipe_names(), *run_names(prefix, parsed_args), *about]
+
+
+def run_names(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
+    """Names of recorded runs."""
+    return ["last", *(run.name for run in runs.every(parsed_args.folder))]

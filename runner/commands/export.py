@@ -1,0 +1,161 @@
+"""`runner export`: what a run trained, as a folder for others, with a model card."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from runner.commands.lifecycle import place_of
+from runner.commands.serve.generate import artifact
+from runner.compose.schema import Recipe
+from runner.compose.validate import build
+from runner.errors import RecipeError
+from runner.metrics import EVALUATION
+from runner.plan.command import SCRIPTS
+from runner.plan.stages import server_options
+from runner.record.runs import Run
+
+_CARD = "README.md"
+
+# How to load each format, for the card.
+_USE = {
+    "peft": """```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "{folder}")
+```
+
+vLLM: `vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules adapter={folder}`""",
+    "merged": """The adapter is merged in; it loads as any model does: `vllm serve {folder}` or
+`AutoModelForCausalLM.from_pretrained("{folder}")`.""",
+    "nxd": """The LoRA checkpoint of neuronx-distributed, {tp_size} tensor-parallel rank(s) in {layout} order of heads
+(`layout.json`): `LoraConfig(..., load_lora_from_ckpt=True, lora_save_dir="{folder}", lora_load_tag="lora")`.""",
+}
+
+# Terms that reach whoever gets the result; by what the name of the base model or the data set begins with.
+_TERMS = {
+    "meta-llama/": 'Meta\'s community licence: pass it on, show "Built with Llama", begin the name with "Llama".',
+    "databricks/databricks-dolly-15k": "CC BY-SA 3.0: name the source.",
+    "b-mc2/sql-create-context": "CC BY 4.0: name the source.",
+}
+
+
+def export(run: Run, format: str, output: Path) -> None:
+    """Write the folder `output`, complete or not at all. Raises RecipeError."""
+    if output.exists():
+        raise RecipeError(f"{output}: exists already; name a new folder")
+    recipe = build(Recipe, run.recipe)
+    aside = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        FORMATS[format](run, recipe, aside)
+        (aside / _CARD).write_text(card(run, recipe, format, output.name), encoding="utf-8")
+        aside.rename(output)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _peft(run: Run, recipe: Recipe, folder: Path) -> None:
+    shutil.copytree(artifact(run, "export", "adapter"), folder)
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base_of(run, recipe)}
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _merged(run: Run, recipe: Recipe, folder: Path) -> None:
+    """The run's merged model; one that has none gets it made now."""
+    made = run.folder / "artifacts" / "export" / "merged"
+    if made.is_dir():
+        shutil.copytree(made, folder)
+        return
+    work = folder.with_name(f"{folder.name}.work")
+    inputs = {"--model": artifact(run, "fetch"), "--adapter": artifact(run, "train"), "--output": work}
+    words = [str(word) for pair in inputs.items() for word in pair]
+    try:
+        command = [place_of(recipe).python, str(SCRIPTS / "export_adapter.py"), *words, "--merge"]
+        if subprocess.run(command, check=False).returncode:
+            raise RecipeError(f"{run.name}: the adapter cannot be merged; export_adapter.py says why")
+        (work / "merged").rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _nxd(run: Run, recipe: Recipe, folder: Path) -> None:
+    trained = artifact(run, "train")
+    shutil.copytree(trained / "lora_adapter", folder)
+    shutil.copyfile(trained / "layout.json", folder / "layout.json")
+
+
+FORMATS: Mapping[str, Callable[[Run, Recipe, Path], None]] = {"peft": _peft, "merged": _merged, "nxd": _nxd}
+
+
+def base_of(run: Run, recipe: Recipe) -> str:
+    """The base model as it can be loaded: its id on the hub, its folder, or what was made of a GGUF file."""
+    if recipe.model.source == "hub":
+        return recipe.model.path
+    words = next(step["argv"] for step in run.plan["steps"] if step["stage"] == "fetch")
+    if "--folder" in words:
+        folder = words[words.index("--folder") + 1]
+        return run.plan["carried"].get(folder, folder)
+    return str((run.folder / "artifacts" / "fetch").resolve())
+
+
+def card(run: Run, recipe: Recipe, format: str, name: str) -> str:
+    """The model card: front matter as the Hugging Face hub reads it, then what a person wants to know."""
+    lora, parallel = recipe.train.lora, recipe.parallel
+    use = _USE[format].format(
+        base=base_of(run, recipe), folder=name, rank=server_options.max_lora_rank(lora.rank), tp_size=parallel.tp_size,
+        layout=recipe.hardware.layout,
+    )  # fmt: skip
+    parts = [
+        f"---\n{yaml.safe_dump(_front_matter(run, recipe, format), sort_keys=False)}---\n# {name}\n",
+        f"LoRA of rank {lora.rank} (alpha {lora.alpha:g}{', rsLoRA' * lora.rslora}) on {', '.join(lora.targets)} of "
+        f"**{base_of(run, recipe)}**, fine-tuned on **{_data_of(recipe)}** in the run `{run.name}`.\n",
+        f"## Use\n\n{use}\n\n## Prompt\n\nThe prompt must be written as in training:\n\n"
+        f"```json\n{json.dumps(run.recipe['dataset']['template'], indent=1, ensure_ascii=False)}\n```\n",
+        _results(run),
+        f"## Training\n\n```yaml\n{yaml.safe_dump(run.recipe['train'], sort_keys=False)}```\n",
+        f"## Licence\n\n{_terms(run, recipe)}\n",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _front_matter(run: Run, recipe: Recipe, format: str) -> dict[str, Any]:
+    library = {"peft": "peft", "merged": "transformers", "nxd": "neuronx-distributed"}[format]
+    data = {"datasets": [recipe.dataset.path]} if recipe.dataset.source == "hub" else {}
+    base = {"base_model": base_of(run, recipe)} if recipe.model.source == "hub" else {}
+    tags = ["lora", "trainium", "text-generation"]
+    return {"library_name": library, **base, **data, "pipeline_tag": "text-generation", "tags": tags}
+
+
+def _results(run: Run) -> str:
+    report = run.result("evaluate", "report.json")
+    if not report:
+        return ""
+    rows = [
+        f"| {figure.title} | {figure.text(report['base'][key])} | {figure.text(report['adapter'][key])} |"
+        for key, figure in EVALUATION.items()
+        if key in report["base"]
+    ]
+    head = f"## Results\n\nOn {report['examples']} held-out examples:\n\n| | base | adapter |\n|---|---:|---:|"
+    return "\n".join([head, *rows]) + "\n"
+
+
+def _data_of(recipe: Recipe) -> str:
+    return recipe.dataset.path if recipe.dataset.source == "hub" else recipe.dataset.name
+
+
+def _terms(run: Run, recipe: Recipe) -> str:
+    """What is known of the terms; nobody but the owner can say more."""
+    names = (base_of(run, recipe), _data_of(recipe))
+    lines = [f"The terms of the base model ({names[0]}) and of the data ({names[1]}) apply to the result."]
+    for name in names:
+        lines += [f"* {name}: {terms}" for start, terms in _TERMS.items() if name.startswith(start)]
+    return "\n".join(lines)

@@ -1,0 +1,110 @@
+"""Frees the store, by age, by size and by what recorded runs refer to; never what a run in progress needs.
+
+Besides artifacts the store has what the Neuron compiler made: compiled/KEY for a server, told by the run that served
+with it, and neuron-cache, the programs of trainings and servers, which are kept or go together.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.errors import RecipeError
+from runner.execute.store import Store
+from runner.record.runs import Run
+
+_DAY = 86400.0
+_COMPILED, _CACHE = "compiled", "neuron-cache"  # see runner.plan.stages.server_options and runner.plan.command
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What may go: unused for `days`; the longest unused while the store exceeds `gb`; `unreachable` alone."""
+
+    days: float | None
+    gb: float | None
+    unreachable: bool
+
+
+@dataclass(frozen=True)
+class _Artifact:
+    path: Path
+    used: float  # Unix time of the last run that wanted it
+    size: int
+    reachable: bool
+
+
+def collect(root: Path, runs: Sequence[Run], rules: Rules, dry_run: bool) -> None:
+    """Remove what the rules say from the store at `root` and print each. Raises RecipeError for no rule or no store."""
+    if rules.days is None and rules.gb is None and not rules.unreachable:
+        raise RecipeError("gc: say what may go: --unreachable, --days N or --gb N")
+    if not root.is_dir():
+        raise RecipeError(f"gc: {root}: no such store; --store names the folder")
+    freed = 0
+    for artifact in _chosen(_artifacts(Store(root), runs), rules):
+        print(f"{'would remove' if dry_run else 'removed'} {artifact.path.name}  {artifact.size / 1e6:.1f} MB")
+        freed += artifact.size
+        if not dry_run:
+            _remove(artifact.path, root)
+    print(f"{freed / 1e6:.1f} MB {'could be' if dry_run else ''} freed".replace("  ", " "))
+
+
+def _artifacts(store: Store, runs: Sequence[Run]) -> list[_Artifact]:
+    """Everything finished or begun that no run in progress needs."""
+    used: dict[str, float] = {}
+    needed: set[str] = set()
+    for run in runs:
+        names = _refers_to(run, store)
+        used |= {name: max(used.get(name, 0), (run.folder / "events.jsonl").stat().st_mtime) for name in names}
+        needed |= names if run.in_progress else set()
+    folders = [path for kind in ("objects", "partial", _COMPILED) for path in (store.root / kind).glob("*")]
+    folders += [path for path in [store.root / _CACHE] if path.is_dir()]
+    return [
+        _Artifact(path, used.get(path.name, path.stat().st_mtime), _size(path), path.name in used)
+        for path in folders
+        if path.name not in needed and path.parent.name not in needed
+    ]
+
+
+def _refers_to(run: Run, store: Store) -> set[str]:
+    """Names in the store: what its steps make or read, and the compiled model of its server.
+
+    All compiled models, by the folder's name, while it is not known which one the server will take.
+    """
+    root = store.root.absolute()
+    steps = run.plan["steps"]
+    keys = {step["key"] for step in steps}
+    words = {word for step in steps for word in (*step["argv"], *step["env"].values())}
+    told = {event["compiled"] for event in run.events() if event["event"] == "serving" and "compiled" in event}
+    asks = {name for name in (_COMPILED, _CACHE) if any(word.startswith(str(root / name)) for word in words)}
+    asks -= {_COMPILED} if told else set()
+    read = {found[1] for word in words for found in re.finditer(rf"{re.escape(str(root))}/objects/([^/]+)", word)}
+    return keys | read | told | asks
+
+
+def _chosen(artifacts: Sequence[_Artifact], rules: Rules) -> Iterator[_Artifact]:
+    """Those to remove, longest unused first."""
+    total = sum(artifact.size for artifact in artifacts)
+    for artifact in sorted(artifacts, key=lambda artifact: artifact.used):
+        old = rules.days is not None and time.time() - artifact.used > rules.days * _DAY
+        too_much = rules.gb is not None and total > rules.gb * 1e9
+        asked = old or too_much or (rules.days is None and rules.gb is None)
+        if asked and not (rules.unreachable and artifact.reachable):
+            total -= artifact.size
+            yield artifact
+
+
+def _size(path: Path) -> int:
+    return sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
+
+
+def _remove(path: Path, root: Path) -> None:
+    """Out of sight first, in one move, so that no run finds half of it."""
+    doomed = root / "doomed" / path.name
+    doomed.parent.mkdir(exist_ok=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed)

@@ -1,0 +1,125 @@
+"""Shows a run while it happens, from its event stream: numbered stages, a bar with an ETA for the one at work."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from runner.plan.model import Step
+
+
+class Follower:
+    """Turns event lines into what a person sees; keeps what the summary needs.
+
+    `seconds` holds the time of each stage, `cached` those that were there already, `reason` why a run failed.
+    """
+
+    def __init__(self, steps: Sequence[Step], console: Console):
+        self._titles = {step.stage: f"[{n}/{len(steps)}] {step.title}" for n, step in enumerate(steps, 1)}
+        self._console = console
+        self._milestones = _Milestones()
+        self.seconds: dict[str, float] = {}
+        self.cached: set[str] = set()
+        self.state, self.reason, self.failed_stage, self.status = "killed", "the executor was killed", "", 0
+
+    def follow(self, lines: Iterable[bytes]) -> None:
+        """Read events until they end."""
+        with self._bar() as self._progress:
+            self._task = self._progress.add_task("", total=None, numbers="")
+            for line in lines:
+                event = json.loads(line)
+                getattr(self, f"_on_{event['event']}")(event)
+
+    def _bar(self) -> Progress:
+        columns: list[str | ProgressColumn] = [
+            TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), _Count(), TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}", style="dim"),
+        ]  # fmt: skip
+        return Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
+
+    def _on_run(self, event: dict[str, Any]) -> None:
+        self.state, self.status = event["state"], event.get("status", 0)
+        if self.state == "stopped":
+            self.reason = "it was stopped"
+        elif self.state == "interrupted":
+            self._say("its time was up; it goes on when it is started again", "yellow")
+
+    def _on_step(self, event: dict[str, Any]) -> None:
+        getattr(self, f"_on_step_{event['state']}")(event, self._titles[event["stage"]])
+
+    def _on_step_begun(self, event: dict[str, Any], title: str) -> None:
+        self._progress.remove_task(self._task)  # resetting it would keep the total of the step before
+        self._task = self._progress.add_task(escape(title), total=None, numbers="")
+        self._milestones.begin()
+
+    def _on_step_waiting(self, event: dict[str, Any], title: str) -> None:
+        self._say(f"{title}: waiting for {event['holder']}", "yellow")
+
+    def _on_step_cached(self, event: dict[str, Any], title: str) -> None:
+        self.cached.add(event["stage"])
+        self._say(f"{title:<66} cached", "green")
+
+    def _on_step_finished(self, event: dict[str, Any], title: str) -> None:
+        self.seconds[event["stage"]] = event["seconds"]
+        self._say(f"{title:<66} {event['seconds']:5.1f} s", "green")
+
+    def _on_step_failed(self, event: dict[str, Any], title: str) -> None:
+        self.reason, self.failed_stage = event["reason"], event["stage"]
+
+    def _on_progress(self, event: dict[str, Any]) -> None:
+        self._progress.update(self._task, completed=event["done"], total=event["total"], unit=event["unit"])
+        if not self._console.is_terminal and self._milestones.reached(event):
+            self._say(f"      {event['done']}/{event['total']} {event['unit']}{self._milestones.time_left()}", "dim")
+
+    def _on_metric(self, event: dict[str, Any]) -> None:
+        shown = [
+            f"{name} {value:.4g}" for name, value in event["values"].items() if name in ("loss", "tokens_per_second")
+        ]
+        if shown:
+            self._progress.update(self._task, numbers=" · ".join(shown).replace("tokens_per_second", "tokens/s"))
+
+    def _on_log(self, event: dict[str, Any]) -> None:
+        self._say(f"      {event['message']}", {"warning": "yellow", "error": "red"}.get(event["level"], "dim"))
+
+    def _on_serving(self, event: dict[str, Any]) -> None:
+        self._say(f"      serving at {event['url']}, models: {', '.join(event['models'])}", "bold")
+
+    def _say(self, text: str, style: str) -> None:
+        self._console.print(Text(text, style=style), soft_wrap=True)
+
+
+class _Milestones:
+    """Every quarter of a step that takes long: what a log file gets instead of a bar."""
+
+    def begin(self) -> None:
+        self._started, self._next, self._share = time.monotonic(), 0.25, 0.0
+
+    def reached(self, event: dict[str, Any]) -> bool:
+        self._share = event["done"] / max(event["total"], 1)
+        if self._share < self._next or time.monotonic() - self._started < 5:
+            return False
+        self._next = self._share + 0.25
+        return self._share < 1
+
+    def time_left(self) -> str:
+        elapsed = time.monotonic() - self._started
+        return f", {elapsed / self._share - elapsed:.0f} s left"
+
+
+class _Count(ProgressColumn):
+    """`12/80 step`, or sizes where the unit is bytes."""
+
+    def render(self, task: Task) -> Text:
+        if task.total is None:
+            return Text("")
+        done, total, unit = task.completed, task.total, task.fields.get("unit", "")
+        if unit == "byte":
+            done, total, unit = done / 1e6, total / 1e6, "MB"
+        return Text(f"{done:.0f}/{total:.0f} {unit}", style="cyan")

@@ -1,0 +1,110 @@
+"""What past runs say, as tables: `runner runs`, `show`, `compare`, and `diff` of two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from runner.commands import summary
+from runner.metrics import RANKING, decisive, duration
+from runner.record import ranking
+from runner.record.differences import differing
+from runner.record.runs import Run
+
+_LAST_LINES = 10  # of the log of a stage that failed
+_MOST_COLUMNS = 6  # of differing keys; with more, the table is turned
+
+
+def runs(every: Sequence[Run], console: Console) -> None:
+    """One line a run: its state, time and what it reached."""
+    table = _table("run", "state", "time", "adapter", "overrides")
+    for run in every:
+        table.add_row(run.name, run.state, duration(run.seconds()), _headline(run), " ".join(run.manifest["overrides"]))
+    console.print(table if every else "no runs yet")
+
+
+def show(run: Run, console: Console) -> None:
+    """One run: where it comes from, what each stage did, and its outcome."""
+    manifest, git = run.manifest, run.manifest["git"]
+    changes = " and uncommitted.diff" if git and git["changed"] else ""
+    code = f"commit {git['commit'][:12]}{changes}" if git else "not under git"
+    for name, value in (
+        ("run", run.name),
+        ("state", run.state),
+        ("recipe", " ".join([manifest["recipe"], *manifest["overrides"]])),
+        ("started", manifest["started"]),
+        ("code", code),
+        ("machine", f"{manifest['machine']['host']}, Python {manifest['python']}"),
+    ):
+        console.print(Text(f"{name:<8} {value}"), soft_wrap=True)
+    table = _table("stage", "state", "seconds", "artifact")
+    for step in run.plan["steps"]:
+        happened = run.stages().get(step["stage"], {})
+        table.add_row(step["stage"], happened.get("state", "-"), str(happened.get("seconds", "")), step["key"])
+    console.print(table)
+    _show_failure(run, console)
+    summary.show(run, console)
+
+
+def _show_failure(run: Run, console: Console) -> None:
+    """Why a run did not come to its end, and the last that its stage printed."""
+    stages = run.stages()
+    if run.state not in ("failed", "killed") or not stages:
+        return
+    stage, event = next(reversed(stages.items()))
+    reason = event.get("reason", "ended without a word: it was killed, or its machine went down")
+    console.print(Text(f"{run.state:<8} {stage}: {reason}", style="red"), soft_wrap=True)
+    log = run.folder / "logs" / f"{stage}.log"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    for line in lines[-_LAST_LINES:]:
+        console.print(Text(f"{'':<8} {line}", style="dim"), soft_wrap=True)
+    console.print()
+
+
+def compare(several: Sequence[Run], console: Console) -> None:
+    """A leaderboard, best first: the figures of the runs and the keys in which they differ."""
+    _, ranked = ranking.rank(several)
+    called, metrics = [run.name for run, _ in ranked], [one for _, one in ranked]
+    names = [name for name in RANKING if any(name in figures for figures in metrics)]
+    figures = {name: [_figure(name, one) for one in metrics] for name in names}
+    differ = differing([run.recipe for run, _ in ranked])
+    keys = {key: [str(value) for value in values] for key, values in differ.items()}
+    if len(keys) <= _MOST_COLUMNS:
+        table = _table("run", *keys, *figures)
+        for row in zip(called, *keys.values(), *figures.values(), strict=True):
+            table.add_row(*row)
+    else:
+        table = _table("", *called)
+        for name, values in (figures | keys).items():
+            table.add_row(name, *values)
+    console.print(table)
+
+
+def _figure(name: str, metrics: Mapping[str, float]) -> str:
+    return RANKING[name].text(metrics[name]) if name in metrics else "-"
+
+
+def diff(one: Mapping[str, Any], other: Mapping[str, Any], console: Console) -> None:
+    """The keys in which two recipes differ."""
+    table = _table("key", "first", "second")
+    for key, (left, right) in differing([one, other]).items():
+        table.add_row(key, str(left), str(right))
+    console.print(table if table.row_count else "no difference")
+
+
+def _headline(run: Run) -> str:
+    metrics = run.metrics()
+    name = decisive([metrics])
+    return f"{RANKING[name].title} {RANKING[name].text(metrics[name])}" if name else ""
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table

@@ -1,0 +1,61 @@
+"""A recorded run, done again from nothing: on a CPU its figures come out the same to the last bit."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from runner.commands.lifecycle import place_of, run
+from runner.compose.recipe import Composed
+from runner.compose.schema import Recipe
+from runner.compose.validate import build as build_recipe
+from runner.errors import RecipeError
+from runner.plan.build import build
+from runner.record import create
+from runner.record.runs import Run, every
+
+
+def rerun(before: Run, console: Console, force: bool) -> int:
+    """Do a recorded run again from nothing, in a store of its own, and compare every figure. Returns the exit status.
+
+    Raises RecipeError where programs or package versions are not those of the record, unless `force`.
+    """
+    recipe = build_recipe(Recipe, before.recipe)
+    if recipe.target.kind != "local":
+        raise RecipeError(f"{before.name}: ran on target={recipe.target.kind}; a rerun is of this machine's runs")
+    changed = [*_changed_programs(before, recipe), *_changed_versions(before)]
+    if changed and not force:
+        raise RecipeError(f"{before.name}: not the same any more: {'; '.join(changed)}; --force runs it all the same")
+    with tempfile.TemporaryDirectory(prefix="rerun-") as store:
+        recipe.paths.store = store
+        source, overrides = Path(before.manifest["recipe"]), tuple(before.manifest["overrides"])
+        status = run(Composed(recipe, source, overrides, before.manifest["choices"]), console)
+    return status or _compare(before, every(Path(recipe.paths.runs))[-1], console)
+
+
+def _changed_programs(before: Run, recipe: Recipe) -> list[str]:
+    """Steps whose fingerprint is another one now: a program, a data set or a model has changed."""
+    now = {step.stage: step.key for step in build(recipe, place_of(recipe)).steps}
+    changed = (step["stage"] for step in before.plan["steps"] if now.get(step["stage"]) != step["key"])
+    return [f"program or input of {stage}" for stage in list(changed)[:1]]
+
+
+def _changed_versions(before: Run) -> list[str]:
+    then, now = before.manifest["packages"], create.versions()
+    return [f"{name} {then[name]} -> {now[name]}" for name in now if then.get(name) != now[name]]
+
+
+def _compare(before: Run, after: Run, console: Console) -> int:
+    differing = [name for name, value in _repeatable(before).items() if _repeatable(after).get(name) != value]
+    for name in differing:
+        console.print(Text(f"{name}: {before.metrics()[name]} then, {after.metrics().get(name)} now", style="red"))
+    if not differing:
+        console.print(Text(f"all {len(_repeatable(before))} figures are those of {before.name}, to the last bit"))
+    return 1 if differing else 0
+
+
+def _repeatable(run: Run) -> dict[str, float]:
+    return {name: value for name, value in run.metrics().items() if "seconds" not in name}

@@ -1,0 +1,1 @@
+"""`runner serve`, `ask` and `generate`: what was trained answers questions."""

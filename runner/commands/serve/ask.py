@@ -1,0 +1,70 @@
+"""`runner ask`: every model of a server that lives answers the same questions, side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from runner.commands.lifecycle import place_of
+from runner.commands.serve import servers
+from runner.commands.serve.servers import Server
+from runner.compose.schema import Recipe
+from runner.compose.validate import build
+from runner.plan.command import SCRIPTS, options
+from runner.record.runs import Run
+
+_SHOWN = 20  # questions
+
+
+def ask(server: Server, question: str, models: Sequence[str], max_tokens: int | None, console: Console) -> int:
+    """Ask a file of rows, or a text as it is; show the answers. Returns the exit status."""
+    recipe = build(Recipe, server.run.recipe)
+    flags = options(max_tokens=max_tokens or recipe.evaluate.max_new_tokens, models=list(models))
+    if os.path.isfile(question):  # noqa: PTH113  pathlib raises for a text that is too long for a name
+        template = options(template=json.dumps(server.run.recipe["dataset"]["template"]))
+        return _ask(server, Path(question), [*flags, *template], console)
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "question.jsonl"
+        file.write_text(json.dumps({"prompt": question}) + "\n", encoding="utf-8")
+        return _ask(server, file, flags, console)
+
+
+def _ask(server: Server, file: Path, flags: Sequence[str], console: Console) -> int:
+    run: Run = server.run
+    host, port = servers.address(server)
+    output = run.folder / "asked" / file.stem
+    words = [*flags, *options(host=host, port=port, prompts=str(file), output=str(output))]
+    python = place_of(build(Recipe, run.recipe)).python
+    status = subprocess.run([python, str(SCRIPTS / "ask_server.py"), *words], check=False).returncode
+    if status == 0:
+        show(output / "answers.jsonl", console)
+    return status
+
+
+def show(file: Path, console: Console) -> None:
+    """The answers in a file that ask_server.py or generate.py wrote, a column for every model."""
+    with file.open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    table = Table(box=box.SIMPLE_HEAD, show_lines=True)
+    for heading in ("prompt", *rows[0]["answers"]):
+        table.add_column(Text(heading), overflow="fold")
+    for row in rows[:_SHOWN]:
+        table.add_row(Text(row["prompt"].strip(), style="dim"), *map(_text, row["answers"].values()))
+    console.print(table)
+    more = f", with {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+    console.print(Text(f"answers  {file}{more}"), soft_wrap=True)
+
+
+def _text(answer: dict[str, Any]) -> Text:
+    """One that was cut off shows it."""
+    return Text(answer["text"].strip() + " […]" * (answer["finish_reason"] == "length"))

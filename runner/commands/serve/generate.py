@@ -1,0 +1,158 @@
+"""`runner generate`: a file of questions for the base model and the adapters of runs, without a server.
+
+It is a run of one step, and happens where the runs are that it asks: what they made is in the store there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from runner import targets
+from runner.commands.lifecycle import place_of, start, watch
+from runner.commands.serve import ask
+from runner.compose.recipe import Composed
+from runner.compose.schema import Recipe, Tracker
+from runner.compose.validate import build
+from runner.errors import RecipeError
+from runner.plan import allocation
+from runner.plan import build as plan
+from runner.plan.command import OUTPUT, Artifacts, Draft, Word, options
+from runner.plan.model import Plan
+from runner.plan.stages import server_options
+from runner.record import create
+from runner.record.runs import Run
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What to ask, and how. `output` is where the answers are copied to; None leaves them in the record alone."""
+
+    prompts: Path
+    output: Path | None = None
+    max_tokens: int | None = None
+    temperature: float = 0.0
+    top_k: int | None = None
+
+
+def generate(runs: Sequence[Run], questions: Questions, folder: Path, console: Console) -> int:
+    """Answer, and show the answers. Returns the exit status. Raises RecipeError before any work.
+
+    `folder` is that of run records.
+    """
+    composed, planned = plan_of(runs, questions, folder)
+    create.prepare_folders(composed.recipe)
+    made = Run(create.create(composed, planned))
+    target = targets.of(composed.recipe.target)
+    start(made, target, attached=True)
+    status = watch(made, target, console)
+    answers = made.folder / "artifacts" / "generate" / "answers.jsonl"
+    if status == 0 and not answers.is_file():  # left alone
+        console.print(Text(f"`runner fetch {made.name}` brings {answers} when it is done"), soft_wrap=True)
+    elif status == 0:
+        ask.show(_copied(made, answers, questions.output), console)
+    return status
+
+
+def _copied(made: Run, answers: Path, output: Path | None) -> Path:
+    if output is None:
+        return answers
+    output.mkdir(parents=True, exist_ok=True)
+    for file in (answers, made.folder / "results" / "generate" / "summary.json"):
+        shutil.copyfile(file, output / file.name)
+    return output / answers.name
+
+
+def plan_of(runs: Sequence[Run], questions: Questions, folder: Path) -> tuple[Composed, Plan]:
+    """The plan that has runs answer. Raises RecipeError for runs that cannot be asked together."""
+    if not questions.prompts.is_file():
+        raise RecipeError(f"--prompts {questions.prompts}: no such file")
+    first, recipe = runs[0], afterwards(build(Recipe, runs[0].recipe), "generate", folder)
+    check_together(runs, recipe)
+    if recipe.serve.engine == "vllm" and recipe.target.kubernetes.serve_image:
+        recipe.target.kubernetes.image = recipe.target.kubernetes.serve_image
+    made = {name: artifacts_of(run, recipe) for name, run in _named(runs, recipe).items()}
+    artifacts = next(iter(made.values()))
+    draft = Draft(f"answer {questions.prompts.name}", "generate.py", _words(recipe, made, questions), cached=False,
+                  cores=server_options.cores(recipe))  # fmt: skip
+    step = plan.step("generate", draft, dataclasses.replace(artifacts.place, python=_python(recipe, artifacts)), recipe)
+    job = allocation.job(recipe, [step], artifacts.place)
+    composed = Composed(recipe, Path(first.manifest["recipe"]), tuple(made), first.manifest["choices"])
+    return composed, Plan(recipe.name, str(artifacts.place.store), (step,), artifacts.carried, job)
+
+
+def _named(runs: Sequence[Run], recipe: Recipe) -> Mapping[str, Run]:
+    """By the name that is asked: of one run that of its recipe, of several the runs' own."""
+    return {recipe.serve.adapter_name: runs[0]} if len(runs) == 1 else {run.name: run for run in runs}
+
+
+def _words(recipe: Recipe, made: Mapping[str, Artifacts], questions: Questions) -> list[str | Word]:
+    artifacts, vllm = next(iter(made.values())), recipe.serve.engine == "vllm"
+    image = None if artifacts.place.container or not vllm else recipe.serve.image
+    return [
+        *server_options.models(recipe, artifacts, [server_options.named(name, one) for name, one in made.items()]),
+        *([] if server_options.asks_base(recipe) or server_options.merged(recipe) else ["--no-base"]),
+        *options(engine="vllm" if vllm else "embedded", dtype=server_options.dtype(recipe), image=image),
+        *options(max_tokens=questions.max_tokens or recipe.evaluate.max_new_tokens),
+        *options(temperature=questions.temperature, top_k=questions.top_k),
+        *(server_options.vllm(recipe, artifacts.place) if vllm else []),
+        "--template", artifacts.path("tokenize", "template.json"),
+        "--prompts", artifacts.outside(str(questions.prompts), "--prompts"), "--output", OUTPUT,
+    ]  # fmt: skip
+
+
+def _python(recipe: Recipe, artifacts: Artifacts) -> str:
+    """The one that has the engine, or starts the container that has it."""
+    in_python = recipe.serve.engine == "vllm" and not recipe.serve.image
+    return server_options.python(recipe, artifacts.place) if in_python else artifacts.place.python
+
+
+def afterwards(recipe: Recipe, verb: str, folder: Path) -> Recipe:
+    """The recipe of a run as that of another one, recorded in `folder`, which uses what the first one made."""
+    recipe.name, recipe.paths.runs = f"{verb}-{recipe.name}", str(folder)
+    recipe.tracker = Tracker()  # what was trained is there already
+    recipe.target.slurm.stages = {}  # options for stages that it has not
+    return recipe
+
+
+def check_together(runs: Sequence[Run], recipe: Recipe) -> None:
+    """Raises RecipeError for runs whose adapters one engine cannot hold."""
+    first = runs[0]
+    if len(runs) > 1 and server_options.merged(recipe):
+        raise RecipeError(f"{first.name}: its vLLM serves merged models (sdk.vllm_lora), one run at a time")
+    for run in runs:
+        if _key(run, "fetch") != _key(first, "fetch"):
+            raise RecipeError(f"{run.name}: has another base model than {first.name}; one server has one")
+        if run.recipe["target"] != first.recipe["target"]:
+            raise RecipeError(f"{run.name}: lies on another machine than {first.name}; one server is on one")
+
+
+def _key(run: Run, stage: str) -> str | None:
+    return next((step["key"] for step in run.plan["steps"] if step["stage"] == stage), None)
+
+
+def artifacts_of(run: Run, recipe: Recipe) -> Artifacts:
+    """What a run made, where it lies. Raises RecipeError if it is here no more."""
+    if recipe.target.kind == "local":
+        artifact(run, "fetch")
+        artifact(run, "export", "merged" if server_options.merged(recipe) else "adapter")
+    found = Artifacts(dataclasses.replace(place_of(recipe), store=Path(run.plan["store"])))
+    found.keys = {step["stage"]: step["key"] for step in run.plan["steps"]}
+    return found
+
+
+def artifact(run: Run, stage: str, below: str = "") -> Path:
+    """What a stage of the run made, on this machine. Raises RecipeError when it is not there."""
+    path = (run.folder / "artifacts" / stage).resolve() / below
+    if path.exists():
+        return path
+    if run.recipe["target"]["kind"] != "local":
+        brings = f"`runner fetch {run.name}` brings the adapter alone"
+        raise RecipeError(f"{run.name}: {stage}/{below} is at {run.where}, not here; {brings}")
+    raise RecipeError(f"{run.name}: {stage}/{below} is not there (any more); run its recipe again")

@@ -1,0 +1,181 @@
+"""`runner serve`: a server that stays, of a recipe or of recorded runs. It is a run as any other."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import json
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from runner import targets
+from runner.commands.lifecycle import place_of, say_notes, start, terminate_as_interrupt, watch
+from runner.commands.progress import Follower
+from runner.commands.serve import servers
+from runner.commands.serve.generate import afterwards, artifacts_of, check_together
+from runner.compose import recipe as compose
+from runner.compose.recipe import Composed
+from runner.compose.schema import Recipe
+from runner.compose.text_values import load_yaml, quoted
+from runner.compose.validate import InvalidKey, build
+from runner.errors import RecipeError
+from runner.plan import allocation
+from runner.plan import build as plan
+from runner.plan.model import Plan, Step
+from runner.plan.stages import server_options
+from runner.plan.stages.serve import foreground
+from runner.record import create, runs
+from runner.record.runs import Run
+from runner.targets import Target
+
+_OPEN = ("serve.", "sdk.")  # what can still be said of a model that is made
+
+
+def serve(words: Sequence[str], folder: Path, console: Console, detached: bool) -> int:
+    """Serve until Ctrl-C, or `detached` until `runner stop`. Returns the exit status. Raises RecipeError.
+
+    `words` are a recipe, or runs in `folder`, each by choice as NAME=RUN; and overrides.
+    """
+    composed, planned = of_words(words, folder)
+    say_notes(composed)
+    _check_port(composed.recipe, planned, folder)
+    create.prepare_folders(composed.recipe)
+    made = Run(create.create(composed, planned))
+    target = targets.of(composed.recipe.target)
+    start(made, target, attached=True)
+    return _leave_when_serving(made, target, console) if detached else watch(made, target, console)
+
+
+def of_words(words: Sequence[str], folder: Path) -> tuple[Composed, Plan]:
+    """The plan that serves what the words say. Raises RecipeError where it cannot be served."""
+    overrides = [word for word in words if _is_override(word)]
+    names = [word for word in words if not _is_override(word)] or ["last"]
+    if names[0] not in compose.recipe_names() and not names[0].endswith((".yaml", ".yml")):
+        return _of_runs(names, overrides, folder)
+    if len(names) > 1:
+        raise RecipeError(f"{names[1]}: a recipe is served alone; runs can be served together")
+    composed = compose.compose(names[0], [*overrides, "serve.mode=foreground"])
+    if composed.recipe.serve.engine == "none":
+        raise RecipeError(f"{names[0]}: serve=none serves nothing; add serve=embedded or serve=vllm")
+    return composed, plan.build(composed.recipe, place_of(composed.recipe))
+
+
+def _is_override(word: str) -> bool:
+    key, equals, _ = word.lstrip("+~").partition("=")
+    return bool(equals) and ("." in key or key in compose.groups())
+
+
+def _of_runs(names: Sequence[str], overrides: Sequence[str], folder: Path) -> tuple[Composed, Plan]:
+    served = _served(names, folder)
+    first = next(iter(served.values()))
+    recipe = _recipe(first, overrides, folder)
+    named = served if len(served) > 1 or "=" in names[0] else {recipe.serve.adapter_name: first}
+    _check(named, recipe)
+    place = dataclasses.replace(place_of(recipe), store=Path(first.plan["store"]))
+    artifacts = {name: artifacts_of(run, recipe) for name, run in named.items()}
+    adapters = [server_options.named(name, one) for name, one in artifacts.items()]
+    draft = foreground(recipe, next(iter(artifacts.values())), adapters)
+    composed = Composed(recipe, Path(first.manifest["recipe"]), (*names, *overrides), first.manifest["choices"])
+    step = plan.step("serve", draft, place, recipe)
+    return composed, Plan(recipe.name, str(place.store), (step,), job=allocation.job(recipe, [step], place))
+
+
+def _served(names: Sequence[str], folder: Path) -> dict[str, Run]:
+    """Name → run. Raises RecipeError for two of one name."""
+    found: dict[str, Run] = {}
+    for word in names:
+        name, equals, wanted = word.rpartition("=")
+        run = runs.find(wanted, folder, having="export")
+        name = name if equals else run.name
+        if name in found:
+            raise RecipeError(f"{name}: two adapters of one name; NAME=RUN gives one another")
+        found[name] = run
+    return found
+
+
+def _recipe(run: Run, overrides: Sequence[str], folder: Path) -> Recipe:
+    """What the record says, with what is said now of the server."""
+    compose.check_overrides(overrides, compose.RECIPES / "recipe.yaml")
+    values = copy.deepcopy(run.recipe)
+    for text in overrides:
+        _apply(text, values)
+    try:
+        recipe = build(Recipe, values)
+    except InvalidKey as error:
+        raise RecipeError(f"{run.name}: {error}") from error
+    recipe.serve.mode = "foreground"
+    return afterwards(recipe, "serve", folder)
+
+
+def _apply(text: str, recipe: dict[str, Any]) -> None:
+    override = compose.parsed(quoted(text))
+    key, value = override.key_or_group, override.value()
+    if key == "serve":
+        recipe["serve"] |= load_yaml(compose.option_file(key, str(value)).read_text(encoding="utf-8"), key)
+    elif key.startswith(_OPEN):
+        *sections, name = key.split(".")
+        section = functools.reduce(lambda values, below: values.setdefault(below, {}), sections, recipe)
+        section[name] = section.get(name, {}) | value if isinstance(value, dict) else value
+    else:
+        raise RecipeError(f"command line: {text}: the model is made; only serve, serve.* and sdk.* count")
+
+
+def _check(served: dict[str, Run], recipe: Recipe) -> None:
+    """Raises RecipeError for runs that one server cannot serve, or not under these names."""
+    first = next(iter(served.values()))
+    if recipe.serve.engine == "none":
+        raise RecipeError(f"{first.name}: serve=none serves nothing; add serve=embedded or serve=vllm")
+    if recipe.serve.base_name in served:
+        raise RecipeError(f"{recipe.serve.base_name}: is the base model's name; NAME=RUN gives the adapter another")
+    check_together(list(served.values()), recipe)
+    for run in served.values():
+        try:
+            server_options.check(dataclasses.replace(recipe, train=build(Recipe, run.recipe).train))
+        except RecipeError as error:
+            raise RecipeError(f"{run.name}: {error}") from error
+
+
+def _check_port(recipe: Recipe, planned: Plan, folder: Path) -> None:
+    """Raises RecipeError, with whose it is, for a port of this machine that is taken."""
+    if recipe.target.kind != "local":
+        return
+    words = planned.steps[-1].argv
+    host, port = (words[words.index(flag) + 1] for flag in ("--host", "--port"))
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            owner = next((one.run.name for one in servers.live(folder) if one.port == int(port)), None)
+            whose = f"{owner} serves there, `runner stop {owner}` ends it" if owner else error.strerror
+            raise RecipeError(f"serve.port: {port}: {whose}; serve.port=N takes another") from None
+
+
+def _leave_when_serving(one: Run, target: Target, console: Console) -> int:
+    """Follow a run until its server answers, and have it live on alone."""
+    follower = Follower([Step(**step) for step in one.plan["steps"]], console)
+    try:
+        with terminate_as_interrupt():
+            follower.follow(_until_serving(target.follow(one)))
+    except KeyboardInterrupt:
+        target.cancel(one)
+        return 130
+    if follower.state != "started":
+        console.print(Text(f"{follower.failed_stage or 'run'}: {follower.reason}", style="red"), soft_wrap=True)
+        return follower.status or 1
+    target.detach()
+    console.print(Text(f"`runner stop {one.name}` ends it"), soft_wrap=True)
+    return 0
+
+
+def _until_serving(lines: Iterable[bytes]) -> Iterator[bytes]:
+    for line in lines:
+        yield line
+        if json.loads(line)["event"] == "serving":
+            return

@@ -1,0 +1,28 @@
+"""Which of Hydra's launchers runs the trials of a sweep."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from hydra.core.plugins import Plugins
+
+from runner.compose.schema import Target
+
+_PLUGINS = Path(__file__).with_name("plugins")
+QUEUES = ("slurm", "ray", "kubernetes")
+
+
+def prepare() -> None:
+    """Make our own known to Hydra as hydra/launcher=queue."""
+    if str(_PLUGINS) not in sys.path:
+        sys.path.append(str(_PLUGINS))
+    Plugins.instance().register(import_module("hydra_plugins.runner_queue").QueueLauncher)
+
+
+def chosen(target: Target, words: Sequence[str]) -> list[str]:
+    """The override that chooses it for a target with a queue, unless the user chose another launcher."""
+    given = any(word.startswith("hydra/launcher=") for word in words)
+    return ["hydra/launcher=queue"] if target.kind in QUEUES and not given else []

@@ -1,0 +1,49 @@
+"""The table of a sweep's trials, best first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from runner.metrics import RANKING
+from runner.record.ranking import Objective
+from runner.record.runs import Run
+
+
+def show(runs: Sequence[Run], objective: Objective, keys: Sequence[str], console: Console) -> None:
+    """Print all trials, best first, with their values of `keys`."""
+    table = Table(box=box.SIMPLE_HEAD, title=f"{objective.metric}, best first", title_justify="left")
+    for heading in ("trial", *_headings([*keys, objective.metric]), "seconds", "state"):
+        table.add_column(Text(heading), overflow="fold")
+    for run in sorted(runs, key=lambda run: (objective.best_first(objective.of(run)), run.name)):
+        values = values_of(run.manifest["overrides"])
+        value = objective.of(run)
+        figure = "-" if value is None else RANKING[objective.metric].text(value)
+        cells = (run.name, *(values.get(key, "-") for key in keys), figure, f"{run.seconds():.1f}", run.state)
+        table.add_row(*map(Text, cells), style="red" if run.state == "failed" else "")
+    console.print(table)
+
+
+def _headings(keys: Sequence[str]) -> list[str]:
+    """The last part of each key, where that is clear."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return last if len(set(last)) == len(last) else list(keys)
+
+
+def values_of(overrides: Sequence[str]) -> dict[str, str]:
+    """Overrides by key or group; long fractions are rounded, as they are for reading.
+
+    >>> values_of(["train.learning_rate=0.00038177675111", "tp_size='2'"])
+    {'train.learning_rate': '0.0003818', 'tp_size': '2'}
+    """
+    words = (word.partition("=") for word in overrides)
+    return {name: _short(value.strip("'")) for name, _, value in words}
+
+
+def _short(value: str) -> str:
+    return f"{float(value):.4g}" if re.fullmatch(r"-?\d*\.\d{4,}(e-?\d+)?", value) else value

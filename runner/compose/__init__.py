@@ -1,0 +1,1 @@
+"""Recipe file, config groups and overrides → one typed, validated Recipe."""

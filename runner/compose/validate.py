@@ -1,0 +1,129 @@
+"""Turns plain values (from YAML and overrides) into the dataclasses of `runner.compose.schema`, or says why not."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, TypeVar
+
+from runner.errors import did_you_mean
+
+T = TypeVar("T")
+
+
+class InvalidKey(Exception):
+    """A key that the schema does not know, or a value that it does not take."""
+
+    def __init__(self, key: str, problem: str):
+        super().__init__(f"{key}: {problem}")
+        self.key, self.problem = key, problem
+
+
+def build(kind: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+    """An instance of the dataclass `kind` from nested mappings. Raises InvalidKey for the first mistake."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in fields:
+            raise InvalidKey(f"{prefix}{name}", f"no such key; {did_you_mean(str(name), fields)}")
+    hints = _hints(kind)
+    given = {
+        name: _convert(f"{prefix}{name}", value, hints[name], fields[name].metadata) for name, value in values.items()
+    }
+    return kind(**given)
+
+
+def keys(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
+    """Every dotted key below `kind` with its field and type, sections included."""
+    for field in dataclasses.fields(kind):
+        hint = _hints(kind)[field.name]
+        yield f"{prefix}{field.name}", field, hint
+        nested = section_of(hint)
+        if nested:
+            yield from keys(nested, f"{prefix}{field.name}.")
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def section_of(hint: Any) -> type | None:
+    """The dataclass in a type hint (`Lora`, `Architecture | None`), if there is one."""
+    return next((kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)), None)  # type: ignore[return-value]
+
+
+def below(hint: Any, name: str) -> Any:
+    """The type of the key `name` in a section or an open mapping; None where there is no such key."""
+    section = section_of(hint)
+    if section:
+        return _hints(section).get(name)
+    return typing.get_args(hint)[1] if typing.get_origin(hint) is dict else None
+
+
+def _convert(key: str, value: Any, hint: Any, limits: Mapping[str, Any]) -> Any:
+    if isinstance(hint, types.UnionType):  # the schema's only unions are `X | None`
+        if value is None:
+            return None
+        hint = typing.get_args(hint)[0]
+    if dataclasses.is_dataclass(hint):
+        return build(hint, _mapping(key, value), f"{key}.")  # type: ignore[arg-type]
+    if typing.get_origin(hint) is list:
+        return _list(key, value, typing.get_args(hint)[0], limits)
+    if typing.get_origin(hint) is dict:
+        kind = below(hint, "")
+        return {str(name): _item(f"{key}.{name}", name, item, kind) for name, item in _mapping(key, value).items()}
+    return _in_limits(key, _scalar(key, value, hint), limits)
+
+
+def _item(key: str, name: Any, value: Any, hint: Any) -> Any:
+    """A value below a key where any name may stand."""
+    _scalar(key, name, str)
+    return value if hint is Any else _convert(key, value, hint, _NO_LIMITS)
+
+
+def _mapping(key: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidKey(key, f"takes keys below it, not {value!r}")
+    return value
+
+
+def _list(key: str, value: Any, kind: type, limits: Mapping[str, Any]) -> list[Any]:
+    if not isinstance(value, list) or not all(type(item) is kind for item in value):
+        example = "words like [a,b]" if kind is str else "whole numbers like [1,2]"
+        quotes = "; put each in quotes" if kind is str and isinstance(value, list) else ""
+        raise InvalidKey(key, f"takes a list of {example}, not {value!r}{quotes}")
+    if len(value) < (limits["minimum"] or 0):
+        raise InvalidKey(key, f"takes at least one{' of ' + ', '.join(limits['choices']) if limits['choices'] else ''}")
+    return [_in_limits(key, item, {**limits, "minimum": None}) for item in value]
+
+
+def _scalar(key: str, value: Any, kind: type) -> Any:
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is str and type(value) is int:  # a word all the same; of other values the text is lost
+        return str(value)
+    if type(value) is not kind:
+        raise InvalidKey(key, f"takes {_NAMES[kind]}, not {value!r}{_quotes(value, kind)}")
+    return value
+
+
+def _quotes(value: Any, kind: type) -> str:
+    return "; put it in quotes" if kind is str and isinstance(value, (bool, float, type(None))) else ""
+
+
+_NO_LIMITS = {"minimum": None, "maximum": None, "choices": None}
+_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+
+
+def _in_limits(key: str, value: Any, limits: Mapping[str, Any]) -> Any:
+    minimum, maximum, choices = limits["minimum"], limits["maximum"], limits["choices"]
+    if choices and value not in choices:
+        raise InvalidKey(key, f"{value!r} is none of its values; {did_you_mean(value, choices)}")
+    if minimum is not None and not value >= minimum:
+        raise InvalidKey(key, f"{value} is too small; the least is {minimum:g}")
+    if maximum is not None and value > maximum:
+        raise InvalidKey(key, f"{value} is too large; the most is {maximum:g}")
+    return value

@@ -1,0 +1,1 @@
+"""Recipe → Plan: the command line of every step, its checks, its environment and its fingerprint."""

@@ -1,0 +1,305 @@
+"""Whether a recipe can work at all, before any work. The rules of the shard format are NxD's.
+
+A rule is a generator of reasons: each names the key, the number it needs, the number there is, and what to try.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import InvalidRequirement, Requirement
+
+from runner.compose.schema import Architecture, Recipe
+from runner.errors import RecipeError
+from runner.plan.checks import images, memory, model_config, weights
+from runner.plan.trainers import base
+
+
+def check(recipe: Recipe) -> None:
+    """Raises RecipeError with the first thing that cannot work."""
+    for problem in problems(recipe):
+        raise RecipeError(problem)
+
+
+def problems(recipe: Recipe) -> Iterator[str]:
+    """Everything that cannot work, a line each. Raises RecipeError for a model that cannot be read."""
+    for rule in _RULES:
+        yield from rule(recipe)
+    if recipe.model.source == "folder":
+        yield from _folder(recipe)
+    architecture = architecture_of(recipe)
+    if architecture:
+        for rule in _MODEL_RULES:
+            yield from rule(recipe, architecture)
+
+
+def _folder(recipe: Recipe) -> Iterator[str]:
+    """What is wrong with a model that lies in a folder. Raises RecipeError for one that cannot be read."""
+    model, folder = recipe.model, Path(recipe.model.path).expanduser()
+    weights.check_kind(folder, "model.path")
+    config = model_config.read(folder, "model.path")
+    for problem in model_config.problems(config, recipe.train.backend):
+        yield f"model.path: {folder / 'config.json'}: {problem}; choose another model"
+    weights.check(folder, "model.path")
+    if not model.tokenizer:
+        weights.check_tokenizer(folder, "model.path")
+    elif Path(model.tokenizer).expanduser().is_dir():
+        weights.check_tokenizer(Path(model.tokenizer).expanduser(), "model.tokenizer")
+
+
+def architecture_of(recipe: Recipe) -> Architecture | None:
+    """Shapes of the model: what the recipe says, or config.json of a local folder; None if neither does."""
+    if recipe.model.architecture or recipe.model.source != "folder":
+        return recipe.model.architecture
+    return model_config.architecture(Path(recipe.model.path).expanduser(), "model.path")
+
+
+def kv_size_multiplier(recipe: Recipe, architecture: Architecture) -> int:
+    """Copies of each K/V head: as the recipe says, or so many that every rank holds a whole one.
+
+    >>> kv_size_multiplier(Recipe(parallel=Parallel(tp_size=32)), llama3_8b)  # 8 K/V heads
+    4
+    """
+    heads, tp_size = architecture.num_key_value_heads, recipe.parallel.tp_size
+    return recipe.parallel.kv_size_multiplier or max(1, tp_size // heads)
+
+
+def estimate(recipe: Recipe, architecture: Architecture) -> memory.Estimate:
+    """Bytes of memory and disk that the recipe needs; the formulas are in `runner.plan.checks.memory`."""
+    return memory.estimate(recipe, architecture, kv_size_multiplier(recipe, architecture))
+
+
+def _cores(recipe: Recipe) -> Iterator[str]:
+    hardware, tp_size, dp_size = recipe.hardware, recipe.parallel.tp_size, recipe.parallel.dp_size
+    processes = tp_size * dp_size
+    product = f"{tp_size} x dp_size {dp_size}" if dp_size > 1 else f"{tp_size}"
+    if hardware.cores and processes > hardware.cores:
+        yield (
+            f"parallel.tp_size: {product} is more than the {hardware.cores} cores of {hardware.name}; "
+            f"tp_size times dp_size may be {hardware.cores}"
+        )
+    elif hardware.processes and processes not in hardware.processes:
+        yield (
+            f"parallel.tp_size: {product} makes {processes} processes; the Neuron runtime of {hardware.name} starts "
+            f"{', '.join(map(str, hardware.processes))}: {_copies(tp_size, hardware.processes)}"
+        )
+
+
+def _copies(tp_size: int, allowed: list[int]) -> str:
+    fitting = [str(count // tp_size) for count in allowed if count % tp_size == 0]
+    return f"say parallel.dp_size={' or '.join(fitting)}" if fitting else "take another tp_size"
+
+
+def _training(recipe: Recipe) -> Iterator[str]:
+    train = recipe.train
+    if not train.lora.targets:
+        yield "train.lora.targets: no layer gets an adapter; name some, such as [q_proj,v_proj]"
+    elif len(set(train.lora.targets)) < len(train.lora.targets):
+        yield f"train.lora.targets: a layer is named twice in [{','.join(train.lora.targets)}]; name each once"
+    elif train.backend == "optimum" and len({"gate_proj", "up_proj"} & set(train.lora.targets)) == 1:
+        yield (
+            "train.lora.targets: for optimum-neuron gate_proj and up_proj are one layer: say both, or neither; "
+            "train=nxd_lora and train=torch_lora train one alone"
+        )
+    if train.learning_rate == 0:
+        yield "train.learning_rate: 0 learns nothing; LoRA takes about 2e-4"
+    if train.warmup_ratio >= 1 or 0 < train.max_steps <= math.ceil(train.warmup_ratio * train.max_steps):
+        steps = train.max_steps or "all"
+        yield f"train.warmup_ratio: {train.warmup_ratio:g} of {steps} steps leaves none after warm-up; say 0"
+    if recipe.dataset.train_rows and not recipe.dataset.pack and recipe.dataset.train_rows < recipe.parallel.dp_size:
+        yield (
+            f"parallel.dp_size: {recipe.parallel.dp_size} copies of the model share {recipe.dataset.train_rows} rows "
+            "of dataset.train_rows; a copy needs one"
+        )
+
+
+def _requirements(recipe: Recipe) -> Iterator[str]:
+    for key in ("train_packages", "train_packages_expected", "serve_packages"):
+        for text in getattr(recipe.sdk, key):
+            try:
+                Requirement(text)
+            except InvalidRequirement as error:
+                reason = str(error).splitlines()[0]
+                yield f"sdk.{key}: {text}: not a pip requirement, say one such as transformers==4.48.*: {reason}"
+
+
+def _nodes(recipe: Recipe) -> Iterator[str]:
+    nodes, tp_size = recipe.parallel.nodes, recipe.parallel.tp_size
+    if nodes == 1:
+        return
+    if recipe.target.kind in ("local", "ssh", "ray"):
+        one = "one machine" if recipe.target.kind != "ray" else "one machine for each run"
+        yield f"parallel.nodes: target={recipe.target.kind} is {one}, not {nodes}; try target=slurm"
+    if recipe.train.backend == "torch" and recipe.hardware.device == "neuron":
+        yield "parallel.nodes: train=torch_lora on Neuron trains on one machine; say parallel.nodes=1"
+    elif recipe.train.backend == "torch" and tp_size % nodes:
+        yield f"parallel.nodes: {nodes} machines cannot share {tp_size} ranks of parallel.tp_size alike"
+    if recipe.train.backend == "optimum":
+        yield "parallel.nodes: train=optimum_lora trains on one machine; say parallel.nodes=1"
+
+
+def _server(recipe: Recipe) -> Iterator[str]:
+    serve, kind = recipe.serve, recipe.target.kind
+    stays = serve.engine != "none" and serve.mode == "foreground"
+    if stays and kind in ("slurm", "ray") and serve.host in ("127.0.0.1", "localhost", "::1"):
+        yield f"serve.host: {serve.host} is reached on the node alone that {kind} chooses; say serve.host=0.0.0.0"
+
+
+def _cut(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
+    tp_size, multiplier = recipe.parallel.tp_size, kv_size_multiplier(recipe, architecture)
+    heads = architecture.num_key_value_heads * multiplier
+    for name in ("num_attention_heads", "intermediate_size", "vocab_size"):
+        size = getattr(architecture, name)
+        if size % tp_size:
+            yield (
+                f"parallel.tp_size: {tp_size} does not divide {name} {size} of {recipe.model.name}; "
+                f"try {', '.join(map(str, _divisors(architecture)))}"
+            )
+    if heads != tp_size if multiplier > 1 else heads % tp_size:
+        yield (
+            f"parallel.kv_size_multiplier: {architecture.num_key_value_heads} K/V heads x {multiplier} do not fit "
+            f"tp_size {tp_size}: copies of heads must give every rank one; leave the key out to have it derived"
+        )
+
+
+def _divisors(architecture: Architecture) -> list[int]:
+    sizes = (architecture.num_attention_heads, architecture.intermediate_size, architecture.vocab_size)
+    return [n for n in range(1, sizes[0] + 1) if not any(size % n for size in sizes)]
+
+
+def _length(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
+    longest, asked = architecture.max_position_embeddings, recipe.dataset.seq_len
+    if asked > longest:
+        yield f"dataset.seq_len: {asked} is more than the {longest} positions of {recipe.model.name}"
+    if recipe.evaluate.enabled and recipe.evaluate.max_new_tokens >= longest:
+        yield (
+            f"evaluate.max_new_tokens: {recipe.evaluate.max_new_tokens} leaves none of the {longest} positions of "
+            f"{recipe.model.name} for the prompt"
+        )
+
+
+def _sequence_parallel(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
+    train, tp_size, seq_len = recipe.train, recipe.parallel.tp_size, recipe.dataset.seq_len
+    if train.backend == "nxd" and train.nxd.sequence_parallel and seq_len % tp_size:
+        yield f"dataset.seq_len: {seq_len} is no multiple of tp_size {tp_size}, as train.nxd.sequence_parallel needs"
+
+
+def _rank(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
+    if recipe.train.lora.rank >= architecture.hidden_size:
+        yield (
+            f"train.lora.rank: {recipe.train.lora.rank} is not less than the width {architecture.hidden_size} of "
+            f"{recipe.model.name}: the update would be of full rank; try 16"
+        )
+
+
+def _fused(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
+    """optimum-neuron makes one layer of q, k and v where K/V heads are copied."""
+    targets, together = recipe.train.lora.targets, {"q_proj", "k_proj", "v_proj"}
+    copied = architecture.num_key_value_heads % recipe.parallel.tp_size
+    if recipe.train.backend == "optimum" and copied and 0 < len(together & set(targets)) < len(together):
+        yield (
+            f"train.lora.targets: with {architecture.num_key_value_heads} K/V heads on tp_size "
+            f"{recipe.parallel.tp_size} q_proj, k_proj and v_proj are one layer for optimum-neuron: say all, or none"
+        )
+
+
+def _memory(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
+    if any(_cut(recipe, architecture)):
+        return  # the shapes of a core are not known
+    hardware, needs = recipe.hardware, estimate(recipe, architecture)
+    if not _fits_core(recipe, architecture):
+        yield (
+            f"hardware={hardware.name}: training needs {gib(needs.core)} of memory a core (weights "
+            f"{gib(needs.weights)}, LoRA and optimizer {gib(needs.adapter)}, activations {gib(needs.activations)}), "
+            f"a core has {hardware.core_memory_gb:g} GiB; {_smaller(recipe, architecture)}"
+        )
+    stage, host = needs.hungriest, needs.host[needs.hungriest]
+    if hardware.host_memory_gb and host > hardware.host_memory_gb * memory.GIB:
+        yield (
+            f"hardware={hardware.name}: {stage} needs {gib(host)} of the host's memory, which has "
+            f"{hardware.host_memory_gb:g} GiB; {HOST_ADVICE[stage]}"
+        )
+    disk = sum(needs.disk.values())
+    if hardware.disk_gb and disk > hardware.disk_gb * 10**9:
+        yield (
+            f"hardware={hardware.name}: the artifacts need {gib(disk)} of disk, it has "
+            f"{gib(hardware.disk_gb * 10**9)}; put paths.store on a larger disk and set hardware.disk_gb"
+        )
+
+
+HOST_ADVICE = {
+    "train": "try fewer processes: a smaller parallel.dp_size or parallel.tp_size",
+    "evaluate": "try evaluate.dtype=bf16, a smaller evaluate.batch_size, or evaluate=none",
+    "serve": "try serve.dtype=bf16, or serve=none",
+}
+
+
+def gib(size: float) -> str:
+    """A number of bytes for people.
+
+    >>> gib(3 * 2**30)
+    '3.0 GiB'
+    """
+    return f"{size / memory.GIB:.1f} GiB" if size >= memory.GIB / 2 else f"{size / 2**20:.0f} MiB"
+
+
+def _smaller(recipe: Recipe, architecture: Architecture) -> str:
+    """The overrides that would make the training fit a core: first those that keep the result, then a larger cut."""
+    for overrides in _changes(recipe, architecture):
+        smaller = _with(recipe, overrides)
+        rules = (_cores(smaller), _cut(smaller, architecture), _sequence_parallel(smaller, architecture))
+        if not any(map(any, rules)) and _fits_core(smaller, architecture):
+            differing = {key: value for key, value in overrides.items() if value != _value(recipe, key)}
+            return "try " + " ".join(f"{key}={str(value).lower()}" for key, value in differing.items())
+    return "no smaller batch fits: take a smaller dataset.seq_len, or hardware with more memory"
+
+
+def _fits_core(recipe: Recipe, architecture: Architecture) -> bool:
+    limit = recipe.hardware.core_memory_gb
+    return not limit or estimate(recipe, architecture).core <= limit * memory.GIB
+
+
+def _changes(recipe: Recipe, architecture: Architecture) -> Iterator[dict[str, Any]]:
+    again = {"train.gradient_checkpointing": True}
+    if recipe.train.backend == "nxd":
+        selective, shared = {"train.nxd.selective_checkpointing": True}, {"train.nxd.sequence_parallel": True}
+        yield from (selective, shared, selective | shared)
+        again |= shared if recipe.dataset.seq_len % recipe.parallel.tp_size == 0 else {}
+    sequences = recipe.train.batch_size * recipe.train.accumulate  # of one copy of the model, an optimizer step
+    one = {"train.batch_size": 1, "train.accumulate": sequences}
+    yield from (again, one, again | one, again | one | {"train.dtype": "bf16"})
+    for tp_size in _divisors(architecture):
+        if tp_size > recipe.parallel.tp_size:
+            sequences_of_all = {"train.accumulate": sequences * recipe.parallel.dp_size}
+            yield again | one | sequences_of_all | {"parallel.tp_size": tp_size, "parallel.dp_size": 1}
+
+
+def _with(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
+    """The recipe with keys such as train.batch_size set; copies of K/V heads follow a new tp_size."""
+    if "parallel.tp_size" in overrides:
+        overrides = overrides | {"parallel.kv_size_multiplier": None}
+    for key, value in overrides.items():
+        recipe = _replaced(recipe, key, value)
+    return recipe
+
+
+def _replaced(section: Any, key: str, value: Any) -> Any:
+    name, _, below = key.partition(".")
+    return dataclasses.replace(section, **{name: _replaced(getattr(section, name), below, value) if below else value})
+
+
+def _value(recipe: Recipe, key: str) -> Any:
+    return functools.reduce(getattr, key.split("."), recipe)
+
+
+_RULES: tuple[Callable[[Recipe], Iterator[str]], ...] = (
+    base.problems, images.problems, _requirements, _cores, _nodes, _server, _training,
+)  # fmt: skip
+_MODEL_RULES: tuple[Callable[[Recipe, Architecture], Iterator[str]], ...] = (
+    _cut, _length, _sequence_parallel, _rank, _fused, _memory,
+)  # fmt: skip

@@ -1,0 +1,178 @@
+"""How much memory and disk a recipe needs, from its shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from runner.compose.schema import Architecture, Recipe
+from runner.plan.trainers import base
+
+GIB = 2**30
+_BYTES = {"fp32": 4, "bf16": 2}
+_STORED = 2  # bytes a parameter of a checkpoint on disk: bf16, as Llama is published
+COMPILED, COMPILED_SHARE = ("fork", "nxdi"), 1.2  # vLLM's that keep a compiled model, as a share of the model's bytes
+_PROCESS = 0.25 * GIB  # a process that has loaded the trainer, before any tensor; 220 MiB in tests/bench/memory.py
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes. `weights`, `adapter` (LoRA, its gradient and AdamW's moments) and `activations` are those of one core;
+    `host` and `disk` of one machine, by stage: stages run one after the other, their files stay.
+    """
+
+    weights: int
+    adapter: int
+    activations: int
+    host: Mapping[str, int]
+    disk: Mapping[str, int]
+
+    @property
+    def core(self) -> int:
+        """Memory that the training needs on a NeuronCore; on a CPU, in one rank."""
+        return self.weights + self.adapter + self.activations
+
+    @property
+    def hungriest(self) -> str:
+        """The stage that needs most memory of the host."""
+        return max(self.host, key=lambda stage: self.host[stage])
+
+
+def estimate(recipe: Recipe, architecture: Architecture, kv_copies: int) -> Estimate:
+    """What the recipe needs. `kv_copies`: kv_size_multiplier.
+
+    On a core, with t = tp_size, h = hidden_size, i = intermediate_size, s = seq_len, a = attention heads,
+    k = K/V heads x kv_copies, d = h / a, v = vocab_size, L = layers, r = LoRA rank, n = batch_size x s tokens:
+
+    - weights: (L (2 a d h + 2 k d h + 3 h i) + 2 v h) / t and the norms; the output layer is stored even where tied.
+      An element has 2 or 4 bytes, by train.dtype.
+    - adapter: of q, k, v one lora_A (r, h) whole and lora_B cut over t, gate and up likewise; of o and down lora_A
+      cut and lora_B (h, r) whole, as NxD has them. 16 bytes a parameter: weight, gradient and two moments in fp32.
+    - activations, kept for the backward: a layer 4 h + (2 a d + 2 k d + 4 i) / t + a s / t elements a token: input
+      and output of both norms, q, k, v, attention's result, gate, up, silu(gate), their product; and the scores of
+      attention. This counts for Llama with a frozen base what Korthikanti et al. 2022 (Reducing Activation
+      Recomputation in Large Transformer Models, sections 4 and 5) count for GPT. Their sequence parallelism makes
+      4 h to 4 h / t; their selective recomputation keeps neither scores nor silu(gate) (the product stays: it is
+      what lora_A of down reads); with checkpointing a layer keeps h. Dropout keeps a mask of what each lora_A reads,
+      2 h + (a d + i) / t. Once, for the layer that is worked on, there are all of it, and where it was computed
+      again the gradients of as much; and for the loss logits, their softmax and its gradient (v / t). What each
+      trainer does of this: `_habits`.
+
+    The Neuron runtime, compiled programs and fragmentation come on top: what exceeds a core's memory here cannot fit,
+    what comes near it may not.
+    """
+    copies = recipe.parallel.tp_size * recipe.parallel.dp_size
+    weights = _weights(recipe, architecture, kv_copies) * _BYTES[recipe.train.dtype]
+    trained = _trained(recipe, architecture, kv_copies)
+    activations = _activations(recipe, architecture, kv_copies)
+    on_core = weights + 16 * trained + activations
+    return Estimate(
+        weights=weights,
+        adapter=16 * trained,
+        activations=activations,
+        host=_host(recipe, architecture, copies * (on_core if recipe.hardware.device == "cpu" else weights)),
+        disk=_disk(recipe, architecture, kv_copies, trained * recipe.parallel.tp_size),
+    )
+
+
+def parameters(architecture: Architecture) -> int:
+    """Parameters of the whole model, embedding and output layer counted apart."""
+    return _cut(architecture, tp_size=1, kv_copies=1)
+
+
+def _weights(recipe: Recipe, architecture: Architecture, kv_copies: int) -> int:
+    return _cut(architecture, recipe.parallel.tp_size, kv_copies)
+
+
+def _cut(a: Architecture, tp_size: int, kv_copies: int) -> int:
+    h = a.hidden_size
+    cut = 2 * h * h + 2 * _kv_width(a, kv_copies) * h + 3 * h * a.intermediate_size
+    return a.num_hidden_layers * (cut // tp_size + 2 * h) + 2 * a.vocab_size * h // tp_size + h
+
+
+def _kv_width(a: Architecture, kv_copies: int) -> int:
+    return a.hidden_size // a.num_attention_heads * a.num_key_value_heads * kv_copies
+
+
+def _trained(recipe: Recipe, a: Architecture, kv_copies: int) -> int:
+    """LoRA parameters of one rank."""
+    tp_size, h, kv = recipe.parallel.tp_size, a.hidden_size, _kv_width(a, kv_copies)
+    targets = set(recipe.train.lora.targets)
+    cut = {"q_proj": h, "k_proj": kv, "v_proj": kv, "gate_proj": a.intermediate_size, "up_proj": a.intermediate_size}
+    rows = sum(width // tp_size for name, width in cut.items() if name in targets)
+    rows += h * bool(targets & {"q_proj", "k_proj", "v_proj"}) + h * bool(targets & {"gate_proj", "up_proj"})
+    rows += (h // tp_size + h) * ("o_proj" in targets) + (a.intermediate_size // tp_size + h) * ("down_proj" in targets)
+    return a.num_hidden_layers * recipe.train.lora.rank * rows
+
+
+@dataclass(frozen=True)
+class _Habits:
+    """How a trainer treats activations.
+
+    `scores`: the share of the square of attention scores that it has. `recomputes`: the "layer", or the "attention"
+    and activation alone. `sequence_parallel`: whether the ranks share what lies between the layers. `loss_rows`: rows
+    whose logits exist at once, None = all.
+    """
+
+    scores: float = 1.0
+    recomputes: str = ""
+    sequence_parallel: bool = False
+    loss_rows: int | None = None
+
+
+def _habits(recipe: Recipe) -> _Habits:
+    train, whole = recipe.train, "layer" if recipe.train.gradient_checkpointing else ""
+    if train.backend == "nxd":
+        part = "attention" if train.nxd.selective_checkpointing else ""
+        return _Habits(recomputes=whole or part, sequence_parallel=train.nxd.sequence_parallel)
+    if train.backend == "optimum":  # its flash attention never has the whole square
+        return _Habits(scores=float(train.attention == "masked"), recomputes=whole)
+    if recipe.hardware.device == "neuron":
+        return _Habits(recomputes=whole)
+    return _Habits(scores=0.5, recomputes=whole, loss_rows=1024)
+
+
+def _activations(recipe: Recipe, a: Architecture, kv_copies: int) -> int:
+    train, tp_size, width = recipe.train, recipe.parallel.tp_size, _BYTES[recipe.train.dtype]
+    habits, tokens = _habits(recipe), train.batch_size * recipe.dataset.seq_len
+    between = a.hidden_size // (tp_size if habits.sequence_parallel else 1)
+    linear = 2 * a.hidden_size + 2 * _kv_width(a, kv_copies) + 3 * a.intermediate_size
+    recomputed = a.intermediate_size + int(a.num_attention_heads * recipe.dataset.seq_len * habits.scores)
+    masks = 2 * a.hidden_size + (a.hidden_size + a.intermediate_size) // tp_size if train.lora.dropout else 0
+    layer = 4 * between + (linear + recomputed) // tp_size + masks
+    kept = {"": layer, "attention": layer - recomputed // tp_size, "layer": between}[habits.recomputes]
+    working = 2 * layer if habits.recomputes else layer
+    logits = min(tokens, habits.loss_rows or tokens) * a.vocab_size // tp_size * (width + 4 + 4)
+    return tokens * (a.num_hidden_layers * kept + working) * width + logits
+
+
+def _host(recipe: Recipe, a: Architecture, training: int) -> dict[str, int]:
+    """Memory of the stages that hold a whole model; conversion and export hold a tensor at a time."""
+    processes = recipe.parallel.tp_size * recipe.parallel.dp_size
+    needs = {"train": training + int(processes * _PROCESS)}
+    evaluate, kv = recipe.evaluate, 2 * a.num_hidden_layers * _kv_width(a, 1)
+    if evaluate.enabled:
+        cached = evaluate.batch_size * (recipe.dataset.seq_len + evaluate.max_new_tokens) * kv
+        needs["evaluate"] = int((parameters(a) + cached) * _BYTES[evaluate.dtype] + _PROCESS)
+    if recipe.serve.engine == "embedded":
+        needs["serve"] = int(parameters(a) * _BYTES[recipe.serve.dtype or "fp32"] + _PROCESS)
+    return needs
+
+
+def _disk(recipe: Recipe, a: Architecture, kv_copies: int, trained: int) -> dict[str, int]:
+    """Files of the stages: the model, its shards, adapters, two checkpoints of weights and moments, the served model.
+
+    Programs that the Neuron compiler keeps come on top: their size is known when they are compiled.
+    """
+    model = parameters(a) * (_BYTES[recipe.model.dtype] if recipe.model.source == "gguf" else _STORED)
+    shards = _weights(recipe, a, kv_copies) * recipe.parallel.tp_size * _STORED
+    checkpoints = 2 * 12 * trained if recipe.train.checkpoint_every else 0
+    merge = recipe.export.merge or base.merged(recipe)
+    keeps = recipe.serve.engine == "vllm" and recipe.sdk.vllm in COMPILED
+    return {
+        "fetch": model,
+        "convert": 0 if recipe.train.backend == "optimum" else shards,  # which cuts the model itself
+        "train": 4 * trained + checkpoints,
+        "export": 4 * trained + (model if merge else 0),
+        "serve": int(model * COMPILED_SHARE) if keeps else 0,
+    }

@@ -1,0 +1,119 @@
+"""The config.json of a local model, checked before any work as the stage programs check it.
+
+What they support is listed in scripts/common/formats/model_config.json, which both sides read;
+scripts/common/formats/model_config.py explains it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from runner.compose.schema import Architecture
+from runner.compose.validate import InvalidKey, build, keys
+from runner.errors import RecipeError
+from runner.plan.command import SCRIPTS
+
+Config = dict[str, Any]
+
+
+def read(folder: Path, key: str) -> Config:
+    """The keys of config.json that are set, and those that transformers assumes for the model's type.
+
+    Raises RecipeError that names `key`, the recipe's.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise RecipeError(f"{key}: {path}: no such file; {key} names a Hugging Face folder")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(f"{key}: {path}: not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise RecipeError(f"{key}: {path}: not a JSON object")
+    kind = config.get("model_type")
+    absent = supported()["absent"].get(kind, {}) if isinstance(kind, str) else {}
+    return {name: value for name, value in {**absent, **config}.items() if value is not None}
+
+
+def architecture(folder: Path, key: str) -> Architecture:
+    """The shapes of a local model; a Llama 1 has as many key/value heads as heads."""
+    config = read(folder, key)
+    config.setdefault("num_key_value_heads", config.get("num_attention_heads"))
+    names = [name for name, _, _ in keys(Architecture)]
+    for name in names:
+        if config.get(name) is None:
+            raise RecipeError(f"{key}: {folder / 'config.json'}: {name} is missing")
+    try:
+        shapes = build(Architecture, {name: config[name] for name in names})
+    except InvalidKey as error:
+        raise RecipeError(f"{key}: {folder / 'config.json'}: {error}") from None
+    heads, groups = shapes.num_attention_heads, shapes.num_key_value_heads
+    if heads % groups:
+        raise RecipeError(
+            f"{key}: {folder / 'config.json'}: num_key_value_heads {groups} does not divide num_attention_heads {heads}"
+        )
+    return shapes
+
+
+def problems(config: Config, trainer: str) -> Iterator[str]:
+    """Why `trainer` would not compute this model exactly, a line each."""
+    kind = config.get("model_type")
+    trainers = supported()["trainers"].get(kind) if isinstance(kind, str) else None
+    if trainers is None:
+        yield f"model_type {kind!r} is not supported, only {', '.join(supported()['trainers'])}"
+        return
+    if trainer not in trainers:
+        yield f"model_type {kind!r} is not supported by the trainer {trainer}, only by {', '.join(trainers)}"
+    yield from _unsupported(config, supported()["values"])
+    if "torch" in trainers:
+        yield from _unsupported(config, supported()["llama_values"])
+        yield from _not_positive(config, supported()["llama_numbers"])
+        yield from _rope_problems(config)
+
+
+@cache
+def supported() -> dict[str, Any]:
+    """The content of model_config.json."""
+    return json.loads((SCRIPTS / "common" / "formats" / "model_config.json").read_text(encoding="utf-8"))
+
+
+def _unsupported(config: Mapping[str, Any], values: Mapping[str, list[Any]], inside: str = "") -> Iterator[str]:
+    for key, known in values.items():
+        given = config.get(key)
+        elements = given if isinstance(given, list) else [given]
+        if any(element not in known for element in elements if element is not None):
+            yield f"{inside}{key} {_shown(given)} is not supported, only {', '.join(map(json.dumps, known or [None]))}"
+
+
+def _not_positive(config: Mapping[str, Any], names: list[str], inside: str = "") -> Iterator[str]:
+    for key in names:
+        value = config.get(key, 1)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            yield f"{inside}{key} must be a number above 0, it is {_shown(value)}"
+
+
+def _rope_problems(config: Config) -> Iterator[str]:
+    for spelling in ("rope_scaling", "rope_parameters"):
+        given = config.get(spelling, {})
+        if not isinstance(given, dict) or any(isinstance(value, dict) for value in given.values()):
+            yield f"{spelling} {_shown(given)} is not supported, only one set of parameters for all layers"
+            return
+    spelling = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
+    parameters, types = config.get(spelling, {}), supported()["llama_rope_types"]
+    kind = parameters.get("rope_type") or parameters.get("type") or "default"
+    if not isinstance(kind, str) or kind not in types:
+        yield f"{spelling}: rope_type {_shown(kind)} is not supported, only {', '.join(types)}"
+        return
+    yield from _unsupported(parameters, {"partial_rotary_factor": [1]}, f"{spelling}: ")
+    needed = {"rope_theta": parameters.get("rope_theta") or 1} | {key: parameters.get(key) for key in types[kind]}
+    yield from _not_positive(needed, list(needed), f"{spelling}: ")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

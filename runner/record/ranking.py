@@ -1,0 +1,83 @@
+"""Which of several runs is best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from runner.compose.schema import Recipe
+from runner.errors import RecipeError
+from runner.metrics import RANKING, decisive
+from runner.record.runs import Run
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The figure that trials are ranked by."""
+
+    metric: str
+    direction: str
+
+    def of(self, run: Run) -> float | None:
+        """The figure of a finished run, if it has it."""
+        return run.metrics().get(self.metric) if run.state == "finished" else None
+
+    def text(self, value: float | None) -> str:
+        return "-" if value is None else f"{self.metric} {RANKING[self.metric].text(value)}"
+
+    def best_first(self, value: float | None) -> tuple[bool, float]:
+        """A key to sort by; those without the figure come last."""
+        if value is None or math.isnan(value):
+            return True, 0.0
+        return False, -value if self.direction == "maximize" else value
+
+
+def objective(recipe: Recipe) -> Objective:
+    """What the recipe's sweep section says, or the first of RANKING that it measures. Raises RecipeError."""
+    measured = [metric for metric in RANKING if _measures(recipe, metric)]
+    metric = recipe.sweep.objective or measured[0]
+    if metric not in measured:
+        raise RecipeError(f"sweep.objective: this recipe does not measure {metric}; choose from {', '.join(measured)}")
+    return Objective(metric, recipe.sweep.direction or _usual_direction(metric))
+
+
+def rank(runs: Sequence[Run]) -> tuple[Objective | None, list[tuple[Run, Mapping[str, float]]]]:
+    """What ranks the runs, None where no run has a figure; and the runs with their figures, best first.
+
+    Trials are ranked by the objective of their sweep, other runs by the first figure in which they differ.
+    """
+    measured = [(run, run.metrics()) for run in runs]
+    by = _common_objective(runs)
+    if not by or all(by.best_first(metrics.get(by.metric))[0] for _, metrics in measured):
+        by = _decisive([metrics for _, metrics in measured])
+
+    def place(one: tuple[Run, Mapping[str, float]]) -> tuple[tuple[bool, float], float]:
+        decides = by.best_first(one[1].get(by.metric)) if by else (True, 0.0)
+        return decides, one[1].get("adapter.loss", math.inf)
+
+    return by, sorted(measured, key=place)
+
+
+def _common_objective(runs: Sequence[Run]) -> Objective | None:
+    """That of the sweeps of all runs, if they are trials and it is the same."""
+    sweeps = [run.sweep for run in runs]
+    objectives = {Objective(sweep["objective"], sweep["direction"]) if sweep else None for sweep in sweeps}
+    return objectives.pop() if len(objectives) == 1 else None
+
+
+def _decisive(metrics: Sequence[Mapping[str, float]]) -> Objective | None:
+    metric = decisive(metrics)
+    return Objective(metric, _usual_direction(metric)) if metric else None
+
+
+def _usual_direction(metric: str) -> str:
+    return "maximize" if RANKING[metric].more_is_better else "minimize"
+
+
+def _measures(recipe: Recipe, metric: str) -> bool:
+    side, _, name = metric.partition(".")
+    if side != "adapter":
+        return True
+    optional = {"execution_accuracy": "sql", "exact_match": "exact_match", "rouge_l": "rouge_l"}
+    return recipe.evaluate.enabled and (name not in optional or optional[name] in recipe.evaluate.metrics)

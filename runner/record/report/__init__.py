@@ -1,0 +1,26 @@
+"""One self-contained HTML file about one run, or about several side by side. It needs no network to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner.record.report import comparison, page, single
+from runner.record.runs import Run
+
+
+def default_path(runs: Sequence[Run]) -> Path:
+    """Where a report goes when nobody says: into the folder of the one run, or here."""
+    return runs[0].folder / "report.html" if len(runs) == 1 else Path("report.html")
+
+
+def write(runs: Sequence[Run], path: Path) -> Path:
+    """Write the report of one run, or the comparison of several, to `path`; returns it.
+
+    The folder of `path` is made where it is missing. The file appears complete or not at all.
+    """
+    document = single.document(runs[0]) if len(runs) == 1 else comparison.document(runs)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(page.render(document), encoding="utf-8")
+    return aside.replace(path)

@@ -1,0 +1,175 @@
+"""Where the metrics of a run go besides its folder. One file a tracker; its package is imported when it is chosen.
+
+with trackers.feed(tracker, Run(folder), warn) as feed:
+    for line in feed.passing(lines):
+        ...
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from runner.compose.schema import Tracker as Settings
+from runner.errors import RecipeError
+from runner.record import training_curve
+from runner.record.runs import Run
+
+# What pip installs for each.
+_PACKAGES = {"mlflow": "mlflow-skinny sqlalchemy alembic", "tensorboard": "tensorboard", "wandb": "wandb"}
+_WANDB_PROJECT = re.compile(r"[^/\\#?%:]{1,128}")
+_LONGEST_NAME = 240
+
+
+class Tracker(Protocol):
+    """What a tracker's module defines under this name; it is made from the URI and the project of the recipe.
+
+    `failures` are the exceptions by which the tracker's library says that it cannot go on.
+    """
+
+    failures: tuple[type[Exception], ...]
+
+    def __init__(self, uri: str, project: str) -> None: ...
+
+    def start(self, run: Run) -> None:
+        """Begin with the recipe and the manifest, before the first step."""
+        ...
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Metrics of one training step; steps come in order."""
+        ...
+
+    def finish(self, run: Run, figures: Mapping[str, float], notes: str) -> None:
+        """End with the final figures and where the results are. `run.state` says how it went."""
+        ...
+
+
+def of(settings: Settings) -> Tracker | None:
+    """The tracker that a recipe chooses. Raises RecipeError where it cannot be used."""
+    kind, uri = settings.kind, settings.uri
+    if kind == "none":
+        return None
+    if not uri:
+        raise RecipeError(f"tracker.uri: missing; choose tracker={kind} as a whole, which sets it")
+    _check_uri(kind, uri)
+    if kind == "wandb" and not _WANDB_PROJECT.fullmatch(settings.project):
+        raise RecipeError(f"tracker.project: {settings.project}: W&B takes 1 to 128 characters, none of / \\ # ? % :")
+    try:
+        return importlib.import_module(f"runner.record.trackers.{kind}").Tracker(uri, settings.project)
+    except ImportError as error:
+        needed = f"needs {error.name}; run: pip install {_PACKAGES[kind]}"
+        raise RecipeError(f"tracker={kind}: {needed} (or choose tracker=none)") from error
+
+
+def _check_uri(kind: str, uri: str) -> None:
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise RecipeError(f"tracker.uri: {error}") from None
+    if parts.password:
+        raise RecipeError("tracker.uri: holds a password; set the variables that the tracker reads instead of it")
+    if kind == "mlflow" and parts.scheme in ("", "file") and uri != "databricks":
+        raise RecipeError(f"tracker.uri: {uri}: MLflow keeps no plain folders any more; use sqlite:///FILE or a server")
+    if kind != "mlflow" and parts.netloc:
+        raise RecipeError(f"tracker.uri: {uri}: {kind} writes to a folder; name one")
+
+
+@contextmanager
+def feed(tracker: Tracker | None, run: Run, warn: Callable[[str], None]) -> Iterator[Feed]:
+    """A Feed that begins here and is finished in the end, however the run went."""
+    fed = Feed(tracker, run, warn)
+    fed.start()
+    try:
+        yield fed
+    finally:
+        fed.finish()
+
+
+class Feed:
+    """Tells a tracker what an event stream says. A tracker that fails is given up with a warning; the run goes on."""
+
+    def __init__(self, tracker: Tracker | None, run: Run, warn: Callable[[str], None]):
+        self._tracker, self._run, self._warn = tracker, run, warn
+        self._seen: set[str] = set()
+
+    def start(self) -> None:
+        self._try(lambda tracker: tracker.start(self._run))
+
+    def passing(self, lines: Iterable[bytes]) -> Iterator[bytes]:
+        """The same lines, each after the tracker was told of it."""
+        for line in lines:
+            self._hear(json.loads(line))
+            yield line
+
+    def finish(self) -> None:
+        names = {name: name.replace(".", "/") for name in self._run.metrics()}
+        final = {names[name]: value for name, value in training_curve.finite(self._run.metrics()).items()}
+        figures = {name: value for name, value in final.items() if name not in self._seen}
+        self._try(lambda tracker: tracker.finish(self._run, figures, _notes(self._run)))
+
+    def _hear(self, event: dict[str, Any]) -> None:
+        if training_curve.is_training_step(event):
+            if not self._seen:
+                self._catch_up(event["at"])
+            self._tell(event["values"], event["at"])
+        elif event.get("stage") == "train" and event.get("state") == "cached":
+            self._catch_up(None)
+
+    def _catch_up(self, until: int | None) -> None:
+        """Tell the steps that earlier runs did: those up to a checkpoint, or all."""
+        for at, values in training_curve.steps(self._run).items():
+            if until is None or at < until:
+                self._tell(values, at)
+
+    def _tell(self, values: Mapping[str, float], step: int) -> None:
+        named = {f"train/{name}": value for name, value in training_curve.finite(dict(values)).items()}
+        self._seen |= named.keys()
+        self._try(lambda tracker: tracker.metrics(named, step))
+
+    def _try(self, tell: Callable[[Tracker], None]) -> None:
+        if self._tracker is None:
+            return
+        try:
+            tell(self._tracker)
+        except self._tracker.failures as error:
+            reason = next(iter(str(error).splitlines()), "")
+            self._warn(f"tracker given up, the run goes on: {type(error).__name__}: {reason}")
+            self._tracker = None
+
+
+def _notes(run: Run) -> str:
+    """Where the record of the run and its adapter are."""
+    adapter = run.folder / "artifacts" / "export" / "adapter"
+    places = {"record": run.folder, **({"adapter": adapter.resolve()} if adapter.exists() else {})}
+    return "\n".join(f"{name}: {path}" for name, path in places.items())
+
+
+def accepted(keys: Iterable[str], refused: re.Pattern[str]) -> dict[str, str]:
+    """A name for each key: what the tracker refuses becomes `_`, and no two keys get the same.
+
+    A name with a slash must be a plain path, since MLflow may make a file of it.
+
+    >>> accepted(["where.prompt (en)?", "where.a//b", "train/loss"], re.compile(r"[^/\\w.\\- :]"))
+    {'where.prompt (en)?': 'where.prompt _en__', 'where.a//b': 'where.a__b', 'train/loss': 'train/loss'}
+    """
+    names: dict[str, str] = {}
+    for key in keys:
+        name = refused.sub("_", key)[:_LONGEST_NAME]
+        if name.startswith(("/", "..")) or posixpath.normpath(name) != name:
+            name = name.replace("/", "_")
+        while name in names.values():
+            name += "_"
+        names[key] = name
+    return names
+
+
+def tags(run: Run) -> dict[str, str]:
+    """What to find a run by: its recipe, its name and the commit of the code."""
+    git = run.manifest["git"] or {}
+    return {"recipe": run.recipe["name"], "run": run.name, "git_commit": git.get("commit", "none")}

@@ -1,0 +1,72 @@
+"""MLflow: the project is an experiment. `uri` is MLflow's tracking URI: a server, or a database file."""
+
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# (only a tracker that is chosen need be installed)
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from runner.record import trackers
+from runner.record.differences import flat
+from runner.record.runs import Run
+
+# Read when mlflow is imported. A server that is gone must not hold a run up: MLflow would try for minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+from mlflow import MlflowClient  # noqa: E402
+from mlflow.entities import Metric, Param  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+
+_STATES = {"finished": "FINISHED", "failed": "FAILED"}
+_LONGEST, _MOST = 6000, 100  # MLflow's limits: characters of a parameter, parameters of a call
+_REFUSED = re.compile(r"[^/\w.\- :]")  # in the name of a parameter or a metric
+
+
+class Tracker:
+    """See `runner.record.trackers.Tracker`."""
+
+    failures = (MlflowException, OSError)
+
+    def __init__(self, uri: str, project: str):
+        if uri.startswith("sqlite:"):  # mlflow-skinny leaves out what it needs to write a database file
+            import alembic  # noqa: F401
+            import sqlalchemy  # noqa: F401
+        self._uri, self._project = uri, project
+
+    def start(self, run: Run) -> None:
+        with _alone(run.folder.parent / ".mlflow.lock"):
+            self._client = MlflowClient(self._uri)
+            experiment = self._client.get_experiment_by_name(self._project)
+            number = experiment.experiment_id if experiment else self._client.create_experiment(self._project)
+        self._run = self._client.create_run(number, run_name=run.name, tags=trackers.tags(run)).info.run_id
+        values = flat(run.recipe)
+        names = trackers.accepted(values, _REFUSED)
+        params = [Param(names[key], str(value)[:_LONGEST]) for key, value in values.items()]
+        for start in range(0, len(params), _MOST):
+            self._client.log_batch(self._run, params=params[start : start + _MOST])
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        now, names = round(time.time() * 1000), trackers.accepted(values, _REFUSED)
+        points = [Metric(names[key], value, now, step) for key, value in values.items()]
+        self._client.log_batch(self._run, metrics=points)
+
+    def finish(self, run: Run, figures: Mapping[str, float], notes: str) -> None:
+        self.metrics(figures, 0)
+        self._client.set_tag(self._run, "mlflow.note.content", notes)
+        self._client.set_terminated(self._run, _STATES.get(run.state, "KILLED"))
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Only one run at a time: MLflow cannot create its tables, or an experiment, twice at once."""
+    with lock.open("wb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

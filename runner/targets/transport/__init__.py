@@ -1,0 +1,1 @@
+"""How a target reaches the machine that its runs belong to: over SSH, or on this machine."""

@@ -1,0 +1,61 @@
+"""Commands on this machine, for a target whose jobs start from here (`runner.targets.transport.ssh`: elsewhere)."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import IO
+
+from runner.targets.transport.base import CommandFailed
+
+
+class Shell:
+    """This machine, as a `runner.targets.transport.base.Wire`."""
+
+    host = "this machine"
+
+    def call(self, command: Sequence[str], feed: Callable[[IO[bytes]], None] | None = None) -> bytes:
+        with _started(command, subprocess.PIPE) as process:
+            assert process.stdin
+            with contextlib.suppress(BrokenPipeError):  # what it says tells more
+                if feed:
+                    feed(process.stdin)
+            printed, said = process.communicate()
+            _check(process, said)
+            return printed
+
+    def lines(self, command: Sequence[str]) -> Iterator[bytes]:
+        with _started(command, subprocess.DEVNULL) as process:
+            assert process.stdout and process.stderr
+            try:
+                yield from (line.rstrip(b"\n") for line in process.stdout)
+                said = process.stderr.read()
+            except GeneratorExit:
+                process.terminate()
+                raise
+        _check(process, said)
+
+    def forwarding(self, here: int, there: int) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def close(self) -> None:
+        pass
+
+
+def _started(command: Sequence[str], stdin: int) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            command, cwd=Path.home(), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the runner, which asks first
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        raise CommandFailed(127, f"no {error.filename}") from None
+
+
+def _check(process: subprocess.Popen[bytes], said: bytes) -> None:
+    if process.wait():
+        lines = said.decode(errors="replace").strip().splitlines()
+        raise CommandFailed(process.returncode, lines[-1] if lines else "")

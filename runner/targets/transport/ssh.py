@@ -1,0 +1,190 @@
+"""The wire to another machine: commands over SSH by any login shell, host keys checked, a lost link found.
+
+Fabric reads the user's ssh_config (alias, user, port, keys, agent, ProxyJump) and connects; what it leaves open is
+here: it accepts any host key, and it waits for ever on a link that is cut.
+"""
+
+from __future__ import annotations
+
+import shlex
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import paramiko
+from fabric import Connection
+from paramiko.ssh_exception import NoValidConnectionsError
+
+from runner.errors import RecipeError
+from runner.targets.transport.base import CommandFailed, LinkLost
+
+_CONNECT = 15.0  # seconds
+_PATIENCE = 60.0  # seconds without a word, of a command that answers when it is done
+_SILENCE = 8.0  # seconds without a word, of a stream that speaks every `runner.execute.agent.HEARTBEAT`
+_CHUNK = 2**16
+_MARK = "trainium-recipes begins"  # on a line of its own, before what a command prints
+# sh, csh and fish have in common what a word of these characters means between single quotes.
+_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 /._-=:,")
+_START = r'printf "\n%s\n" "$0"; printf "\n%s\n" "$0" >&2; eval "exec $(printf %b "$1")"'
+
+
+class Link:
+    """A connection to `host` (an alias of ssh_config, or [user@]name[:port]), made when it is first needed."""
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self._connection: Connection | None = None
+
+    def call(self, command: Sequence[str], feed: Callable[[IO[bytes]], None] | None = None) -> bytes:
+        """What a command prints; `feed` writes its standard input. Raises CommandFailed, LinkLost, RecipeError."""
+        with self._channel(command, _PATIENCE) as channel:
+            if feed:
+                _feed(channel, feed)
+            channel.shutdown_write()
+            printed = b"".join(iter(lambda: channel.recv(_CHUNK), b""))
+            before, mark, reply = printed.partition(f"\n{_MARK}\n".encode())
+            _check(channel, None if mark else before)
+            return reply
+
+    def lines(self, command: Sequence[str]) -> Iterator[bytes]:
+        """What a command prints, line by line as it comes. Raises as `call` does, LinkLost after some silence too."""
+        with self._channel(command, _SILENCE) as channel:
+            channel.shutdown_write()
+            lines, before = _lines(channel), []
+            for line in lines:
+                if line == _MARK.encode():
+                    break
+                before.append(line)
+            else:
+                _check(channel, b"\n".join(before))
+            yield from lines
+            _check(channel)
+
+    @contextmanager
+    def forwarding(self, here: int, there: int) -> Iterator[None]:
+        """Have the port `here` of this machine lead to the port `there` of the other."""
+        with self._open().forward_local(here, there, remote_host="127.0.0.1"):
+            yield
+
+    def close(self) -> None:
+        """Give the connection up; the next command makes a new one."""
+        if self._connection:
+            with suppress(Exception):  # it may be broken in any way
+                self._connection.close()
+        self._connection = None
+
+    @contextmanager
+    def _channel(self, command: Sequence[str], patience: float) -> Iterator[paramiko.Channel]:
+        try:
+            transport = self._open().transport
+            assert transport
+            channel = transport.open_session(timeout=_CONNECT)
+            channel.settimeout(patience)
+            channel.exec_command(_for_any_shell(command))
+            with channel:
+                yield channel
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            self.close()
+            raise LinkLost(_words(error)) from error
+
+    def _open(self) -> Connection:
+        if self._connection is None:
+            connection = Connection(self.host, connect_timeout=int(_CONNECT))
+            _check_host_keys(connection)
+            _connect(connection, self.host)
+            self._connection = connection
+        return self._connection
+
+
+def _feed(channel: paramiko.Channel, feed: Callable[[IO[bytes]], None]) -> None:
+    """A command that ends early closes its input: what it says and its status tell more than that."""
+    stream: Any = channel.makefile("wb", _CHUNK)
+    try:
+        feed(stream)
+        stream.flush()
+    except OSError:
+        if not channel.exit_status_ready():
+            raise
+
+
+def _lines(channel: paramiko.Channel) -> Iterator[bytes]:
+    rest = b""
+    while chunk := channel.recv(_CHUNK):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+
+
+def _for_any_shell(command: Sequence[str]) -> str:
+    """A line that has every login shell run a command, and tells its output from what the shell prints by itself."""
+    encoded = "".join(chr(byte) if byte in _PLAIN else f"\\0{byte:03o}" for byte in shlex.join(command).encode())
+    return f"exec sh -c '{_START}' '{_MARK}' '{encoded}'"
+
+
+def _check(channel: paramiko.Channel, instead: bytes | None = None) -> None:
+    """Raises for a command that failed, or that was not run: then the login shell printed something `instead`."""
+    status = channel.recv_exit_status()
+    if status == -1:
+        raise LinkLost("the connection was closed")
+    said = b"".join(iter(lambda: channel.recv_stderr(_CHUNK), b""))
+    if instead is not None:
+        raise CommandFailed(1, f"its login shell ran no command: {_last_line(said) or _last_line(instead)}")
+    if status:
+        raise CommandFailed(status, _last_line(said.rpartition(f"\n{_MARK}\n".encode())[2]))
+
+
+def _last_line(output: bytes) -> str:
+    lines = output.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def _check_host_keys(connection: Connection) -> None:
+    """Accept the keys of known_hosts alone, also on the way through a jump host."""
+    client: Any = connection.client
+    for file in _known_hosts(connection):
+        client.load_system_host_keys(str(file))
+    client.set_missing_host_key_policy(paramiko.RejectPolicy())
+    if isinstance(connection.gateway, Connection):
+        _check_host_keys(connection.gateway)
+
+
+def _known_hosts(connection: Connection) -> Iterator[Path]:
+    settings: Any = connection.ssh_config
+    named = settings.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2")
+    # paramiko takes the quotes off, so a name with blanks and several names look alike
+    for name in [named, *named.split(), "/etc/ssh/ssh_known_hosts"]:
+        if Path(name).expanduser().is_file():
+            yield Path(name).expanduser()
+
+
+def _connect(connection: Connection, host: str) -> None:
+    place = f"{connection.host}" if connection.port == 22 else f"[{connection.host}]:{connection.port}"
+    scan = f"ssh-keyscan -p {connection.port} {connection.host} >> ~/.ssh/known_hosts"
+    try:
+        connection.open()
+    except paramiko.BadHostKeyException as error:
+        raise RecipeError(
+            f"target.host: {host}: its host key is not the one in known_hosts, but {error.key.fingerprint}: another "
+            f"machine may be answering. If its key was changed on purpose: ssh-keygen -R '{place}' && {scan}"
+        ) from error
+    except paramiko.AuthenticationException as error:
+        raise RecipeError(
+            f"target.host: {host}: login as {connection.user} refused; `ssh {host}` must work without a password first"
+        ) from error
+    except (socket.gaierror, NoValidConnectionsError, TimeoutError, OSError, EOFError) as error:
+        raise LinkLost(_words(error)) from error
+    except paramiko.SSHException as error:
+        if "not found in known_hosts" in str(error):
+            raise RecipeError(
+                f"target.host: {host}: its host key is not known; compare its fingerprint with the machine's own, "
+                f"then add it: {scan}"
+            ) from error
+        raise LinkLost(_words(error)) from error
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(text).splitlines()[0]

@@ -1,0 +1,1 @@
+"""Rows, prompt templates and tokenizers: from a data set to token ids."""

@@ -1,0 +1,163 @@
+"""The one prompt template: tokenizing, evaluating and serving all build their prompts here.
+
+A template is JSON; `{name}` stands for a column of the data set:
+
+    {"sections": ["### Instruction\\n{instruction}", "### Context\\n{context}", "### Answer\\n"],
+     "separator": "\\n\\n", "response": "{response}", "system": null, "chat": false}
+
+A name is taken as it stands: `{question?}`, `{prompt (en)}`, `{a/b}`. As in Python's format strings `{{` and `}}` are
+literal braces; where a text has neither, other braces may stay single, as in {"key": 1} or {}. What looks like the name
+of a column and is none is refused.
+
+A section is left out when it names columns and all of these are empty. With `chat` the joined sections
+are the user's turn after `system`, and the model's own chat template does the rest (common.data.tokenizer).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.program import BadInput
+
+_BRACES = re.compile(r"\{\{|\}\}|\{([^{}]+)\}|[{}]")
+_LITERAL = {"{{": "{", "}}": "}"}
+# What a column may be called, without the marks of JSON and code; runner/plan/checks/template.py has the same rule.
+_NAME = re.compile(r"""[^"':;,=<>|\\\n]*\w[^"':;,=<>|\\\n]*""")
+_KEYS = {"sections": list, "separator": str, "response": str, "system": (str, type(None)), "chat": bool}
+
+
+@dataclass(frozen=True)
+class Template:
+    """What a prompt and its response look like, as text with `{column}` in it."""
+
+    sections: tuple[str, ...]
+    answer: str
+    separator: str = "\n\n"
+    system: str | None = None
+    chat: bool = False
+
+    @classmethod
+    def load(cls, source: str) -> Template:
+        """Read a template from JSON text, or from the file that `source` names.
+
+        Raises BadInput when it is neither or is not a template.
+        """
+        if source.lstrip().startswith("{"):
+            return cls.from_json(source)
+        if not os.path.isfile(source):  # noqa: PTH113  pathlib raises for a text that no path can be
+            raise BadInput(f"template: {source!r} is neither a JSON object nor a file")
+        return cls.from_json(Path(source).read_text(encoding="utf-8", errors="replace"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Template:
+        """Parse and check a template. Raises BadInput that names the key."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise BadInput(f"template: not JSON: {error}") from error
+        _check(values)
+        answer = values.pop("response")
+        return cls(**{**values, "sections": tuple(values["sections"]), "answer": answer})
+
+    def to_json(self) -> str:
+        """The template as JSON text, every key written out."""
+        values = {"sections": self.sections, "separator": self.separator, "response": self.answer}
+        return json.dumps({**values, "system": self.system, "chat": self.chat}, ensure_ascii=False, indent=1)
+
+    def names_any(self, columns: Collection[str]) -> bool:
+        """Whether the prompt, of a chat also the system turn, names one of these columns."""
+        texts = (*self.sections, self.system or "")
+        return any(brace[1] in columns for text in texts for brace in _BRACES.finditer(text))
+
+    def render(self, fields: Mapping[str, Any]) -> str:
+        """The prompt of one row (of a chat: the user's turn). Raises BadInput for a column that is not there."""
+        return self.separator.join(_fill(text, fields) for text in self.sections if _is_wanted(text, fields))
+
+    def messages(self, fields: Mapping[str, Any]) -> list[dict[str, str]]:
+        """The turns of a chat before the assistant's."""
+        user = {"role": "user", "content": self.render(fields)}
+        if self.system is None or not _is_wanted(self.system, fields):
+            return [user]
+        return [{"role": "system", "content": _fill(self.system, fields)}, user]
+
+    def response(self, fields: Mapping[str, Any]) -> str:
+        """The text that the model has to learn for this row, without the end token."""
+        if not any(isinstance(piece, Column) for piece in pieces(self.answer, fields)):
+            raise BadInput(f"the template's response {self.answer!r} names none of the columns {', '.join(fields)}")
+        return _fill(self.answer, fields)
+
+
+def _check(values: Any) -> None:
+    if not isinstance(values, dict):
+        raise BadInput("template: not a JSON object")
+    for key, value in values.items():
+        if key not in _KEYS:
+            raise BadInput(f"template: unknown key {key!r}; the keys are {', '.join(_KEYS)}")
+        if not isinstance(value, _KEYS[key]):
+            raise BadInput(f"template: {key} has the wrong type ({type(value).__name__})")
+    for key in ("sections", "response"):
+        if not values.get(key):
+            raise BadInput(f"template: {key} is missing or empty")
+    if not all(isinstance(section, str) for section in values["sections"]):
+        raise BadInput("template: sections must be a list of texts")
+    if not any(_BRACES.findall(values["response"])):
+        raise BadInput('template: response names no column, for example "{response}"')
+    if values.get("system") is not None and not values.get("chat"):
+        raise BadInput("template: system is a turn of a chat: set chat to true, or make it the first section")
+
+
+class Column(str):
+    """The name of a column, among the pieces of a text."""
+
+
+def pieces(text: str, columns: Collection[str]) -> list[str]:
+    """The text cut at its placeholders; these are of type Column.
+
+    Raises BadInput for a placeholder that is none of the columns, and for braces that can be read in two ways.
+    """
+    found, end, kinds = [], 0, set()
+    for brace in _BRACES.finditer(text):
+        name = brace[1]
+        if name in columns:
+            piece = Column(name)
+        elif name and _NAME.fullmatch(name):
+            raise BadInput(f"the template's {text!r} names the column {name!r}; {_advice(name, columns)}")
+        else:
+            piece = _LITERAL.get(brace[0], brace[0])
+            kinds.add(brace[0] in _LITERAL)
+        found += [text[end : brace.start()], piece]
+        end = brace.end()
+    if len(kinds) > 1:
+        raise BadInput(f"the template's {text!r} has single braces beside {{{{ or }}}}: write each literal brace twice")
+    return [*found, text[end:]]
+
+
+def _advice(name: str, columns: Collection[str]) -> str:
+    nearest = difflib.get_close_matches(name, columns, n=1)
+    meant = f"did you mean {nearest[0]!r}? " if nearest else ""
+    return f"{meant}the columns are {', '.join(columns)}; the text {{{name}}} is written {{{{{name}}}}}"
+
+
+def _is_wanted(text: str, fields: Mapping[str, Any]) -> bool:
+    names = [piece for piece in pieces(text, fields) if isinstance(piece, Column)]
+    return not names or any(_value(name, fields).strip() for name in names)
+
+
+def _fill(text: str, fields: Mapping[str, Any]) -> str:
+    return "".join(_value(piece, fields) if isinstance(piece, Column) else piece for piece in pieces(text, fields))
+
+
+def _value(name: str, fields: Mapping[str, Any]) -> str:
+    value = fields[name]
+    if value is None or value != value:  # NaN, which pandas writes for no value
+        return ""
+    if not isinstance(value, (str, int, float)):
+        raise BadInput(f"the column {name!r} holds a {type(value).__name__}, not text")
+    return str(value)

@@ -1,0 +1,1 @@
+"""File formats, read and written piece by piece: safetensors, torch files, GGUF, PEFT folders."""

@@ -1,0 +1,1 @@
+"""Loading a model with its adapters, generating with it, and scoring the answers."""

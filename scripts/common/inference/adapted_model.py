@@ -1,0 +1,110 @@
+"""LoRA adapters on a transformers model, several at once: each row of a batch names its own, or the base model.
+
+Computes what PEFT computes for a mixed batch, with torch alone: the environments of a Deep Learning AMI have no PEFT.
+
+    model = AdaptedModel(causal_lm)
+    model.add("sql", Path("adapter"))
+    logits = model(adapters=["sql", BASE], columns=1, input_ids=input_ids, attention_mask=mask)
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional
+
+from common.formats import peft_folder
+from common.formats.peft_folder import BASE
+from common.program import BadInput
+
+Rows = dict[str, Any]  # adapter → the index of its rows in the batch
+
+
+class AdaptedModel:
+    """A causal language model whose linear layers add the adapter that a row names."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._rows: Rows = {}  # of the forward pass under way; all layers share it
+        self._names = {BASE}
+        self._columns = _parameter(model, "logits_to_keep", "num_logits_to_keep")  # the latter until 4.49
+        self._cache = _parameter(model, "cache", "past_key_values")  # the latter until 5.23
+
+    def add(self, name: str, folder: Path) -> None:
+        """Load an adapter that `peft_folder.check_adapter` has passed."""
+        config = peft_folder.read_config(folder / peft_folder.CONFIG)
+        tensors = load_file(folder / peft_folder.WEIGHTS)
+        for key, lora_a in tensors.items():
+            if key.endswith(peft_folder.LORA_A):
+                module = key.removeprefix(peft_folder.PREFIX).removesuffix(peft_folder.LORA_A)
+                lora_b = tensors[f"{peft_folder.PREFIX}{module}{peft_folder.LORA_B}"]
+                self._lora_layer(module).add(name, lora_a, lora_b, config.scale)
+        self._names.add(name)
+
+    def __call__(self, adapters: list[str], columns: int, cache: Any = None, **inputs: Any) -> torch.Tensor:
+        """The logits of the last `columns` positions; row i is computed with adapters[i]. Fills the `cache`."""
+        unknown = set(adapters) - self._names
+        if unknown:
+            raise KeyError(f"no adapter {min(unknown)}")
+        self._rows.clear()
+        self._rows.update(_rows(adapters))
+        options = {self._columns: columns, self._cache: cache, "use_cache": cache is not None}
+        return self.model(**inputs, **options).logits[:, -columns:]
+
+    def _lora_layer(self, module: str) -> LoraLinear:
+        """The layer of that name, which from now on takes adapters."""
+        parent_name, _, name = module.rpartition(".")
+        parent = self.model.get_submodule(parent_name)
+        layer = getattr(parent, name)
+        if isinstance(layer, nn.Linear):
+            layer = LoraLinear(layer, self._rows)
+            setattr(parent, name, layer)
+        if not isinstance(layer, LoraLinear):
+            raise BadInput(f"target_modules: {module} is a {type(layer).__name__}; only linear layers are supported")
+        return layer
+
+
+class LoraLinear(nn.Module):
+    """A linear layer that adds scale * B(A(x)) to the rows of each adapter."""
+
+    def __init__(self, base: nn.Linear, rows: Rows) -> None:
+        super().__init__()
+        self.base = base
+        self._rows = rows
+        self._adapters: dict[str, _Lora] = {}
+
+    def add(self, name: str, lora_a: torch.Tensor, lora_b: torch.Tensor, scale: float) -> None:
+        dtype = self.base.weight.dtype
+        self._adapters[name] = _Lora(lora_a.to(dtype), lora_b.to(dtype), scale)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output = self.base(x)
+        for name, rows in self._rows.items():
+            if name in self._adapters:
+                lora_a, lora_b, scale = self._adapters[name]
+                output[rows] += functional.linear(functional.linear(x[rows], lora_a), lora_b) * scale
+        return output
+
+
+class _Lora(NamedTuple):
+    lora_a: torch.Tensor  # (rank, in features)
+    lora_b: torch.Tensor  # (out features, rank)
+    scale: float
+
+
+def _parameter(model: Any, *names: str) -> str:
+    """The one of `names` that the installed transformers has; what it does not know it ignores without a word."""
+    known = inspect.signature(model.forward).parameters
+    return next(name for name in names if name in known)
+
+
+def _rows(adapters: list[str]) -> Rows:
+    names = set(adapters) - {BASE}
+    if names == set(adapters) and len(names) == 1:
+        return {adapters[0]: slice(None)}  # no rows are copied
+    return {name: torch.tensor([row for row, other in enumerate(adapters) if other == name]) for name in names}

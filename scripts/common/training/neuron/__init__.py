@@ -1,0 +1,1 @@
+"""train_torch.py on Neuron: native PyTorch."""

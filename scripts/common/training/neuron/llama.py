@@ -1,0 +1,279 @@
+"""A Llama for LoRA training on a device that compiles its programs: native PyTorch on Neuron. Needs torch.
+
+The frozen weights, the adapter and the numbers are those of common.training.cpu.llama. What differs is the form:
+every program (prepare, a decoder layer, the loss) is a function of tensors alone, with shapes that never change and
+no value read on the way, so that it is compiled once; the layers share one. What differs from rank to rank is a
+tensor, never a constant of a program, so that the ranks share them too. The only collective is a sum.
+
+    model = NeuronLlama(shards, torch.bfloat16, adapter, ranks, checkpointing=True, device=NEURON)
+    model.loss(flat_weights, padded_batch, factor, dropout).backward()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.autograd import Function
+from torch.distributed import _functional_collectives as collectives
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from common.data.padded_batch import Tensors
+from common.formats import model_config
+from common.shards import layout as layouts
+from common.shards.layout import EMBEDDING, LM_HEAD
+from common.training.cpu.autograd_ops import Heads
+from common.training.cpu.llama import inverse_frequencies, read_shard
+from common.training.lora import MODULES, Adapter, ModuleLora, Views
+from common.training.parallel import Ranks
+
+_HIDDEN = -10000.0  # a score that softmax makes 0; an infinity has no place in a device's arithmetic
+_QKV, _O, _GATE_UP, _DOWN = range(4)
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a training computes, by torch's names: the device, its collectives, and the compiler of its programs."""
+
+    name: str
+    collectives: str
+    compiler: str | Callable[..., Any]
+
+    def compile(self, program: Callable[..., Any]) -> Callable[..., Any]:
+        """`program` compiled whole for the shapes that it is called with; an error where that cannot be."""
+        return torch.compile(program, backend=self.compiler, fullgraph=True, dynamic=False)
+
+
+NEURON = Device("neuron", collectives="neuron", compiler="neuron")
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Masks drawn on the device, from seeds that follow from the training's and a place: a step run again redraws them.
+
+    Every rank draws the same: of an input that the ranks share it must be.
+    """
+
+    rate: float = 0.0
+    place: tuple[int, ...] = ()
+
+    def masks(self, layer: int, sizes: list[tuple[int, ...] | None], device: str) -> list[torch.Tensor | None]:
+        """A mask of each size, 1 / (1 - rate) where the input stays; None for a size of None, or without dropout."""
+        if not self.rate:
+            return [None] * len(sizes)
+        torch.manual_seed(int(np.random.SeedSequence((*self.place, layer)).generate_state(1)[0]))
+        keep = 1 - self.rate
+        return [None if size is None else (torch.rand(size, device=device) < keep) / keep for size in sizes]
+
+
+NO_DROPOUT = Dropout()
+
+
+class Layer(NamedTuple):
+    """The frozen weights of one decoder layer of a rank."""
+
+    input_norm: torch.Tensor
+    post_attention_norm: torch.Tensor
+    linears: tuple[torch.Tensor, ...]  # in the order of MODULES
+
+
+class Context(NamedTuple):
+    """What all layers read of a micro-batch: cosines and sines (rows, seq_len, 1, head size / 2), and the places that
+    a token does not see, (rows, 1, 1, seq_len, seq_len)."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+    unseen: torch.Tensor
+
+
+class NeuronLlama:
+    """The model of one rank on `device`. `checkpointing` trades a second forward pass for the memory of activations."""
+
+    def __init__(
+        self, shards: Path, dtype: torch.dtype, adapter: Adapter, ranks: Ranks, checkpointing: bool, device: Device
+    ) -> None:
+        shape, layout = layouts.read_shape(shards), layouts.read_layout(shards)
+        config = model_config.read(shards, trainer="torch")
+        kv = shape.num_key_value_heads * layout.kv_size_multiplier // layout.tp_size
+        heads = Heads(kv, shape.num_attention_heads // layout.tp_size // kv, shape.head_dim)
+        self._device, self._dtype, self._adapter, self._checkpointing = device, dtype, adapter, checkpointing
+        self._frequencies = inverse_frequencies(config, shape.head_dim)
+        weights = read_shard(shards / "model" / layouts.shard_name(ranks.rank), shape, layout, dtype)
+        weights = {name: weight.to(device.name) for name, weight in weights.items()}
+        self._embedding, self._head = weights[EMBEDDING], weights[LM_HEAD]
+        self._norm = weights["model.norm.weight"]
+        self._layers = [_layer(weights, index) for index in range(shape.num_hidden_layers)]
+        self._first = torch.tensor(ranks.rank * len(self._head), dtype=torch.int32).to(device.name)
+        self._own = functional.one_hot(torch.tensor(ranks.rank), ranks.size).float().to(device.name)
+        eps, alone = float(config.get("rms_norm_eps", 1e-6)), ranks.size == 1
+        scale = adapter.config.scale
+        self._prepare = device.compile(partial(prepare, alone=alone))
+        self._decode = device.compile(partial(decode, heads=heads, eps=eps, scale=scale, alone=alone))
+        self._loss = device.compile(partial(summed_loss, eps=eps, alone=alone))
+
+    def loss(self, flat: torch.Tensor, tensors: Tensors, dropout: Dropout = NO_DROPOUT) -> torch.Tensor:
+        """The sum of the losses of a micro-batch's labels times their weights, the same on every rank.
+
+        `flat` has the adapter's parameters (`Adapter.weights`) and takes the gradient.
+        """
+        input_ids, segments, targets = (self._moved(array) for array in (tensors[0], tensors[2], tensors[3]))
+        with torch.no_grad():
+            hidden, unseen = self._prepare(input_ids, segments, self._embedding, self._first)
+        cos, sin = self._rotary(tensors.positions)
+        context = Context(cos, sin, unseen)
+        hidden.requires_grad_(torch.is_grad_enabled())  # else the first layer would be a program of its own
+        views = self._adapter.views(flat)
+        for index in range(len(self._layers)):
+            block = partial(self._block, index, self._loras(views, index), dropout, context)
+            if self._checkpointing and torch.is_grad_enabled():
+                hidden = checkpoint(block, hidden, use_reentrant=False, preserve_rng_state=False)
+            else:
+                hidden = block(hidden)
+        weights = self._moved(tensors.weights)
+        return self._loss(hidden, targets, weights, self._norm, self._head, self._first, self._own)
+
+    def _block(self, index: int, loras: list, dropout: Dropout, context: Context, hidden: torch.Tensor) -> torch.Tensor:
+        rows, layer = hidden.shape[:2], self._layers[index]
+        sizes = [lora and (*rows, weight.shape[1]) for lora, weight in zip(loras, layer.linears, strict=True)]
+        return self._decode(hidden, context, layer, loras, dropout.masks(index, sizes, self._device.name))
+
+    def _loras(self, views: Views, index: int) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
+        """lora_A and lora_B of each of MODULES; which rows are this rank's is no matter of the compiled program."""
+        found: list[ModuleLora | None] = [self._adapter.module(index, module, views) for module in MODULES]
+        return [lora and (lora.lora_a, lora.lora_b()) for lora in found]
+
+    def _rotary(self, positions: np.ndarray) -> list[torch.Tensor]:
+        angles = torch.from_numpy(positions).unsqueeze(-1) * self._frequencies
+        return [part.to(self._dtype).unsqueeze(2).to(self._device.name) for part in (angles.cos(), angles.sin())]
+
+    def _moved(self, array: np.ndarray) -> torch.Tensor:
+        """On the device, numbers of 32 bits: it has no arithmetic for 64."""
+        small = array.astype(np.int32) if array.dtype == np.int64 else array
+        return torch.from_numpy(small).to(self._device.name)
+
+
+def prepare(
+    input_ids: torch.Tensor, segments: torch.Tensor, table: torch.Tensor, first: torch.Tensor, alone: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings (rows, seq_len, hidden_size) out of a vocabulary split over the ranks, and Context.unseen."""
+    local = input_ids - first
+    mine = (local >= 0) & (local < len(table))
+    rows = functional.embedding(local.clamp(0, len(table) - 1), table) * mine.unsqueeze(-1)
+    length = segments.shape[1]
+    later = torch.ones(length, length, dtype=torch.bool, device=segments.device).triu(1)
+    unseen = (segments[:, :, None] != segments[:, None, :]) | later
+    return (rows if alone else summed(rows)), unseen[:, None, None]
+
+
+def decode(
+    hidden: torch.Tensor, context: Context, layer: Layer, loras: list, masks: list,
+    heads: Heads, eps: float, scale: float, alone: bool,
+) -> torch.Tensor:  # fmt: skip
+    """One decoder layer: (rows, seq_len, hidden_size) to the same."""
+    enter, leave = (_same, _same) if alone else (SumBackward.apply, SumForward.apply)
+
+    def linear(x: torch.Tensor, module: int) -> torch.Tensor:
+        frozen = functional.linear(x, layer.linears[module])
+        lora = loras[module]
+        return frozen if lora is None else frozen + _update(x, lora[0], lora[1], masks[module]) * scale
+
+    normed = enter(_rms_norm(hidden, layer.input_norm, eps))
+    attended = attention(linear(normed, _QKV), context, heads)
+    hidden = hidden + leave(linear(attended, _O))
+    normed = enter(_rms_norm(hidden, layer.post_attention_norm, eps))
+    gate, up = linear(normed, _GATE_UP).chunk(2, dim=-1)
+    return hidden + leave(linear(functional.silu(gate) * up, _DOWN))
+
+
+def attention(qkv: torch.Tensor, context: Context, heads: Heads) -> torch.Tensor:
+    """Grouped-query attention with rotary positions over (rows, seq_len, [query, key, value heads])."""
+    rows, length, _ = qkv.shape
+    query, key, value = qkv.view(rows, length, -1, heads.size).split([heads.query, heads.kv, heads.kv], dim=2)
+    query = _rotate(query, context).view(rows, length, heads.kv, heads.per_kv, heads.size).permute(0, 2, 3, 1, 4)
+    key, value = (part.transpose(1, 2).unsqueeze(2) for part in (_rotate(key, context), value))
+    scores = (query * heads.size**-0.5) @ key.transpose(3, 4)
+    scores = scores.float().masked_fill(context.unseen, _HIDDEN)
+    attended = torch.softmax(scores, dim=-1).to(qkv.dtype) @ value
+    return attended.permute(0, 3, 1, 2, 4).reshape(rows, length, -1)
+
+
+def summed_loss(
+    hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor,
+    norm: torch.Tensor, head: torch.Tensor, first: torch.Tensor, own: torch.Tensor, eps: float, alone: bool,
+) -> torch.Tensor:  # fmt: skip
+    """Cross-entropy of every place times its weight, summed; the vocabulary is split over the ranks.
+
+    The logarithm of the sum over the vocabulary is that of the ranks' own sums. They are put side by side, each rank's
+    in the column that `own` (a one among zeros) marks, by adding: so no maximum need be agreed on.
+    """
+    enter, leave = (_same, _same) if alone else (SumBackward.apply, SumForward.apply)
+    logits = (enter(_rms_norm(hidden, norm, eps)) @ head.T).float()
+    columns = torch.arange(logits.shape[-1], dtype=torch.int32, device=logits.device)
+    chosen = columns == (targets - first).unsqueeze(-1)
+    at_target = leave(torch.where(chosen, logits, 0.0).sum(dim=-1))
+    sums = leave(torch.logsumexp(logits, dim=-1, keepdim=True) * own)
+    return ((torch.logsumexp(sums, dim=-1) - at_target) * weights).sum()
+
+
+class SumBackward(Function):
+    """What enters a column-parallel layer: its gradient is the sum of the ranks' shares (Shoeybi et al. 2019)."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return summed(gradient)
+
+
+class SumForward(Function):
+    """The sum of the ranks' outputs of a row-parallel layer; every rank has its gradient already."""
+
+    @staticmethod
+    def forward(ctx: Any, partial: torch.Tensor) -> torch.Tensor:
+        return summed(partial)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient.clone()
+
+
+def summed(tensor: torch.Tensor) -> torch.Tensor:
+    """Summed over the ranks, as an operation that a compiler can have in its program."""
+    return collectives.wait_tensor(collectives.all_reduce(tensor.contiguous(), "sum", dist.group.WORLD))  # pyright: ignore[reportArgumentType]
+
+
+def _same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def _update(x: torch.Tensor, lora_a: torch.Tensor, lora_b: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    kept = x if mask is None else x * mask.to(x.dtype)
+    return functional.linear(functional.linear(kept, lora_a.to(x.dtype)), lora_b.to(x.dtype))
+
+
+def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps) * weight).to(x.dtype)
+
+
+def _rotate(heads: torch.Tensor, context: Context) -> torch.Tensor:
+    """(rows, seq_len, heads, size) turned by their position's angles; each head is [real half, imaginary half]."""
+    real, imaginary = heads.chunk(2, dim=-1)
+    cos, sin = context.cos, context.sin
+    return torch.cat([real * cos - imaginary * sin, imaginary * cos + real * sin], dim=-1)
+
+
+def _layer(weights: dict[str, torch.Tensor], index: int) -> Layer:
+    prefix = f"model.layers.{index}."
+    qkv = torch.cat([weights[f"{prefix}self_attn.qkv_proj.weight_{part}"] for part in "qkv"])
+    before, after = (weights[f"{prefix}{name}_layernorm.weight"] for name in ("input", "post_attention"))
+    return Layer(before, after, (qkv, *(weights[f"{prefix}{module}.weight"] for module in MODULES[1:])))

@@ -1,0 +1,148 @@
+"""The training of train_torch.py --device neuron: native PyTorch on NeuronCores, one process a core. Needs torch.
+
+Nothing is read from the device but where a metric or a checkpoint is due, for reading waits for it; and what changes
+from step to step (the learning rate, the weights of the labels) reaches it as data, for a constant that changes is
+another program to compile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from common.data import padded_batch
+from common.data.padded_batch import PaddedBatch
+from common.program import BadInput, StageFailed
+from common.training.cpu.llama import DTYPES
+from common.training.loop import Training, together
+from common.training.neuron import llama
+from common.training.neuron.llama import NEURON, NO_DROPOUT, Device, Dropout, NeuronLlama
+from common.training.optimizer import AdamW
+from common.training.parallel import Ranks, use_fair_share_of_cores
+
+
+def train(args: argparse.Namespace, device: Device = NEURON) -> None:
+    """Train by the flags of train_torch.py. A fault of one rank is raised on every rank."""
+    use_fair_share_of_cores()
+    if device is NEURON:
+        _check_environment()
+    ranks = join(device)
+    try:
+        together(ranks, lambda: NeuronTraining(args, ranks, device)).run()
+    except (BadInput, StageFailed):  # raised on every rank: none is left waiting
+        ranks.leave()
+        raise
+    ranks.leave()
+
+
+def join(device: Device) -> Ranks:
+    """Meet the other ranks: on the device for the model, and on the hosts for messages and files."""
+    ranks = Ranks.from_environment()
+    if ranks.size == 1:
+        return ranks
+    dist.init_process_group(device.collectives, rank=ranks.rank, world_size=ranks.size)
+    return Ranks(ranks.rank, ranks.size, dist.new_group(backend="gloo"))
+
+
+class NeuronTraining(Training):
+    """One rank of one training: `weights` and the moments are flat tensors on the device, as `Adapter.weights` is."""
+
+    def __init__(self, args: argparse.Namespace, ranks: Ranks, device: Device) -> None:
+        super().__init__(args, ranks, tp_rank=ranks.rank)
+        self._device = device
+        self.model = NeuronLlama(
+            args.shards, DTYPES[args.dtype], self.adapter, ranks, args.gradient_checkpointing, device
+        )
+        self.write_adapter()
+        self._moments = (torch.zeros_like(self._weights), torch.zeros_like(self._weights))
+        settings = {"shared": self.adapter.replicated, "clip": args.max_grad_norm, "decay": args.weight_decay}
+        self._update = device.compile(partial(update, **settings, alone=ranks.size == 1))
+
+    def step(self, step: int, read: bool) -> tuple[float, float] | None:
+        batches = [padded_batch.batch(self.train_set, rows, self.args.batch_size) for rows in self.plan.batches(step)]
+        labelled = max(1, sum(batch.labelled for batch in batches))
+        leaf = self._weights.requires_grad_()
+        losses = []
+        for index, batch in enumerate(batches):
+            loss = self._loss(leaf, batch, labelled, Dropout(self.args.dropout, (self.args.seed, step, index)))
+            loss.backward()
+            losses.append(loss.detach())
+        assert leaf.grad is not None
+        rates = torch.tensor(AdamW.rates(self.schedule.learning_rate(step), step + 1)).to(self._device.name)
+        self._weights, *moments, norm = self._update(leaf.detach(), leaf.grad, *self._moments, rates)
+        self._moments = (moments[0], moments[1])
+        self.record.tokens += sum(batch.tokens for batch in batches)
+        self.record.label_tokens += sum(batch.labelled for batch in batches)
+        return (sum(loss.item() for loss in losses), norm.item()) if read else None
+
+    def evaluate(self) -> float | None:
+        if not len(self.eval_set):
+            return None
+        batches = [padded_batch.batch(self.eval_set, rows, self.args.batch_size) for rows in self.eval_sequences()]
+        labelled = sum(batch.labelled for batch in batches)
+        with torch.no_grad():
+            losses = [self._loss(self._weights.detach(), batch, labelled) for batch in batches]
+        return sum(loss.item() for loss in losses)
+
+    def read_adapter(self) -> None:
+        self.adapter.weights.copy_(self._weights.detach().cpu())
+
+    def write_adapter(self) -> None:
+        self._weights = self.adapter.weights.detach().clone().to(self._device.name)
+
+    def optimizer_state(self) -> dict[str, Any]:
+        first, second = (moment.cpu() for moment in self._moments)
+        return {"first_moment": first, "second_moment": second}
+
+    def restore_optimizer(self, state: dict[str, Any]) -> None:
+        first, second = (state[name].to(self._device.name) for name in ("first_moment", "second_moment"))
+        self._moments = (first, second)
+
+    def _loss(
+        self, weights: torch.Tensor, batch: PaddedBatch, labelled: int, dropout: Dropout = NO_DROPOUT
+    ) -> torch.Tensor:
+        """This micro-batch's share of the mean loss over all `labelled` tokens."""
+        shares = batch.tensors.weights / np.float32(labelled)
+        return self.model.loss(weights, batch.tensors._replace(weights=shares), dropout)
+
+
+def update(
+    weights: torch.Tensor, gradient: torch.Tensor, first: torch.Tensor, second: torch.Tensor, rates: torch.Tensor,
+    shared: int, clip: float, decay: float, alone: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    """AdamW with the gradient summed over the ranks where they share a parameter, and clipped.
+
+    All flat, the first `shared` numbers the ranks' common ones; `rates` as `AdamW.rates` has them. Returns new
+    weights, first and second moment, and the norm of the gradient before clipping, each parameter counted once.
+    """
+    if not alone:
+        gradient = torch.cat([llama.summed(gradient[:shared]), gradient[shared:]])
+    own = gradient[shared:].square().sum()
+    norm = (gradient[:shared].square().sum() + (own if alone else llama.summed(own))).sqrt()
+    if clip > 0:
+        gradient = gradient * (clip / norm).clamp(max=1.0)
+    rate, step_size, correction = rates.unbind()
+    (beta, beta_second), eps = AdamW.BETAS, AdamW.EPS
+    first = torch.lerp(first, gradient, 1 - beta)
+    second = second * beta_second + gradient * gradient * (1 - beta_second)
+    weights = weights * (1 - rate * decay) - step_size * first / (second.sqrt() / correction + eps)
+    return weights, first, second, norm
+
+
+def _check_environment() -> None:
+    """BadInput where torch has no Neuron device, or the machine none that is free."""
+    try:
+        importlib.import_module("torch_neuronx")
+    except ImportError as error:
+        raise BadInput(f"--device neuron: {error}; run with the environment of Neuron 2.33 or later") from None
+    neuron = getattr(torch, "neuron", None)
+    if neuron is None:
+        raise BadInput("--device neuron: this torch-neuronx is the one for XLA; Neuron 2.33 has the native one")
+    if not neuron.is_available():
+        raise BadInput("--device neuron: torch finds no NeuronCore; see neuron-ls, or train with --device cpu")

@@ -1,0 +1,1 @@
+"""train_nxd.py: neuronx-distributed."""

@@ -1,0 +1,213 @@
+"""The training of train_nxd.py: steps on NeuronCores through torch-xla, or on a CPU under NXD_CPU_MODE=1. Needs NxD.
+
+torch-xla records operations and compiles what it has recorded at each mark_step. So that a step is always the same
+program, micro-batches keep their shape, and what changes from step to step is data, not a constant. Nothing is read
+from the device but where a metric or a checkpoint is due: reading waits for it.
+"""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import argparse
+import os
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch_xla.core.xla_model as xm
+from neuronx_distributed.parallel_layers import grads, parallel_state
+from neuronx_distributed.parallel_layers.loss_functions import parallel_cross_entropy
+from neuronx_distributed.trainer.trainer import initialize_optimizer_from_class
+from neuronx_distributed.utils import cpu_mode, get_device, hardware, mark_step
+from torch_neuronx.utils import get_platform_target
+
+from common import events
+from common.data import padded_batch
+from common.data.padded_batch import PaddedBatch
+from common.program import BadInput, StageFailed
+from common.shards.layout import ShardLayout, read_layout
+from common.training.loop import Training, together
+from common.training.nxd import model
+from common.training.optimizer import AdamW
+from common.training.parallel import Ranks, use_fair_share_of_cores
+
+_TRACED_STEPS = 3  # the first (learning rate 0), the second (the optimizer has a state), and one more to see it settled
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train by the flags of train_nxd.py. A fault of one rank is raised on every rank."""
+    use_fair_share_of_cores()
+    ranks = _join()
+    try:
+        _check_generation(read_layout(args.shards))
+        modelling = model.import_modelling(args.model_code)
+        config = model.configure(args, modelling)
+        training = together(ranks, lambda: NxdTraining(args, ranks, modelling, config))
+        training.trace() if os.environ.get("NEURON_EXTRACT_GRAPHS_ONLY") else training.run()
+    except (BadInput, StageFailed):
+        ranks.leave()
+        raise
+    ranks.leave()
+
+
+class NxdTraining(Training):
+    """One rank of one training."""
+
+    def __init__(self, args: argparse.Namespace, ranks: Ranks, modelling: ModuleType, config: dict[str, Any]) -> None:
+        tp_rank = parallel_state.get_tensor_model_parallel_rank()
+        copies, copy = parallel_state.get_data_parallel_size(), parallel_state.get_data_parallel_rank()
+        super().__init__(args, ranks, tp_rank, copies, copy)
+        self.device, self.segments = get_device(), model.Segments()
+        # Found by all ranks together: while NxD builds the model they wait for each other.
+        shard = together(ranks, partial(model.checked_shard, args.shards, tp_rank))
+        self.model = model.build(args, modelling, config, shard, self.segments)
+        self.trained = model.trained(self.model, self.adapter, self.layout, args.sequence_parallel)
+        self.write_adapter()  # before the optimizer: with ZeRO-1 it takes its slices of them now
+        parameters = [one.parameter for one in self.trained]
+        settings = {"lr": args.learning_rate, "betas": AdamW.BETAS, "eps": AdamW.EPS, "weight_decay": args.weight_decay}
+        self.optimizer = initialize_optimizer_from_class(config, torch.optim.AdamW, parameters, **settings)
+
+    def trace(self) -> None:
+        """Go once through every program that a training compiles; neuron_parallel_compile collects them."""
+        self._log_plan()
+        self.evaluate()
+        for step in range(min(_TRACED_STEPS, self.plan.steps)):
+            self.step(step, read=True)
+            if self.ranks.rank == 0:
+                events.progress(step + 1, _TRACED_STEPS)
+        self.evaluate()
+
+    def step(self, step: int, read: bool) -> tuple[float, float] | None:
+        batches = [padded_batch.batch(self.train_set, rows, self.args.batch_size) for rows in self.plan.batches(step)]
+        labelled = max(1, sum(batch.labelled for batch in batches))
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros(1, device=self.device)
+        for index, batch in enumerate(self._own(batches)):
+            self._seed_dropout(step, index)
+            # The gradients of the copies are averaged, and this is their mean over all labels: hence the factor.
+            loss = self._loss(batch, self.copies / labelled)
+            loss.backward()
+            total += loss.detach()
+            mark_step()
+        norm = self._reduce_gradient()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.learning_rate(step)
+        self.optimizer.step()
+        mark_step()
+        self.record.tokens += sum(batch.tokens for batch in batches)
+        self.record.label_tokens += sum(batch.labelled for batch in batches)
+        return (self._sum(total) / self.ranks.size, norm.item()) if read else None
+
+    def evaluate(self) -> float | None:
+        if not len(self.eval_set):
+            return None
+        batches = [padded_batch.batch(self.eval_set, rows, self.args.batch_size) for rows in self.eval_sequences()]
+        total = torch.zeros(1, device=self.device)
+        self.model.eval()
+        with torch.no_grad():
+            for batch in self._own(batches):
+                total += self._loss(batch, 1.0)
+                mark_step()
+        self.model.train()
+        return self._sum(total) / self.layout.tp_size / sum(batch.labelled for batch in batches)
+
+    def read_adapter(self) -> None:
+        self.adapter.load(model.read(self.trained))
+
+    def write_adapter(self) -> None:
+        model.write(self.trained, self.adapter.tensors())
+
+    def optimizer_state(self) -> dict[str, Any]:
+        return _on_cpu(self.optimizer.state_dict())
+
+    def restore_optimizer(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state)
+
+    def _own(self, batches: list[PaddedBatch]) -> list[PaddedBatch]:
+        """This copy's share of the micro-batches: as many as any other's, the last may be padding alone."""
+        empty = padded_batch.batch(self.train_set, np.arange(0), self.args.batch_size)
+        count = -(-len(batches) // self.copies)
+        full = batches + [empty] * (count * self.copies - len(batches))
+        return full[self.copy :: self.copies]
+
+    def _loss(self, batch: PaddedBatch, factor: float) -> torch.Tensor:
+        """The sum of the losses of the batch's labels, times `factor`."""
+        weights = batch.tensors.weights * np.float32(factor)
+        arrays = batch.tensors._replace(weights=weights)
+        input_ids, positions, segments, targets, weights = (torch.from_numpy(a).to(self.device) for a in arrays)
+        self.segments.set(segments)
+        logits = self.model(input_ids=input_ids, position_ids=positions).logits
+        # A copy, since NxD's function writes into what it is given.
+        losses = parallel_cross_entropy(logits.flatten(0, 1).clone(), targets.flatten())
+        return (losses * weights.flatten()).sum()
+
+    def _reduce_gradient(self) -> torch.Tensor:
+        """Reduce over the ranks and clip; returns the norm before, each parameter counted once.
+
+        NxD's own norm counts a K/V head once for each rank that has a copy of it.
+        """
+        if self.args.sequence_parallel:
+            grads.allreduce_sequence_parallel_gradients(self.optimizer)
+        found = [(one.share, one.parameter.grad.data) for one in self.trained if one.parameter.grad is not None]
+        if self.copies > 1:
+            grads.bucket_allreduce_gradients([gradient for _, gradient in found])
+        squares = torch.zeros(1, device=self.device)
+        for share, gradient in found:
+            squares += share * gradient.square().sum()
+        dist.all_reduce(squares, group=parallel_state.get_tensor_model_parallel_group())
+        norm = squares.sqrt()
+        if self.args.max_grad_norm > 0:
+            scale = (self.args.max_grad_norm / norm).clamp(max=1.0)
+            for _, gradient in found:
+                gradient.mul_(scale)
+        return norm
+
+    def _seed_dropout(self, step: int, index: int) -> None:
+        """The ranks of a model draw the same masks, as an input they share needs; so does a step run again."""
+        if self.args.dropout > 0:
+            place = (self.args.seed, step, index, self.copy)
+            seed = int(np.random.SeedSequence(place).generate_state(1)[0])
+            torch.manual_seed(seed)
+            xm.set_rng_state(seed)
+
+    def _sum(self, value: torch.Tensor) -> float:
+        """A number of the device summed over all ranks, on the hosts."""
+        return self.ranks.sum(value.cpu().double()).item()
+
+
+def _join() -> Ranks:
+    """Meet the other ranks: on the device for the model, and on the hosts for messages, files and numbers."""
+    ranks = Ranks.from_environment()
+    alone: dict[str, Any] = {}
+    if "MASTER_ADDR" not in os.environ:  # not under torchrun
+        alone = {"store": dist.HashStore(), "rank": 0, "world_size": 1}  # pyright: ignore[reportPrivateImportUsage]
+    if cpu_mode():
+        dist.init_process_group("gloo", **alone)
+        return ranks
+    import torch_xla.distributed.xla_backend  # noqa: F401  makes the backend "xla" known
+
+    dist.init_process_group("xla", **alone)
+    return Ranks(ranks.rank, ranks.size, dist.new_group(backend="gloo"))
+
+
+def _check_generation(layout: ShardLayout) -> None:
+    """BadInput when copies of K/V heads lie in another order than this accelerator sums their gradients in."""
+    machine = hardware(get_platform_target()).value
+    if layout.kv_size_multiplier > 1 and machine != layout.layout:
+        raise BadInput(
+            f"--shards: cut in the order of heads of {layout.layout}, and this machine is {machine}: "
+            f"convert the checkpoint again with --layout {machine}"
+        )
+
+
+def _on_cpu(state: Any) -> Any:
+    """Nested containers of tensors, copied from the device."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().cpu()
+    if isinstance(state, dict):
+        return {key: _on_cpu(value) for key, value in state.items()}
+    return [_on_cpu(value) for value in state] if isinstance(state, (list, tuple)) else state

@@ -1,0 +1,1 @@
+"""train_optimum.py: optimum-neuron."""

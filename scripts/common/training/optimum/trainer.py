@@ -1,0 +1,352 @@
+"""The training of train_optimum.py: our data, order, schedule, checkpoints and events around NeuronSFTTrainer.
+
+What optimum-neuron 0.4 leaves to its caller, or does otherwise than one would think, is dealt with here: it cannot
+resume or evaluate, shuffles with its own seed, seeds no rank, and trains the whole model where peft_config is None.
+Needs optimum-neuron[training] and the Neuron SDK.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import shutil
+import time
+from dataclasses import asdict, astuple, dataclass
+from typing import Any
+
+import torch
+import torch_xla.core.xla_model as xm
+from neuronx_distributed.parallel_layers.layers import ColumnParallelLinear
+from neuronx_distributed.parallel_layers.parallel_state import get_data_parallel_rank, get_tensor_model_parallel_rank
+from neuronx_distributed.parallel_layers.utils import move_all_tensor_to_cpu
+from optimum.neuron import NeuronSFTConfig, NeuronSFTTrainer
+from optimum.neuron.models.training import NeuronModelForCausalLM
+from optimum.neuron.models.training.checkpointing import consolidate_model_parallel_checkpoints_to_unified_checkpoint
+from optimum.neuron.utils.misc import is_precompilation
+from peft import LoraConfig
+from transformers import AutoTokenizer, TrainerCallback, set_seed
+
+from common import events
+from common.data.token_dataset import TokenSet
+from common.files import read_json
+from common.program import StageFailed
+from common.training.checkpoint import Checkpoints
+from common.training.optimizer import Plan, Schedule
+from common.training.optimum.data import Collator, Stream
+from common.training.parallel import Ranks
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_ATTENTION = {"masked": "eager", "flash": "flash_attention_2"}
+_NOT_OF_THE_RESULT = ("model", "data", "output", "checkpoint_every", "log_every")  # paths: their content counts
+
+
+@dataclass
+class Record:
+    """What has been done so far; it goes into every checkpoint and in the end into training.json."""
+
+    steps: int = 0
+    loss: float = math.nan
+    tokens: int = 0
+    label_tokens: int = 0
+    seconds: float = 0.0
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train by the flags of train_optimum.py and leave the consolidated adapter."""
+    data = TokenSet(args.data, "train")
+    data.check(read_json(args.model / "config.json")["vocab_size"])
+    _warn(args, data)
+    settings = training_arguments(args, data.seq_len)  # joins the ranks
+    ranks = XlaRanks(*astuple(Ranks.from_environment()))
+    copies = settings.trn_config.data_parallel_size
+    plan = Plan(len(data), args.batch_size, args.accumulate * copies, args.epochs, args.max_steps, args.seed)
+    training = Training(args, data, plan, ranks)
+    training.run(settings)
+
+
+def training_arguments(args: argparse.Namespace, seq_len: int) -> NeuronSFTConfig:
+    """What NeuronSFTTrainer is told. The data come packed and in order; the schedule and the checkpoints are ours.
+
+    Sequence parallelism stays off: its ranks each see a part of the tokens, and the library (0.4.5) does not sum the
+    gradients of a replicated lora_A or lora_B over them. ZeRO-1 is what keeps float32 copies of bf16 LoRA weights.
+    """
+    bf16 = args.dtype == "bf16"
+    return NeuronSFTConfig(
+        output_dir=str(args.output / "library"),
+        per_device_train_batch_size=args.batch_size,
+        gradient_accumulation_steps=args.accumulate,
+        learning_rate=args.learning_rate,
+        weight_decay=args.weight_decay,
+        max_grad_norm=args.max_grad_norm,
+        num_train_epochs=1,
+        bf16=bf16,
+        zero_1=bf16,
+        optimizer_save_master_weights_in_ckpt=bf16,
+        gradient_checkpointing=args.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": True},
+        tensor_parallel_size=args.tp_size,
+        disable_sequence_parallel=True,
+        recompute_causal_mask=args.attention != "masked",
+        use_xser=False,
+        max_length=seq_len,
+        packing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        label_names=["labels"],
+        logging_steps=args.log_every,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        skip_cache_push=True,
+        seed=args.seed,
+    )
+
+
+class Training:
+    """One rank of one training."""
+
+    def __init__(self, args: argparse.Namespace, data: TokenSet, plan: Plan, ranks: XlaRanks) -> None:
+        self.args, self.data, self.plan, self.ranks = args, data, plan, ranks
+        self.schedule = Schedule(args.schedule, args.learning_rate, args.warmup_ratio, plan.steps)
+        self.checkpoints = Checkpoints(args.output, ranks, self._settings())
+        self.record = Record()
+
+    def run(self, settings: NeuronSFTConfig) -> None:
+        """Train from the newest checkpoint, or from the start, to the last step, and write the adapter."""
+        state = self.checkpoints.latest()
+        if state:
+            self.record = Record(**state["record"])
+            self.log(f"continuing from step {self.record.steps}")
+        set_seed(self.args.seed)  # the same on every rank: replicated LoRA weights must begin equal
+        trainer = _Trainer(
+            model=NeuronModelForCausalLM.from_pretrained(
+                str(self.args.model),
+                settings.trn_config,
+                dtype=_DTYPES[self.args.dtype],
+                attn_implementation=_ATTENTION[self.args.attention],
+                local_files_only=True,
+            ),
+            args=settings,
+            data_collator=Collator(self.args.attention == "masked", _DTYPES[self.args.dtype]),
+            train_dataset=Stream(self.data, self.plan, self.record.steps),
+            processing_class=AutoTokenizer.from_pretrained(str(self.args.model), local_files_only=True),
+            peft_config=lora_config(self.args),
+            callbacks=[_Reporter(self, state)],
+        )
+        trainer.schedule, trainer.first_step = self.schedule, self.record.steps
+        trainer.copies = settings.trn_config.data_parallel_size
+        parameters = lora_parameters(trainer.model)
+        sum_gradients_in(_DTYPES[self.args.dtype], trainer.model)
+        draw_lora_a(parameters, self.args.seed, get_tensor_model_parallel_rank(), self.args.tp_size)
+        self._log_plan(parameters)
+        # Of dropout: the ranks that share one copy of the model must drop the same, the copies must not.
+        xm.set_rng_state(self.args.seed + 1000 * self.record.steps + get_data_parallel_rank())
+        trainer.train()
+        if is_precompilation():
+            self.log("compiled; under neuron_parallel_compile nothing is trained and no adapter is written")
+            return
+        self._write(trainer)
+
+    def _write(self, trainer: _Trainer) -> None:
+        """Save the shards, join them into OUTPUT/adapter on the first rank, and remove what is no longer needed."""
+        sharded = self.args.output / "library" / "trained"
+        trainer.save_model(str(sharded))
+        self.ranks.barrier()
+        if self.ranks.rank == 0:
+            adapter = self.args.output / "adapter"
+            consolidate_model_parallel_checkpoints_to_unified_checkpoint(sharded, adapter)
+            shutil.copyfile(sharded / "adapter_default" / "adapter_config.json", adapter / "adapter_config.json")
+            content = {**asdict(self.record), "epochs": self.record.steps / self.plan.steps_per_epoch}
+            (self.args.output / "training.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            shutil.rmtree(self.args.output / "library")
+        self.checkpoints.remove()
+        self.ranks.barrier()
+        self.log(f"trained {self.record.steps} steps: loss {self.record.loss:.4f}")
+
+    def _settings(self) -> str:
+        """A digest of all that decides the result: a checkpoint is continued only where it is the same."""
+        weights = sorted(self.args.model.glob("*.safetensors"))
+        content = {
+            "flags": {name: value for name, value in vars(self.args).items() if name not in _NOT_OF_THE_RESULT},
+            "config": (self.args.model / "config.json").read_text(encoding="utf-8"),
+            "weights": [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights],
+            "data": self.data.digest(),
+            "ranks": self.ranks.size,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def _log_plan(self, parameters: dict[str, torch.nn.Parameter]) -> None:
+        plan, copies = self.plan, self.ranks.size // self.args.tp_size
+        count = sum(each.numel() * (self.args.tp_size if _is_cut(each) else 1) for each in parameters.values())
+        self.log(
+            f"{plan.sequences} sequences, {plan.steps_per_epoch} steps an epoch, {plan.steps} steps in all, "
+            f"{self.schedule.warmup_steps} of warm-up; {count} parameters to train, {copies} copies of the model"
+        )
+
+    def log(self, message: str) -> None:
+        if self.ranks.rank == 0:
+            events.log(message)
+
+
+def lora_config(args: argparse.Namespace) -> LoraConfig:
+    """The adapter, in PEFT's words."""
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=args.rank,
+        lora_alpha=args.alpha,
+        lora_dropout=args.dropout,
+        use_rslora=args.rslora,
+        target_modules=list(args.targets),
+        bias="none",
+    )
+
+
+def lora_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """All that is trained. StageFailed when that is not an adapter and nothing else."""
+    found = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    others = [name for name in found if ".lora_" not in name]
+    if not found or others:
+        raise StageFailed(f"the library would train {others[0] if others else 'nothing'}, not the adapter")
+    return found
+
+
+def sum_gradients_in(dtype: torch.dtype, model: torch.nn.Module) -> None:
+    """Have the input gradients of column-parallel layers summed over the ranks in `dtype`, that of the weights.
+
+    neuronx-distributed (to 0.18) sums a copy in reduce_dtype, float32 by default, and goes on with the unsummed
+    original: with bf16 weights and no sequence parallelism every gradient is wrong, the lower the layer the more.
+    Its layer of q, k and v goes on with the sum, and float32 is better there.
+    """
+    for module in model.modules():
+        if isinstance(module, ColumnParallelLinear):
+            module.reduce_dtype = dtype
+
+
+def draw_lora_a(parameters: dict[str, torch.nn.Parameter], seed: int, tp_rank: int, tp_size: int) -> None:
+    """Kaiming-uniform with a = sqrt(5), PEFT's default: ±1 / sqrt(in features). lora_B stays zero.
+
+    Drawn whole and then cut, in train_torch.py's order, so that every tp_size starts from the same adapter. The
+    library draws a rank's columns of a row-parallel lora_A alone: equal on all ranks, and sqrt(tp_size) too wide.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for _, _, parameter in sorted((*_place(name), each) for name, each in parameters.items() if ".lora_A." in name):
+        rank, columns = parameter.shape
+        whole = torch.empty(rank, columns * (tp_size if _is_cut(parameter) else 1))
+        whole.uniform_(-1, 1, generator=generator)
+        own = whole[:, tp_rank * columns : (tp_rank + 1) * columns] if _is_cut(parameter) else whole
+        parameter.data.copy_(own / math.sqrt(whole.shape[1]))
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Layer and module of "base_model.model.model.layers.3.mlp.down_proj.lora_A.default.weight"."""
+    layer, _, module = name.partition(".layers.")[2].partition(".lora_")[0].partition(".")
+    return int(layer), module
+
+
+def _is_cut(parameter: torch.nn.Parameter) -> bool:
+    return getattr(parameter, "tensor_model_parallel", False)
+
+
+class XlaRanks(Ranks):
+    """All ranks of the training, through torch_xla: its process group knows no CPU tensors."""
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            xm.rendezvous("train_optimum.barrier")
+
+    def first_message(self, message: str | None) -> str | None:
+        """The message of the lowest rank that has one."""
+        if self.size == 1:
+            return message
+        messages = xm.mesh_reduce("train_optimum.first_message", message, list)
+        return next((text for text in messages if text is not None), None)
+
+
+class _Trainer(NeuronSFTTrainer):
+    """NeuronSFTTrainer with our order of the data, our weight of a token and our learning rate."""
+
+    schedule: Schedule
+    first_step: int
+    copies: int
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler:
+        return torch.utils.data.SequentialSampler(train_dataset or self.train_dataset)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[Any, float]:
+        """The micro-batches of a step, and what their sum of losses is divided by before the copies' mean is taken.
+
+        The library divides by the copy's own labelled tokens: a token would count less in a copy that has more.
+        """
+        samples, _ = super().get_batch_samples(*args, **kwargs)
+        return samples, self.train_dataset.tokens(self.first_step + self.state.global_step)[1] / self.copies
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """`num_training_steps` are those still to do; the schedule is that of the whole training."""
+        shape = Schedule(self.schedule.kind, 1.0, self.schedule.warmup_ratio, self.schedule.steps)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer or self.optimizer, lambda done: shape.learning_rate(self.first_step + done)
+        )
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+
+class _Reporter(TrainerCallback):
+    """Tells progress and metrics, saves checkpoints, and continues from one."""
+
+    def __init__(self, training: Training, state: dict[str, Any] | None) -> None:
+        self.training, self.state = training, state
+        self.stream = Stream(training.data, training.plan, 0)
+        self.started = (0.0, 0)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """The weights are on the device now and the optimizer is made: put the checkpoint's in their place."""
+        if self.state:
+            with torch.no_grad():
+                for name, parameter in lora_parameters(model).items():
+                    parameter.copy_(self.state["weights"][name].to(parameter.device))
+            kwargs["optimizer"].load_state_dict(self.state["optimizer"])
+            self.state = None
+        # The library gives the scheduler the optimizer that ZeRO-1 was made from. Where that has parameter groups of
+        # its own (loaded ones, or a newer torch's copies) no learning rate would come through.
+        kwargs["lr_scheduler"].optimizer = kwargs["optimizer"].optimizer
+        self.started = (time.perf_counter(), self.training.record.tokens)
+        self.begun = time.perf_counter() - self.training.record.seconds
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        training, record = self.training, self.training.record
+        tokens, label_tokens = self.stream.tokens(record.steps)
+        record.steps, record.tokens = record.steps + 1, record.tokens + tokens
+        record.label_tokens, record.seconds = record.label_tokens + label_tokens, time.perf_counter() - self.begun
+        every = training.args.checkpoint_every
+        if every and record.steps % every == 0 and record.steps < training.plan.steps and not is_precompilation():
+            weights = {name: parameter.detach() for name, parameter in lora_parameters(model).items()}
+            content = {"weights": weights, "optimizer": kwargs["optimizer"].state_dict()}
+            training.checkpoints.save(record.steps, {"record": asdict(record), **move_all_tensor_to_cpu(content)})
+        if training.ranks.rank == 0:
+            events.progress(record.steps, training.plan.steps)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        """Metrics of the steps since the last time. StageFailed, on every rank, when the training diverged."""
+        if "loss" not in logs:
+            return
+        training, record = self.training, self.training.record
+        now, record.loss = time.perf_counter(), logs["loss"]
+        if not math.isfinite(record.loss):
+            raise StageFailed(f"step {record.steps}: the loss is {record.loss}: try a lower --learning-rate")
+        values = {
+            "loss": record.loss,
+            "learning_rate": training.schedule.learning_rate(record.steps - 1),
+            "tokens_per_second": (record.tokens - self.started[1]) / (now - self.started[0]),
+        }
+        if "grad_norm" in logs:
+            values["grad_norm"] = logs["grad_norm"]
+        self.started = (now, record.tokens)
+        if training.ranks.rank == 0:
+            events.metric(values, at=record.steps)
+
+
+def _warn(args: argparse.Namespace, data: TokenSet) -> None:
+    if args.attention == "flash" and data.segment_ids.max() > 1 and Ranks.from_environment().rank == 0:
+        events.log("--attention flash: packed examples see those before them in their sequence", "warning")

@@ -1,0 +1,62 @@
+"""What a person sees of an event stream, where the output is a file."""
+
+from __future__ import annotations
+
+import io
+import json
+
+from rich.console import Console
+
+from runner.commands.progress import Follower
+from runner.plan.model import Step
+
+
+def shown(*events: dict) -> tuple[Follower, str]:
+    steps = [Step(stage, f"do {stage}", f"{stage}-1", (), {}, True, False) for stage in ("convert", "train")]
+    output = io.StringIO()
+    follower = Follower(steps, Console(file=output, width=100))
+    follower.follow(json.dumps(event).encode() for event in events)
+    return follower, output.getvalue()
+
+
+def step(stage: str, state: str, **fields: object) -> dict:
+    return {"event": "step", "stage": stage, "state": state, **fields}
+
+
+def test_stages_are_numbered_and_timed() -> None:
+    follower, text = shown(
+        {"event": "run", "state": "started"},
+        step("convert", "begun"),
+        step("convert", "cached", seconds=0.1),
+        step("train", "begun"),
+        {"event": "progress", "stage": "train", "done": 1, "total": 4, "unit": "step"},
+        {"event": "metric", "stage": "train", "at": 1, "values": {"loss": 2.5}},
+        {"event": "log", "stage": "train", "level": "warning", "message": "resumed from step 1"},
+        step("train", "finished", seconds=12.34),
+        {"event": "run", "state": "finished", "status": 0},
+    )
+    lines = text.splitlines()
+    assert lines[0].startswith("[1/2] do convert") and lines[0].endswith("cached")
+    assert lines[1].strip() == "resumed from step 1"
+    assert lines[2].startswith("[2/2] do train") and lines[2].endswith("12.3 s")
+    assert follower.seconds == {"train": 12.34}
+    assert follower.state == "finished"
+
+
+def test_who_waits_says_for_whom() -> None:
+    _, text = shown(step("convert", "begun"), step("convert", "waiting", holder="run 20260101-000000-other"))
+    assert "waiting for run 20260101-000000-other" in text
+
+
+def test_a_stream_that_breaks_off_means_killed() -> None:
+    follower, _ = shown({"event": "run", "state": "started"}, step("convert", "begun"))
+    assert follower.state == "started"
+
+
+def test_a_failure_keeps_its_reason() -> None:
+    follower, _ = shown(
+        step("train", "begun"),
+        step("train", "failed", reason="exit status 1: loss is nan"),
+        {"event": "run", "state": "failed", "status": 1},
+    )
+    assert (follower.failed_stage, follower.reason, follower.state) == ("train", "exit status 1: loss is nan", "failed")

@@ -1,0 +1,126 @@
+"""What a plan knows of a local data file: it is refused before any work, with the row where it is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.compose.recipe import compose
+from runner.errors import RecipeError
+from runner.plan.checks import dataset
+
+ROW = {"q": "Who?", "a": "Ann", "tags": ["x"], "n": 1}
+
+
+def write(folder: Path, name: str, content: list[dict[str, Any]] | str) -> Path:
+    path = folder / name
+    if isinstance(content, str):
+        path.write_text(content)
+    elif path.suffix == ".csv":
+        names = list(content[0])
+        path.write_text("\n".join([",".join(names), *(",".join(str(row[name]) for name in names) for row in content)]))
+    elif path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(content), path)
+    else:
+        lines = [json.dumps(row) for row in content]
+        path.write_text(f"[{','.join(lines)}]" if path.suffix == ".json" else "\n".join(lines))
+    return path
+
+
+def check(path: Path, *overrides: str, sections: str = "{q}", response: str = "{a}", eval_rows: int = 1) -> None:
+    words = ["dataset=files", "evaluate=none", f"dataset.path='{path}'", f"dataset.eval_rows={eval_rows}", *overrides]
+    recipe = compose("quickstart", words).recipe
+    recipe.dataset.template.sections, recipe.dataset.template.response = [sections], response
+    dataset.check(recipe)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
+def test_rows_that_fit(tmp_path: Path, name: str) -> None:
+    rows = [{"q": "Who?", "a": "Ann"}] * 2
+    check(write(tmp_path, name, rows))
+    with pytest.raises(RecipeError, match="dataset.eval_rows: 2 of the 2 rows in .* leave nothing to train on"):
+        check(write(tmp_path, name, rows), eval_rows=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.txt", "x", r"dataset.path: .*a\.txt: its suffix is none of \.jsonl, \.json, \.csv, \.parquet"),
+        ("a.jsonl", "", r"dataset.path: .*a\.jsonl: holds no rows"),
+        ("a.jsonl", "\n\n", r"holds no rows"),
+        ("a.json", "[]", r"holds no rows"),
+        ("a.csv", "q,a\n", r"holds no rows"),
+        ("a.csv", "q,a\n1,2\n3\n", r"a\.csv:3: not as many values as line 1 has columns"),
+        ("a.jsonl", '{"q": 1, "a": 2}\n{"q": \n', r"dataset.path: .*a\.jsonl:2: not JSON"),
+        ("a.json", '[{"q": 1, "a": 2}, 3]', r"a\.json: entry 2: a int, not an object"),
+        ("a.parquet", "not Parquet", r"a\.parquet: truncated or not Parquet"),
+        ("a.jsonl", [{"q": "", "a": ""}, {"q": ""}], r"a\.jsonl:2 has no column 'a'; the columns are q"),
+        ("a.json", [{"q": "", "answer": ""}], r"entry 1 has no column 'a'; the columns are q, answer"),
+    ],
+)
+def test_a_file_that_cannot_be_trained_on(tmp_path: Path, name: str, content: Any, expected: str) -> None:
+    with pytest.raises(RecipeError, match=expected) as error:
+        check(write(tmp_path, name, content))
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="dataset.path: .*: is a folder; name a file in it"):
+        check(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet"])
+def test_a_list_is_no_text(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, name, [ROW, ROW])
+    with pytest.raises(RecipeError, match="dataset.template.sections: .* the column 'tags' holds a list, not text"):
+        check(path, sections="{tags}")
+    check(path, sections="{n}")
+
+
+def test_a_typo_in_the_template_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", [{"question?": "Who?", "a": "Ann"}] * 2)
+    with pytest.raises(RecipeError, match=r"no column 'question'; did you mean question\?\?; the text {question} is"):
+        check(path, sections="{question}")
+    check(path, sections="{question?} {{question}}")
+
+
+def test_a_response_that_is_a_text_only_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", [ROW, ROW])
+    with pytest.raises(RecipeError, match="dataset.template.response: .* names none of the columns q, a, tags, n"):
+        check(path, response='{"a": 1}')
+
+
+def test_braces_that_can_be_read_in_two_ways_are_refused_of_a_hub_too() -> None:
+    recipe = compose("quickstart", ["dataset=dolly"]).recipe
+    recipe.dataset.template.response = '{"a": {"b": {response}}}'
+    with pytest.raises(RecipeError, match="dataset.template.response: .* write each literal brace twice"):
+        dataset.check(recipe)
+
+
+def test_conditions_count(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", [{**ROW, "ok": n > 0} for n in range(3)])
+    check(path, "dataset.where.ok=true")
+    with pytest.raises(RecipeError, match="dataset.eval_rows: 2 of the 2 rows in .* with ok=true leave nothing"):
+        check(path, "dataset.where.ok=true", eval_rows=2)
+    with pytest.raises(RecipeError, match="dataset.where: .* holds no row with ok=null"):
+        check(path, "dataset.where.ok=null")
+
+
+def test_held_out_rows_are_looked_at_too(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", [ROW])
+    held_out = write(tmp_path, "b.jsonl", [{"q": "Who?"}])
+    with pytest.raises(RecipeError, match=r"dataset.template.response: .*b\.jsonl:1 has no column 'a'"):
+        check(path, f"dataset.eval_path={held_out}")
+
+
+def test_of_a_large_file_the_first_row_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "_LARGE", 10)
+    check(write(tmp_path, "a.jsonl", [ROW, {"q": "no answer"}]), eval_rows=2)
+    with pytest.raises(RecipeError, match="has no column"):
+        check(write(tmp_path, "b.jsonl", [{"q": "no answer"}, ROW]))

@@ -1,0 +1,76 @@
+"""The estimate follows what a trainer is told to recompute, to share and to leave out, and so does its advice."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from runner.compose.schema import Recipe, Train
+from runner.plan.checks import feasibility, memory
+from tests.runner.plan.checks.test_impossible import changed, composed, followed, refusal
+
+TOKENS, WIDTH, LAYERS = 2048, 2, 32  # a sequence in bf16 of Llama-3-8B
+HIDDEN, MLP, HEADS, TP = 4096, 14336, 32, 8
+
+
+def recipe_of(backend: str, **train: object) -> Recipe:
+    recipe = changed(composed("trn1", "neuron_2_26"), "train", backend=backend, **train)
+    return changed(recipe, "dataset", seq_len=TOKENS)
+
+
+def activations(recipe: Recipe) -> int:
+    assert recipe.model.architecture is not None
+    return memory.estimate(recipe, recipe.model.architecture, 1).activations
+
+
+def more(less: Recipe, greater: Recipe) -> float:
+    """Elements a token that the second keeps and the first does not."""
+    return (activations(greater) - activations(less)) / TOKENS / WIDTH
+
+
+def nxd(**options: bool) -> Recipe:
+    return recipe_of("nxd", nxd=dataclasses.replace(Train().nxd, **options))
+
+
+def test_without_selective_recomputation_scores_and_silu_are_kept() -> None:
+    recomputed = (HEADS * TOKENS + MLP) // TP
+    layer = 4 * HIDDEN // TP + (2 * HIDDEN + 2 * HIDDEN // 4 + 3 * MLP) // TP + recomputed
+    assert more(nxd(), nxd(selective_checkpointing=False)) == LAYERS * recomputed - layer  # and no second working set
+
+
+def test_without_sequence_parallelism_what_lies_between_the_layers_is_whole() -> None:
+    between = 4 * HIDDEN - 4 * HIDDEN // TP
+    assert more(nxd(), nxd(sequence_parallel=False)) == (LAYERS + 2) * between
+
+
+def test_flash_attention_keeps_no_scores() -> None:
+    masked, flash = (recipe_of("optimum", attention=attention) for attention in ("masked", "flash"))
+    assert more(flash, masked) == (LAYERS + 1) * HEADS * TOKENS // TP
+
+
+@pytest.mark.parametrize("backend", ["nxd", "optimum"])
+def test_whole_layers_computed_again_keep_their_input_alone(backend: str) -> None:
+    again = recipe_of(backend, gradient_checkpointing=True)
+    assert again.model.architecture is not None
+    deeper = changed(again, "model", architecture=dataclasses.replace(again.model.architecture, num_hidden_layers=33))
+    assert more(again, deeper) == HIDDEN // (TP if backend == "nxd" else 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({"selective_checkpointing": False}, "train.nxd.selective_checkpointing=true"),
+        ({"sequence_parallel": False}, "train.nxd.sequence_parallel=true"),
+    ],
+)
+def test_the_advice_names_the_option_that_was_left_out(options: dict[str, bool], advice: str) -> None:
+    needed = activations(nxd()), activations(nxd(**options))
+    recipe = nxd(**options)
+    assert recipe.model.architecture is not None
+    other = feasibility.estimate(recipe, recipe.model.architecture).core - needed[1]
+    limit = (other + sum(needed) / 2) / memory.GIB  # between what it needs with the option and without
+    tight = changed(recipe, "hardware", core_memory_gb=limit)
+    reason = refusal(tight)
+    assert reason.endswith(f"try {advice}")
+    assert list(feasibility.problems(followed(tight, reason))) == []

@@ -1,0 +1,205 @@
+"""Chat templates: rendered as transformers renders them, and what is learnt is the answer that they write."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
+
+from common.data.chat_template import TODAY, ChatTemplate
+from common.data.template import Template
+from common.data.tokenizer import PromptTokenizer, load
+from common.inference.loading import stop_token_ids
+from common.program import BadInput
+from tests.scripts.chat_templates import ALL, DATED, ENDS, FOLLOWING, TOKENS
+
+USER = [{"role": "user", "content": ' How <b>old</b> & "wise" are trees? 나무\n'}]
+SYSTEM = [{"role": "system", "content": "Be brief, don't guess."}, *USER]
+ANSWER = {"role": "assistant", "content": "  2024 years </b> é\n"}
+CONVERSATIONS = [USER, SYSTEM, [*USER, ANSWER], [*SYSTEM, ANSWER, *USER]]
+CHAT = Template(("{q}",), "{a}", system="Be brief about {topic}.", chat=True)
+ROWS = [
+    {"q": "How <b>old</b>?\n", "a": "2024 years", "topic": "trees"},
+    {"q": "Who?", "a": " me, and\nyou ", "topic": ""},
+    {"q": "한국어?", "a": "네 \U0001f642", "topic": "trees"},
+]
+
+
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    """The tiny model's tokenizer files with the special tokens of several families."""
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(tiny_model / name, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"vocab_size": 400}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in TOKENS])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path
+
+
+def with_template(model: Path, source: str) -> Path:
+    (model / "chat_template.jinja").write_text(source, encoding="utf-8")
+    return model
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' clock shows the day that is always ours."""
+    from transformers.utils import chat_template_utils
+
+    class Fixed(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return TODAY
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Fixed)
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("name", ALL)
+def test_rendered_as_transformers_renders(model, name):
+    from transformers import AutoTokenizer
+
+    ours, theirs = ChatTemplate.of(with_template(model, ALL[name])), AutoTokenizer.from_pretrained(model)
+    assert ours is not None
+    for conversation in CONVERSATIONS:
+        for prompt in (True, False):
+            expected = theirs.apply_chat_template(conversation, tokenize=False, add_generation_prompt=prompt)
+            assert ours.render(conversation, add_generation_prompt=prompt) == expected
+
+
+def set_pre_tokenizer(model: Path, first: pre_tokenizers.PreTokenizer) -> None:
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    bytes_alone = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([first, bytes_alone])
+    tokenizer.save(str(model / "tokenizer.json"))
+
+
+@pytest.mark.parametrize("name", FOLLOWING)
+def test_prompt_and_response_are_the_tokens_of_the_conversation(model, name):
+    set_pre_tokenizer(model, pre_tokenizers.Split(Regex(r"\s*\n+|\s?\w+|\s+"), "isolated"))  # as Llama 3's
+    tokenizer = PromptTokenizer(with_template(model, ALL[name]), CHAT)
+    assert tokenizer.chat is not None
+    end = "" if ENDS[name][0].startswith(ENDS[name][1]) else "</s>"
+    for row in ROWS:
+        prompt, learnt = tokenizer.prompt(row), tokenizer.learnt(row)
+        turns = [*CHAT.messages(row), {"role": "assistant", "content": row["a"]}]
+        whole = tokenizer.chat.render(turns, add_generation_prompt=False)
+        (prompt_ids,), (response_ids,) = tokenizer.prompt_ids([prompt]), tokenizer.response_ids([prompt], [learnt])
+        assert prompt_ids + response_ids == load(model).encode(whole + end, add_special_tokens=False).ids
+
+
+def test_a_prompt_that_would_grow_into_the_answer_stays_as_it_is_served(model):
+    """GPT-2 reads the two line ends of a prompt as one token, but parts them before a word."""
+    tokenizer = PromptTokenizer(with_template(model, ALL["headers"]), CHAT)
+    prompt, learnt = tokenizer.prompt(ROWS[0]), tokenizer.learnt(ROWS[0])
+    (prompt_ids,), (response_ids,) = tokenizer.prompt_ids([prompt]), tokenizer.response_ids([prompt], [learnt])
+    plain = load(model)
+    assert plain.encode(prompt + learnt, add_special_tokens=False).ids[: len(prompt_ids)] != prompt_ids
+    assert response_ids == plain.encode(learnt, add_special_tokens=False).ids
+
+
+def test_sentencepiece_writes_no_second_space(model):
+    set_pre_tokenizer(model, pre_tokenizers.Metaspace(replacement=" ", prepend_scheme="always"))
+    tokenizer = PromptTokenizer(with_template(model, ALL["turns"]), CHAT)
+    prompt, learnt = tokenizer.prompt(ROWS[0]), tokenizer.learnt(ROWS[0])
+    (prompt_ids,), (response_ids,) = tokenizer.prompt_ids([prompt]), tokenizer.response_ids([prompt], [learnt])
+    assert prompt_ids + response_ids == load(model).encode(prompt + learnt, add_special_tokens=False).ids
+    assert response_ids != load(model).encode(learnt, add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_the_end_of_turn_is_learnt_and_ends_an_answer(model, name):
+    written, end = ENDS[name]
+    tokenizer, plain = PromptTokenizer(with_template(model, ALL[name]), CHAT), load(model)
+    assert tokenizer.chat is not None
+    assert tokenizer.chat.end_of_turn == written
+    assert tokenizer.end_id == plain.token_to_id(end)
+    assert tokenizer.response_ids(["a"], ["b" + written])[0].count(tokenizer.end_id) == 1
+    assert stop_token_ids(model, plain) == {1, tokenizer.end_id}
+
+
+def test_an_answer_after_the_beginning_of_a_thought(model):
+    tokenizer = PromptTokenizer(with_template(model, ALL["thinking"]), CHAT)
+    assert tokenizer.chat is not None
+    assert tokenizer.prompt(ROWS[0]).endswith("<think>\n")
+    assert tokenizer.learnt(ROWS[0]) == "2024 years</s>"
+    assert "right after the prompt" in " ".join(tokenizer.chat.warnings())
+
+
+def test_a_template_with_the_date_says_so(model):
+    chat = ChatTemplate.of(with_template(model, DATED))
+    assert chat is not None
+    assert "26 Jul 2024" in chat.render(USER)
+    assert "always 26 Jul 2024" in " ".join(chat.warnings())
+
+
+def test_a_template_that_fails_stops_nobody_who_does_not_ask_for_it(model):
+    with_template(model, "{{ raise_exception('never') }}")
+    assert stop_token_ids(model, load(model)) == {1}
+    with pytest.raises(BadInput, match="never"):
+        PromptTokenizer(model, CHAT)
+
+
+def test_a_template_that_wants_a_system_turn(model):
+    wants = "{{ raise_exception('no system turn') if messages[0].role != 'system' }}" + ALL["lines"]
+    assert PromptTokenizer(with_template(model, wants), CHAT).learnt(ROWS[0]) == "2024 years</s>\n"
+
+
+@pytest.mark.parametrize("source", ["{{ 1 / 0 }}", "{{ {}.pop('a') }}", "{{ 'a'.nothing() }}", "{% break %}"])
+def test_whatever_a_template_raises_is_one_line(model, source):
+    with pytest.raises(BadInput, match="the model's chat template|its chat template"):
+        PromptTokenizer(with_template(model, source), CHAT)
+
+
+@pytest.mark.parametrize("added", [{"x": {"content": "a"}}, {"3": "a"}, {"3": {"content": 5}}, [1]], ids=json.dumps)
+def test_added_tokens_that_are_none(model, added):
+    settings = json.loads((model / "tokenizer_config.json").read_text()) | {"added_tokens_decoder": added}
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(BadInput, match="tokenizer_config.json: added_tokens_decoder does not map ids to tokens"):
+        load(model)
+
+
+@pytest.mark.parametrize("templates", [["a"], [{"name": "default"}], {"default": 3}, 3])
+def test_what_is_no_chat_template(model, templates):
+    settings = json.loads((model / "tokenizer_config.json").read_text()) | {"chat_template": templates}
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(BadInput, match="chat.template"):
+        PromptTokenizer(model, CHAT)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"eos_token": "</s>"},
+        {"eos_token": {"__type": "AddedToken", "content": "<|eot|>"}},
+        {"added_tokens_decoder": {"1": {"content": "</s>", "special": True}}, "eos_token": "</s>"},
+        {"added_tokens_decoder": {"391": {"content": "<new>", "special": True}}, "eos_token": "<new>"},
+        {"additional_special_tokens": ["ing"]},
+    ],
+    ids=json.dumps,
+)
+@pytest.mark.parametrize("older", [None, {"eos_token": "<|im_end|>"}, {"eos_token": {"content": "<turn>"}}], ids=str)
+def test_special_tokens_are_those_of_transformers(model, settings, older):
+    from transformers import AutoTokenizer
+
+    (model / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", **settings})
+    )
+    if older:
+        (model / "special_tokens_map.json").write_text(json.dumps(older))
+    with_template(model, "{{ bos_token }}{{ eos_token }}{{ messages[0].content }}")
+    text = "<s>being </s><|eot|> <new> <turn>ing"
+    theirs, ours = AutoTokenizer.from_pretrained(model), load(model)
+    assert ours.encode(text).ids == theirs.encode(text)
+    conversation = [{"role": "user", "content": text}]
+    chat = ChatTemplate.of(model)
+    assert chat is not None
+    assert chat.render(conversation) == theirs.apply_chat_template(conversation, tokenize=False)
+    if theirs.eos_token_id is not None:
+        assert PromptTokenizer(model, Template(("{q}",), "{a}")).end_id == theirs.eos_token_id

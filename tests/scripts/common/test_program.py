@@ -1,0 +1,73 @@
+"""The frame of the stage programs, where their output cannot be written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[3] / "scripts"
+
+
+def in_shell(folder: Path, line: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess:
+    """A line of bash in which `$make` is a program that writes files."""
+    environment = {
+        **os.environ,
+        "make": f"{sys.executable} {SCRIPTS}/make_sql_dataset.py --train-rows 2 --eval-rows 2 --output made",
+    }
+    command = ["bash", "-c", line]
+    return subprocess.run(command, cwd=folder, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+@pytest.fixture
+def printing(tmp_path: Path) -> Path:
+    """A folder with a program that prints as much as a pipe holds."""
+    (tmp_path / "prints.py").write_text(
+        f"import sys; sys.path.insert(0, {str(SCRIPTS)!r})\n"
+        "from common import program\n"
+        "sys.exit(program.main(lambda args: print('x' * 100_000), program.parser('')))\n"
+    )
+    return tmp_path
+
+
+def test_a_full_output_is_one_line_and_status_1(printing: Path) -> None:
+    done = in_shell(printing, f"{sys.executable} prints.py >/dev/full")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "No space left on device" in done.stderr
+
+
+def test_a_reader_that_went_away_ends_the_program_in_silence(printing: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = in_shell(printing, f"{sys.executable} prints.py", stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_a_closed_output_is_as_good_as_dev_null(printing: Path, closed: str) -> None:
+    assert in_shell(printing, f"{sys.executable} prints.py {closed}").returncode == 0
+    done = in_shell(printing, f"$make {closed}")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert len([json.loads(line) for line in (printing / "made" / "eval.jsonl").read_text().split("\n") if line]) == 2
+
+
+@pytest.mark.parametrize("where", ["2>&-", "2>/dev/full"])
+def test_bad_input_is_status_2_whatever_cannot_be_written(tmp_path: Path, where: str) -> None:
+    line = f"{sys.executable} {SCRIPTS}/tokenize_dataset.py --model nowhere {where}"
+    assert in_shell(tmp_path, line).returncode == 2
+
+
+@pytest.mark.parametrize("flag", ["--model", "--input", "--template"])
+def test_a_name_that_is_too_long_is_bad_input(tmp_path: Path, flag: str) -> None:
+    words = {"--model": ".", "--input": "rows.jsonl", "--template": "{}"} | {flag: "a" * 355}
+    (tmp_path / "rows.jsonl").touch()
+    flags = " ".join(f"{name} '{value}'" for name, value in words.items())
+    line = f"{sys.executable} {SCRIPTS}/tokenize_dataset.py {flags} --seq-len 8 --eval-rows 1 --output out"
+    done = in_shell(tmp_path, line)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr and "a" * 355 in done.stderr
