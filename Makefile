@@ -17,7 +17,7 @@ export TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Every environment is made by it.
 ENVIRONMENT := .ci/environment.sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-ray setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test lint test-integration test-ami test-optimum test-nxd bench clean purge
+.PHONY: help setup setup-ray setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test lint structure test-integration test-ami test-optimum test-nxd bench clean purge
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -127,6 +127,9 @@ GENERATIONS ?= 2.29 optimum 2.33
 
 test-ami: $(VENV)/.dev ## run every stage in the environments of Neuron's releases: GENERATIONS="2.29 optimum 2.33"
 	$(BIN)/python tests/ami/prove.py $(GENERATIONS)
+
+structure: ## the structure of the code in numbers (ARGS=--write draws the picture in docs/architecture.md again)
+	@$(PYTHON) tests/structure.py $(ARGS)
 
 lint: $(VENV)/.dev ## check style, types and Dockerfiles
 	$(BIN)/ruff check .

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from starlette.applications import Starlette
 from tokenizers import Tokenizer, decoders, models, normalizers
 
+from common.formats.peft_folder import BASE
 from common.inference.generation import Sequence, generate
-from common.inference.loading import BASE, Limits, load_model
+from common.inference.loading import Limits, load_model
 from common.inference.sampling import Sampling
 from common.serving.engine import Engine, Piece, Request, TextStream
 from common.serving.openai_server import ModelServer
