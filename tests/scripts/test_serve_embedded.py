@@ -14,8 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from common.formats.peft_folder import BASE
 from common.inference.generation import Sequence, generate
-from common.inference.loading import BASE, load_model
+from common.inference.loading import load_model
 
 PROGRAM = Path(__file__).parents[2] / "scripts" / "serve_embedded.py"
 GREEDY = {"temperature": 0, "max_tokens": 20, "return_token_ids": True}
