@@ -154,6 +154,24 @@ def _public(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef
             yield node
 
 
+def untested(tree: str, found: Mapping[str, Module], root: Path = ROOT) -> list[str]:
+    """Modules that define something and have no test module of their name at the same place under tests/."""
+    tests = {path.relative_to(root / "tests").as_posix() for path in (root / "tests" / tree).rglob("test_*.py")}
+    return [name for name, module in found.items() if _defines(module) and _test_of(module, root) not in tests]
+
+
+def _defines(module: Module) -> bool:
+    return any(isinstance(node, _DOCUMENTED[1:]) for node in module.tree.body)
+
+
+def _test_of(module: Module, root: Path) -> str:
+    """The test module of runner/plan/build.py is runner/plan/test_build.py, of a package's __init__ test_PACKAGE.py."""
+    path = module.path.relative_to(root)
+    if path.stem == "__init__":
+        path = path.parent
+    return path.with_name(f"test_{path.stem.strip('_')}.py").as_posix()
+
+
 def code_lines(found: Mapping[str, Module]) -> int:
     """Lines without blanks, comments and docstrings."""
     return sum(_code_lines(module) for module in found.values())
@@ -203,6 +221,7 @@ def numbers(tree: str) -> Iterator[tuple[str, str]]:
     yield "circles of modules", str(len(circles(edges(found))))
     yield "circles of rooms", str(len(circles(set(between))))
     yield "function lines: median, p90, max", _spread(lengths)
+    yield "modules without a test module", str(len(untested(tree, found)))
     yield "public names with a docstring", f"{documented} of {public} ({100 * documented / public:.0f} %)"
 
 
