@@ -1,14 +1,21 @@
-"""The walls of the house: who may import whom. A breach of each was seen to fail; the last tests do it again."""
+"""Which module may import which. The last tests show that a breach of each rule is found."""
 
 from __future__ import annotations
 
 import ast
+import json
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import structure
-from structure import Module
+from structure import ROOT, Module
+
+from runner.targets import bundle
+from tests.ami.environments import python_of
 
 HEAVY = {"torch", "transformers", "peft", "vllm"}
 CONTROL_PLANE = {"runner", "hydra", "omegaconf"}
@@ -24,12 +31,12 @@ def breaches(found: dict[str, Module], forbidden: set[str]) -> list[str]:
 
 
 def travelling(found: dict[str, Module]) -> dict[str, Module]:
-    """What is carried to other machines and runs there on the system's Python."""
+    """The code that is copied to other machines and runs there on the system's Python."""
     return {name: module for name, module in found.items() if module.room == "execute"}
 
 
 def not_standard(found: dict[str, Module]) -> list[str]:
-    """Imports of travelling code that its machine may not have."""
+    """Imports of that code which its machine may lack."""
     return [
         f"{module.path}: imports {name}"
         for module in travelling(found).values()
@@ -49,8 +56,38 @@ def test_what_travels_needs_the_standard_library_alone() -> None:
 
 def test_what_travels_is_written_for_python_3_9() -> None:
     for module in travelling(structure.modules("runner")).values():
-        text = module.path.read_text(encoding="utf-8")
-        ast.parse(text, feature_version=(3, 9))
+        assert_python_3_9(module.path.read_text(encoding="utf-8"))
+
+
+def assert_python_3_9(text: str) -> None:
+    ast.parse(text, feature_version=(3, 9))
+
+
+def test_what_travels_runs_on_a_real_python_3_9(tmp_path: Path) -> None:
+    python = python_of(("3.9",))
+    if not python:
+        pytest.skip("there is no Python 3.9 on this machine")
+    code = tmp_path / "code"
+    for file in bundle.code_files():
+        if file.is_relative_to(ROOT / "runner"):
+            copy = code / file.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, copy)
+    names = [name for name in travelling(structure.modules("runner")) if not name.endswith("__main__")]
+    program = f"import importlib; [importlib.import_module(name) for name in {names!r}]"
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(code)}
+    done = subprocess.run([python, "-W", "error", "-c", program], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    step = {
+        "stage": "train", "title": "write", "key": "train-1", "env": {}, "cached": True, "resumable": False,
+        "argv": [python, "-c", f"open({str(tmp_path / 'store/partial/train-1/made')!r}, 'w').write('x')"],
+    }  # fmt: skip
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "plan.json").write_text(json.dumps({"store": str(tmp_path / "store"), "steps": [step]}))
+    command = [python, "-m", "runner.execute", tmp_path / "run" / "plan.json", "--run", tmp_path / "run"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "store" / "objects" / "train-1" / "made").read_text() == "x"
 
 
 @pytest.mark.parametrize("tree", structure.FLOORS)
@@ -94,3 +131,8 @@ def test_a_breach_of_each_wall_is_found(tmp_path: Path) -> None:
     assert len(not_standard(runner)) == 1
     assert structure.upward("runner", runner) == ["runner.compose.c imports runner.plan.a"]
     assert structure.circles(structure.edges(runner)) == [["runner.plan.d", "runner.plan.e"]]
+
+
+def test_syntax_of_a_newer_python_is_found() -> None:
+    with pytest.raises(SyntaxError):
+        assert_python_3_9("match 1:\n    case 1: pass\n")
