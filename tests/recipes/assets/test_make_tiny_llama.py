@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 torch.set_num_threads(1)  # spinning threads make a small model slow on a busy machine
-ASSETS = Path(__file__).parents[2] / "recipes" / "assets"
+ASSETS = Path(__file__).parents[3] / "recipes" / "assets"
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ Input: none, only a seed. Output: `train.jsonl` and `eval.jsonl`, one object a l
 The answer, run by SQLite on the rows, never gives an empty result, nor the result of a query near to it (a
 condition left out, another column, the other direction).
 
-Example: python scripts/make_sql_dataset.py --output recipes/assets/sql --seed 7
+Example: PYTHONPATH=scripts python recipes/assets/make_sql.py --output recipes/assets/sql --seed 7
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """Make a tiny Llama for rehearsals: a real Hugging Face model folder of a few megabytes.
 
 The tokenizer (byte-level BPE, digits one by one) and the model (grouped-query attention, tied embeddings) are
-trained from nothing on a made-up corpus over the grammar of make_sql_dataset.py: tables of random words with
+trained from nothing on a made-up corpus over the grammar of make_sql.py: tables of random words with
 queries over them, rows with the same rows in English, and questions with other wordings of the same question.
 A question never stands beside its SQL, and no table of the data set occurs: turning questions into SQL is
 what is left for fine-tuning to teach.
 
 Input: none, only a seed. Output: a model folder (config.json, model.safetensors, tokenizer.json, ...).
 
-Example: python scripts/make_tiny_llama.py --output recipes/assets/tiny_llama --seed 7
+Example: PYTHONPATH=scripts python recipes/assets/make_tiny_llama.py --output recipes/assets/tiny_llama --seed 7
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import make_sql_dataset as sql
+import make_sql as sql
 from common import events, program
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-import make_sql_dataset as sql
+import make_sql as sql
 from common import program
 
-ASSETS = Path(__file__).parents[2] / "recipes" / "assets" / "sql"
+ASSETS = Path(__file__).parents[3] / "recipes" / "assets" / "sql"
 
 
 def make(output: Path, *flags: str) -> Path:
