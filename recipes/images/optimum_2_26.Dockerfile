@@ -1,4 +1,4 @@
-# train=optimum_lora with Neuron 2.26: Hugging Face's container with the optimum-neuron of today. recipes/llama3_8b_sql_trn1.yaml
+# train=optimum_lora with Neuron 2.26: Hugging Face's container with current optimum-neuron. recipes/llama3_8b_sql_trn1.yaml
 #   aws ecr get-login-password --region us-west-2 | docker login --username AWS --password-stdin 763104351884.dkr.ecr.us-west-2.amazonaws.com
 #   docker build -f recipes/images/optimum_2_26.Dockerfile -t REGISTRY/trainium-recipes:optimum-2.26 .
 FROM 763104351884.dkr.ecr.us-west-2.amazonaws.com/huggingface-pytorch-training-neuronx:2.8.0-transformers4.55.4-neuronx-py310-sdk2.26.0-ubuntu22.04

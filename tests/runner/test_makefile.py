@@ -49,7 +49,7 @@ def test_clean_keeps_what_was_trained(checkout: Path) -> None:
 
 def test_purge_asks_first(checkout: Path) -> None:
     done = make(checkout, "purge")
-    assert done.returncode and "no terminal to ask on; PURGE=yes" in done.stderr
+    assert done.returncode and "no terminal for the question; PURGE=yes" in done.stderr
     ours, its = pty.openpty()
     os.write(ours, b"n\n")
     done = make(checkout, "purge", stdin=its)
