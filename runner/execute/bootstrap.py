@@ -1,10 +1,10 @@
-"""What a machine that has nothing of ours is asked first: its Python gets this file as text, `python3 -c TEXT VERB`.
+"""The first contact with a machine that has none of our code: its Python runs this file's text, `python3 -c TEXT VERB`.
 
-    look FOLDER NAME...    print as JSON: the version of this Python, free bytes, and which names of FOLDER are there
-    receive FOLDER [TAR]   unpack a tar, by default from standard input, which may stay open after its end;
-                           every entry DIR/NAME appears whole, or is there already
+    look FOLDER NAME...    print as JSON: the version of this Python, free bytes, and which names exist in FOLDER
+    receive FOLDER [TAR]   unpack a tar, by default from standard input, which may stay open after the tar's end;
+                           every entry DIR/NAME appears whole, unless it exists already
 
-Standard library alone, and syntax that an old Python reads well enough to say that it is too old.
+Standard library alone, in syntax that even a Python that is too old can read, so that it can report its version.
 """
 
 import json
@@ -19,38 +19,39 @@ MINIMUM = (3, 9)
 
 
 def look(folder, names):
-    """Print what is here."""
-    there = next(parent for parent in [folder, *folder.resolve().parents] if parent.is_dir())
-    found = {
+    """Print the Python version, the free bytes and the existing `names` of a folder that need not exist."""
+    existing = next(parent for parent in [folder, *folder.resolve().parents] if parent.is_dir())
+    report = {
         "python": list(sys.version_info[:3]),
-        "free": shutil.disk_usage(str(there)).free,
+        "free": shutil.disk_usage(str(existing)).free,
         "there": [name for name in names if (folder / name).exists()],
     }
-    print(json.dumps(found))
+    print(json.dumps(report))
 
 
-def receive(folder, names):
-    """Unpack aside, then move every second level into place: nobody sees half of it, nothing is replaced."""
+def receive(folder, tars):
+    """Unpack to a temporary folder, then move each DIR/NAME into place: it appears whole, and nothing is replaced."""
     os.umask(0o077)
     folder.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix="incoming-", dir=str(folder)))
+    temporary = Path(tempfile.mkdtemp(prefix="incoming-", dir=str(folder)))
     try:
-        with tarfile.open(names[0]) if names else tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
-            archive.extractall(str(aside))
-        for arrived in aside.glob("*/*"):
-            place = folder / arrived.relative_to(aside)
-            place.parent.mkdir(exist_ok=True)
+        with tarfile.open(tars[0]) if tars else tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
+            archive.extractall(str(temporary))
+        for unpacked in temporary.glob("*/*"):
+            target = folder / unpacked.relative_to(temporary)
+            target.parent.mkdir(exist_ok=True)
             try:
-                if not place.exists():
-                    arrived.rename(place)
+                if not target.exists():
+                    unpacked.rename(target)
             except OSError:
-                if not place.exists():  # else another who brought the same was faster
+                if not target.exists():  # otherwise another sender of the same was faster
                     raise
     finally:
-        shutil.rmtree(str(aside), ignore_errors=True)
+        shutil.rmtree(str(temporary), ignore_errors=True)
 
 
 def main(verb, folder, *names):
+    """Entry point: VERB FOLDER [NAME...]."""
     if sys.version_info < MINIMUM and verb != "look":
         sys.exit("this Python is too old")
     try:

@@ -1,26 +1,29 @@
 """Leases of NeuronCores on this machine: no two runs compute on the same core. Standard library alone.
 
-A lease is a lock on one file a core, held by a file descriptor; a process that inherits the descriptor holds the
-lease for as long as it lives, and the kernel ends it with the last holder, however that dies. The files say who
-holds them. They lie in one folder of the machine, whichever store or checkout a run comes from.
+A lease is a locked file for each core. A process that inherits the file descriptors holds the lease too, and the kernel
+ends it with the last holder, however that dies. Each file names its holder. All are in one folder of the machine,
+whichever store or checkout a run comes from.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-_LOOK_EVERY = 0.5  # seconds
+from runner.execute import files
+
+VISIBLE_CORES = "NEURON_RT_VISIBLE_CORES"  # environment variable: `4`, `4-7` or `4,5,6,7`
+ROOT_ADDRESS = "NEURON_RT_ROOT_COMM_ID"  # environment variable: HOST:PORT where the collectives of one run meet
+_POLL = 0.5  # seconds
 
 
 class NoFreeCores(Exception):
-    """Others hold the cores."""
+    """Other runs hold the cores; the text names them."""
 
 
 @dataclass(frozen=True)
@@ -46,21 +49,28 @@ def folder() -> Path:
 def lease(count: int, total: int, holder: str, on_wait: Callable[[str], None] | None) -> Iterator[Lease]:
     """Hold `count` of the machine's `total` cores; a block begins at a multiple of its size, so that blocks pack.
 
-    Where none is free, call `on_wait` with the text of the holders and wait; without it raise NoFreeCores.
+    If no block is free, calls `on_wait` with the holders' names and waits; without `on_wait` raises NoFreeCores.
     """
-    found = _take(count, total, holder)
-    if found is None:
+    taken = _take(count, total, holder)
+    if taken is None:
         if on_wait is None:
             raise NoFreeCores(holders(total))
         on_wait(holders(total))
-        while found is None:
-            time.sleep(_LOOK_EVERY)
-            found = _take(count, total, holder)
+        while taken is None:
+            time.sleep(_POLL)
+            taken = _take(count, total, holder)
     try:
-        yield found
+        yield taken
     finally:
-        for descriptor in found.descriptors:
+        for descriptor in taken.descriptors:
             os.close(descriptor)
+
+
+def environment(visible: str, first: int, planned: Mapping[str, str]) -> dict[str, str]:
+    """The variables that restrict a step to these cores, with a port for its collectives that no other block uses."""
+    host, _, port = planned.get(ROOT_ADDRESS, "").rpartition(":")
+    address = {ROOT_ADDRESS: f"{host}:{int(port) + first}"} if host else {}
+    return {VISIBLE_CORES: visible, **address}
 
 
 def holders(total: int) -> str:
@@ -87,7 +97,7 @@ def _take(count: int, total: int, holder: str) -> Lease | None:
 
 
 def _lock_all(cores: range) -> tuple[int, ...]:
-    """Locks of all `cores`, or of none."""
+    """The descriptors of all cores' locked files; empty, with none locked, if one of them is held by another."""
     held: list[int] = []
     for core in cores:
         descriptor = _lock(core)
@@ -104,13 +114,12 @@ def _file(core: int) -> Path:
 
 
 def _lock(core: int) -> int | None:
+    """The descriptor of the core's locked file; None if another process holds it."""
     folder().mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(PermissionError):
         folder().chmod(0o1777)
     descriptor = os.open(_file(core), os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
+    if files.try_lock(descriptor):
+        return descriptor
+    os.close(descriptor)
+    return None

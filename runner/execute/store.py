@@ -1,8 +1,8 @@
-"""Finished artifacts, each in a folder named by its fingerprint. Standard library alone: it travels.
+"""The store: finished artifacts, each in a folder named by its fingerprint. Standard library alone.
 
-    objects/train-3f9a...   complete, never changed again
-    partial/train-3f9a...   being made; kept after a kill, so that a stage can resume from it
-    locks/train-3f9a....lock  held by whoever makes it
+    objects/train-3f9a...     complete, never changed again
+    partial/train-3f9a...     being made; kept after a kill, so that a stage can resume from it
+    locks/train-3f9a....lock  locked by the run that makes it
 
 An artifact is in objects/ complete or not at all: it is made in partial/, synced and renamed.
 """
@@ -10,11 +10,12 @@ An artifact is in objects/ complete or not at all: it is made in partial/, synce
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from runner.execute import files
 
 
 class Store:
@@ -39,16 +40,16 @@ class Store:
     def lock(self, key: str, on_wait: Callable[[str], None], holder: str) -> Iterator[int]:
         """Be the only one to make `key`; yields the lock's file descriptor.
 
-        Waits for another maker, after a call of `on_wait` with that one's `holder` text. A process that
-        inherits the descriptor keeps the lock for as long as it lives, even if the runner is killed.
+        Waits for another maker, after a call of `on_wait` with the `holder` that it gave. A process that inherits
+        the descriptor keeps the lock for as long as it lives, even if the executor is killed.
         """
         file = self.root / "locks" / f"{key}.lock"
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            if not _try_lock(descriptor):
+            if not files.try_lock(descriptor):
                 on_wait(os.pread(descriptor, 4096, 0).decode())
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                files.lock(descriptor)
             os.truncate(descriptor, 0)
             os.pwrite(descriptor, holder.encode(), 0)
             yield descriptor
@@ -56,7 +57,7 @@ class Store:
             os.close(descriptor)
 
     def prepare(self, key: str, keep: bool) -> Path:
-        """The folder to make `key` in: what an earlier try left there is kept, or cleared."""
+        """The folder to make `key` in; what an earlier attempt left there is kept or removed."""
         folder = self.partial(key)
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
@@ -64,7 +65,7 @@ class Store:
         return folder
 
     def publish(self, key: str) -> Path:
-        """Move `key` from partial/ to objects/, after all of it has reached the disk."""
+        """Sync `key` to the disk and move it from partial/ to objects/."""
         source, finished = self.partial(key), self.path(key)
         for path in source.rglob("*"):
             if not path.is_symlink():
@@ -76,17 +77,9 @@ class Store:
         return finished
 
     def take(self, key: str, destination: Path) -> None:
-        """Move `key` from partial/ to a folder outside the store, replacing what is there."""
+        """Move `key` from partial/ to a folder outside the store, which it replaces."""
         shutil.rmtree(destination, ignore_errors=True)
         shutil.move(self.partial(key), destination)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _sync(path: Path) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 from runner.errors import RecipeError
+from runner.execute.files import write_atomic
 
 _LARGE = 64 * 2**20  # bytes; the digest of a larger file is remembered, by size and time of change
 
@@ -63,9 +63,7 @@ def _of_file(path: Path, memory: Path) -> str:
     if not note.is_file():
         digest = _digest(path)
         memory.mkdir(exist_ok=True)
-        aside = note.with_name(f"{note.name}.{os.getpid()}")
-        aside.write_text(digest, encoding="utf-8")
-        aside.replace(note)
+        write_atomic(note, digest)
     return note.read_text(encoding="utf-8")
 
 

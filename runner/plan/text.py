@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.compose.schema import Recipe
-from runner.execute.executor import environment_bin
+from runner.execute.process import environment_bin
 from runner.execute.store import Store
 from runner.plan.checks import feasibility
 from runner.plan.checks.feasibility import gib

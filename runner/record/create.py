@@ -31,6 +31,7 @@ import yaml
 from runner.compose.recipe import ROOT, Composed
 from runner.compose.schema import Recipe
 from runner.errors import RecipeError
+from runner.execute import files
 from runner.plan.model import Plan
 
 _CODE = ("configs", "recipes", "runner", "scripts")  # what decides a result; a user's own files are not ours to copy
@@ -75,12 +76,7 @@ def create(composed: Composed, plan: Plan, folder: Path | None = None) -> Path:
 
 def _finish(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest, last and at once: a folder that has one is a record, and whole."""
-    aside = folder / ".manifest.json"
-    with aside.open("w", encoding="utf-8") as stream:
-        stream.write(_json(manifest))
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.rename(folder / "manifest.json")
+    files.write_atomic(folder / "manifest.json", _json(manifest))
 
 
 def file_name(text: str) -> str:

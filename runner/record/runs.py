@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from runner.errors import RecipeError, did_you_mean
-from runner.execute import agent as host
+from runner.execute import agent, run_folder
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Run:
     @property
     def name(self) -> str:
         """What it is called everywhere; a trial by its sweep too: SWEEP/001."""
-        return host.name_of(self.folder)
+        return run_folder.run_name(self.folder)
 
     @property
     def sweep(self) -> dict[str, Any] | None:
         """What its sweep says of itself, if it is a trial."""
-        file = self.folder.parent / host.SWEEP
+        file = self.folder.parent / run_folder.SWEEP
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
     @property
@@ -59,12 +59,12 @@ class Run:
 
     def events(self) -> Iterator[dict[str, Any]]:
         """What happened, in order."""
-        return host.events(self.folder)
+        return run_folder.read_events(self.folder)
 
     @property
     def in_progress(self) -> bool:
         """Whether its executor lives on this machine."""
-        return host.in_progress(self.folder)
+        return run_folder.in_progress(self.folder)
 
     @property
     def state(self) -> str:
@@ -72,7 +72,7 @@ class Run:
 
         Of a run elsewhere what was heard last; `away` while that was no end.
         """
-        said = host.state(self.folder)
+        said = agent.state(self.folder)
         return "away" if said == "killed" and self.recipe["target"]["kind"] != "local" else said
 
     @property

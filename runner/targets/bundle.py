@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from runner.compose.recipe import ROOT
-from runner.execute.agent import SECRETS, TOKENS
+from runner.execute.run_folder import HUB_TOKENS, SECRETS
 from runner.plan import fingerprint
 from runner.record.runs import Run
 
@@ -91,7 +91,7 @@ def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 def secrets(plan: Mapping[str, Any]) -> dict[str, str]:
     """The hub's token, for a plan that asks the hub: from the environment here into that of the steps there."""
-    return {name: os.environ[name] for name in TOKENS if asks_hub(plan) and os.environ.get(name)}
+    return {name: os.environ[name] for name in HUB_TOKENS if asks_hub(plan) and os.environ.get(name)}
 
 
 def asks_hub(plan: Mapping[str, Any]) -> bool:

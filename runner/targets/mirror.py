@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import shutil
 import tarfile
 import tempfile
 from pathlib import Path
+
+from runner.execute import files
 
 
 class Mirror:
@@ -22,11 +23,7 @@ class Mirror:
 
     def __enter__(self) -> Mirror:
         self._file = self._path.open("r+b", buffering=0)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._writes = True
-        except BlockingIOError:
-            self._writes = False
+        self._writes = files.try_lock(self._file)
         content = self._file.read()
         self.size = content.rfind(b"\n") + 1
         self.heard = content[: self.size].splitlines()

@@ -15,4 +15,4 @@ class Target(Far):
         super().__init__(settings, wire_to(settings.host))
 
     def manifests(self, plan: Plan) -> str:
-        return ray.text(plan.as_json(), "runs/NAME")
+        return ray.Scheduler().submission(plan.as_json(), "runs/NAME")

@@ -21,7 +21,7 @@ from runner.compose.schema import Recipe
 from runner.compose.schema import Target as Settings
 from runner.errors import RecipeError
 from runner.execute import bootstrap
-from runner.execute.agent import EVENTS
+from runner.execute.run_folder import EVENTS
 from runner.plan.command import Place
 from runner.plan.model import Plan
 from runner.record.runs import Run

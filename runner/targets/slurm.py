@@ -20,4 +20,4 @@ class Target(Far):
         self.on_node = ["srun", "--quiet", "--ntasks=1", f"--immediate={_PATIENCE}", *chosen]
 
     def manifests(self, plan: Plan) -> str:
-        return slurm.text(plan.as_json(), "runs/NAME")
+        return slurm.Scheduler().submission(plan.as_json(), "runs/NAME")

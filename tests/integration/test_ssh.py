@@ -20,7 +20,7 @@ from ssh_host import SSHD, Host, free_port, quoted, ssh_host
 
 from runner import targets
 from runner.errors import RecipeError
-from runner.execute import agent as far
+from runner.execute import files, run_folder
 from runner.record.runs import Run, every
 
 pytestmark = pytest.mark.skipif(not Path(SSHD).exists(), reason="no sshd")
@@ -260,7 +260,7 @@ def test_cancel_leaves_no_process(host: Host, work: Path) -> None:
     run = a_far_run(work, host, grandchild)
     target = start(run)
     assert target.state(run) == "running"
-    [executor] = [event["pid"] for event in far.events(there(host, run)) if event["event"] == "run"]
+    [executor] = [event["pid"] for event in run_folder.read_events(there(host, run)) if event["event"] == "run"]
     ended = os.pidfd_open(executor)
     assert target.cancel(run) == "stopped"
     assert select.select([ended], [], [], 10)[0]
@@ -431,4 +431,4 @@ def test_far_state_without_a_run_is_an_error(host: Host, work: Path) -> None:
     shutil.rmtree(there(host, run))
     with pytest.raises(RecipeError, match="trn-a"):
         target.state(run)
-    assert far.HEARTBEAT < 5
+    assert files.HEARTBEAT < 5

@@ -16,7 +16,6 @@ two lists of unequal length cannot be written.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -45,7 +44,8 @@ from runner.commands.sweep import launcher, leaderboard, optuna_study
 from runner.commands.sweep.trial import Job, SweepStopped, compose_trial, varying, wait
 from runner.compose.recipe import Composed, hydra_overrides, one_line, prepare_hydra
 from runner.errors import RecipeError
-from runner.execute.agent import LOCK, SWEEP
+from runner.execute import files
+from runner.execute.run_folder import LOCK, SWEEP
 from runner.plan.build import build
 from runner.record import create, ranking, runs, trackers
 
@@ -194,10 +194,8 @@ def _alone(folder: Path) -> Iterator[None]:
     """Hold the sweep's folder. Raises RecipeError if the same sweep is at work."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RecipeError(f"{folder}: this sweep is running already") from None
+        if not files.try_lock(lock):
+            raise RecipeError(f"{folder}: this sweep is running already")
         yield
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,8 +20,9 @@ from runner.commands.progress import Follower
 from runner.commands.sweep.leaderboard import values_of
 from runner.compose.recipe import Composed, from_config, prepare_hydra
 from runner.errors import RecipeError
-from runner.execute.agent import LOCK
-from runner.execute.executor import end_with_parent
+from runner.execute import files
+from runner.execute.process import die_with_parent
+from runner.execute.run_folder import LOCK
 from runner.plan.build import build
 from runner.plan.model import Plan
 from runner.record import create
@@ -79,7 +78,7 @@ class Job:
     def __call__(self, config: DictConfig) -> float | None:
         """Run the trial that Hydra has composed. Returns its objective; None if it failed."""
         if os.getpid() != self.sweep_pid:
-            end_with_parent()
+            die_with_parent()
         try:
             trial = self.prepare(config)
             return trial and self._attempt(trial.number, lambda: self._run(trial))
@@ -228,5 +227,4 @@ def is_finished(folder: Path) -> bool:
 
 def wait(folder: Path) -> None:
     """Wait for the end of an executor that is stopping: it outlives a sweep that was killed by some seconds."""
-    with suppress(FileNotFoundError), (folder / LOCK).open("rb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)
+    files.wait_until_unlocked(folder / LOCK)

@@ -1,8 +1,8 @@
-"""Ray: a run is a job of its Job API, spoken over HTTP. Ray says which NeuronCores it gets.
+"""Ray: a run is a job of its Job API, over HTTP. Ray assigns the NeuronCores.
 
 https://docs.ray.io/en/latest/cluster/running-applications/job-submission/rest.html
 
-Standard library alone: it travels.
+Standard library alone.
 """
 
 from __future__ import annotations
@@ -15,82 +15,88 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.execute import executor
-from runner.execute.schedulers import Refused, Unreachable, path
+from runner.execute.rendezvous import NODE_NAME
+from runner.execute.run_folder import EXECUTOR_LOG
+from runner.execute.schedulers import base
+from runner.execute.schedulers.base import Refused, Unreachable, python_path
 
-ENDS_WAITING = False  # the stop is heard when the job begins
-_PATIENCE = 30.0  # seconds for an answer
+_TIMEOUT = 30.0  # seconds for an answer
 _ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
 
 
-def submit(plans: Mapping[Path, Mapping[str, Any]]) -> list[list[str]]:
-    """One job a run; its id begins with the cluster's address."""
-    ids: list[list[str]] = []
-    try:
+class Scheduler(base.Scheduler):
+    """One job a run; its id is `ADDRESS#SUBMISSION`."""
+
+    cancels_waiting_jobs = False
+
+    def submit(self, plans: Mapping[Path, Mapping[str, Any]]) -> list[list[str]]:
+        submitted: list[list[str]] = []
         for run, plan in plans.items():
-            answer = _call(plan["job"]["address"], "POST", "", asked(Path.cwd(), run, plan))
-            ids.append([f"{plan['job']['address']}#{answer['submission_id']}"])
-    except (Refused, Unreachable) as error:
-        for one in ids:
-            cancel(one)
-        raise Refused(f"target.ray.address: {plan['job']['address']}: {error}") from None
-    return ids
+            address = plan["job"]["address"]
+            try:
+                answer = _call(address, "POST", "", job_request(Path.cwd(), run, plan))
+            except (Refused, Unreachable) as error:
+                for ids in submitted:
+                    self.cancel(ids)
+                raise Refused(f"target.ray.address: {address}: {error}") from None
+            submitted.append([f"{address}#{answer['submission_id']}"])
+        return submitted
+
+    def submission(self, plan: Mapping[str, Any], run: str) -> str:
+        return json.dumps(job_request(Path("FOLDER"), Path(run), plan), indent=2) + "\n"
+
+    def state(self, ids: Sequence[str]) -> str:
+        try:
+            job = _job(ids)
+        except Refused:  # a head node that was restarted does not know the job
+            return "gone"
+        if job["status"] == "PENDING":
+            return f"waiting: {job.get('message') or 'for resources'}"
+        return "gone" if job["status"] in _ENDED else "running"
+
+    def reason(self, ids: Sequence[str]) -> str:
+        try:
+            return _job(ids)["message"]
+        except (Refused, Unreachable):
+            return ""
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        address, _, name = ids[0].partition("#")
+        _call(address, "POST", f"{name}/stop")
 
 
-def text(plan: Mapping[str, Any], run: str) -> str:
-    """The body of the request."""
-    return json.dumps(asked(Path("FOLDER"), Path(run), plan), indent=2) + "\n"
-
-
-def asked(folder: Path, run: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
-    """What the Job API is asked for: the executor, in the folder that plans run in."""
+def job_request(folder: Path, run: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of a request to run a plan's executor in `folder`, the one that plans run in."""
     job = plan["job"]
-    command = [job["python"], "-m", "runner.execute", str(run / "plan.json"), "--run", str(run)]
-    words = f"cd {shlex.quote(str(folder))} && PYTHONUTF8=1 PYTHONPATH={path(job['code'])} exec {shlex.join(command)}"
-    where = f"export {executor.NAME}=$(hostname)"
+    executor = shlex.join([job["python"], "-m", "runner.execute", str(run / "plan.json"), "--run", str(run)])
+    environment = f"PYTHONUTF8=1 PYTHONPATH={python_path(job['code'])}"
+    command = f"cd {shlex.quote(str(folder))} && {environment} exec {executor}"
     return {
-        "entrypoint": f"{where}; {words} >>{shlex.quote(str(run / 'executor.log'))} 2>&1",
+        "entrypoint": f"export {NODE_NAME}=$(hostname); {command} >>{shlex.quote(str(run / EXECUTOR_LOG))} 2>&1",
         "entrypoint_num_cpus": job["cpus"],
         "entrypoint_resources": job["resources"],
         "metadata": {"run": run.name, "recipe": plan["recipe"]},
     }
 
 
-def look(ids: Sequence[str]) -> str:
+def _job(ids: Sequence[str]) -> dict[str, Any]:
     address, _, name = ids[0].partition("#")
-    try:
-        told = _call(address, "GET", name)
-    except Refused:  # a head that was started anew knows nothing of it
-        return "gone"
-    if told["status"] == "PENDING":
-        return f"waiting: {told.get('message') or 'for a place'}"
-    return "gone" if told["status"] in _ENDED else "running"
-
-
-def reason(ids: Sequence[str]) -> str:
-    address, _, name = ids[0].partition("#")
-    try:
-        return _call(address, "GET", name)["message"]
-    except (Refused, Unreachable):
-        return ""
-
-
-def cancel(ids: Sequence[str]) -> None:
-    address, _, name = ids[0].partition("#")
-    _call(address, "POST", f"{name}/stop")
+    return _call(address, "GET", name)
 
 
 def _call(address: str, method: str, path: str, body: Any = None) -> Any:
-    """An answer of the Job API. Raises Refused with the reason that it gives, Unreachable without an answer."""
+    """An answer of the Job API. Raises Refused with the reason that it gives, Unreachable if it does not answer."""
     request = urllib.request.Request(
-        f"{address.rstrip('/')}/api/jobs/{path}", json.dumps(body or {}).encode() if method == "POST" else None,
-        {"Content-Type": "application/json"}, method=method,
-    )  # fmt: skip
+        f"{address.rstrip('/')}/api/jobs/{path}",
+        json.dumps(body or {}).encode() if method == "POST" else None,
+        {"Content-Type": "application/json"},
+        method=method,
+    )
     try:
-        with urllib.request.urlopen(request, timeout=_PATIENCE) as answer:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
             return json.loads(answer.read())
     except urllib.error.HTTPError as error:
-        said = error.read().decode(errors="replace").strip().splitlines() or [error.reason]
-        raise Refused(said[-1]) from None
+        lines = error.read().decode(errors="replace").strip().splitlines() or [error.reason]
+        raise Refused(lines[-1]) from None
     except (OSError, ValueError) as error:
-        raise Unreachable(f"no Ray answers: {getattr(error, 'reason', error)}") from None
+        raise Unreachable(f"no Ray cluster answers: {getattr(error, 'reason', error)}") from None

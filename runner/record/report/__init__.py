@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from runner.execute import files
 from runner.record.report import comparison, page, single
 from runner.record.runs import Run
 
@@ -21,6 +22,4 @@ def write(runs: Sequence[Run], path: Path) -> Path:
     """
     document = single.document(runs[0]) if len(runs) == 1 else comparison.document(runs)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(page.render(document), encoding="utf-8")
-    return aside.replace(path)
+    return files.write_atomic(path, page.render(document))

@@ -4,7 +4,6 @@
 # (only a tracker that is chosen need be installed)
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import time
@@ -12,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from runner.execute import files
 from runner.record import trackers
 from runner.record.differences import flat
 from runner.record.runs import Run
@@ -68,5 +68,5 @@ class Tracker:
 def _alone(lock: Path) -> Iterator[None]:
     """Only one run at a time: MLflow cannot create its tables, or an experiment, twice at once."""
     with lock.open("wb") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        files.lock(stream)
         yield

@@ -19,7 +19,7 @@ from runner.errors import RecipeError
 from runner.targets.transport.base import CommandFailed
 
 _CONNECT, _ANSWER = 10.0, 30.0  # seconds
-_SILENCE = 60.0  # seconds of silence: a command answers when done, or every `runner.execute.agent.HEARTBEAT`
+_SILENCE = 60.0  # seconds of silence: a command answers when done, or every `runner.execute.files.HEARTBEAT`
 _CHUNK = 2**16
 _STDIN, _STDOUT, _STDERR, _STATUS = b"\0", 1, 2, 3  # channels of a command's WebSocket
 _CREATE = {

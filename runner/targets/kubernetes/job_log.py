@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 
 from runner.errors import RecipeError
-from runner.execute.agent import EVENTS
+from runner.execute.run_folder import EVENTS
 from runner.targets.kubernetes import pods
 from runner.targets.kubernetes.access import call, inside, pods_of
 from runner.targets.kubernetes.cluster import Cluster, Missing, Object, Refused

@@ -23,7 +23,7 @@ from typing import Any
 from runner.compose.schema import Kubernetes
 from runner.errors import RecipeError
 from runner.execute import bootstrap
-from runner.execute.executor import NAME
+from runner.execute.rendezvous import NODE_NAME
 from runner.targets.bundle import asks_hub, code_name
 
 NEURON, EFA, HUGEPAGES = "aws.amazon.com/neuron", "vpc.amazonaws.com/efa", "hugepages-2Mi"
@@ -282,7 +282,7 @@ def _toleration(text: str) -> Object:
 def _environment(load: Load) -> list[Object]:
     found: list[Object] = [{"name": "PYTHONPATH", "value": code_name()}, {"name": "PYTHONUTF8", "value": "1"}]
     if load.nodes > 1:
-        found.append({"name": NAME, "value": f"{load.run}-0.{_nodes(load)}"})
+        found.append({"name": NODE_NAME, "value": f"{load.run}-0.{_nodes(load)}"})
     if asks_hub(load.plan):
         named, key = load.settings.secret, load.settings.secret_key
         reference = {"name": named or load.run, "key": key, **({} if named or load.has_token else {"optional": True})}

@@ -22,7 +22,7 @@ import yaml
 from runner.compose.schema import Recipe
 from runner.compose.schema import Target as Settings
 from runner.errors import RecipeError
-from runner.execute import agent, bootstrap
+from runner.execute import bootstrap, run_folder
 from runner.plan.command import Place
 from runner.plan.model import Plan
 from runner.record.runs import Run
@@ -70,7 +70,7 @@ class Target:
 
         def write_record(archive: tarfile.TarFile) -> None:
             bundle.add(archive, f"{load.folder}/plan.json", json.dumps(plain).encode())
-            bundle.add(archive, f"{load.folder}/{agent.EVENTS}", b"")
+            bundle.add(archive, f"{load.folder}/{run_folder.EVENTS}", b"")
 
         archive, left = _pack(load, write_record)
         made = [*manifests.owned(load, archive), manifests.job(load)]
@@ -102,7 +102,7 @@ class Target:
             raise
 
     def follow(self, run: Run) -> Iterator[bytes]:
-        with Mirror(run.folder / agent.EVENTS) as mirror:
+        with Mirror(run.folder / run_folder.EVENTS) as mirror:
             yield from mirror.heard
             log, wait = JobLog(self._cluster, self._load_of(run), mirror, self._settings.forward), 0.0
             while True:
@@ -139,7 +139,7 @@ class Target:
 
     def state(self, run: Run) -> str:
         """As `runner.execute.agent.state`, or that no pod of it runs yet."""
-        load, said = self._load_of(run), agent.last_word(run.folder)
+        load, said = self._load_of(run), run_folder.last_state(run.folder)
         with _told():
             job = job_of(self._cluster, load.run)
             if job is None or condition(job, "Failed"):
@@ -158,9 +158,9 @@ class Target:
             if job and (condition(job, "Failed") or (condition(job, "Complete") and not load.server)):
                 list(self.follow(run))  # its last words are heard, before its log goes
             self._delete(load.run)
-        with Mirror(run.folder / agent.EVENTS) as mirror:
+        with Mirror(run.folder / run_folder.EVENTS) as mirror:
             list(gone(mirror))
-        said = agent.last_word(run.folder)
+        said = run_folder.last_state(run.folder)
         return said if said in ENDS else "stopped"  # one who follows writes it
 
     def fetch(self, run: Run, adapter: bool) -> None:

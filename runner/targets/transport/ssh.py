@@ -22,7 +22,7 @@ from runner.targets.transport.base import CommandFailed, LinkLost
 
 _CONNECT = 15.0  # seconds
 _PATIENCE = 60.0  # seconds without a word, of a command that answers when it is done
-_SILENCE = 8.0  # seconds without a word, of a stream that speaks every `runner.execute.agent.HEARTBEAT`
+_SILENCE = 8.0  # seconds without a word, of a stream that speaks every `runner.execute.files.HEARTBEAT`
 _CHUNK = 2**16
 _MARK = "trainium-recipes begins"  # on a line of its own, before what a command prints
 # sh, csh and fish have in common what a word of these characters means between single quotes.

@@ -12,7 +12,7 @@ from records import a_run
 
 from runner.commands import gc
 from runner.errors import RecipeError
-from runner.execute.executor import LOCK
+from runner.execute.run_folder import LOCK
 from runner.record.runs import every
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from runner.commands import records
 from runner.errors import RecipeError
-from runner.execute.executor import LOCK
+from runner.execute.run_folder import LOCK
 from runner.record import runs
 
 

@@ -1,0 +1,111 @@
+"""Runs the command of a step in a process group of its own, and ends whatever is left of it. Standard library alone."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+_GRACE = 30.0  # seconds between SIGTERM and SIGKILL
+_SKEW = 0.5  # seconds: who ends a whole job may signal the step before this program; then it was stopped, not failed
+
+
+class StepFailed(Exception):
+    """A step cannot run, or its command ended with another exit status than 0."""
+
+    def __init__(self, stage: str, status: int, reason: str):
+        super().__init__(reason)
+        self.stage, self.status, self.reason = stage, status, reason
+
+
+def run_command(
+    step: Mapping[str, Any], log: Path, events: Path, environment: Mapping[str, str], inherit: Sequence[int]
+) -> int:
+    """Run a step's command with its output in `log`; returns the peak memory, in bytes, of its largest process.
+
+    The command inherits the file descriptors `inherit`, and with them their locks. Raises StepFailed.
+    """
+    described = {
+        "RUNNER_EVENTS": str(events.resolve()),
+        "RUNNER_STAGE": step["stage"],
+        "PATH": _search_path(step["argv"][0]),
+    }
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            step["argv"],
+            env={**_threads(step.get("processes", 1)), **os.environ, **step["env"], **environment, **described},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=inherit,
+            preexec_fn=die_with_parent,
+        )
+    try:
+        _, wait_status, usage = os.wait4(process.pid, 0)
+        status = process.returncode = os.waitstatus_to_exitcode(wait_status)
+    finally:
+        _terminate_group(process)
+    if status != 0:
+        time.sleep(_SKEW)
+        raise StepFailed(step["stage"], status, _failure(step["argv"], status, log))
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def die_with_parent() -> None:
+    """For Popen(preexec_fn=): have the kernel send the child SIGTERM when the process that started it dies."""
+    if _LIBC:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def environment_bin(python: str) -> Path | None:
+    """The folder with the programs of a Python's environment; None for a bare name, which PATH finds already.
+
+    It is where the Python is named, not where a link leads: an environment's `python` often links to /usr/bin.
+    """
+    return Path(python).parent if os.sep in python else None
+
+
+def _search_path(python: str) -> str:
+    """PATH for a step, beginning with its environment: Neuron's tools, such as neuronx-cc, are called by bare name."""
+    folder, inherited = environment_bin(python), os.environ.get("PATH", os.defpath)
+    return f"{folder.absolute()}{os.pathsep}{inherited}" if folder else inherited
+
+
+def _threads(processes: int) -> dict[str, str]:
+    """An equal share of the CPUs for each process; torchrun would give it one unless OMP_NUM_THREADS is set."""
+    if processes == 1:
+        return {}
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"OMP_NUM_THREADS": str(max(1, cpus // processes))}
+
+
+def _terminate_group(process: subprocess.Popen) -> None:
+    """End whatever is left of the step's process group: SIGTERM, some time to clean up, SIGKILL."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _failure(argv: Sequence[str], status: int, log: Path) -> str:
+    """Why a step failed: the last line that its own program wrote, else the last line of the log."""
+    lines = [line.strip() for line in log.read_text(errors="replace", encoding="utf-8").splitlines() if line.strip()]
+    prefixes = tuple(f"{Path(argument).name}: " for argument in argv if argument.endswith(".py"))
+    messages = [line for line in lines if line.startswith(prefixes)]
+    if not messages and not shutil.disk_usage(log).free:
+        return f"the disk is full: no space left below {log.parent.resolve()}"
+    how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    return f"{(messages or lines or ['it printed nothing'])[-1]} ({how}; all of its output: {log})"

@@ -1,0 +1,56 @@
+"""The folder that records a run: the names of its files, and what they say about the run. Standard library alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from runner.execute import files
+
+EVENTS = "events.jsonl"
+LOCK = "lock"  # locked by the executor of the run for as long as it lives; holds its process id
+EXECUTOR_LOG = "executor.log"
+JOB = "scheduled.json"  # the scheduler that starts the run, and its ids: {"scheduler": NAME, "ids": [...]}
+NODES = "nodes.json"  # through which the nodes of a step find each other
+CANCELLED = "cancelled"  # exists once the run was cancelled: a job that has not begun then does nothing
+SECRETS = "secrets.json"  # environment variables that no command line or record may show
+HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # the variables that may be in it
+SWEEP = "sweep.json"  # in the folder of a sweep, which holds the folders of its trials
+
+FINAL = ("finished", "failed")  # states after which no event follows
+ENDED = (*FINAL, "stopped")  # a job that was stopped may be started again by its scheduler
+
+
+def run_name(run: Path) -> str:
+    """The folder's name; of a trial, whose folder is only a number, SWEEP/NUMBER."""
+    return f"{run.parent.name}/{run.name}" if (run.parent / SWEEP).is_file() else run.name
+
+
+def executor_pid(run: Path) -> int | None:
+    """The process id of the executor that is at work on this machine; None if there is none."""
+    holder = files.lock_holder(run / LOCK)
+    return None if holder is None else int(holder or 0)
+
+
+def in_progress(run: Path) -> bool:
+    """Whether an executor of the run is alive on this machine."""
+    return executor_pid(run) is not None
+
+
+def read_events(run: Path) -> Iterator[dict[str, Any]]:
+    """The events in order, without a line that is still being written."""
+    with (run / EVENTS).open("rb") as lines:
+        yield from (json.loads(line) for line in lines if line.endswith(b"\n"))
+
+
+def last_state(run: Path) -> str | None:
+    """The latest state in the events: started, interrupted, finished, failed or stopped; None before it began."""
+    states = [event["state"] for event in read_events(run) if event["event"] == "run"]
+    return states[-1] if states else None
+
+
+def stage_states(run: Path) -> dict[str, str]:
+    """The latest state of each stage, in the order in which the stages began."""
+    return {event["stage"]: event["state"] for event in read_events(run) if event["event"] == "step"}
