@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from common import program
-from common.files import check_room
+from common.files import check_free_space
 from common.formats import safetensors_file, streaming
 from common.formats.dtypes import TensorSpec
 from common.formats.safetensors_file import SafetensorsWriter
@@ -134,7 +134,7 @@ def check_output(output: Path, needed: int) -> None:
     """BadInput when a model is in the output folder already, or `needed` bytes are not free."""
     if (output / "model").exists() or (output / safetensors_file.SINGLE).exists():
         raise BadInput(f"--output {output}: holds a model already, name another folder")
-    check_room(output, needed)
+    check_free_space(output, needed)
 
 
 def scatter(

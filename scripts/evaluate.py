@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from common import events, program
 from common.data import json_lines, tokenizer
 from common.data.template import Template
+from common.formats.dtypes import DTYPES
 from common.formats.peft_folder import BASE
 from common.inference import loading, text_scores
 from common.inference.sql_scores import GoldFails, SqlChecker, SqlQuestion
@@ -54,7 +55,7 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--examples", type=count(0), default=0, help="the first N held-out examples; 0 is all")
     parser.add_argument("--max-new-tokens", type=count(1), default=128, help="longest answer, in tokens")
     parser.add_argument("--batch-size", type=count(1), default=32, help="answers generated together")
-    parser.add_argument("--dtype", choices=sorted(loading.DTYPES), default="fp32", help="of the weights")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32", help="of the weights")
     parser.add_argument("--metrics", nargs="+", choices=["exact_match", "rouge_l", "sql"], default=["exact_match"])
     parser.add_argument("--sql-schema", metavar="COLUMN", help="column of CREATE TABLE statements, for --metrics sql")
     parser.add_argument(

@@ -28,7 +28,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: streaming ha
 import numpy as np
 
 from common import program
-from common.files import check_room, read_json
+from common.files import check_free_space, read_json
 from common.formats import peft_folder, streaming
 from common.formats.dtypes import TensorSpec, all_finite, from_float32, to_float32
 from common.formats.peft_folder import LoraConfig, number
@@ -41,7 +41,6 @@ from common.shards import rank_files
 from common.shards.layout import PROJECTIONS, ModelShape, Placement, Segment, ShardLayout
 from common.shards.llama_folder import open_llama
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WEIGHTS = (".safetensors", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
 
 # How far copies on several ranks may lie apart, as a share of their size (Frobenius norms). They get the same
@@ -96,14 +95,14 @@ def run(args: argparse.Namespace) -> None:
     export = _export_peft if (args.adapter / "adapter").is_dir() else _export_sharded
     scale = export(args)
     if args.merge:
-        merge(args.model, SafetensorsFile(args.output / "adapter" / ADAPTER_WEIGHTS), scale, args.output / "merged")
+        merge(args.model, SafetensorsFile(args.output / "adapter" / peft_folder.WEIGHTS), scale, args.output / "merged")
 
 
 def _export_sharded(args: argparse.Namespace) -> float:
     """Gather what NxD saved into OUTPUT/adapter; returns the adapter's scale."""
     shape = layouts.read_shape(args.model)
     base = open_llama(args.model, shape)
-    config = read_config(args.adapter / "lora_adapter" / "adapter_config.json")
+    config = read_config(args.adapter / "lora_adapter" / peft_folder.CONFIG)
     adapter = open_adapter(args.adapter, shape, config)
     check_values(adapter)
     adapter = only_trained(adapter)
@@ -117,15 +116,15 @@ def _export_peft(args: argparse.Namespace) -> float:
     source = args.adapter / "adapter"
     config = peft_folder.read_config(source / peft_folder.CONFIG)
     peft_folder.check_adapter(source, args.model)
-    weights = SafetensorsFile(source / ADAPTER_WEIGHTS)
+    weights = SafetensorsFile(source / peft_folder.WEIGHTS)
     for name, spec in weights.specs.items():
         if not all_finite(weights.bits(name), spec.dtype):
             raise StageFailed(f"{weights.path}: {name} is not finite: the training failed")
     check_output(args.output, open_model(args.model) if args.merge else {}, weights.specs)
     folder = args.output / "adapter"
     folder.mkdir(parents=True)
-    shutil.copyfile(weights.path, folder / ADAPTER_WEIGHTS)
-    write_config(folder, config, str(args.model), config.modules)
+    shutil.copyfile(weights.path, folder / peft_folder.WEIGHTS)
+    write_config(folder, config, str(args.model), config.targets)
     return config.scale
 
 
@@ -194,13 +193,13 @@ def check_output(output: Path, base: Mapping[str, StoredTensor], adapter: Mappin
         if folder.exists():
             raise BadInput(f"--output {output}: holds {folder.name} already, name another folder")
     specs = [*adapter.values(), *(tensor.spec for tensor in base.values())]
-    check_room(output, sum(spec.nbytes for spec in specs))
+    check_free_space(output, sum(spec.nbytes for spec in specs))
 
 
 def write_adapter(adapter: ShardedAdapter, config: LoraConfig, base_model: str, folder: Path) -> None:
     """Write the PEFT folder."""
     folder.mkdir(parents=True)
-    writer = SafetensorsWriter(folder / ADAPTER_WEIGHTS, adapter.specs)
+    writer = SafetensorsWriter(folder / peft_folder.WEIGHTS, adapter.specs)
     rank_files.gather(adapter.ranks, adapter.places, adapter.specs, writer)
     writer.close()
     write_config(folder, config, base_model, [name.partition(".")[2] for name in adapter.projections])
@@ -220,7 +219,7 @@ def write_config(folder: Path, config: LoraConfig, base_model: str, targets: Seq
         "target_modules": list(targets),
         "bias": "none",
     }
-    (folder / "adapter_config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (folder / peft_folder.CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def merge(model: Path, adapter: SafetensorsFile, scale: float, output: Path) -> None:
@@ -290,9 +289,9 @@ def _is_zero(adapter: ShardedAdapter, name: str) -> bool:
 def _targeted(rank: TorchZipFile, config: LoraConfig) -> tuple[str, ...]:
     """The projections of the adapter's modules; of q, k and v those that have a lora_B."""
     stored = {key.partition(".layers.")[2].partition(".")[2] for key in rank.specs}  # without the layer's number
-    wanted = {name: target for name, target in PROJECTIONS.items() if target.module in config.modules}
+    wanted = {name: target for name, target in PROJECTIONS.items() if target.module in config.targets}
     found = {name: target for name, target in wanted.items() if f"{target.module}.lora_B.{target.parameter}" in stored}
-    for module in config.modules:
+    for module in config.targets:
         if module not in {target.module for target in found.values()}:
             raise BadInput(f"{rank.path}: has no lora_B of target module {module}")
     return tuple(found)
@@ -323,7 +322,7 @@ def _whole(layout: ShardLayout, rows: int) -> tuple[Segment, ...]:
 
 
 def _peft_name(module: str, part: str) -> str:
-    return f"base_model.model.{module}.{part}.weight"
+    return f"{peft_folder.PREFIX}{module}.{part}.weight"
 
 
 def _module(path: Path, target: object) -> str:

@@ -33,6 +33,7 @@ from common import events, program
 from common.data import hub
 from common.files import read_json
 from common.formats import model_config
+from common.formats.dtypes import DTYPES
 from common.program import BadInput
 
 CONFIG = ("config.json", "adapter_config.json")
@@ -55,13 +56,12 @@ TOKENIZER = (
     "chat_template.json",
 )
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-DTYPES = {"bf16": "BF16", "fp32": "F32"}
 
 
 def run(args: argparse.Namespace) -> None:
     _check_flags(args)
     if args.gguf:
-        _convert(_gguf_file(args.gguf), args.output, DTYPES[args.dtype or "bf16"])
+        _convert(_gguf_file(args.gguf), args.output, args.dtype or "bf16")
         verify(args.output, args.output, args.trainer)
     else:
         _copy(args)
@@ -209,7 +209,7 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--revision", help="branch, tag or commit of --hub (default: main)")
     parser.add_argument("--tokenizer", metavar="FOLDER|OWNER/NAME", help="take tokenizer and chat template from here")
     parser.add_argument("--tokenizer-revision", help="branch, tag or commit of a --tokenizer on the hub")
-    parser.add_argument("--dtype", choices=list(DTYPES), help="how --gguf weights are stored (default: bf16)")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), help="how --gguf weights are stored (default: bf16)")
     parser.add_argument("--trainer", choices=model_config.TRAINERS, help="what will train it (default: any may)")
     parser.add_argument("--output", type=Path, required=True, help="folder for the model")
     return parser

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from common import events, program
 from common.data import tokenizer
+from common.formats.dtypes import DTYPES
 from common.formats.peft_folder import BASE
 from common.inference import loading
 from common.serving.server_flags import bound_socket, check_names, named_folder, reachable
@@ -40,7 +41,7 @@ def flags() -> argparse.ArgumentParser:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=program.at_least(1), required=True)
-    parser.add_argument("--dtype", choices=sorted(loading.DTYPES), default="fp32", help="of the weights")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32", help="of the weights")
     parser.add_argument("--max-batch", type=program.at_least(1), default=16, help="answers generated together")
     return parser
 

@@ -36,11 +36,11 @@ ROOT_PORT = 48620  # of the Neuron runtime's collectives; the address is that of
 
 def run(args: argparse.Namespace) -> None:
     """Check what can be checked alone, then train."""
-    with program.first_rank_speaks():
+    with program.report_from_rank_0():
         check(args)
         host = os.environ.get("MASTER_ADDR", "localhost")
         os.environ.setdefault("NEURON_RT_ROOT_COMM_ID", f"{host}:{ROOT_PORT}")
-        program.find_compile_cache()
+        program.make_compile_cache_absolute()
         from common.training.nxd.trainer import train
 
         train(args)

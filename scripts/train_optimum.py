@@ -33,9 +33,9 @@ FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # each one l
 
 def run(args: argparse.Namespace) -> None:
     """Check what can be checked without the library, then train."""
-    with program.first_rank_speaks():
+    with program.report_from_rank_0():
         check(args, int(os.environ.get("WORLD_SIZE", "1")))
-        program.find_compile_cache()
+        program.make_compile_cache_absolute()
         from common.training.optimum.trainer import train
 
         train(args)

@@ -21,7 +21,7 @@ from common.training import flags as training_flags
 
 def run(args: argparse.Namespace) -> None:
     """Check what can be checked without torch, then train."""
-    with program.first_rank_speaks():
+    with program.report_from_rank_0():
         training_flags.check_ranks(args)
         if args.device == "neuron":
             from common.training.neuron.trainer import train

@@ -1,8 +1,8 @@
-"""Progress, metrics and messages of a stage program, one JSON object a line.
+"""Progress, metrics and messages of a stage program, one JSON object per line.
 
-Under the runner the lines go to the file named by RUNNER_EVENTS (shared with other writers, so each
-line is one appending write). As text they are on stderr too: what a person sees by hand, and the stage's log
-under the runner, which tells of progress more seldom.
+The runner names a file in RUNNER_EVENTS. Other processes write to it too, so each line is a single appending write.
+The events also go to stderr as text: to the terminal or, under the runner, to the stage's log, where progress lines
+are less frequent.
 
     {"time": 1763760000.1, "stage": "train", "event": "progress", "done": 12, "total": 80, "unit": "step"}
     {"time": ..., "stage": "train", "event": "metric", "at": 12, "values": {"loss": 2.31, "learning_rate": 0.0004}}
@@ -18,13 +18,13 @@ import sys
 import time
 from typing import Any
 
-_SECONDS_BETWEEN = 0.1  # a progress line costs a write; a person sees no more than ten a second
-_SECONDS_BETWEEN_LOGGED = 10.0  # a log is read when all is over
+_SECONDS_BETWEEN = 0.1  # a progress line costs a write, and a terminal needs no more than ten per second
+_SECONDS_BETWEEN_LOGGED = 10.0  # a log is read afterwards
 _last_progress = _last_logged = -_SECONDS_BETWEEN_LOGGED
 
 
 def progress(done: int, total: int, unit: str = "step") -> None:
-    """Say that `done` of `total` units are finished. The last one is always told, others when due."""
+    """Report that `done` of `total` units are finished. Reports are rate-limited, except the last one."""
     global _last_progress, _last_logged
     now = time.monotonic()
     if done < total and now - _last_progress < _SECONDS_BETWEEN:
@@ -36,17 +36,17 @@ def progress(done: int, total: int, unit: str = "step") -> None:
 
 
 def metric(values: dict[str, float], at: int | None = None) -> None:
-    """Record named numbers, `at` a step of training where there is one."""
+    """Report named numbers, `at` a training step if there is one."""
     _emit({"event": "metric", "at": at, "values": values})
 
 
 def log(message: str, level: str = "info") -> None:
-    """Tell the user something: `level` is info, warning or error."""
+    """Report a message for the user; `level` is info, warning or error."""
     _emit({"event": "log", "level": level, "message": message})
 
 
 def serving(url: str, models: list[str], compiled: str | None = None) -> None:
-    """Tell that a server answers at `url` for each of `models`; `compiled` names the compiled model that it uses."""
+    """Report that a server at `url` is ready for each of `models`; `compiled` names its compiled model, if any."""
     _emit({"event": "serving", "url": url, "models": models, **({"compiled": compiled} if compiled else {})})
 
 

@@ -1,4 +1,4 @@
-"""Room on a disk, and JSON files."""
+"""Free disk space, and JSON files."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from common.program import BadInput
 
 
-def check_room(folder: Path, needed: int, flag: str = "--output") -> None:
-    """BadInput that names `flag` when the disk of `folder`, which need not exist, has not `needed` bytes free."""
+def check_free_space(folder: Path, needed: int, flag: str = "--output") -> None:
+    """Raise BadInput naming `flag` unless the disk of `folder`, which need not exist yet, has `needed` bytes free."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise BadInput(f"{flag} {folder}: {existing} is not a folder")
@@ -21,7 +21,7 @@ def check_room(folder: Path, needed: int, flag: str = "--output") -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; BadInput when there is none."""
+    """The JSON object in a file. Raises BadInput if there is no such file or it holds anything else."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
     try:

@@ -1,6 +1,6 @@
-"""The frame of every stage program: flags in, one clear line out when something is wrong.
+"""What every stage program shares: its argument parser, its exit status, and one-line error messages.
 
-Exit status: 0 done, 2 bad input (nothing was written), 1 the work itself failed, or its output cannot be written.
+Exit status: 0 success, 2 bad input (nothing was written), 1 the work failed or its output could not be written.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 
 
 class BadInput(Exception):
-    """A flag or an input file is unusable: one line that says what, where and what to try."""
+    """A flag or an input file is unusable. The message is one line: what, where, and what to try."""
 
 
 class StageFailed(Exception):
-    """The work was started and its result cannot be trusted: one line that says why."""
+    """The work started, but its result cannot be used. The message is one line."""
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -27,31 +27,31 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """An argument parser that shows the program's docstring as written, and the defaults that there are."""
+    """An argument parser whose help shows `description` as it is formatted, and the defaults of the flags."""
     return argparse.ArgumentParser(description=description, formatter_class=_Formatter, allow_abbrev=False)
 
 
 def main(
     run: Callable[[argparse.Namespace], None], flags: argparse.ArgumentParser, argv: Sequence[str] | None = None
 ) -> int:
-    """Parse `argv`, call `run`, and turn the two exceptions above into a line and an exit status."""
+    """Parse `argv` and call `run`. Returns the exit status; errors are printed as one line, without a traceback."""
     _open_standard_streams()
     try:
         run(flags.parse_args(argv))
         sys.stdout.flush()
     except (BadInput, StageFailed) as error:
-        _say(f"{flags.prog}: {error}")
+        _print_error(f"{flags.prog}: {error}")
         return 2 if isinstance(error, BadInput) else 1
     except OSError as error:
         _discard(1)
-        if not isinstance(error, BrokenPipeError):  # whoever read our output has gone, and knows it
-            _say(f"{flags.prog}: {error.filename or ''}: {error.strerror or error}")
+        if not isinstance(error, BrokenPipeError):  # else the reader of our output ended first, as `head` does
+            _print_error(f"{flags.prog}: {error.filename or ''}: {error.strerror or error}")
         return 1
     return 0
 
 
 def _open_standard_streams() -> None:
-    """Put /dev/null where a standard stream is closed: else the next file that is opened would get what is printed."""
+    """Open /dev/null for every closed standard stream: otherwise prints would go to the next file that is opened."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
@@ -60,7 +60,7 @@ def _open_standard_streams() -> None:
             setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: SIM115, PTH123
 
 
-def _say(message: str) -> None:
+def _print_error(message: str) -> None:
     try:
         print(message, file=sys.stderr)
     except OSError:
@@ -68,15 +68,15 @@ def _say(message: str) -> None:
 
 
 def _discard(descriptor: int) -> None:
-    """What could not be written there shall not be tried once more, with a complaint, when Python ends."""
+    """Redirect to /dev/null, so that Python does not try to flush the stream again at exit, and complain."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, descriptor)
     os.close(null)
 
 
 @contextlib.contextmanager
-def first_rank_speaks() -> Iterator[None]:
-    """Of several ranks that fail, only the first says why; the others end with the same exit status."""
+def report_from_rank_0() -> Iterator[None]:
+    """Let only rank 0 print an error that all ranks raise; the others exit silently with the same status."""
     try:
         yield
     except (BadInput, StageFailed) as error:
@@ -86,33 +86,38 @@ def first_rank_speaks() -> Iterator[None]:
 
 
 def existing_folder(text: str) -> Path:
-    """An argparse type: a folder that is there."""
-    if not os.path.isdir(text):  # noqa: PTH112  pathlib raises for a text that no path can be
+    """An argparse type: an existing folder."""
+    if not os.path.isdir(text):  # noqa: PTH112  pathlib raises for a name that is too long
         raise argparse.ArgumentTypeError(f"{text}: no such folder")
     return Path(text)
 
 
 def existing_file(text: str) -> Path:
-    """An argparse type: a file that is there."""
+    """An argparse type: an existing file."""
     if not os.path.isfile(text):  # noqa: PTH113
         raise argparse.ArgumentTypeError(f"{text}: no such file")
     return Path(text)
 
 
+def is_url(text: str) -> bool:
+    """Whether a place to store files is a URL such as s3://bucket/key; otherwise it is a folder."""
+    return "://" in text
+
+
 def absolute(text: str) -> str:
-    """An argparse type: a folder as seen from anywhere, for programs that work elsewhere; a URL as it is."""
-    return text if "://" in text else str(Path(text).absolute())
+    """An argparse type: a folder as an absolute path, for programs with another working directory, or a URL."""
+    return text if is_url(text) else str(Path(text).absolute())
 
 
-def find_compile_cache() -> None:
-    """Name the cache of compiled programs as seen from anywhere: the compiler works in folders of its own."""
+def make_compile_cache_absolute() -> None:
+    """Make NEURON_COMPILE_CACHE_URL an absolute path: the compiler runs in working directories of its own."""
     cache = os.environ.get("NEURON_COMPILE_CACHE_URL")
     if cache:
         os.environ["NEURON_COMPILE_CACHE_URL"] = absolute(cache)
 
 
 def at_least(minimum: float, kind: type = int) -> Callable[[str], float]:
-    """An argparse type: a number (`kind` int or float) not below `minimum`."""
+    """An argparse type: an int or a float (`kind`) that is at least `minimum`."""
 
     def number(text: str) -> float:
         value = kind(text)

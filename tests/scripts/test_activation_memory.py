@@ -14,8 +14,9 @@ import torch
 
 from common.data import padded_batch
 from common.data.token_dataset import TokenSet
-from common.shards.layout import read_layout, read_shape
-from common.training.lora import TARGETS, Adapter, LoraConfig
+from common.formats.peft_folder import LoraConfig
+from common.shards.layout import TARGETS, read_layout, read_shape
+from common.training.lora import Adapter
 from common.training.neuron.llama import Device, Dropout, NeuronLlama
 from common.training.parallel import Ranks
 from runner.compose.schema import Architecture, Dataset, Hardware, Lora, Recipe, Train
@@ -56,7 +57,7 @@ def measured_here(folder: Path, layers: int, dropout: float) -> int:
     make_model(folder / "model", **{**sizes, "num_hidden_layers": layers, "head_dim": 32, "vocab_size": 128})
     shards = make_shards(folder / "model", folder / "shards")
     tokens = TokenSet(make_tokens(folder / "tokens", seq_len=SEQ_LEN, longest=SEQ_LEN), "train")
-    config = LoraConfig(RANK, 4, dropout, rslora=False, targets=TARGETS)
+    config = LoraConfig(RANK, 4, dropout, use_rslora=False, targets=TARGETS)
     adapter = Adapter(read_shape(shards), read_layout(shards), 0, config, seed=0)
     device = Uncompiled("cpu", collectives="gloo", compiler="")
     model = NeuronLlama(shards, torch.float32, adapter, Ranks(), checkpointing=False, device=device)

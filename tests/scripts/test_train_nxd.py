@@ -23,8 +23,9 @@ import train_nxd
 from common import program
 from common.data import padded_batch
 from common.data.token_dataset import TokenSet
+from common.formats.peft_folder import LoraConfig
 from common.shards.layout import read_layout, read_shape
-from common.training.lora import Adapter, LoraConfig
+from common.training.lora import Adapter
 from common.training.optimizer import Plan, Schedule
 from tests.scripts.training_files import make_model, make_shards, make_tokens, train_command
 

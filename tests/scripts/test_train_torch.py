@@ -16,8 +16,6 @@ import torch
 
 import train_torch
 from common import program
-from common.training import flags as training_flags
-from common.training.lora import TARGETS
 from tests.scripts.training_files import (
     PROGRAM,
     finish,
@@ -245,7 +243,3 @@ def test_threads_are_the_users_or_the_share_of_the_cores(variables, threads):
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROGRAM.parent), **variables}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert int(done.stdout) == threads
-
-
-def test_targets_of_the_flag_are_those_of_the_adapter():
-    assert tuple(training_flags.TARGETS) == TARGETS

@@ -13,7 +13,7 @@ CPU = Device("cpu", collectives="gloo", compiler="aot_eager")
 
 
 def run(args) -> None:
-    with program.first_rank_speaks():
+    with program.report_from_rank_0():
         trainer.train(args, CPU)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from common import events
 from common.formats import dtypes
+from common.formats.dtypes import DTYPES
 from common.formats.safetensors_file import SINGLE, SafetensorsWriter
 from common.program import BadInput
 
@@ -60,7 +61,7 @@ _CONTROL = 3  # tokenizer.ggml.token_type of a special token
 
 
 def write_folder(path: Path, output: Path, dtype: str) -> None:
-    """Write config.json, generation_config.json, model.safetensors (`dtype` BF16 or F32) and the tokenizer.
+    """Write config.json, generation_config.json, model.safetensors and the tokenizer; `dtype` is a key of DTYPES.
 
     Raises BadInput for a damaged file, and for a model that would not come out exactly.
     """
@@ -69,9 +70,9 @@ def write_folder(path: Path, output: Path, dtype: str) -> None:
     tokenizer = _tokenizer(path, reader)
     names = _names(path, reader, config)
     output.mkdir(parents=True, exist_ok=True)
-    _write_weights(reader, names, config, output / SINGLE, dtype)
+    _write_weights(reader, names, config, output / SINGLE, DTYPES[dtype].stored)
     ids = {key: config[key] for key in ("bos_token_id", "eos_token_id")}
-    _write_json(output / "config.json", {**config, "torch_dtype": {"BF16": "bfloat16", "F32": "float32"}[dtype]})
+    _write_json(output / "config.json", {**config, "torch_dtype": DTYPES[dtype].torch})
     _write_json(output / "generation_config.json", ids)
     _write_json(output / "tokenizer.json", tokenizer)
     _write_json(output / "tokenizer_config.json", _tokenizer_config(reader, config))

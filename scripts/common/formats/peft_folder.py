@@ -23,13 +23,13 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """An adapter_config.json of NxD or PEFT: one rank and scale for all modules."""
+    """The settings of an adapter, with one rank and scale for all modules, as PEFT and NxD write them."""
 
     rank: int
     alpha: float
     dropout: float
     use_rslora: bool
-    modules: tuple[str, ...]  # of NxD a Projection.module; of PEFT its target_modules
+    targets: tuple[str, ...]  # target_modules: last name parts such as q_proj; of NxD a Projection.module
 
     @property
     def scale(self) -> float:
@@ -47,7 +47,7 @@ def check_adapter(adapter: Path, model: Path) -> None:
     rank = config.rank
     weights = SafetensorsFile(adapter / WEIGHTS)
     base = {name: tensor.spec.shape for name, tensor in open_model(model).items()}
-    expected = _expected_shapes(base, rank, set(config.modules))
+    expected = _expected_shapes(base, rank, set(config.targets))
     _check_names(set(weights.specs), set(expected), weights.path)
     for name, shape in expected.items():
         if weights.specs[name].shape != shape:

@@ -10,14 +10,13 @@ from common.data.special_tokens import special_tokens
 from common.data.tokenizer import end_of_turn_id
 from common.files import read_json
 from common.formats import model_config
+from common.formats.dtypes import DTYPES
 from common.formats.peft_folder import check_adapter
 from common.formats.safetensors_file import open_model
 from common.program import BadInput
 
 if TYPE_CHECKING:
     from common.inference.adapted_model import AdaptedModel
-
-DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 def check_model(model: Path, adapters: Iterable[Path]) -> None:
@@ -75,7 +74,7 @@ def load_model(model: Path, adapters: dict[str, Path], dtype: str) -> AdaptedMod
     from common.inference.adapted_model import AdaptedModel
 
     logging.disable_progress_bar()
-    torch_dtype = getattr(torch, DTYPES[dtype])
+    torch_dtype = getattr(torch, DTYPES[dtype].torch)
     config = AutoConfig.for_model(**model_config.with_old_names(read_json(model / "config.json")))
     options: Any = {"config": config, "local_files_only": True, "output_loading_info": True}
     default = torch.get_default_dtype()

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from common import program
-from common.files import check_room, read_json
+from common.files import check_free_space, read_json
+from common.formats.dtypes import DTYPES
 from common.inference import loading
 from common.program import BadInput
 from common.serving import vllm_options
@@ -39,7 +40,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--adapter", type=named_folder, action="append", default=[], metavar="NAME=DIR", help="PEFT folder; repeatable"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--dtype", choices=sorted(vllm_options.DTYPES), default="fp32", help="of the weights")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32", help="of the weights")
     group = parser.add_argument_group("vLLM")
     group.add_argument("--generation", choices=vllm_options.GENERATIONS, default="cpu", help="which vLLM it is")
     group.add_argument("--max-model-len", type=count(1), help="tokens of prompt and answer; default: the model's")
@@ -121,7 +122,7 @@ def with_artifacts(args: argparse.Namespace, found: Settings, versions: Mapping[
     folder = root / vllm_options.artifacts_key(args.generation, found, versions)
     if not folder.is_dir():
         weights = sum(path.stat().st_size for path in found.model.glob("*.safetensors"))
-        check_room(root, int(weights * _COMPILED_SHARE), "--artifacts")
+        check_free_space(root, int(weights * _COMPILED_SHARE), "--artifacts")
     return replace(found, artifacts=folder)
 
 

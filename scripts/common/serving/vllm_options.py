@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.formats.dtypes import DTYPES
+
 GENERATIONS = ("cpu", "fork", "nxdi", "native")
 LABEL = "trainium-recipes.output"  # of a container: the --output of the launcher that started it
 API_SERVER = "vllm.entrypoints.openai.api_server"
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that every generation takes for max_lora_rank
-DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 _LARGE = 64 * 2**20  # bytes; a larger file counts by its size and time of change
 # Where each generation looks for compiled programs. The native plugin appends neuron/compile_cache.
 _CACHES = {
@@ -61,7 +62,7 @@ class Settings:
 
 def engine_arguments(generation: str, settings: Settings) -> dict[str, Any]:
     """Keyword arguments of vllm.LLM; `command` writes the same ones as flags."""
-    arguments: dict[str, Any] = {"model": str(settings.model), "dtype": DTYPES[settings.dtype]}
+    arguments: dict[str, Any] = {"model": str(settings.model), "dtype": DTYPES[settings.dtype].torch}
     limits = {"max_model_len": settings.max_model_len, "max_num_seqs": settings.max_num_seqs}
     arguments |= {name: value for name, value in limits.items() if value is not None}
     if settings.adapters:

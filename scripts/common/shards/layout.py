@@ -49,6 +49,8 @@ PROJECTIONS = {
     "mlp.down_proj": Projection("mlp.down_proj", "weight", 1),
 }
 
+TARGETS = tuple(name.partition(".")[2] for name in PROJECTIONS)  # what --targets and PEFT's target_modules name
+
 
 @dataclass(frozen=True)
 class ModelShape:

@@ -8,10 +8,14 @@ All ranks continue from the newest step that every one of them can read whole.
 
 from __future__ import annotations
 
+import argparse
+import hashlib
 import io
+import json
 import os
 import shutil
 import zipfile
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,16 @@ from common import events
 from common.training.parallel import Ranks
 
 _KEPT = 2
+
+
+_NOT_OF_THE_RESULT = ("checkpoint_every", "log_every")  # flags that do not change the result
+
+
+def settings_digest(args: argparse.Namespace, paths: Collection[str], content: Mapping[str, Any]) -> str:
+    """A digest of all that decides a training's result: its flags but for `paths`, and `content`."""
+    left_out = {*paths, *_NOT_OF_THE_RESULT}
+    flags = {name: value for name, value in vars(args).items() if name not in left_out}
+    return hashlib.sha256(json.dumps({"flags": flags, **content}, sort_keys=True).encode()).hexdigest()
 
 
 class Checkpoints:

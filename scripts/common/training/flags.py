@@ -1,4 +1,4 @@
-"""The flags that all trainers share, and what can be checked of them without torch."""
+"""The flags that all trainers share, and the checks of them that need no torch."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import os
 from pathlib import Path
 
 from common import program
+from common.formats.dtypes import DTYPES
 from common.program import BadInput
-from common.shards.layout import PROJECTIONS, read_layout, shard_name
-
-TARGETS = [name.partition(".")[2] for name in PROJECTIONS]
+from common.shards.layout import TARGETS, read_layout, shard_name
 
 
 def add_to(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add them all; returns the group "execution", for the flags of one trainer alone."""
+    """Add all flags; returns the group "execution", to which a trainer adds its own."""
     parser.add_argument("--shards", type=program.existing_folder, required=True, help="folder of convert_checkpoint.py")
     parser.add_argument("--data", type=program.existing_folder, required=True, help="folder of tokenize_dataset.py")
     parser.add_argument("--output", type=Path, required=True, help="folder for the adapter, and checkpoints until then")
@@ -22,7 +21,7 @@ def add_to(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 
 
 def add_settings(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add what is no file or folder; returns the group "execution"."""
+    """Add all flags but the files and folders; returns the group "execution"."""
     _add_schedule(parser.add_argument_group("schedule"))
     _add_lora(parser.add_argument_group("LoRA"))
     execution = parser.add_argument_group("execution")
@@ -31,11 +30,11 @@ def add_settings(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 
 
 def check_ranks(args: argparse.Namespace, copies: bool = False) -> None:
-    """BadInput unless this many processes can train from --shards: tp_size, with `copies` also a multiple of it."""
+    """Raise BadInput unless the world size is the tp_size of --shards or, with `copies`, a multiple of it."""
     tp_size, world_size = read_layout(args.shards).tp_size, int(os.environ.get("WORLD_SIZE", "1"))
     if world_size % tp_size if copies else world_size != tp_size:
         raise BadInput(
-            f"--shards {args.shards} is cut for tp_size {tp_size}, but this run has {world_size} processes: "
+            f"--shards {args.shards} has tp_size {tp_size}, but this run has {world_size} processes: "
             f"start it with torchrun --nproc-per-node {tp_size}{' or a multiple' if copies else ''}"
         )
     for path in (args.shards / "model" / shard_name(rank) for rank in range(tp_size)):
@@ -45,30 +44,30 @@ def check_ranks(args: argparse.Namespace, copies: bool = False) -> None:
 
 def _add_schedule(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--epochs", type=program.at_least(1), default=1, help="passes over the data")
-    group.add_argument("--max-steps", type=program.at_least(0), default=0, help="in place of epochs; 0: by epochs")
-    group.add_argument("--batch-size", type=program.at_least(1), default=4, help="sequences a micro-step")
-    group.add_argument("--accumulate", type=program.at_least(1), default=1, help="micro-steps an optimizer step")
+    group.add_argument("--max-steps", type=program.at_least(0), default=0, help="overrides --epochs; 0: --epochs")
+    group.add_argument("--batch-size", type=program.at_least(1), default=4, help="sequences per micro-step")
+    group.add_argument("--accumulate", type=program.at_least(1), default=1, help="micro-steps per optimizer step")
     group.add_argument("--learning-rate", type=program.at_least(0, float), default=2e-4, help="after warm-up")
-    group.add_argument("--warmup-ratio", type=_share, default=0.03, help="share of the steps that warm up")
+    group.add_argument("--warmup-ratio", type=_share, default=0.03, help="share of all steps")
     group.add_argument("--schedule", choices=("linear", "cosine", "constant"), default="linear", help="after warm-up")
     group.add_argument("--weight-decay", type=program.at_least(0, float), default=0.0, help="of AdamW")
-    group.add_argument("--max-grad-norm", type=program.at_least(0, float), default=1.0, help="clip beyond; 0: never")
+    group.add_argument("--max-grad-norm", type=program.at_least(0, float), default=1.0, help="clip to it; 0: never")
 
 
 def _add_lora(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--rank", type=program.at_least(1), default=16, help="of lora_A and lora_B")
-    group.add_argument("--alpha", type=program.at_least(0, float), default=32, help="scale, over rank or its root")
+    group.add_argument("--rank", type=program.at_least(1), default=16, help="r of LoRA")
+    group.add_argument("--alpha", type=program.at_least(0, float), default=32, help="divided by rank: the scale")
     group.add_argument("--dropout", type=_share, default=0.0, help="of the input of lora_A")
     group.add_argument("--rslora", action=argparse.BooleanOptionalAction, default=False, help="alpha / sqrt(rank)")
-    group.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS, help="projections with an adapter")
+    group.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS), help="adapted projections")
 
 
 def _add_execution(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of weights and activations")
+    group.add_argument("--dtype", choices=tuple(DTYPES), default="fp32", help="of weights and activations")
     group.add_argument(
         "--gradient-checkpointing", action=argparse.BooleanOptionalAction, default=False, help="less memory, slower"
     )
-    group.add_argument("--checkpoint-every", type=program.at_least(0), default=0, help="steps; 0: no checkpoints")
+    group.add_argument("--checkpoint-every", type=program.at_least(0), default=0, help="in steps; 0: never")
     group.add_argument("--seed", type=program.at_least(0), default=0, help="of lora_A, data order and dropout")
     group.add_argument("--log-every", type=program.at_least(1), default=1, help="steps between metrics")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import time
@@ -17,15 +16,15 @@ import torch
 
 from common import events
 from common.data.token_dataset import TokenSet
+from common.formats.peft_folder import LoraConfig
 from common.program import BadInput, StageFailed
 from common.shards.layout import read_layout, read_shape, shard_name, write_layout
-from common.training.checkpoint import Checkpoints
-from common.training.lora import Adapter, LoraConfig
+from common.training.checkpoint import Checkpoints, settings_digest
+from common.training.lora import Adapter
 from common.training.optimizer import Plan, Schedule
 from common.training.parallel import Ranks
 
-# Paths: their content counts. What does not change the result is left out too.
-_NOT_OF_THE_RESULT = ("shards", "data", "output", "model_code", "checkpoint_every", "log_every")
+_PATHS = ("shards", "data", "output", "model_code")  # flags whose content counts, not their value
 T = TypeVar("T")
 
 
@@ -41,17 +40,17 @@ class Record:
     seconds: float = 0.0
 
 
-def together(ranks: Ranks, make: Callable[[], T]) -> T:
-    """What `make` returns on this rank; what is wrong on one rank is raised on all of them."""
-    made, fault = None, None
+def build_on_all_ranks(ranks: Ranks, build: Callable[[], T]) -> T:
+    """The result of `build` on this rank. A BadInput on one rank is raised on all of them."""
+    result, problem = None, None
     try:
-        made = make()
+        result = build()
     except BadInput as error:
-        fault = str(error)
-    fault = ranks.first_message(fault)
-    if made is None or fault is not None:
-        raise BadInput(str(fault))
-    return made
+        problem = str(error)
+    problem = ranks.first_message(problem)
+    if result is None or problem is not None:
+        raise BadInput(str(problem))
+    return result
 
 
 class Training(ABC):
@@ -67,7 +66,7 @@ class Training(ABC):
         self.train_set.check(self.shape.vocab_size)
         if len(self.eval_set):
             self.eval_set.check(self.shape.vocab_size)
-        lora = LoraConfig(args.rank, args.alpha, args.dropout, args.rslora, tuple(args.targets))
+        lora = LoraConfig(args.rank, args.alpha, args.dropout, use_rslora=args.rslora, targets=tuple(args.targets))
         self.adapter = Adapter(self.shape, self.layout, tp_rank, lora, args.seed)
         micro_steps = args.accumulate * copies
         self.plan = Plan(len(self.train_set), args.batch_size, micro_steps, args.epochs, args.max_steps, args.seed)
@@ -164,7 +163,6 @@ class Training(ABC):
         """A digest of all that decides the result: a checkpoint is continued only where it is the same."""
         shards = [(self.args.shards / "model" / shard_name(rank)).stat() for rank in range(self.layout.tp_size)]
         content = {
-            "flags": {name: value for name, value in vars(self.args).items() if name not in _NOT_OF_THE_RESULT},
             "config": (self.args.shards / "config.json").read_text(encoding="utf-8"),
             "layout": asdict(self.layout),
             "copies": self.copies,
@@ -172,7 +170,7 @@ class Training(ABC):
             "data": self.train_set.digest(),
             "torch": torch.__version__,
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return settings_digest(self.args, _PATHS, content)
 
     def _write(self, eval_loss: float | None) -> None:
         """Write the adapter once every rank has found it sound."""

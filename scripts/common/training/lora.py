@@ -27,32 +27,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.formats.peft_folder import LoraConfig
 from common.shards.layout import PROJECTIONS, ModelShape, ShardLayout, projection_segments, shard_name
 
-TARGETS = tuple(name.partition(".")[2] for name in PROJECTIONS)
 MODULES = tuple(dict.fromkeys(projection.module for projection in PROJECTIONS.values()))
 _KEY_VALUE = ("self_attn.k_proj", "self_attn.v_proj")
 Views = dict[tuple[int, str, str], torch.Tensor]  # by layer, module, and lora_A or the projection of a lora_B
-
-
-@dataclass(frozen=True)
-class LoraConfig:
-    """What PEFT calls r, lora_alpha, lora_dropout, use_rslora and target_modules."""
-
-    rank: int
-    alpha: float
-    dropout: float
-    rslora: bool
-    targets: tuple[str, ...]
-
-    @property
-    def scale(self) -> float:
-        """alpha / rank (Hu et al. 2021), or alpha / sqrt(rank) (rsLoRA, Kalajdzievski 2023)."""
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
-
-    def projections(self, module: str) -> list[str]:
-        """The targeted keys of PROJECTIONS that are stored in `module`."""
-        return [name for name in projections(module) if name.partition(".")[2] in self.targets]
 
 
 @dataclass(frozen=True)
@@ -133,12 +113,12 @@ class Adapter:
 
         It computes with `weights`, or with the `views` of another tensor.
         """
-        targeted, views = self.config.projections(module), views or self._views
-        if not targeted:
+        names, views = targeted(self.config, module), views or self._views
+        if not names:
             return None
         return ModuleLora(
             views[layer, module, "lora_A"],
-            {name: views[layer, module, name] for name in targeted},
+            {name: views[layer, module, name] for name in names},
             {name: _width(self._shape, self._layout, name) for name in projections(module)},
             _key_value_rows(self._shape, self._layout, self._rank),
         )
@@ -189,8 +169,8 @@ class Adapter:
             "lora_rank": self.config.rank,
             "lora_alpha": self.config.alpha,
             "lora_dropout": self.config.dropout,
-            "use_rslora": self.config.rslora,
-            "target_modules": [module.partition(".")[2] for module in MODULES if self.config.projections(module)],
+            "use_rslora": self.config.use_rslora,
+            "target_modules": [module.partition(".")[2] for module in MODULES if targeted(self.config, module)],
             "bias": "none",
         }
         text = json.dumps(content, indent=2) + "\n"
@@ -226,10 +206,15 @@ def projections(module: str) -> list[str]:
     return [name for name, projection in PROJECTIONS.items() if projection.module == module]
 
 
+def targeted(config: LoraConfig, module: str) -> list[str]:
+    """Those of `projections(module)` that `config` targets."""
+    return [name for name in projections(module) if name.partition(".")[2] in config.targets]
+
+
 def _parameters(shape: ModelShape, layout: ShardLayout, config: LoraConfig, module: str) -> dict[str, Parameter]:
     """lora_A and each lora_B of one layer's `module`; empty where nothing in it is targeted."""
     found = {}
-    for name in config.projections(module):
+    for name in targeted(config, module):
         out_features, in_features = shape.projection(name)
         if PROJECTIONS[name].axis == 1:
             found["lora_A"] = Parameter((config.rank, in_features // layout.tp_size), replicated=False)

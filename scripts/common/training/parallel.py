@@ -15,6 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from common.program import BadInput, StageFailed
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -37,9 +39,16 @@ class Ranks:
         if self.size > 1:
             dist.init_process_group("gloo", rank=self.rank, world_size=self.size)
 
-    def leave(self) -> None:
-        """Part from the other ranks, after all of them have come this far."""
-        if self.size > 1:
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Leave the process group in step with the other ranks.
+
+        BadInput and StageFailed are raised on every rank. Any other error is this rank's alone: the others never come
+        to the barrier, so it is not waited for.
+        """
+        if self.size > 1 and (kind is None or issubclass(kind, (BadInput, StageFailed))):
             dist.barrier(self.group)
             dist.destroy_process_group()
 

@@ -6,12 +6,11 @@ lora_A, a norm keeps its scale, and the loss keeps the gradient of its input alo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch.autograd import Function
 
 from common.data.token_dataset import Group
+from common.training.llama import Heads
 from common.training.parallel import Ranks
 
 _QUERY_BLOCK = 128  # queries whose keys are cut at the last of them: nearly half of a causal square is never computed
@@ -85,19 +84,6 @@ class LoraLinear(Function):
             to_x = gradient @ ctx.weight
             to_x = to_x.addmm_(to_inner, lora_a) if keep is None else to_x.addcmul_(to_inner @ lora_a, keep)
         return to_x, None, (to_inner.T @ kept).float(), (gradient.T @ inner).float(), None, None
-
-
-@dataclass(frozen=True)
-class Heads:
-    """The heads of one rank: `kv` key/value heads, each shared by `per_kv` query heads, `size` numbers each."""
-
-    kv: int
-    per_kv: int
-    size: int
-
-    @property
-    def query(self) -> int:
-        return self.kv * self.per_kv
 
 
 class Attention(Function):

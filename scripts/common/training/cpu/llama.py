@@ -10,11 +10,9 @@ One forward pass computes a sum of losses over the labelled tokens of a flat mic
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,15 +20,14 @@ from torch.nn import functional
 
 from common.data.token_dataset import Batch
 from common.formats import model_config
-from common.formats.torch_file import TorchZipFile
 from common.shards import layout as layouts
-from common.shards.layout import EMBEDDING, LM_HEAD, ModelShape, ShardLayout
-from common.training.cpu.autograd_ops import Attention, Checkpointed, CrossEntropy, Heads, LoraLinear, RmsNorm, SwiGlu
+from common.shards.layout import EMBEDDING, LM_HEAD
+from common.training.cpu.autograd_ops import Attention, Checkpointed, CrossEntropy, LoraLinear, RmsNorm, SwiGlu
+from common.training.llama import Heads, inverse_frequencies, layer_weights, read_shard
 from common.training.lora import MODULES, Adapter, ModuleLora
 from common.training.parallel import Ranks
 
 Rotary = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, (tokens, 1, head_dim / 2)
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _LEVELS = 1 << 16  # a dropout mask takes 16 random bits an element
 
 
@@ -91,8 +88,7 @@ class Llama:
         self._ranks, self._adapter, self._checkpointing = ranks, adapter, checkpointing
         self._eps = float(config.get("rms_norm_eps", 1e-6))
         self._frequencies = inverse_frequencies(config, shape.head_dim)
-        kv = shape.num_key_value_heads * layout.kv_size_multiplier // layout.tp_size
-        self._heads = Heads(kv, shape.num_attention_heads // layout.tp_size // kv, shape.head_dim)
+        self._heads = Heads.on_rank(shape, layout)
         weights = read_shard(shards / "model" / layouts.shard_name(ranks.rank), shape, layout, dtype)
         self._embedding, self.head = weights[EMBEDDING], weights[LM_HEAD]
         self._first_token = ranks.rank * len(self.head)
@@ -134,37 +130,12 @@ class Llama:
         return self._ranks.sum(rows.mul_(mine.unsqueeze(-1)))
 
     def _layer(self, weights: dict[str, torch.Tensor], index: int) -> Layer:
-        prefix = f"model.layers.{index}."
-        qkv = torch.cat([weights[f"{prefix}self_attn.qkv_proj.weight_{part}"] for part in "qkv"])
-        frozen = [qkv, *(weights[f"{prefix}{module}.weight"] for module in MODULES[1:])]
-        qkv, o, gate_up, down = (self._linear(weight, index, order) for order, weight in enumerate(frozen))
-        norms = (weights[f"{prefix}{name}_layernorm.weight"] for name in ("input", "post_attention"))
-        return Layer(next(norms), qkv, o, next(norms), gate_up, down)
+        input_norm, post_attention_norm, linears = layer_weights(weights, index)
+        qkv, o, gate_up, down = (self._linear(weight, index, order) for order, weight in enumerate(linears))
+        return Layer(input_norm, qkv, o, post_attention_norm, gate_up, down)
 
     def _linear(self, weight: torch.Tensor, index: int, order: int) -> Linear:
         """The ranks drop the same elements of an input they share, and each its own of an input that is split."""
         split = MODULES[order] in ("self_attn.o_proj", "mlp.down_proj")
         place = (index, order, self._ranks.rank if split else 0)
         return Linear(weight, self._adapter.module(index, MODULES[order]), self._adapter.config.scale, place)
-
-
-def inverse_frequencies(config: dict[str, Any], head_dim: int) -> torch.Tensor:
-    """Rotary frequencies (head_dim / 2,) of a config of `model_config.read`.
-
-    theta^(-2i/head_dim) (Su et al. 2021); "llama3" scaling as in Meta's reference implementation of Llama 3.1.
-    """
-    rope = model_config.rope(config)
-    frequencies = float(rope["rope_theta"]) ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-    if rope["rope_type"] == "default":
-        return frequencies
-    turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
-    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-    unscaled = ((turns - low) / (high - low)).clamp(0, 1)  # 1 where a wave fits often into the old context
-    return frequencies * (unscaled + (1 - unscaled) / rope["factor"])
-
-
-def read_shard(path: Path, shape: ModelShape, layout: ShardLayout, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The tensors of a rank's file by name; BadInput unless they are those that shape and layout ask for."""
-    layouts.check_tensors(path, TorchZipFile(path).specs, layouts.shard_shapes(shape, layout))
-    tensors = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    return {name: tensor.to(dtype) for name, tensor in tensors.items()}

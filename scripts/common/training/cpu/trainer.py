@@ -8,24 +8,19 @@ from typing import Any
 import torch
 
 from common.data.token_dataset import Batch
-from common.program import BadInput, StageFailed
-from common.training.cpu.llama import DTYPES, Dropout, Llama
-from common.training.loop import Training, together
+from common.formats.dtypes import DTYPES
+from common.training.cpu.llama import Dropout, Llama
+from common.training.loop import Training, build_on_all_ranks
 from common.training.optimizer import AdamW
 from common.training.parallel import Ranks, use_fair_share_of_cores
 
 
 def train(args: argparse.Namespace) -> None:
     """Train by the flags of train_torch.py. A fault of one rank is raised on every rank."""
-    ranks = Ranks.from_environment()
     use_fair_share_of_cores()
-    ranks.join()
-    try:
-        together(ranks, lambda: Trainer(args, ranks)).run()
-    except (BadInput, StageFailed):  # raised on every rank: none is left waiting
-        ranks.leave()
-        raise
-    ranks.leave()
+    with Ranks.from_environment() as ranks:
+        ranks.join()
+        build_on_all_ranks(ranks, lambda: Trainer(args, ranks)).run()
 
 
 class Trainer(Training):
@@ -33,7 +28,8 @@ class Trainer(Training):
 
     def __init__(self, args: argparse.Namespace, ranks: Ranks) -> None:
         super().__init__(args, ranks, tp_rank=ranks.rank)
-        self.model = Llama(args.shards, DTYPES[args.dtype], self.adapter, ranks, args.gradient_checkpointing)
+        dtype = getattr(torch, DTYPES[args.dtype].torch)
+        self.model = Llama(args.shards, dtype, self.adapter, ranks, args.gradient_checkpointing)
         self.optimizer = AdamW(self.adapter.weights, args.weight_decay)
 
     def step(self, step: int, read: bool) -> tuple[float, float]:

@@ -29,12 +29,11 @@ from common.data.padded_batch import Tensors
 from common.formats import model_config
 from common.shards import layout as layouts
 from common.shards.layout import EMBEDDING, LM_HEAD
-from common.training.cpu.autograd_ops import Heads
-from common.training.cpu.llama import inverse_frequencies, read_shard
+from common.training.llama import Heads, inverse_frequencies, layer_weights, read_shard
 from common.training.lora import MODULES, Adapter, ModuleLora, Views
+from common.training.masks import MASKED_SCORE, dropout_seed, masked_positions
 from common.training.parallel import Ranks
 
-_HIDDEN = -10000.0  # a score that softmax makes 0; an infinity has no place in a device's arithmetic
 _QKV, _O, _GATE_UP, _DOWN = range(4)
 
 
@@ -68,7 +67,7 @@ class Dropout:
         """A mask of each size, 1 / (1 - rate) where the input stays; None for a size of None, or without dropout."""
         if not self.rate:
             return [None] * len(sizes)
-        torch.manual_seed(int(np.random.SeedSequence((*self.place, layer)).generate_state(1)[0]))
+        torch.manual_seed(dropout_seed((*self.place, layer)))
         keep = 1 - self.rate
         return [None if size is None else (torch.rand(size, device=device) < keep) / keep for size in sizes]
 
@@ -90,7 +89,7 @@ class Context(NamedTuple):
 
     cos: torch.Tensor
     sin: torch.Tensor
-    unseen: torch.Tensor
+    masked: torch.Tensor
 
 
 class NeuronLlama:
@@ -101,15 +100,15 @@ class NeuronLlama:
     ) -> None:
         shape, layout = layouts.read_shape(shards), layouts.read_layout(shards)
         config = model_config.read(shards, trainer="torch")
-        kv = shape.num_key_value_heads * layout.kv_size_multiplier // layout.tp_size
-        heads = Heads(kv, shape.num_attention_heads // layout.tp_size // kv, shape.head_dim)
+        heads = Heads.on_rank(shape, layout)
         self._device, self._dtype, self._adapter, self._checkpointing = device, dtype, adapter, checkpointing
         self._frequencies = inverse_frequencies(config, shape.head_dim)
         weights = read_shard(shards / "model" / layouts.shard_name(ranks.rank), shape, layout, dtype)
         weights = {name: weight.to(device.name) for name, weight in weights.items()}
         self._embedding, self._head = weights[EMBEDDING], weights[LM_HEAD]
         self._norm = weights["model.norm.weight"]
-        self._layers = [_layer(weights, index) for index in range(shape.num_hidden_layers)]
+        layers = (layer_weights(weights, index) for index in range(shape.num_hidden_layers))
+        self._layers = [Layer(before, after, tuple(linears)) for before, after, linears in layers]
         self._first = torch.tensor(ranks.rank * len(self._head), dtype=torch.int32).to(device.name)
         self._own = functional.one_hot(torch.tensor(ranks.rank), ranks.size).float().to(device.name)
         eps, alone = float(config.get("rms_norm_eps", 1e-6)), ranks.size == 1
@@ -125,9 +124,9 @@ class NeuronLlama:
         """
         input_ids, segments, targets = (self._moved(array) for array in (tensors[0], tensors[2], tensors[3]))
         with torch.no_grad():
-            hidden, unseen = self._prepare(input_ids, segments, self._embedding, self._first)
+            hidden, masked = self._prepare(input_ids, segments, self._embedding, self._first)
         cos, sin = self._rotary(tensors.positions)
-        context = Context(cos, sin, unseen)
+        context = Context(cos, sin, masked)
         hidden.requires_grad_(torch.is_grad_enabled())  # else the first layer would be a program of its own
         views = self._adapter.views(flat)
         for index in range(len(self._layers)):
@@ -162,14 +161,11 @@ class NeuronLlama:
 def prepare(
     input_ids: torch.Tensor, segments: torch.Tensor, table: torch.Tensor, first: torch.Tensor, alone: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embeddings (rows, seq_len, hidden_size) out of a vocabulary split over the ranks, and Context.unseen."""
+    """Embeddings (rows, seq_len, hidden_size) out of a vocabulary split over the ranks, and Context.masked."""
     local = input_ids - first
     mine = (local >= 0) & (local < len(table))
     rows = functional.embedding(local.clamp(0, len(table) - 1), table) * mine.unsqueeze(-1)
-    length = segments.shape[1]
-    later = torch.ones(length, length, dtype=torch.bool, device=segments.device).triu(1)
-    unseen = (segments[:, :, None] != segments[:, None, :]) | later
-    return (rows if alone else summed(rows)), unseen[:, None, None]
+    return (rows if alone else summed(rows)), masked_positions(segments)[:, None, None]
 
 
 def decode(
@@ -199,7 +195,7 @@ def attention(qkv: torch.Tensor, context: Context, heads: Heads) -> torch.Tensor
     query = _rotate(query, context).view(rows, length, heads.kv, heads.per_kv, heads.size).permute(0, 2, 3, 1, 4)
     key, value = (part.transpose(1, 2).unsqueeze(2) for part in (_rotate(key, context), value))
     scores = (query * heads.size**-0.5) @ key.transpose(3, 4)
-    scores = scores.float().masked_fill(context.unseen, _HIDDEN)
+    scores = scores.float().masked_fill(context.masked, MASKED_SCORE)
     attended = torch.softmax(scores, dim=-1).to(qkv.dtype) @ value
     return attended.permute(0, 3, 1, 2, 4).reshape(rows, length, -1)
 
@@ -270,10 +266,3 @@ def _rotate(heads: torch.Tensor, context: Context) -> torch.Tensor:
     real, imaginary = heads.chunk(2, dim=-1)
     cos, sin = context.cos, context.sin
     return torch.cat([real * cos - imaginary * sin, imaginary * cos + real * sin], dim=-1)
-
-
-def _layer(weights: dict[str, torch.Tensor], index: int) -> Layer:
-    prefix = f"model.layers.{index}."
-    qkv = torch.cat([weights[f"{prefix}self_attn.qkv_proj.weight_{part}"] for part in "qkv"])
-    before, after = (weights[f"{prefix}{name}_layernorm.weight"] for name in ("input", "post_attention"))
-    return Layer(before, after, (qkv, *(weights[f"{prefix}{module}.weight"] for module in MODULES[1:])))

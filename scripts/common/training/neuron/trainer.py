@@ -18,9 +18,9 @@ import torch.distributed as dist
 
 from common.data import padded_batch
 from common.data.padded_batch import PaddedBatch
-from common.program import BadInput, StageFailed
-from common.training.cpu.llama import DTYPES
-from common.training.loop import Training, together
+from common.formats.dtypes import DTYPES
+from common.program import BadInput
+from common.training.loop import Training, build_on_all_ranks
 from common.training.neuron import llama
 from common.training.neuron.llama import NEURON, NO_DROPOUT, Device, Dropout, NeuronLlama
 from common.training.optimizer import AdamW
@@ -32,13 +32,8 @@ def train(args: argparse.Namespace, device: Device = NEURON) -> None:
     use_fair_share_of_cores()
     if device is NEURON:
         _check_environment()
-    ranks = join(device)
-    try:
-        together(ranks, lambda: NeuronTraining(args, ranks, device)).run()
-    except (BadInput, StageFailed):  # raised on every rank: none is left waiting
-        ranks.leave()
-        raise
-    ranks.leave()
+    with join(device) as ranks:
+        build_on_all_ranks(ranks, lambda: NeuronTraining(args, ranks, device)).run()
 
 
 def join(device: Device) -> Ranks:
@@ -56,9 +51,8 @@ class NeuronTraining(Training):
     def __init__(self, args: argparse.Namespace, ranks: Ranks, device: Device) -> None:
         super().__init__(args, ranks, tp_rank=ranks.rank)
         self._device = device
-        self.model = NeuronLlama(
-            args.shards, DTYPES[args.dtype], self.adapter, ranks, args.gradient_checkpointing, device
-        )
+        dtype = getattr(torch, DTYPES[args.dtype].torch)
+        self.model = NeuronLlama(args.shards, dtype, self.adapter, ranks, args.gradient_checkpointing, device)
         self.write_adapter()
         self._moments = (torch.zeros_like(self._weights), torch.zeros_like(self._weights))
         settings = {"shared": self.adapter.replicated, "clip": args.max_grad_norm, "decay": args.weight_decay}

@@ -30,14 +30,13 @@ import torch
 from torch.nn import functional
 
 from common.formats import model_config
-from common.formats.torch_file import TorchZipFile
+from common.formats.dtypes import DTYPES
 from common.program import BadInput
 from common.shards import layout as layouts
 from common.shards.layout import PROJECTIONS, ShardLayout
 from common.training.lora import Adapter
+from common.training.masks import MASKED_SCORE, masked_positions
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_HIDDEN = -10000.0  # a score that softmax makes 0, also in bfloat16
 _MIXED_PRECISION = ("use_master_weights", "use_fp32_grad_acc", "use_master_weights_in_ckpt")
 _CHECKPOINTED = "_checkpoint_wrapped_module."  # torch puts it into the names of recomputed modules
 _LORA = re.compile(r"model\.layers\.\d+\.(?P<module>.+)\.lora_(?P<part>[AB])\.weight(?P<projection>_[qkv])?")
@@ -46,13 +45,11 @@ _LORA = re.compile(r"model\.layers\.\d+\.(?P<module>.+)\.lora_(?P<part>[AB])\.we
 class Segments:
     """Which tokens of the current micro-batch do not see each other: `hidden`, (rows, 1, seq_len, seq_len) of bool."""
 
-    hidden: torch.Tensor
+    masked: torch.Tensor
 
     def set(self, segments: torch.Tensor) -> None:
         """Take the segment numbers of a micro-batch, (rows, seq_len)."""
-        length = segments.shape[1]
-        later = torch.ones(length, length, dtype=torch.bool, device=segments.device).triu(1)
-        self.hidden = ((segments[:, :, None] != segments[:, None, :]) | later)[:, None]
+        self.masked = masked_positions(segments)[:, None]
 
 
 @dataclass(frozen=True)
@@ -103,14 +100,6 @@ def configure(args: argparse.Namespace, modelling: ModuleType) -> dict[str, Any]
         lora_config=lora,
         lnc_size=int(get_platform_lnc()),  # which ranks can talk to each other depends on it
     )
-
-
-def checked_shard(shards: Path, tp_rank: int) -> Path:
-    """The file of a rank; BadInput unless it has just the tensors that the shards' config.json asks for."""
-    path = shards / "model" / layouts.shard_name(tp_rank)
-    expected = layouts.shard_shapes(layouts.read_shape(shards), layouts.read_layout(shards))
-    layouts.check_tensors(path, TorchZipFile(path).specs, expected)
-    return path
 
 
 def build(
@@ -205,7 +194,7 @@ def _attention(base: type, segments: Segments) -> torch.nn.Module:
     class SegmentAttention(base):
         def forward(self, query, key, value):
             scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
-            scores = scores.masked_fill(segments.hidden, _HIDDEN)
+            scores = scores.masked_fill(segments.masked, MASKED_SCORE)
             return functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype) @ value
 
     return SegmentAttention()
@@ -221,7 +210,7 @@ def _config(args: argparse.Namespace) -> Any:
     settings = {
         "tie_word_embeddings": False,  # the shards hold both
         "use_cache": False,
-        "torch_dtype": DTYPES[args.dtype],
+        "torch_dtype": getattr(torch, DTYPES[args.dtype].torch),
     }
     return LlamaConfig(**{name: content[name] for name in same if name in content}, **settings, **_options(args))
 

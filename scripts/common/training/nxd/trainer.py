@@ -28,9 +28,11 @@ from torch_neuronx.utils import get_platform_target
 from common import events
 from common.data import padded_batch
 from common.data.padded_batch import PaddedBatch
-from common.program import BadInput, StageFailed
-from common.shards.layout import ShardLayout, read_layout
-from common.training.loop import Training, together
+from common.program import BadInput
+from common.shards.layout import ShardLayout, read_layout, shard_name
+from common.training.llama import check_shard
+from common.training.loop import Training, build_on_all_ranks
+from common.training.masks import dropout_seed
 from common.training.nxd import model
 from common.training.optimizer import AdamW
 from common.training.parallel import Ranks, use_fair_share_of_cores
@@ -41,17 +43,12 @@ _TRACED_STEPS = 3  # the first (learning rate 0), the second (the optimizer has 
 def train(args: argparse.Namespace) -> None:
     """Train by the flags of train_nxd.py. A fault of one rank is raised on every rank."""
     use_fair_share_of_cores()
-    ranks = _join()
-    try:
+    with _join() as ranks:
         _check_generation(read_layout(args.shards))
         modelling = model.import_modelling(args.model_code)
         config = model.configure(args, modelling)
-        training = together(ranks, lambda: NxdTraining(args, ranks, modelling, config))
+        training = build_on_all_ranks(ranks, lambda: NxdTraining(args, ranks, modelling, config))
         training.trace() if os.environ.get("NEURON_EXTRACT_GRAPHS_ONLY") else training.run()
-    except (BadInput, StageFailed):
-        ranks.leave()
-        raise
-    ranks.leave()
 
 
 class NxdTraining(Training):
@@ -63,7 +60,8 @@ class NxdTraining(Training):
         super().__init__(args, ranks, tp_rank, copies, copy)
         self.device, self.segments = get_device(), model.Segments()
         # Found by all ranks together: while NxD builds the model they wait for each other.
-        shard = together(ranks, partial(model.checked_shard, args.shards, tp_rank))
+        path = args.shards / "model" / shard_name(tp_rank)
+        shard = build_on_all_ranks(ranks, partial(check_shard, path, self.shape, self.layout))
         self.model = model.build(args, modelling, config, shard, self.segments)
         self.trained = model.trained(self.model, self.adapter, self.layout, args.sequence_parallel)
         self.write_adapter()  # before the optimizer: with ZeRO-1 it takes its slices of them now
@@ -170,7 +168,7 @@ class NxdTraining(Training):
         """The ranks of a model draw the same masks, as an input they share needs; so does a step run again."""
         if self.args.dropout > 0:
             place = (self.args.seed, step, index, self.copy)
-            seed = int(np.random.SeedSequence(place).generate_state(1)[0])
+            seed = dropout_seed(place)
             torch.manual_seed(seed)
             xm.set_rng_state(seed)
 

@@ -9,6 +9,7 @@ import torch
 
 from common.data.packing import IGNORED
 from common.data.token_dataset import TokenSet
+from common.training.masks import masked_positions
 from common.training.optimizer import Plan
 
 
@@ -72,7 +73,6 @@ def positions(segments: torch.Tensor) -> torch.Tensor:
 
 
 def block_mask(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """What is added to the attention scores, (batch, 1, seq_len, seq_len): 0 for earlier tokens of the same segment."""
-    length = segments.shape[1]
-    seen = (segments[:, :, None] == segments[:, None, :]) & torch.ones(length, length, dtype=torch.bool).tril()
-    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+    """What is added to the attention scores, (batch, 1, seq_len, seq_len): the lowest number where masked, else 0."""
+    masked = masked_positions(segments)
+    return torch.zeros(masked.shape, dtype=dtype).masked_fill_(masked, torch.finfo(dtype).min)[:, None]

@@ -8,7 +8,6 @@ Needs optimum-neuron[training] and the Neuron SDK.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import shutil
@@ -31,15 +30,15 @@ from transformers import AutoTokenizer, TrainerCallback, set_seed
 from common import events
 from common.data.token_dataset import TokenSet
 from common.files import read_json
+from common.formats.dtypes import DTYPES
 from common.program import StageFailed
-from common.training.checkpoint import Checkpoints
+from common.training.checkpoint import Checkpoints, settings_digest
 from common.training.optimizer import Plan, Schedule
 from common.training.optimum.data import Collator, Stream
 from common.training.parallel import Ranks
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _ATTENTION = {"masked": "eager", "flash": "flash_attention_2"}
-_NOT_OF_THE_RESULT = ("model", "data", "output", "checkpoint_every", "log_every")  # paths: their content counts
+_PATHS = ("model", "data", "output")  # flags whose content counts, not their value
 
 
 @dataclass
@@ -119,17 +118,18 @@ class Training:
         if state:
             self.record = Record(**state["record"])
             self.log(f"continuing from step {self.record.steps}")
+        dtype = getattr(torch, DTYPES[self.args.dtype].torch)
         set_seed(self.args.seed)  # the same on every rank: replicated LoRA weights must begin equal
         trainer = _Trainer(
             model=NeuronModelForCausalLM.from_pretrained(
                 str(self.args.model),
                 settings.trn_config,
-                dtype=_DTYPES[self.args.dtype],
+                dtype=dtype,
                 attn_implementation=_ATTENTION[self.args.attention],
                 local_files_only=True,
             ),
             args=settings,
-            data_collator=Collator(self.args.attention == "masked", _DTYPES[self.args.dtype]),
+            data_collator=Collator(self.args.attention == "masked", dtype),
             train_dataset=Stream(self.data, self.plan, self.record.steps),
             processing_class=AutoTokenizer.from_pretrained(str(self.args.model), local_files_only=True),
             peft_config=lora_config(self.args),
@@ -138,7 +138,7 @@ class Training:
         trainer.schedule, trainer.first_step = self.schedule, self.record.steps
         trainer.copies = settings.trn_config.data_parallel_size
         parameters = lora_parameters(trainer.model)
-        sum_gradients_in(_DTYPES[self.args.dtype], trainer.model)
+        sum_gradients_in(dtype, trainer.model)
         draw_lora_a(parameters, self.args.seed, get_tensor_model_parallel_rank(), self.args.tp_size)
         self._log_plan(parameters)
         # Of dropout: the ranks that share one copy of the model must drop the same, the copies must not.
@@ -169,13 +169,12 @@ class Training:
         """A digest of all that decides the result: a checkpoint is continued only where it is the same."""
         weights = sorted(self.args.model.glob("*.safetensors"))
         content = {
-            "flags": {name: value for name, value in vars(self.args).items() if name not in _NOT_OF_THE_RESULT},
             "config": (self.args.model / "config.json").read_text(encoding="utf-8"),
             "weights": [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights],
             "data": self.data.digest(),
             "ranks": self.ranks.size,
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return settings_digest(self.args, _PATHS, content)
 
     def _log_plan(self, parameters: dict[str, torch.nn.Parameter]) -> None:
         plan, copies = self.plan, self.ranks.size // self.args.tp_size

@@ -77,11 +77,11 @@ def write_gguf(
 
 def test_numbers_of_a_plain_llama_pass(tmp_path):
     path = write_gguf(tmp_path / "m.gguf", weights(), numbers={"rope.dimension_count": 16, "logit_scale": 1.0})
-    gguf_model.write_folder(path, tmp_path / "out", "BF16")
+    gguf_model.write_folder(path, tmp_path / "out", "bf16")
 
 
 def converted(folder: Path, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    gguf_model.write_folder(write_gguf(folder / "m.gguf", tensors), folder / "out", "F32")
+    gguf_model.write_folder(write_gguf(folder / "m.gguf", tensors), folder / "out", "fp32")
     return load_file(folder / "out/model.safetensors")
 
 
@@ -113,7 +113,7 @@ def test_rotary_pairs_of_each_head_are_set_apart(tmp_path, name, heads):
 
 
 def test_config_and_end_token(tmp_path):
-    gguf_model.write_folder(write_gguf(tmp_path / "m.gguf", weights()), tmp_path / "out", "BF16")
+    gguf_model.write_folder(write_gguf(tmp_path / "m.gguf", weights()), tmp_path / "out", "bf16")
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert (
         config
@@ -133,7 +133,7 @@ def test_config_and_end_token(tmp_path):
 
 
 def test_digits_are_set_apart_before_the_words(tmp_path):
-    gguf_model.write_folder(write_gguf(tmp_path / "m.gguf", weights()), tmp_path / "out", "BF16")
+    gguf_model.write_folder(write_gguf(tmp_path / "m.gguf", weights()), tmp_path / "out", "bf16")
     tokenizer = Tokenizer.from_file(str(tmp_path / "out/tokenizer.json"))
     assert tokenizer.encode("ab  12<|im_end|>").tokens == ["ab", "ĠĠ", "1", "2", "<|im_end|>"]
     assert tokenizer.decode(tokenizer.encode("ab  12 a").ids) == "ab  12 a"
@@ -155,7 +155,7 @@ def test_digits_are_set_apart_before_the_words(tmp_path):
 def test_what_would_come_out_wrong_is_refused(tmp_path, change, options, message):
     tensors = {name: tensor for name, tensor in (weights() | change).items() if tensor is not None}
     with pytest.raises(BadInput, match=message):
-        gguf_model.write_folder(write_gguf(tmp_path / "m.gguf", tensors, **options), tmp_path / "out", "BF16")
+        gguf_model.write_folder(write_gguf(tmp_path / "m.gguf", tensors, **options), tmp_path / "out", "bf16")
     assert not (tmp_path / "out").exists()
 
 
@@ -165,4 +165,4 @@ def test_a_truncated_file_is_named(tmp_path, kept):
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
     with pytest.raises(BadInput, match=r"m\.gguf: truncated or not GGUF"):
-        gguf_model.write_folder(path, tmp_path / "out", "BF16")
+        gguf_model.write_folder(path, tmp_path / "out", "bf16")

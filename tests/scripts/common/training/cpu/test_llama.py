@@ -9,15 +9,17 @@ import pytest
 import torch
 
 from common.data.token_dataset import Batch, TokenSet
+from common.formats.peft_folder import LoraConfig
 from common.program import BadInput
-from common.shards.layout import read_layout, read_shape
+from common.shards.layout import TARGETS, read_layout, read_shape
 from common.training.cpu.autograd_ops import LoraLinear
-from common.training.cpu.llama import Dropout, Llama, inverse_frequencies
-from common.training.lora import TARGETS, Adapter, LoraConfig
+from common.training.cpu.llama import Dropout, Llama
+from common.training.llama import inverse_frequencies
+from common.training.lora import Adapter
 from common.training.parallel import Ranks
 from tests.scripts.training_files import LLAMA3_ROPE, make_model, make_shards, make_tokens
 
-CONFIG = LoraConfig(rank=4, alpha=8, dropout=0.0, rslora=False, targets=TARGETS)
+CONFIG = LoraConfig(rank=4, alpha=8, dropout=0.0, use_rslora=False, targets=TARGETS)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def with_adapter(model, adapter: Adapter, config: LoraConfig):
     """PEFT's model with the adapter's parameters; q/k/v and gate/up get copies of the lora_A they share."""
     import peft
 
-    settings = {"r": config.rank, "lora_alpha": config.alpha, "use_rslora": config.rslora}
+    settings = {"r": config.rank, "lora_alpha": config.alpha, "use_rslora": config.use_rslora}
     wrapped = peft.get_peft_model(model, peft.LoraConfig(target_modules=list(config.targets), **settings))
     for name, lora_a, lora_b in lora_pairs(adapter, config):
         module = wrapped.base_model.model.get_submodule(name)
@@ -111,7 +113,7 @@ def test_logits_equal_transformers_for_what_a_config_may_say(files, tmp_path, ch
 @pytest.mark.parametrize("targets", [TARGETS, ("q_proj", "v_proj", "up_proj"), ("o_proj", "down_proj")])
 @pytest.mark.parametrize("rslora", [False, True])
 def test_loss_and_gradients_equal_peft(files, targets, rslora):
-    config = LoraConfig(rank=4, alpha=8, dropout=0.0, rslora=rslora, targets=targets)
+    config = LoraConfig(rank=4, alpha=8, dropout=0.0, use_rslora=rslora, targets=targets)
     model, adapter = load(files, config)
     data, rows = TokenSet(files / "tokens", "train"), [0, 1]
     batch = data.batch(np.array(rows))
@@ -147,7 +149,7 @@ def assert_same_gradients(adapter: Adapter, config: LoraConfig, wrapped) -> None
 
 
 def test_checkpointing_does_not_change_the_gradient_even_with_dropout(files):
-    config = LoraConfig(rank=4, alpha=8, dropout=0.3, rslora=False, targets=TARGETS)
+    config = LoraConfig(rank=4, alpha=8, dropout=0.3, use_rslora=False, targets=TARGETS)
     gradients = []
     for checkpointing in (False, True):
         model, adapter = load(files, config, checkpointing)
