@@ -165,7 +165,7 @@ def _defines(module: Module) -> bool:
 
 
 def _test_of(module: Module, root: Path) -> str:
-    """The test module of runner/plan/build.py is runner/plan/test_build.py, of a package's __init__ test_PACKAGE.py."""
+    """Where its test module belongs: tests/runner/plan/test_build.py for runner/plan/build.py."""
     path = module.path.relative_to(root)
     if path.stem == "__init__":
         path = path.parent

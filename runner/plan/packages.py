@@ -1,8 +1,8 @@
 """What each stage program imports, with the versions that it works with: the one table of it.
 
-tests/runner/test_packages.py compares it with the imports in scripts/. The bounds are wide, since the programs run in
-the environments of Neuron AMIs of several years as well as in the one of `make setup`; what a trainer needs exactly
-is a row of its own. What a Neuron release brings itself (`sdk.train_packages`, `sdk.serve_packages`) is in configs/sdk.
+tests/runner/plan/test_packages.py compares it with the imports in scripts/. The bounds are wide, as the programs run in
+the environments of several years of Neuron AMIs as well as in that of `make setup`; exact requirements of a trainer
+are separate rows. What a Neuron release itself brings (`sdk.train_packages`, `sdk.serve_packages`) is in configs/sdk.
 """
 
 from __future__ import annotations

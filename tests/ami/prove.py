@@ -144,10 +144,10 @@ def other_programs(python: Path) -> list[str]:
         if result.returncode:
             found.append(f"{name} --help: {result.stderr.strip().splitlines()[-1]}")
     options = ["-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib -q"]
-    tests = [python, "-m", "pytest", *options, "tests/scripts/test_hub.py"]
+    tests = [python, "-m", "pytest", *options, "tests/scripts/common/data/test_hub.py"]
     result = subprocess.run(tests, cwd=ROOT, capture_output=True, text=True)
     if result.returncode:
-        found.append(f"tests/scripts/test_hub.py:\n{result.stdout}")
+        found.append(f"tests/scripts/common/data/test_hub.py:\n{result.stdout}")
     return found
 
 

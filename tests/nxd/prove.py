@@ -5,7 +5,7 @@
 NEURONX_DISTRIBUTED is a checkout of the public repository. For every case both train from the same random model,
 tokens and seed, dropout 0; the losses and the adapters that export_adapter.py makes of them must agree to 1e-3, in
 bfloat16 the losses and norms to 0.1. --record keeps what NxD gave in float32, for
-tests/scripts/test_nxd_reference.py. `make test-nxd` makes the environment.
+tests/scripts/common/shards/test_nxd_reference.py. `make test-nxd` makes the environment.
 """
 
 from __future__ import annotations
