@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from structure import ROOT
 
-_PATH = re.compile(r"(?<![\w/])(?:tests|runner|scripts|configs|recipes|docs)/[\w/]+\.(?:py|yaml|md|Dockerfile|css|js)\b")
+_PATH = re.compile(r"(?<![\w/])(?:tests|runner|scripts|configs|recipes|docs)/[\w/]+\.(?:py|yaml|md|css|js)\b")
 _OF_ONE_MACHINE = {"configs/local/default.yaml"}  # ignored by git
 _SOURCES = ("Makefile", ".ci", "*.md", "*.toml", "*.yaml", "runner/*.py", "scripts/*.py", "tests/*.py")
 _EXAMPLES = ("tests/runner/", "tests/data/", "tests/test_")  # tests make files of their own
