@@ -24,6 +24,7 @@ from runner import startup, targets
 from runner.commands import control, gc, options, records
 from runner.commands.lifecycle import place_of, run, say_notes
 from runner.commands.rerun import rerun
+from runner.compose import json_schema
 from runner.compose import recipe as compose
 from runner.compose.schema import Recipe
 from runner.errors import RecipeError, did_you_mean
@@ -293,7 +294,7 @@ def _options(args: argparse.Namespace) -> int:
 
 
 def _schema(args: argparse.Namespace) -> int:
-    print(json.dumps(options.json_schema(), indent=2))
+    print(json.dumps(json_schema.json_schema(), indent=2))
     return 0
 
 

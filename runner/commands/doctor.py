@@ -220,7 +220,7 @@ def _memory(patient: Patient, report: Report) -> Iterator[Finding]:
     needs, there = patient.needs, report["memory"]
     if not needs or not there:
         return
-    stage, need = needs.hungriest, needs.host[needs.hungriest]
+    stage, need = needs.peak_stage, needs.host[needs.peak_stage]
     says = f"{stage} needs about {gib(need)}, {gib(there['available'])} of {gib(there['total'])} are free"
     if need > there["total"]:
         yield Finding("error", "memory", says, feasibility.HOST_ADVICE[stage])

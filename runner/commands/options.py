@@ -1,9 +1,8 @@
-"""`runner options`: every choice and every key, explained; and the JSON Schema that editors complete recipes with."""
+"""`runner options`: every choice and every key, explained."""
 
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -73,56 +72,6 @@ def _takes(hint: Any, limits: typing.Mapping[str, Any]) -> str:
 
 def _name(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of a recipe file, with Hydra's defaults list."""
-    schema = _object(Recipe)
-    schema["properties"] |= {
-        "defaults": {"type": "array", "description": _defaults_help()},
-        "hydra": {"type": "object"},
-    }
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "recipe", **schema}
-
-
-def _defaults_help() -> str:
-    return "base first, then choices: " + "; ".join(f"override {name}: {' | '.join(o)}" for name, o in groups().items())
-
-
-def _object(kind: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(kind)
-    fields = dataclasses.fields(kind)
-    properties = {field.name: _property(hints[field.name], field.metadata) for field in fields}
-    return {"type": "object", "additionalProperties": False, "properties": properties}
-
-
-_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
-
-
-def _property(hint: Any, metadata: typing.Mapping[str, Any]) -> dict[str, Any]:
-    described = {"description": metadata["help"]}
-    nested = section_of(hint)
-    if nested:
-        return described | _object(nested)
-    if typing.get_origin(hint) is list:
-        items = {"type": _TYPES[typing.get_args(hint)[0]], **_limits({"choices": metadata["choices"]})}
-        return described | {"type": "array", "items": items, "minItems": int(metadata["minimum"] or 0)}
-    if typing.get_origin(hint) is dict:
-        return described | _dict(hint)
-    if isinstance(hint, types.UnionType):
-        return described | _limits(metadata) | {"type": [_TYPES[typing.get_args(hint)[0]], "null"]}
-    return described | _limits(metadata) | {"type": _TYPES[hint]}
-
-
-def _dict(hint: Any) -> dict[str, Any]:
-    value = typing.get_args(hint)[1]
-    below = {str: {"type": "string"}, Any: {}}.get(value)
-    return {"type": "object", "additionalProperties": _dict(value) if below is None else below}
-
-
-def _limits(metadata: typing.Mapping[str, Any]) -> dict[str, Any]:
-    names = {"minimum": "minimum", "maximum": "maximum", "enum": "choices"}
-    return {name: metadata[ours] for name, ours in names.items() if metadata.get(ours) is not None}
 
 
 def every_key() -> Iterator[str]:

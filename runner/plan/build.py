@@ -8,7 +8,7 @@ from typing import Any
 from runner.compose.schema import Recipe
 from runner.plan import allocation, fingerprint, packages
 from runner.plan.checks import dataset, feasibility
-from runner.plan.command import SCRIPTS, Artifacts, Draft, Place, Word, launcher
+from runner.plan.command import SCRIPTS, Argument, Artifacts, Place, StageCommand, launcher
 from runner.plan.model import Plan, Step
 from runner.plan.stages import STAGES
 
@@ -18,45 +18,59 @@ def build(recipe: Recipe, place: Place) -> Plan:
     feasibility.check(recipe)
     dataset.check(recipe)
     artifacts, steps = Artifacts(place), []
-    for stage, draft_of in STAGES.items():
-        draft = draft_of(recipe, artifacts)
-        if draft:
-            one = step(stage, draft, place, recipe)
+    for stage, command_of in STAGES.items():
+        command = command_of(recipe, artifacts)
+        if command:
+            one = step(stage, command, place, recipe)
             artifacts.keys[stage] = one.key
             steps.append(one)
     job = allocation.job(recipe, steps, place)
     return Plan(recipe.name, str(place.store), tuple(steps), artifacts.carried, job)
 
 
-def step(stage: str, draft: Draft, place: Place, recipe: Recipe) -> Step:
-    """The step of a plan that does what a stage wants done."""
-    program = place.code / "scripts" / draft.program
-    words = [word if isinstance(word, Word) else Word(word, word) for word in draft.options]
-    env = {name: value if isinstance(value, Word) else Word(value, "") for name, value in draft.env.items()}
-    identities = (word.identity for word in (*words, *env.values()) if word.identity)
-    source = fingerprint.of_program(SCRIPTS / draft.program)
-    processes = str(draft.processes) if draft.nodes == 1 else f"{draft.processes} on {draft.nodes}"
-    key = f"{stage}-{fingerprint.of_text(stage, source, processes, *identities)[:16]}"
+def step(stage: str, command: StageCommand, place: Place, recipe: Recipe) -> Step:
+    """The step of a plan that runs a stage's command."""
+    arguments = [_argument(argument) for argument in command.arguments]
+    env = {name: value if isinstance(value, Argument) else Argument(value, "") for name, value in command.env.items()}
+    key = f"{stage}-{_fingerprint(stage, command, [*arguments, *env.values()])[:16]}"
     output = str(place.store / "partial" / key)
-    start = launcher(place.python, draft.processes, draft.nodes)
-    argv = (*start, str(program), *(word.written(output) for word in words))
-    texts = {name: word.text for name, word in env.items()}
-    title = " ".join(draft.title.split())  # names in it may have line breaks, and a title becomes a comment in a script
+    start = launcher(place.python, command.processes, command.nodes)
+    program = str(place.code / "scripts" / command.program)
     return Step(
-        stage, title, key, argv, texts, draft.cached, draft.resumable,
-        draft.nodes, draft.processes, _cores(draft, recipe),
-        _packages(draft, place.python), tuple(draft.ports),
-    )  # fmt: skip
+        stage=stage,
+        title=" ".join(command.title.split()),  # one line, even if a name has line breaks: it is a comment in a script
+        key=key,
+        argv=(*start, program, *(argument.render(output) for argument in arguments)),
+        env={name: value.text for name, value in env.items()},
+        cached=command.cached,
+        resumable=command.resumable,
+        nodes=command.nodes,
+        processes=command.processes,
+        cores=_cores(command, recipe),
+        packages=_packages(command, place.python),
+        ports=tuple(command.ports),
+    )
 
 
-def _packages(draft: Draft, python: str) -> dict[str, Sequence[str]]:
-    """What the step's program imports, and what it has other programs import."""
-    own = packages.needed(draft.program, draft.uses)
-    return {**draft.packages, python: tuple(dict.fromkeys((*own, *draft.packages.get(python, ()))))}
+def _argument(argument: str | Argument) -> Argument:
+    return argument if isinstance(argument, Argument) else Argument(argument, argument)
 
 
-def _cores(draft: Draft, recipe: Recipe) -> dict[str, Any] | None:
+def _fingerprint(stage: str, command: StageCommand, arguments: Sequence[Argument]) -> str:
+    source = fingerprint.hash_program(SCRIPTS / command.program)
+    processes = str(command.processes) if command.nodes == 1 else f"{command.processes} on {command.nodes}"
+    counted = (argument.fingerprint for argument in arguments if argument.fingerprint)
+    return fingerprint.hash_text(stage, source, processes, *counted)
+
+
+def _packages(command: StageCommand, python: str) -> dict[str, Sequence[str]]:
+    """Requirements by Python: those of the step's program, and those of programs that it starts."""
+    own = packages.needed(command.program, command.uses)
+    return {**command.packages, python: tuple(dict.fromkeys((*own, *command.packages.get(python, ()))))}
+
+
+def _cores(command: StageCommand, recipe: Recipe) -> dict[str, Any] | None:
     total = recipe.hardware.cores
-    if not (total and draft.cores):
+    if not (total and command.cores):
         return None
-    return {"count": draft.cores, "of": total, "wait": recipe.target.busy == "wait"}
+    return {"count": command.cores, "of": total, "wait": recipe.target.busy == "wait"}

@@ -1,4 +1,4 @@
-"""What a stage wants done, in words that become a command line and a fingerprint."""
+"""The command of a stage: arguments that make both a command line and a fingerprint."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from pathlib import Path
 from typing import Any
 
 from runner.compose.schema import Recipe
-from runner.plan import fingerprint as identity
+from runner.plan import fingerprint
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-MASTER_PORT = 44000  # the one that AWS's launch scripts reserve
+MASTER_PORT = 44000  # the port that AWS's launch scripts reserve for torchrun
 
 
 @dataclass(frozen=True)
-class Word:
-    """A word of a command line: how it is written, and what it contributes to the fingerprint.
+class Argument:
+    """An argument of a command line: its text, and what it adds to the step's fingerprint.
 
-    A plain string contributes itself, an artifact its key, a file its content, an option that
-    cannot change the result nothing.
+    A plain string adds itself, an artifact its key, a file its content, and an option that cannot change the result
+    adds nothing (see `not_fingerprinted`).
     """
 
     text: str
-    identity: str
+    fingerprint: str
 
-    def written(self, output: str) -> str:
-        """The word as the command line of a step that writes the folder `output` has it."""
+    def render(self, output: str) -> str:
+        """The argument on the command line of a step that writes the folder `output`."""
         return self.text
 
 
-class Output(Word):
-    """The folder that the step writes, or a folder below it. A type, because any text may be a user's own."""
+class Output(Argument):
+    """The step's output folder, or a subfolder of it. A type, not a placeholder text: a user may write any text."""
 
-    def __init__(self, below: str = ""):
-        super().__init__(below, "")
+    def __init__(self, subfolder: str = ""):
+        super().__init__(subfolder, "")
 
-    def written(self, output: str) -> str:
+    def render(self, output: str) -> str:
         return str(Path(output, self.text))
 
 
@@ -45,23 +45,25 @@ OUTPUT = Output()
 
 
 @dataclass(frozen=True)
-class Draft:
-    """What a stage wants done; `runner.plan.build` makes a Step of it.
+class StageCommand:
+    """What a stage runs; `runner.plan.build.step` turns it into a Step.
 
-    `processes` > 1 starts the program under torchrun, that many on each of `nodes` machines. An artifact that is
-    not `cached` is made on every run. A `resumable` program goes on from what an earlier try left in its output
-    folder. A variable of `env` counts for the fingerprint where it is a Word. `cores` are the
-    NeuronCores that it computes on. `uses` are what of `runner.plan.packages` the program needs for this recipe,
-    `packages` what must be installed besides, by the Python that imports it. `ports` are those that it listens on,
-    where they are fixed.
+    - `processes` > 1 starts the program under torchrun, that many on each of `nodes` machines.
+    - `env`: a variable counts for the fingerprint only where it is an Argument.
+    - An artifact that is not `cached` is made on every run.
+    - A `resumable` program continues from what an earlier attempt left in its output folder.
+    - `cores`: the number of NeuronCores that it computes on.
+    - `uses`: which optional packages of `runner.plan.packages` the program needs for this recipe.
+    - `packages`: requirements besides those of the program, by the Python that imports them.
+    - `ports`: the fixed ports that it listens on.
     """
 
     title: str
     program: str
-    options: Sequence[str | Word]
+    arguments: Sequence[str | Argument]
     processes: int = 1
     nodes: int = 1
-    env: Mapping[str, str | Word] = field(default_factory=dict)
+    env: Mapping[str, str | Argument] = field(default_factory=dict)
     cached: bool = True
     resumable: bool = False
     cores: int = 0
@@ -72,97 +74,96 @@ class Draft:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a plan will run: paths on that machine, absolute or from the folder that plans run in.
+    """Where a plan will run: paths on that machine, absolute or relative to the folder in which plans run.
 
-    `inputs` is the folder to which files of this machine are carried; None if they are read where they are.
-    `memory` is a folder of this machine that keeps the digests of large files. In a container the `python` of the
-    image is the environment of every stage, whatever the sdk says of a machine.
+    `inputs` is the folder to which files of this machine are copied; None if they are read in place.
+    `digest_cache` is a folder of this machine that keeps the digests of large files. In a container every stage runs
+    with the image's `python`, whatever the sdk names for a machine.
     """
 
     code: Path
     store: Path
     python: str = sys.executable
     inputs: Path | None = None
-    memory: Path = Path("store/digests")
+    digest_cache: Path = Path("store/digests")
     container: bool = False
 
 
 def compile_cache(recipe: Recipe, place: Place) -> str:
-    """Where the Neuron compiler keeps its programs, for all runs: they depend on shapes, not on weights."""
+    """The Neuron compiler's cache. All runs share it: compiled programs depend on shapes, not on weights."""
     return recipe.train.compile_cache or str(place.store / "neuron-cache")
 
 
 class Artifacts:
-    """What the steps so far will have made, and what lies outside the store."""
+    """The artifacts of the steps planned so far, and files from outside the store.
+
+    `keys` are the artifacts by stage; `carried` maps each file's path on the plan's machine to its path on this one.
+    """
 
     def __init__(self, place: Place):
         self.place = place
         self.keys: dict[str, str] = {}
-        self.carried: dict[str, str] = {}  # path there: path here
+        self.carried: dict[str, str] = {}
 
-    def made(self, stage: str) -> bool:
-        """Whether the plan has a step of this stage."""
-        return stage in self.keys
-
-    def path(self, stage: str, below: str = "") -> Word:
-        """The artifact of an earlier stage, or a folder in it."""
+    def path(self, stage: str, subfolder: str = "") -> Argument:
+        """The artifact of an earlier stage, or a subfolder of it."""
         key = self.keys[stage]
-        return Word(str(self.place.store / "objects" / key / below), f"{key}/{below}")
+        return Argument(str(self.place.store / "objects" / key / subfolder), f"{key}/{subfolder}")
 
-    def program(self, name: str) -> list[Word]:
-        """A stage program that another one starts; it counts by its source."""
-        source = identity.of_program(SCRIPTS / name)
-        return [Word(self.place.python, ""), Word(str(self.place.code / "scripts" / name), source)]
+    def program(self, name: str) -> list[Argument]:
+        """Python and a stage program that another program starts. Its source counts for the fingerprint."""
+        source = fingerprint.hash_program(SCRIPTS / name)
+        return [Argument(self.place.python, ""), Argument(str(self.place.code / "scripts" / name), source)]
 
-    def outside(self, path: str, key: str) -> Word:
-        """A file or folder that the recipe names under `key`; it counts by its content."""
-        absolute = Path(path).expanduser().absolute()
-        digest = identity.of_path(absolute, key, self.place.memory)
+    def external(self, path: str, key: str) -> Argument:
+        """A file or folder that the recipe names under `key`. Its content counts for the fingerprint."""
+        local_path = Path(path).expanduser().absolute()
+        digest = fingerprint.hash_path(local_path, key, self.place.digest_cache)
         if self.place.inputs is None:
-            return Word(str(absolute), digest)
-        there = str(self.place.inputs / digest[:16] / absolute.name)
-        self.carried[there] = str(absolute)
-        return Word(there, digest)
+            return Argument(str(local_path), digest)
+        remote_path = str(self.place.inputs / digest[:16] / local_path.name)
+        self.carried[remote_path] = str(local_path)
+        return Argument(remote_path, digest)
 
 
 def launcher(python: str, processes: int, nodes: int = 1) -> list[str]:
-    """The words before a program that runs as several processes.
+    """The start of a command line: Python, or torchrun for several processes.
 
-    Which of the nodes this is, and where the first one is, is known where it runs: torch takes --node-rank and
-    --master-addr from the environment variables PET_NODE_RANK and PET_MASTER_ADDR.
+    A node's rank and the first node's address are known only at run time: torchrun reads them from the environment
+    variables PET_NODE_RANK and PET_MASTER_ADDR.
 
     >>> launcher("python", 32, nodes=2)[1:]
     ['-m', 'torch.distributed.run', '--nnodes=2', '--nproc-per-node=32', '--master-port=44000']
     """
     if processes == nodes == 1:
         return [python]
-    meet = ["--standalone"] if nodes == 1 else [f"--nnodes={nodes}"]
+    rendezvous = ["--standalone"] if nodes == 1 else [f"--nnodes={nodes}"]
     port = [] if nodes == 1 else [f"--master-port={MASTER_PORT}"]
-    return [python, "-m", "torch.distributed.run", *meet, f"--nproc-per-node={processes}", *port]
+    return [python, "-m", "torch.distributed.run", *rendezvous, f"--nproc-per-node={processes}", *port]
 
 
-def neutral(*words: str) -> list[Word]:
-    """Options that cannot change the result, so that another value does not redo the step."""
-    return [Word(word, "") for word in words]
+def not_fingerprinted(*texts: str) -> list[Argument]:
+    """Arguments that cannot change the result: a step is not redone for another value."""
+    return [Argument(text, "") for text in texts]
 
 
-def options(**values: Any) -> list[str]:
+def flags(**values: Any) -> list[str]:
     """Flags from keyword arguments: `seq_len=256` is `--seq-len 256`, True is `--flag`, False is `--no-flag`.
 
-    None and empty lists are left out; a list gives several words. A value that begins with `-` is joined to its flag:
-    argparse would take it for another flag.
+    None and empty lists are left out; a list becomes several arguments. A value that begins with `-` is joined to its
+    flag, since argparse would take it for another flag.
 
-    >>> options(seq_len=256, pack=False, metrics=["a", "b"], sql_schema="-x")
+    >>> flags(seq_len=256, pack=False, metrics=["a", "b"], sql_schema="-x")
     ['--seq-len', '256', '--no-pack', '--metrics', 'a', 'b', '--sql-schema=-x']
     """
-    words: list[str] = []
+    args: list[str] = []
     for name, value in values.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
+            args.append(f"--{flag}" if value else f"--no-{flag}")
         elif isinstance(value, list):
-            words += [f"--{flag}", *value] if value else []
+            args += [f"--{flag}", *value] if value else []
         elif value is not None:
             text = f"{value:g}" if isinstance(value, float) else str(value)
-            words += [f"--{flag}={text}"] if text.startswith("-") else [f"--{flag}", text]
-    return words
+            args += [f"--{flag}={text}"] if text.startswith("-") else [f"--{flag}", text]
+    return args

@@ -1,4 +1,4 @@
-"""What a step depends on besides its options: the content of files, and the source of programs."""
+"""Hashes of what a step depends on besides its options: the content of files, and the source of programs."""
 
 from __future__ import annotations
 
@@ -12,59 +12,69 @@ from pathlib import Path
 from runner.errors import RecipeError
 from runner.execute.files import write_atomic
 
-_LARGE = 64 * 2**20  # bytes; the digest of a larger file is remembered, by size and time of change
+_LARGE = 64 * 2**20  # bytes; the digest of a larger file is cached by its path, size and modification time
 
 
-def of_text(*parts: str) -> str:
-    """The hex SHA-256 of texts; where one ends and the next begins counts."""
+def hash_text(*parts: str) -> str:
+    """The hex SHA-256 of texts. The boundaries between them count: ("ab", "c") and ("a", "bc") differ."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def of_program(program: Path) -> str:
-    """Of a stage program: its source, that of every module of its folder that it imports, to any depth, and their data.
+def hash_program(program: Path) -> str:
+    """The hash of a stage program and of every module in its folder that it imports, directly or not.
 
-    The data of a module lies beside it, under its name. Paths count from the program's folder.
+    A JSON file with a module's name beside it is data of that module, and counts too. Paths are relative to the
+    program's folder, so a checkout elsewhere has the same hash, and a module that moves changes it.
     """
     program = program.resolve()
     modules = _imported(program)
     sources = sorted({*modules, *(data for module in modules if (data := module.with_suffix(".json")).is_file())})
-    return of_text(*(text for path in sources for text in (_relative(path, program), path.read_text(encoding="utf-8"))))
+    return hash_text(*(part for source in sources for part in (_relative(source, program), _read(source))))
 
 
 def _relative(path: Path, program: Path) -> str:
     return path.relative_to(program.parent).as_posix()
 
 
-def of_path(path: Path, key: str, memory: Path) -> str:
-    """Of the content of a file, or of all files in a folder. `key` is the recipe's, for the error line.
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
-    `memory` is a folder that keeps the digests of large files, if the folder that it lies in is there.
+
+def hash_path(path: Path, key: str, digest_cache: Path) -> str:
+    """The hash of a file's content, or of all files in a folder. Raises RecipeError that names `key`, the recipe's.
+
+    `digest_cache` is a folder that keeps the digests of large files. It is used where its parent folder exists.
     """
     try:
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.is_file() and not _hidden(file.relative_to(path)))
-            return of_text(*(text for file in files for text in (str(file.relative_to(path)), _of_file(file, memory))))
-        return _of_file(path, memory)
+            return _hash_folder(path, digest_cache)
+        return _hash_file(path, digest_cache)
     except FileNotFoundError:
         raise RecipeError(f"{key}: {path}: no such file or folder") from None
     except OSError as error:
         raise RecipeError(f"{key}: {path}: {error.strerror}") from None
 
 
+def _hash_folder(folder: Path, digest_cache: Path) -> str:
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not _hidden(file.relative_to(folder)))
+    return hash_text(
+        *(part for file in files for part in (str(file.relative_to(folder)), _hash_file(file, digest_cache)))
+    )
+
+
 def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _of_file(path: Path, memory: Path) -> str:
+def _hash_file(path: Path, digest_cache: Path) -> str:
     status = path.stat()
-    if status.st_size < _LARGE or not memory.parent.is_dir():
+    if status.st_size < _LARGE or not digest_cache.parent.is_dir():
         return _digest(path)
-    note = memory / of_text(str(path.resolve()), str(status.st_size), str(status.st_mtime_ns))
-    if not note.is_file():
-        digest = _digest(path)
-        memory.mkdir(exist_ok=True)
-        write_atomic(note, digest)
-    return note.read_text(encoding="utf-8")
+    entry = digest_cache / hash_text(str(path.resolve()), str(status.st_size), str(status.st_mtime_ns))
+    if not entry.is_file():
+        digest_cache.mkdir(exist_ok=True)
+        write_atomic(entry, _digest(path))
+    return entry.read_text(encoding="utf-8")
 
 
 def _digest(path: Path) -> str:
@@ -77,12 +87,12 @@ def _digest(path: Path) -> str:
 
 @cache
 def _imported(program: Path) -> frozenset[Path]:
-    found, todo = set(), {program}
-    while todo:
-        path = todo.pop()
-        found.add(path)
-        todo |= {file for file in _local_imports(path, program.parent) if file not in found}
-    return frozenset(found)
+    visited, pending = set(), {program}
+    while pending:
+        path = pending.pop()
+        visited.add(path)
+        pending |= _local_imports(path, program.parent) - visited
+    return frozenset(visited)
 
 
 @cache  # programs share most of what they import
@@ -93,11 +103,11 @@ def _local_imports(path: Path, folder: Path) -> set[Path]:
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {file for module in modules for file in _files(folder, module) if file.is_file()}
+    return {file for module in modules for file in _module_files(folder, module) if file.is_file()}
 
 
-def _files(folder: Path, module: str) -> Iterator[Path]:
-    """What importing `a.b` runs: a/__init__.py, and a/b.py or a/b/__init__.py."""
+def _module_files(folder: Path, module: str) -> Iterator[Path]:
+    """The files that importing `a.b` may run: a/__init__.py, and a/b.py or a/b/__init__.py."""
     path = folder.joinpath(*module.split("."))
     yield path.with_suffix(".py")
-    yield from (above / "__init__.py" for above in (path, *path.parents) if above.is_relative_to(folder))
+    yield from (package / "__init__.py" for package in (path, *path.parents) if package.is_relative_to(folder))

@@ -119,7 +119,7 @@ def _needs(recipe: Recipe, needs: Estimate) -> Iterator[tuple[str, str]]:
     limit = recipe.hardware.core_memory_gb
     core = f"one core {gib(needs.core)}{f' of {limit:g} GiB' if limit else ''}"
     parts = f"weights {gib(needs.weights)}, LoRA and optimizer {gib(needs.adapter)}"
-    yield "memory", f"{core} ({parts}, activations {gib(needs.activations)}); host {gib(needs.host[needs.hungriest])}"
+    yield "memory", f"{core} ({parts}, activations {gib(needs.activations)}); host {gib(needs.host[needs.peak_stage])}"
     yield "disk", gib(sum(needs.disk.values()))
 
 

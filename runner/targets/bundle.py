@@ -33,7 +33,7 @@ def code_files() -> Iterator[Path]:
 def code_name() -> str:
     """Where the code lies on another machine: code/DIGEST."""
     texts = (text for file in code_files() for text in (str(file.relative_to(ROOT)), file.read_text(encoding="utf-8")))
-    return f"code/{fingerprint.of_text(*texts)[:16]}"
+    return f"code/{fingerprint.hash_text(*texts)[:16]}"
 
 
 def entry(there: str) -> str:

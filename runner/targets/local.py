@@ -28,7 +28,7 @@ class Target:
 
     def place(self, recipe: Recipe) -> Place:
         store = Path(recipe.paths.store).expanduser().absolute()
-        return Place(ROOT, store, recipe.sdk.train_python or sys.executable, memory=store / "digests")
+        return Place(ROOT, store, recipe.sdk.train_python or sys.executable, digest_cache=store / "digests")
 
     def ask(self, program: Path, flags: Sequence[str]) -> bytes:
         return subprocess.run([sys.executable, program, *flags], stdout=subprocess.PIPE, check=True).stdout

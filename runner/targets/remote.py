@@ -64,7 +64,7 @@ class Far:
                 "for example sdk.train_python=/opt/venv/bin/python"
             )
         code, store, inputs = Path(bundle.code_name()), Path(recipe.paths.store), Path("inputs")
-        return Place(code, store, python, inputs, memory=runs / ".digests")
+        return Place(code, store, python, inputs, digest_cache=runs / ".digests")
 
     def ask(self, program: Path, flags: Sequence[str]) -> bytes:
         words = [*self.on_node, self._settings.python, "-c", program.read_text(encoding="utf-8"), *flags]

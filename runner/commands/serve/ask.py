@@ -20,7 +20,7 @@ from runner.commands.serve import servers
 from runner.commands.serve.servers import Server
 from runner.compose.schema import Recipe
 from runner.compose.validate import build
-from runner.plan.command import SCRIPTS, options
+from runner.plan.command import SCRIPTS, flags
 from runner.record.runs import Run
 
 _SHOWN = 20  # questions
@@ -29,21 +29,21 @@ _SHOWN = 20  # questions
 def ask(server: Server, question: str, models: Sequence[str], max_tokens: int | None, console: Console) -> int:
     """Ask a file of rows, or a text as it is; show the answers. Returns the exit status."""
     recipe = build(Recipe, server.run.recipe)
-    flags = options(max_tokens=max_tokens or recipe.evaluate.max_new_tokens, models=list(models))
+    limits = flags(max_tokens=max_tokens or recipe.evaluate.max_new_tokens, models=list(models))
     if os.path.isfile(question):  # noqa: PTH113  pathlib raises for a text that is too long for a name
-        template = options(template=json.dumps(server.run.recipe["dataset"]["template"]))
-        return _ask(server, Path(question), [*flags, *template], console)
+        template = flags(template=json.dumps(server.run.recipe["dataset"]["template"]))
+        return _ask(server, Path(question), [*limits, *template], console)
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "question.jsonl"
         file.write_text(json.dumps({"prompt": question}) + "\n", encoding="utf-8")
-        return _ask(server, file, flags, console)
+        return _ask(server, file, limits, console)
 
 
-def _ask(server: Server, file: Path, flags: Sequence[str], console: Console) -> int:
+def _ask(server: Server, file: Path, limits: Sequence[str], console: Console) -> int:
     run: Run = server.run
     host, port = servers.address(server)
     output = run.folder / "asked" / file.stem
-    words = [*flags, *options(host=host, port=port, prompts=str(file), output=str(output))]
+    words = [*limits, *flags(host=host, port=port, prompts=str(file), output=str(output))]
     python = place_of(build(Recipe, run.recipe)).python
     status = subprocess.run([python, str(SCRIPTS / "ask_server.py"), *words], check=False).returncode
     if status == 0:

@@ -23,7 +23,7 @@ from runner.compose.validate import build
 from runner.errors import RecipeError
 from runner.plan import allocation
 from runner.plan import build as plan
-from runner.plan.command import OUTPUT, Artifacts, Draft, Word, options
+from runner.plan.command import OUTPUT, Argument, Artifacts, StageCommand, flags
 from runner.plan.model import Plan
 from runner.plan.stages import server_options
 from runner.record import create
@@ -79,9 +79,10 @@ def plan_of(runs: Sequence[Run], questions: Questions, folder: Path) -> tuple[Co
         recipe.target.kubernetes.image = recipe.target.kubernetes.serve_image
     made = {name: artifacts_of(run, recipe) for name, run in _named(runs, recipe).items()}
     artifacts = next(iter(made.values()))
-    draft = Draft(f"answer {questions.prompts.name}", "generate.py", _words(recipe, made, questions), cached=False,
-                  cores=server_options.cores(recipe))  # fmt: skip
-    step = plan.step("generate", draft, dataclasses.replace(artifacts.place, python=_python(recipe, artifacts)), recipe)
+    title, args = f"answer {questions.prompts.name}", _words(recipe, made, questions)
+    command = StageCommand(title, "generate.py", args, cached=False, cores=server_options.cores(recipe))
+    place = dataclasses.replace(artifacts.place, python=_python(recipe, artifacts))
+    step = plan.step("generate", command, place, recipe)
     job = allocation.job(recipe, [step], artifacts.place)
     composed = Composed(recipe, Path(first.manifest["recipe"]), tuple(made), first.manifest["choices"])
     return composed, Plan(recipe.name, str(artifacts.place.store), (step,), artifacts.carried, job)
@@ -92,18 +93,18 @@ def _named(runs: Sequence[Run], recipe: Recipe) -> Mapping[str, Run]:
     return {recipe.serve.adapter_name: runs[0]} if len(runs) == 1 else {run.name: run for run in runs}
 
 
-def _words(recipe: Recipe, made: Mapping[str, Artifacts], questions: Questions) -> list[str | Word]:
+def _words(recipe: Recipe, made: Mapping[str, Artifacts], questions: Questions) -> list[str | Argument]:
     artifacts, vllm = next(iter(made.values())), recipe.serve.engine == "vllm"
     image = None if artifacts.place.container or not vllm else recipe.serve.image
     return [
         *server_options.models(recipe, artifacts, [server_options.named(name, one) for name, one in made.items()]),
         *([] if server_options.asks_base(recipe) or server_options.merged(recipe) else ["--no-base"]),
-        *options(engine="vllm" if vllm else "embedded", dtype=server_options.dtype(recipe), image=image),
-        *options(max_tokens=questions.max_tokens or recipe.evaluate.max_new_tokens),
-        *options(temperature=questions.temperature, top_k=questions.top_k),
+        *flags(engine="vllm" if vllm else "embedded", dtype=server_options.dtype(recipe), image=image),
+        *flags(max_tokens=questions.max_tokens or recipe.evaluate.max_new_tokens),
+        *flags(temperature=questions.temperature, top_k=questions.top_k),
         *(server_options.vllm(recipe, artifacts.place) if vllm else []),
         "--template", artifacts.path("tokenize", "template.json"),
-        "--prompts", artifacts.outside(str(questions.prompts), "--prompts"), "--output", OUTPUT,
+        "--prompts", artifacts.external(str(questions.prompts), "--prompts"), "--output", OUTPUT,
     ]  # fmt: skip
 
 

@@ -80,9 +80,9 @@ def _of_runs(names: Sequence[str], overrides: Sequence[str], folder: Path) -> tu
     place = dataclasses.replace(place_of(recipe), store=Path(first.plan["store"]))
     artifacts = {name: artifacts_of(run, recipe) for name, run in named.items()}
     adapters = [server_options.named(name, one) for name, one in artifacts.items()]
-    draft = foreground(recipe, next(iter(artifacts.values())), adapters)
+    command = foreground(recipe, next(iter(artifacts.values())), adapters)
     composed = Composed(recipe, Path(first.manifest["recipe"]), (*names, *overrides), first.manifest["choices"])
-    step = plan.step("serve", draft, place, recipe)
+    step = plan.step("serve", command, place, recipe)
     return composed, Plan(recipe.name, str(place.store), (step,), job=allocation.job(recipe, [step], place))
 
 

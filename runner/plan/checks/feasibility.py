@@ -218,7 +218,7 @@ def _memory(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
             f"{gib(needs.weights)}, LoRA and optimizer {gib(needs.adapter)}, activations {gib(needs.activations)}), "
             f"a core has {hardware.core_memory_gb:g} GiB; {_smaller(recipe, architecture)}"
         )
-    stage, host = needs.hungriest, needs.host[needs.hungriest]
+    stage, host = needs.peak_stage, needs.host[needs.peak_stage]
     if hardware.host_memory_gb and host > hardware.host_memory_gb * memory.GIB:
         yield (
             f"hardware={hardware.name}: {stage} needs {gib(host)} of the host's memory, which has "

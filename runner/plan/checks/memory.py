@@ -33,7 +33,7 @@ class Estimate:
         return self.weights + self.adapter + self.activations
 
     @property
-    def hungriest(self) -> str:
+    def peak_stage(self) -> str:
         """The stage that needs most memory of the host."""
         return max(self.host, key=lambda stage: self.host[stage])
 

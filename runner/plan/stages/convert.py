@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from runner.compose.schema import Recipe
-from runner.plan.command import OUTPUT, Artifacts, Draft, options
+from runner.plan.command import OUTPUT, Artifacts, StageCommand, flags
 
 
-def draft(recipe: Recipe, artifacts: Artifacts) -> Draft | None:
+def command(recipe: Recipe, artifacts: Artifacts) -> StageCommand | None:
     if recipe.train.backend == "optimum":
         return None  # it cuts the model itself
     parallel, layout = recipe.parallel, recipe.hardware.layout
     words = [
         "--input", artifacts.path("fetch"),
-        *options(tp_size=parallel.tp_size, kv_size_multiplier=parallel.kv_size_multiplier, layout=layout),
+        *flags(tp_size=parallel.tp_size, kv_size_multiplier=parallel.kv_size_multiplier, layout=layout),
         "--output", OUTPUT,
     ]  # fmt: skip
-    return Draft(f"cut the model into {parallel.tp_size} {layout} shard(s)", "convert_checkpoint.py", words)
+    return StageCommand(f"cut the model into {parallel.tp_size} {layout} shard(s)", "convert_checkpoint.py", words)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from runner.compose.schema import Recipe
-from runner.plan.command import OUTPUT, Artifacts, Draft, options
+from runner.plan.command import OUTPUT, Artifacts, StageCommand, flags
 
 
-def draft(recipe: Recipe, artifacts: Artifacts) -> Draft | None:
+def command(recipe: Recipe, artifacts: Artifacts) -> StageCommand | None:
     evaluate = recipe.evaluate
     if not evaluate.enabled:
         return None
@@ -15,8 +15,8 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft | None:
         "--model", artifacts.path("fetch"),
         "--adapter", artifacts.path("export", "adapter"),
         "--tokens", artifacts.path("tokenize"),
-        *options(examples=evaluate.examples, metrics=evaluate.metrics, max_new_tokens=evaluate.max_new_tokens),
-        *options(batch_size=evaluate.batch_size, dtype=evaluate.dtype, **sql),
+        *flags(examples=evaluate.examples, metrics=evaluate.metrics, max_new_tokens=evaluate.max_new_tokens),
+        *flags(batch_size=evaluate.batch_size, dtype=evaluate.dtype, **sql),
         "--output", OUTPUT,
     ]  # fmt: skip
-    return Draft("measure base and adapter on held-out rows", "evaluate.py", words)
+    return StageCommand("measure base and adapter on held-out rows", "evaluate.py", words)

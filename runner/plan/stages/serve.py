@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from runner.compose.schema import Recipe
 from runner.errors import RecipeError
-from runner.plan.command import OUTPUT, Artifacts, Draft, Output, Word, options
+from runner.plan.command import OUTPUT, Argument, Artifacts, Output, StageCommand, flags
 from runner.plan.stages import server_options
 
 
-def draft(recipe: Recipe, artifacts: Artifacts) -> Draft | None:
+def command(recipe: Recipe, artifacts: Artifacts) -> StageCommand | None:
     serve = recipe.serve
     if serve.engine == "none":
         return None
@@ -26,17 +26,17 @@ def draft(recipe: Recipe, artifacts: Artifacts) -> Draft | None:
     title = f"serve{' with vLLM' * (serve.engine == 'vllm')}, ask, compare with the evaluation, stop"
     words = [*_smoke(recipe, artifacts, port), "--", *server]
     needs = server_options.packages(recipe, artifacts.place)
-    return Draft(title, "smoke_test.py", words, cached=False, cores=server_options.cores(recipe), packages=needs)
+    return StageCommand(title, "smoke_test.py", words, cached=False, cores=server_options.cores(recipe), packages=needs)
 
 
-def foreground(recipe: Recipe, artifacts: Artifacts, adapters: Sequence[Word] = ()) -> Draft:
+def foreground(recipe: Recipe, artifacts: Artifacts, adapters: Sequence[Argument] = ()) -> StageCommand:
     """A server that stays, of the recipe's adapter or of the `adapters` that are named."""
     port = server_options.port(recipe, artifacts)
     title = f"serve at http://{recipe.serve.host}:{port}/v1 until Ctrl-C"
     words = server_options.server(recipe, artifacts, port, OUTPUT, adapters)
     needs = server_options.packages(recipe, artifacts.place)
     program = server_options.PROGRAMS[recipe.serve.engine]
-    return Draft(title, program, words, cached=False, cores=server_options.cores(recipe), packages=needs)
+    return StageCommand(title, program, words, cached=False, cores=server_options.cores(recipe), packages=needs)
 
 
 def _check_host(host: str) -> None:
@@ -48,13 +48,13 @@ def _check_host(host: str) -> None:
         ) from None
 
 
-def _smoke(recipe: Recipe, artifacts: Artifacts, port: int) -> list[str | Word]:
+def _smoke(recipe: Recipe, artifacts: Artifacts, port: int) -> list[str | Argument]:
     serve = recipe.serve
     return [
         "--evaluation", artifacts.path("evaluate"),
-        *options(base_name=serve.base_name, adapter_name=serve.adapter_name, port=port),
+        *flags(base_name=serve.base_name, adapter_name=serve.adapter_name, port=port),
         *([] if server_options.asks_base(recipe) else ["--no-base"]),
-        *options(prompts=serve.smoke_prompts, min_equal=server_options.min_equal(recipe)),
-        *options(near_tie=server_options.near_tie(recipe) or None, timeout=serve.timeout),
+        *flags(prompts=serve.smoke_prompts, min_equal=server_options.min_equal(recipe)),
+        *flags(near_tie=server_options.near_tie(recipe) or None, timeout=serve.timeout),
         "--output", OUTPUT,
     ]  # fmt: skip

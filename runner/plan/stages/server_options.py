@@ -9,7 +9,7 @@ from runner.compose.recipe import ROOT
 from runner.compose.schema import Recipe, Serve
 from runner.errors import RecipeError
 from runner.plan.checks import feasibility
-from runner.plan.command import Artifacts, Output, Place, Word, compile_cache, neutral, options
+from runner.plan.command import Argument, Artifacts, Output, Place, compile_cache, flags, not_fingerprinted
 from runner.plan.packages import needed
 from runner.plan.trainers.base import advice, merged
 
@@ -112,50 +112,50 @@ def packages(recipe: Recipe, place: Place) -> dict[str, list[str]]:
     return found
 
 
-def named(name: str, artifacts: Artifacts) -> Word:
+def named(name: str, artifacts: Artifacts) -> Argument:
     """An adapter under the name that asks it."""
     adapter = artifacts.path("export", "adapter")
-    return Word(f"{name}={adapter.text}", adapter.identity)
+    return Argument(f"{name}={adapter.text}", adapter.fingerprint)
 
 
-def models(recipe: Recipe, artifacts: Artifacts, adapters: Sequence[Word] = ()) -> list[str | Word]:
+def models(recipe: Recipe, artifacts: Artifacts, adapters: Sequence[Argument] = ()) -> list[str | Argument]:
     """Options that name what is loaded: the recipe's model and its adapter, or the `adapters` that are named."""
     serve = recipe.serve
     if merged(recipe):
-        return ["--model", artifacts.path("export", "merged"), *options(served_model_name=serve.adapter_name)]
+        return ["--model", artifacts.path("export", "merged"), *flags(served_model_name=serve.adapter_name)]
     given = [word for one in adapters or [named(serve.adapter_name, artifacts)] for word in ("--adapter", one)]
-    return ["--model", artifacts.path("fetch"), *given, *options(served_model_name=serve.base_name)]
+    return ["--model", artifacts.path("fetch"), *given, *flags(served_model_name=serve.base_name)]
 
 
 def server(
-    recipe: Recipe, artifacts: Artifacts, port: int, output: Output, adapters: Sequence[Word] = ()
-) -> list[str | Word]:
+    recipe: Recipe, artifacts: Artifacts, port: int, output: Output, adapters: Sequence[Argument] = ()
+) -> list[str | Argument]:
     """Options of the server program for the recipe's model and its adapter, or the `adapters` that are named."""
     serve, words = recipe.serve, models(recipe, artifacts, adapters)
     host = "0.0.0.0" if artifacts.place.container and serve.mode == "foreground" else serve.host  # a pod's network
-    words += options(host=host, port=port, dtype=dtype(recipe))
+    words += flags(host=host, port=port, dtype=dtype(recipe))
     if serve.engine == "embedded":
         return words
     return [
         *words, *([] if merged(recipe) or asks_base(recipe) else ["--no-base"]), *vllm(recipe, artifacts.place),
-        *neutral("--python", python(recipe, artifacts.place)),
-        *options(image=None if artifacts.place.container else serve.image, spare_adapters=serve.spare_adapters or None),
-        *neutral(*options(timeout=serve.timeout)),
+        *not_fingerprinted("--python", python(recipe, artifacts.place)),
+        *flags(image=None if artifacts.place.container else serve.image, spare_adapters=serve.spare_adapters or None),
+        *not_fingerprinted(*flags(timeout=serve.timeout)),
         "--output", output,
     ]  # fmt: skip
 
 
-def vllm(recipe: Recipe, place: Place) -> list[str | Word]:
+def vllm(recipe: Recipe, place: Place) -> list[str | Argument]:
     """Options of serve_vllm.py and generate.py alike. Compiled models lie beside the store's artifacts."""
     serve, sdk = recipe.serve, recipe.sdk
-    words = options(generation=sdk.vllm, max_model_len=_max_model_len(recipe), max_num_seqs=serve.max_num_seqs)
+    words = flags(generation=sdk.vllm, max_model_len=_max_model_len(recipe), max_num_seqs=serve.max_num_seqs)
     if sdk.vllm == "cpu":
         return [*words]
     return [
         *words,
-        *options(tp_size=serve.tp_size or recipe.parallel.tp_size, cores=serve.cores),
-        *options(neuron_config=json.dumps(serve.neuron_config) if serve.neuron_config else None),
-        *neutral(*_kept(recipe, place)),
+        *flags(tp_size=serve.tp_size or recipe.parallel.tp_size, cores=serve.cores),
+        *flags(neuron_config=json.dumps(serve.neuron_config) if serve.neuron_config else None),
+        *not_fingerprinted(*_kept(recipe, place)),
     ]  # fmt: skip
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from runner.compose.schema import Recipe
-from runner.plan.command import Artifacts, Draft
+from runner.plan.command import Artifacts, StageCommand
 from runner.plan.trainers import optimum, torch, train_nxd
 
-BACKENDS: dict[str, Callable[[Recipe, Artifacts], Draft]] = {
-    "torch": torch.draft,
-    "nxd": train_nxd.draft,
-    "optimum": optimum.draft,
+BACKENDS: dict[str, Callable[[Recipe, Artifacts], StageCommand]] = {
+    "torch": torch.command,
+    "nxd": train_nxd.command,
+    "optimum": optimum.command,
 }
 
 
-def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
+def command(recipe: Recipe, artifacts: Artifacts) -> StageCommand:
     return BACKENDS[recipe.train.backend](recipe, artifacts)

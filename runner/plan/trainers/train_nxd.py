@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from runner.compose.schema import Recipe
-from runner.plan.command import Artifacts, Draft
+from runner.plan.command import Artifacts, StageCommand
 from runner.plan.trainers import nxd
 
 
-def draft(recipe: Recipe, artifacts: Artifacts) -> Draft:
+def command(recipe: Recipe, artifacts: Artifacts) -> StageCommand:
     cores, nodes = nxd.processes(recipe), recipe.parallel.nodes
-    return Draft(
+    return StageCommand(
         f"train LoRA of rank {recipe.train.lora.rank} on {cores * nodes} cores", "train_nxd.py",
         nxd.training_flags(recipe, artifacts), processes=cores, nodes=nodes, env=nxd.environment(recipe, artifacts),
         resumable=True, cores=cores, packages={artifacts.place.python: recipe.sdk.train_packages},

@@ -1,15 +1,14 @@
-"""Every choice explains itself, and editors get a schema that accepts what the runner accepts."""
+"""Every choice explains itself."""
 
 from __future__ import annotations
 
-import dataclasses
 import io
 
 import pytest
 from rich.console import Console
 
 from runner.commands import options
-from runner.compose.recipe import compose, groups
+from runner.compose.recipe import groups
 from runner.compose.schema import Recipe
 from runner.compose.validate import keys
 from runner.errors import RecipeError
@@ -34,23 +33,6 @@ def test_a_group_shows_its_keys(group: str) -> None:
 def test_an_unknown_group_gets_the_nearest() -> None:
     with pytest.raises(RecipeError, match="did you mean hardware"):
         options.show("hardwre", Console(file=io.StringIO()))
-
-
-def described(schema: dict, values: dict) -> bool:
-    """Whether every key of `values` is a property of the schema."""
-    return all(
-        name in schema["properties"]
-        and (not isinstance(value, dict) or "properties" not in schema["properties"][name]
-             or described(schema["properties"][name], value))
-        for name, value in values.items()
-    )  # fmt: skip
-
-
-def test_the_schema_describes_a_composed_recipe() -> None:
-    schema = options.json_schema()
-    assert described(schema, dataclasses.asdict(compose("quickstart").recipe))
-    rank = schema["properties"]["train"]["properties"]["lora"]["properties"]["rank"]
-    assert rank == {"description": rank["description"], "minimum": 1, "maximum": 1024, "type": "integer"}
 
 
 def test_brackets_in_a_help_text_are_shown() -> None:

@@ -3,68 +3,112 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from runner.errors import RecipeError
-from runner.plan import fingerprint as identity
+from runner.plan import fingerprint
 
 
 def test_content_counts_and_time_does_not(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text("a")
-    before = identity.of_path(file, "dataset.path", tmp_path / "memory")
+    before = fingerprint.hash_path(file, "dataset.path", tmp_path / "memory")
     os.utime(file, (1, 1))
-    assert identity.of_path(file, "dataset.path", tmp_path / "memory") == before
+    assert fingerprint.hash_path(file, "dataset.path", tmp_path / "memory") == before
     file.write_text("b")
-    assert identity.of_path(file, "dataset.path", tmp_path / "memory") != before
+    assert fingerprint.hash_path(file, "dataset.path", tmp_path / "memory") != before
 
 
 def test_names_in_a_folder_count(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "a").write_text("x")
-    before = identity.of_path(folder, "model.path", tmp_path)
+    before = fingerprint.hash_path(folder, "model.path", tmp_path)
     (folder / "a").rename(folder / "b")
-    assert identity.of_path(folder, "model.path", tmp_path) != before
+    assert fingerprint.hash_path(folder, "model.path", tmp_path) != before
 
 
 def test_large_files_are_remembered_until_they_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "_LARGE", 1)
+    monkeypatch.setattr(fingerprint, "_LARGE", 1)
     file, memory = tmp_path / "weights", tmp_path / "memory"
     file.write_text("one")
-    first = identity.of_path(file, "model.path", memory)
+    first = fingerprint.hash_path(file, "model.path", memory)
     assert len(list(memory.iterdir())) == 1
     file.write_text("two")
     os.utime(file, (5, 5))
-    assert identity.of_path(file, "model.path", memory) != first
+    assert fingerprint.hash_path(file, "model.path", memory) != first
 
 
 def test_a_missing_file_is_named_with_its_key(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="dataset.path: .*nowhere: no such file"):
-        identity.of_path(tmp_path / "nowhere", "dataset.path", tmp_path)
+        fingerprint.hash_path(tmp_path / "nowhere", "dataset.path", tmp_path)
 
 
-def test_a_program_counts_with_what_it_imports(tmp_path: Path) -> None:
+def hashed(program: Path) -> str:
+    fingerprint._imported.cache_clear()
+    fingerprint._local_imports.cache_clear()
+    return fingerprint.hash_program(program)
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """A program that imports common/b.py; common/c.py it does not import."""
     (tmp_path / "common").mkdir()
-    program, helper, other = tmp_path / "a.py", tmp_path / "common" / "b.py", tmp_path / "common" / "c.py"
+    (tmp_path / "common" / "b.py").write_text("x = 1\n")
+    (tmp_path / "common" / "c.py").write_text("x = 1\n")
+    program = tmp_path / "a.py"
     program.write_text("from common import b\n")
-    helper.write_text("x = 1\n")
-    other.write_text("x = 1\n")
+    return program
 
-    def fingerprint() -> str:
-        identity._imported.cache_clear()
-        identity._local_imports.cache_clear()
-        return identity.of_program(program)
 
-    before = fingerprint()
-    other.write_text("x = 2\n")
-    assert fingerprint() == before
-    helper.write_text("x = 2\n")
-    changed = fingerprint()
-    assert changed != before
-    (tmp_path / "common" / "c.json").write_text("{}")
-    assert fingerprint() == changed
-    (tmp_path / "common" / "b.json").write_text("{}")
-    assert fingerprint() != changed, "a module's data lies beside it"
+def test_a_program_counts_with_what_it_imports(program: Path) -> None:
+    before = hashed(program)
+    (program.parent / "common" / "c.py").write_text("x = 2\n")
+    assert hashed(program) == before, "not imported"
+    (program.parent / "common" / "b.py").write_text("x = 2\n")
+    assert hashed(program) != before
+
+
+def test_the_data_file_of_a_module_counts(program: Path) -> None:
+    before = hashed(program)
+    (program.parent / "common" / "c.json").write_text("{}")
+    assert hashed(program) == before, "its module is not imported"
+    (program.parent / "common" / "b.json").write_text("{}")
+    assert hashed(program) != before
+
+
+@pytest.mark.parametrize("folder", ["common", "common/data"])
+def test_the_init_file_of_each_package_above_an_import_counts(program: Path, folder: str) -> None:
+    (program.parent / "common" / "data").mkdir()
+    (program.parent / "common" / "data" / "rows.py").write_text("x = 1\n")
+    program.write_text("from common.data import rows\n")
+    before = hashed(program)
+    init = program.parent / folder / "__init__.py"
+    init.write_text("x = 1\n")
+    added = hashed(program)
+    init.write_text("x = 2\n")
+    assert len({before, added, hashed(program)}) == 3
+
+
+def test_what_an_init_file_imports_counts(program: Path) -> None:
+    (program.parent / "common" / "__init__.py").write_text("from common import c\n")
+    before = hashed(program)
+    (program.parent / "common" / "c.py").write_text("x = 2\n")
+    assert hashed(program) != before
+
+
+def test_a_module_that_moves_changes_the_hash(program: Path) -> None:
+    """Its source is the same, and so is that of the program, which looks in both places."""
+    program.write_text("try:\n    from common import b\nexcept ImportError:\n    from common.data import b\n")
+    (program.parent / "common" / "data").mkdir()
+    before = hashed(program)
+    (program.parent / "common" / "b.py").rename(program.parent / "common" / "data" / "b.py")
+    assert hashed(program) != before
+
+
+def test_a_checkout_elsewhere_has_the_same_hash(program: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    copy = shutil.copytree(program.parent, tmp_path_factory.mktemp("elsewhere") / "scripts")
+    assert hashed(copy / "a.py") == hashed(program)

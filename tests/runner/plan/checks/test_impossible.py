@@ -115,7 +115,7 @@ def profile(sdk: str) -> schema.Sdk:
 def refusals(recipe: Recipe) -> list[str]:
     """What refuses a recipe for its hardware, trainer, server and release."""
     found = list(base.problems(recipe))
-    for check in (lambda: modelling.draft(recipe, ARTIFACTS), lambda: server_options.check(recipe)):
+    for check in (lambda: modelling.command(recipe, ARTIFACTS), lambda: server_options.check(recipe)):
         try:
             check()
         except RecipeError as error:

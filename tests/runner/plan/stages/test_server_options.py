@@ -11,7 +11,7 @@ from runner.compose.recipe import ROOT, compose
 from runner.compose.schema import Recipe
 from runner.errors import RecipeError
 from runner.plan.build import build
-from runner.plan.command import Artifacts, Draft, Place
+from runner.plan.command import Artifacts, Place, StageCommand
 from runner.plan.stages import export, serve, server_options
 
 PLACE = Place(ROOT, Path("/store"), "python")
@@ -23,16 +23,16 @@ def recipe_of(*overrides: str) -> Recipe:
     return compose("quickstart", overrides).recipe
 
 
-def draft(*overrides: str) -> Draft:
+def command(*overrides: str) -> StageCommand:
     artifacts = Artifacts(PLACE)
     artifacts.keys = {"fetch": "fetch-1", "export": "export-2", "evaluate": "evaluate-3"}
-    found = serve.draft(recipe_of(*overrides), artifacts)
+    found = serve.command(recipe_of(*overrides), artifacts)
     assert found
     return found
 
 
 def words(*overrides: str) -> list[str]:
-    return [getattr(word, "text", word) for word in draft(*overrides).options]
+    return [getattr(word, "text", word) for word in command(*overrides).arguments]
 
 
 def value_of(found: list[str], flag: str) -> str:
@@ -106,12 +106,12 @@ def test_where_there_is_no_lora_the_merged_model_is_made_and_served() -> None:
     assert value_of(found, "--compile-cache") == "/store/neuron-cache/vllm" and "--artifacts" not in found
     artifacts = Artifacts(PLACE)
     artifacts.keys = {"fetch": "fetch-1", "train": "train-1"}
-    assert "--merge" in export.draft(recipe_of(*NATIVE), artifacts).options
-    assert "--merge" not in export.draft(recipe_of(), artifacts).options
+    assert "--merge" in export.command(recipe_of(*NATIVE), artifacts).arguments
+    assert "--merge" not in export.command(recipe_of(), artifacts).arguments
 
 
 def test_the_server_in_the_foreground_is_the_step_itself() -> None:
-    found = draft("serve=vllm", "sdk.serve_python=p", "serve.mode=foreground", "serve.port=8000")
+    found = command("serve=vllm", "sdk.serve_python=p", "serve.mode=foreground", "serve.port=8000")
     assert found.program == "serve_vllm.py"
     assert found.title == "serve at http://127.0.0.1:8000/v1 until Ctrl-C"
 
@@ -128,7 +128,7 @@ def test_the_server_in_the_foreground_is_the_step_itself() -> None:
 )
 def test_what_cannot_be_served_is_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        draft(*overrides)
+        command(*overrides)
 
 
 def test_the_ranks_are_those_that_the_server_takes() -> None:
