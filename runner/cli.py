@@ -349,14 +349,14 @@ def _shell(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    records.compare([run for name in args.runs for run in runs.several(name, args.folder)], _console())
+    records.compare([run for name in args.runs for run in runs.find_all(name, args.folder)], _console())
     return 0
 
 
 def _report(args: argparse.Namespace) -> int:
     from runner.record import report  # 0.1 s that other commands need not spend
 
-    several = [run for name in args.runs for run in runs.several(name, args.folder)]
+    several = [run for name in args.runs for run in runs.find_all(name, args.folder)]
     print(report.write(several, args.output or report.default_path(several)))
     return 0
 

@@ -1,4 +1,4 @@
-"""The figures of a run: what they are called, how they are written, and which way is better."""
+"""The metrics of a run: their titles, how their values are written, and which direction is better."""
 
 from __future__ import annotations
 
@@ -9,50 +9,51 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure's title; a `share` is a fraction of 1 and written in percent."""
+class Metric:
+    """A metric's title; a `share` is a fraction of 1 and written in percent."""
 
     title: str
     share: bool = False
     more_is_better: bool = False
 
     def text(self, value: float) -> str:
+        """The value as it is shown."""
         return f"{value:.1%}" if self.share else f"{value:.4g}"
 
     def change(self, before: float, after: float) -> str:
         """The difference with its sign; that of shares in percentage points."""
         return f"{100 * (after - before):+.1f} points" if self.share else f"{after - before:+.4g}"
 
-    def best_first(self, value: float) -> float:
-        """A key to sort by."""
+    def sort_key(self, value: float) -> float:
+        """Sorts the best value first."""
         return -value if self.more_is_better else value
 
 
 EVALUATION = {
-    "execution_accuracy": Figure("execution accuracy", share=True, more_is_better=True),
-    "exact_match": Figure("exact match", share=True, more_is_better=True),
-    "rouge_l": Figure("ROUGE-L", share=True, more_is_better=True),
-    "loss": Figure("held-out loss"),
-    "perplexity": Figure("perplexity"),
+    "execution_accuracy": Metric("execution accuracy", share=True, more_is_better=True),
+    "exact_match": Metric("exact match", share=True, more_is_better=True),
+    "rouge_l": Metric("ROUGE-L", share=True, more_is_better=True),
+    "loss": Metric("held-out loss"),
+    "perplexity": Metric("perplexity"),
 }
-# What runs are ranked by: the first of these in which they differ.
+# Runs are ranked by the first of these in which they differ.
 RANKING = {
-    **{f"adapter.{name}": figure for name, figure in EVALUATION.items()},
-    "train.eval_loss_end": Figure("held-out loss after training"),
-    "train.loss": Figure("training loss"),
+    **{f"adapter.{name}": metric for name, metric in EVALUATION.items()},
+    "train.eval_loss_end": Metric("held-out loss after training"),
+    "train.loss": Metric("training loss"),
 }
 
 
 def decisive(metrics: Iterable[Mapping[str, float]]) -> str | None:
-    """The figure to rank runs by, from the metrics of each; None where no run has any."""
-    several = list(metrics)
-    present = [name for name in RANKING if any(math.isfinite(one.get(name, math.nan)) for one in several)]
-    telling = [name for name in present if len({one.get(name) for one in several}) > 1]
-    return next(iter([*telling, *present]), None)
+    """The metric to rank runs by, given the metrics of each run; None where no run has any."""
+    runs = list(metrics)
+    measured = [name for name in RANKING if any(math.isfinite(values.get(name, math.nan)) for values in runs)]
+    differing = [name for name in measured if len({values.get(name) for values in runs}) > 1]
+    return next(iter([*differing, *measured]), None)
 
 
 def served(smoke: dict[str, Any]) -> str:
-    """What smoke.json says, as one sentence."""
+    """The content of smoke.json in words."""
     equal, prompts = smoke["equal_to_evaluation"], smoke["prompts"]
     rounded = smoke.get("as_evaluated", equal) - equal
     parts = [f"{equal} of {prompts} answers equal the evaluation's token for token"]
@@ -62,7 +63,7 @@ def served(smoke: dict[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them.
+    """Seconds as H:MM:SS, or M:SS below an hour.
 
     >>> duration(3723)
     '1:02:03'

@@ -15,7 +15,6 @@ import yaml
 from runner.commands.lifecycle import place_of
 from runner.commands.serve.generate import artifact
 from runner.compose.schema import Recipe
-from runner.compose.validate import build
 from runner.errors import RecipeError
 from runner.metrics import EVALUATION
 from runner.plan.command import SCRIPTS
@@ -52,7 +51,7 @@ def export(run: Run, format: str, output: Path) -> None:
     """Write the folder `output`, complete or not at all. Raises RecipeError."""
     if output.exists():
         raise RecipeError(f"{output}: exists already; name a new folder")
-    recipe = build(Recipe, run.recipe)
+    recipe = run.typed_recipe()
     aside = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         FORMATS[format](run, recipe, aside)

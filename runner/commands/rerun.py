@@ -11,10 +11,9 @@ from rich.text import Text
 from runner.commands.lifecycle import place_of, run
 from runner.compose.recipe import Composed
 from runner.compose.schema import Recipe
-from runner.compose.validate import build as build_recipe
 from runner.errors import RecipeError
 from runner.plan.build import build
-from runner.record import create
+from runner.record import provenance
 from runner.record.runs import Run, every
 
 
@@ -23,7 +22,7 @@ def rerun(before: Run, console: Console, force: bool) -> int:
 
     Raises RecipeError where programs or package versions are not those of the record, unless `force`.
     """
-    recipe = build_recipe(Recipe, before.recipe)
+    recipe = before.typed_recipe()
     if recipe.target.kind != "local":
         raise RecipeError(f"{before.name}: ran on target={recipe.target.kind}; a rerun is of this machine's runs")
     changed = [*_changed_programs(before, recipe), *_changed_versions(before)]
@@ -44,7 +43,7 @@ def _changed_programs(before: Run, recipe: Recipe) -> list[str]:
 
 
 def _changed_versions(before: Run) -> list[str]:
-    then, now = before.manifest["packages"], create.versions()
+    then, now = before.manifest["packages"], provenance.package_versions()
     return [f"{name} {then[name]} -> {now[name]}" for name in now if then.get(name) != now[name]]
 
 

@@ -1,1 +1,1 @@
-"""What is kept of a run: its folder, its metrics, its report, and the trackers that are told."""
+"""The record of a run: its folder, its metrics, its report, and the trackers that receive its metrics."""

@@ -1,4 +1,4 @@
-"""In which keys recipes differ."""
+"""The keys in which recipes differ."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def differing(recipes: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Dotted keys whose values are not the same in all recipes, with the value in each."""
-    flats = [flat(recipe) for recipe in recipes]
-    keys = dict.fromkeys(key for one in flats for key in one)
-    values = {key: [one.get(key) for one in flats] for key in keys}
-    return {key: several for key, several in values.items() if any(value != several[0] for value in several)}
+    """The dotted keys whose values are not the same in all recipes, with the value in each."""
+    flat_recipes = [flat(recipe) for recipe in recipes]
+    keys = dict.fromkeys(key for recipe in flat_recipes for key in recipe)
+    values = {key: [recipe.get(key) for recipe in flat_recipes] for key in keys}
+    return {key: row for key, row in values.items() if any(value != row[0] for value in row)}
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which of several runs is best."""
+"""Ranks runs by a metric, best first."""
 
 from __future__ import annotations
 
@@ -11,30 +11,33 @@ from runner.errors import RecipeError
 from runner.metrics import RANKING, decisive
 from runner.record.runs import Run
 
+_OPTIONAL = {"execution_accuracy": "sql", "exact_match": "exact_match", "rouge_l": "rouge_l"}  # -> evaluate.metrics
+
 
 @dataclass(frozen=True)
 class Objective:
-    """The figure that trials are ranked by."""
+    """The metric that runs are ranked by."""
 
     metric: str
     direction: str
 
     def of(self, run: Run) -> float | None:
-        """The figure of a finished run, if it has it."""
+        """The value of a finished run; None if it was not measured."""
         return run.metrics().get(self.metric) if run.state == "finished" else None
 
     def text(self, value: float | None) -> str:
+        """The metric's name and value as they are shown."""
         return "-" if value is None else f"{self.metric} {RANKING[self.metric].text(value)}"
 
-    def best_first(self, value: float | None) -> tuple[bool, float]:
-        """A key to sort by; those without the figure come last."""
+    def sort_key(self, value: float | None) -> tuple[bool, float]:
+        """Sorts the best value first, and runs without a value last."""
         if value is None or math.isnan(value):
             return True, 0.0
         return False, -value if self.direction == "maximize" else value
 
 
 def objective(recipe: Recipe) -> Objective:
-    """What the recipe's sweep section says, or the first of RANKING that it measures. Raises RecipeError."""
+    """The recipe's sweep.objective, by default the first metric of RANKING that it measures. Raises RecipeError."""
     measured = [metric for metric in RANKING if _measures(recipe, metric)]
     metric = recipe.sweep.objective or measured[0]
     if metric not in measured:
@@ -43,24 +46,24 @@ def objective(recipe: Recipe) -> Objective:
 
 
 def rank(runs: Sequence[Run]) -> tuple[Objective | None, list[tuple[Run, Mapping[str, float]]]]:
-    """What ranks the runs, None where no run has a figure; and the runs with their figures, best first.
+    """The objective (None where no run was measured), and the runs with their metrics, best first.
 
-    Trials are ranked by the objective of their sweep, other runs by the first figure in which they differ.
+    Trials are ranked by the objective of their sweep, other runs by the first metric in which they differ.
     """
     measured = [(run, run.metrics()) for run in runs]
     by = _common_objective(runs)
-    if not by or all(by.best_first(metrics.get(by.metric))[0] for _, metrics in measured):
+    if not by or all(by.sort_key(metrics.get(by.metric))[0] for _, metrics in measured):
         by = _decisive([metrics for _, metrics in measured])
 
-    def place(one: tuple[Run, Mapping[str, float]]) -> tuple[tuple[bool, float], float]:
-        decides = by.best_first(one[1].get(by.metric)) if by else (True, 0.0)
-        return decides, one[1].get("adapter.loss", math.inf)
+    def sort_key(entry: tuple[Run, Mapping[str, float]]) -> tuple[tuple[bool, float], float]:
+        metrics = entry[1]
+        return by.sort_key(metrics.get(by.metric)) if by else (True, 0.0), metrics.get("adapter.loss", math.inf)
 
-    return by, sorted(measured, key=place)
+    return by, sorted(measured, key=sort_key)
 
 
 def _common_objective(runs: Sequence[Run]) -> Objective | None:
-    """That of the sweeps of all runs, if they are trials and it is the same."""
+    """The objective of the runs' sweeps, if all are trials and have the same one."""
     sweeps = [run.sweep for run in runs]
     objectives = {Objective(sweep["objective"], sweep["direction"]) if sweep else None for sweep in sweeps}
     return objectives.pop() if len(objectives) == 1 else None
@@ -79,5 +82,4 @@ def _measures(recipe: Recipe, metric: str) -> bool:
     side, _, name = metric.partition(".")
     if side != "adapter":
         return True
-    optional = {"execution_accuracy": "sql", "exact_match": "exact_match", "rouge_l": "rouge_l"}
-    return recipe.evaluate.enabled and (name not in optional or optional[name] in recipe.evaluate.metrics)
+    return recipe.evaluate.enabled and (name not in _OPTIONAL or _OPTIONAL[name] in recipe.evaluate.metrics)

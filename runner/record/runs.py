@@ -1,4 +1,4 @@
-"""Runs that were: found by name, read from their folders."""
+"""Recorded runs: read from their folders, found by name."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from typing import Any
 
 import yaml
 
+from runner.compose.schema import Recipe
+from runner.compose.validate import InvalidKey, build
 from runner.errors import RecipeError, did_you_mean
 from runner.execute import agent, run_folder
+from runner.record.old_keys import rename_old_keys
+
+_SHOWN_MATCHES = 5  # of a name that matches too many runs
 
 
 @dataclass(frozen=True)
@@ -25,55 +30,66 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What it is called everywhere; a trial by its sweep too: SWEEP/001."""
+        """Its name everywhere; of a trial, SWEEP/NUMBER."""
         return run_folder.run_name(self.folder)
 
     @property
     def sweep(self) -> dict[str, Any] | None:
-        """What its sweep says of itself, if it is a trial."""
+        """The description of its sweep, if it is a trial."""
         file = self.folder.parent / run_folder.SWEEP
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
     @property
     def started(self) -> float:
-        """Unix time."""
+        """When it was created, in Unix time."""
         text = self.manifest["started"]
         fraction = ".%f" if "." in text else ""
         return datetime.strptime(text, f"%Y-%m-%dT%H:%M:%S{fraction}%z").timestamp()
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
+        """The overrides, the code, the package versions and the machine."""
         return self._json("manifest.json")
 
     @cached_property
     def plan(self) -> dict[str, Any]:
+        """The plan as in plan.json."""
         return self._json("plan.json")
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        """The composed recipe as plain values."""
-        return yaml.safe_load((self.folder / "recipe.yaml").read_text(encoding="utf-8"))
+        """The composed recipe as plain values, with today's keys."""
+        return rename_old_keys(yaml.safe_load((self.folder / "recipe.yaml").read_text(encoding="utf-8")))
+
+    def typed_recipe(self) -> Recipe:
+        """The composed recipe. Raises RecipeError where a record of another version has keys that are unknown here."""
+        try:
+            return build(Recipe, self.recipe)
+        except InvalidKey as error:
+            version = (self.manifest["git"] or {}).get("commit", "another version")[:12]
+            advice = f"recorded by {version}: check that version out, or edit recipe.yaml"
+            raise RecipeError(f"{self.folder / 'recipe.yaml'}: {error} ({advice})") from error
 
     def _json(self, name: str) -> dict[str, Any]:
         return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """What happened, in order."""
+        """The events in order."""
         return run_folder.read_events(self.folder)
 
     @property
     def in_progress(self) -> bool:
-        """Whether its executor lives on this machine."""
+        """Whether its executor is alive on this machine."""
         return run_folder.in_progress(self.folder)
 
     @property
     def state(self) -> str:
-        """finished, failed or stopped; running; killed, if it ended without a word.
+        """finished, failed, stopped or running; killed, if it ended without reporting.
 
-        Of a run elsewhere what was heard last; `away` while that was no end.
+        Of a run elsewhere the last state that was received; `away` if that was not an end.
         """
-        said = agent.state(self.folder)
-        return "away" if said == "killed" and self.recipe["target"]["kind"] != "local" else said
+        state = agent.state(self.folder)
+        return "away" if state == "killed" and self.recipe["target"]["kind"] != "local" else state
 
     @property
     def where(self) -> str:
@@ -83,68 +99,72 @@ class Run:
         return names.get(kind, f"{kind} at {host}" if host else kind)
 
     def stages(self) -> dict[str, dict[str, Any]]:
-        """The last event of every stage: its state, and seconds where it ended."""
+        """The last event of every stage: its state, and seconds if it has ended."""
         return {event["stage"]: event for event in self.events() if event["event"] == "step"}
 
     def seconds(self) -> float:
-        """From the first event to the last."""
+        """The time from the first event to the last."""
         times = [event["time"] for event in self.events()]
         return times[-1] - times[0] if times else 0.0
 
     def result(self, stage: str, name: str) -> dict[str, Any] | None:
-        """The figures that a stage left under `name`, if it did."""
+        """The content of a JSON file that a stage wrote; None if there is none."""
         path = self.folder / "results" / stage / name
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def metrics(self) -> dict[str, float]:
-        """Every figure of the evaluation and the training: `adapter.execution_accuracy`, `train.loss`."""
+        """All metrics of the evaluation and the training: `adapter.execution_accuracy`, `train.loss`."""
         report = self.result("evaluate", "report.json") or {}
         training = self.result("train", "training.json") or {}
         sides = {"adapter": report.get("adapter", {}), "base": report.get("base", {}), "train": training}
         return {
             f"{side}.{name}": value
-            for side, figures in sides.items()
-            for name, value in figures.items()
+            for side, values in sides.items()
+            for name, value in values.items()
             if isinstance(value, int | float)
         }
 
 
 def every(folder: Path) -> list[Run]:
     """The runs in a folder and the trials of the sweeps in it, in the order in which they were started."""
-    found = [*folder.glob("*/manifest.json"), *folder.glob("sweeps/*/*/manifest.json")]
-    return sorted((Run(path.parent) for path in found), key=lambda run: (run.started, run.folder))
+    manifests = [*folder.glob("*/manifest.json"), *folder.glob("sweeps/*/*/manifest.json")]
+    return sorted((Run(path.parent) for path in manifests), key=lambda run: (run.started, run.folder))
 
 
-def several(name: str, folder: Path) -> list[Run]:
-    """The trials of the sweep of that name, the runs in the folder of that name, or one run as `find` knows it."""
-    folders = [one for one in (folder / "sweeps" / name, Path(name)) if one.is_dir()]
-    return next((found for one in folders if (found := every(one))), None) or [find(name, folder)]
+def find_all(name: str, folder: Path) -> list[Run]:
+    """The trials of the sweep `name`, or the runs in the folder `name`, or else the one run that `find` finds."""
+    for candidate in (folder / "sweeps" / name, Path(name)):
+        runs = every(candidate) if candidate.is_dir() else []
+        if runs:
+            return runs
+    return [find(name, folder)]
 
 
-def fitting(name: str, several: Sequence[Run]) -> list[Run]:
-    """Those of `several`, oldest first, that a name may mean: the `last`, the one called so, or all that contain it.
+def matching(name: str, runs: Sequence[Run]) -> list[Run]:
+    """The runs (oldest first) that a name may mean: the `last`, the one of that name, or all whose name contains it.
 
-    Says which one is the last.
+    Prints to stderr which run is the last.
     """
-    if name == "last" and several:
-        print(f"runner: last is {several[-1].name}", file=sys.stderr)
-        return [several[-1]]
-    return [run for run in several if run.name == name] or [run for run in several if name in run.name]
+    if name == "last" and runs:
+        print(f"runner: last is {runs[-1].name}", file=sys.stderr)
+        return [runs[-1]]
+    return [run for run in runs if run.name == name] or [run for run in runs if name in run.name]
 
 
 def find(name: str, folder: Path, having: str | None = None) -> Run:
-    """A run by its folder, its name or a part of it, or `last`, the one that was started last. Raises RecipeError.
+    """The run of that folder, or in `folder` the one whose name is or contains `name`, or the `last` that was started.
 
-    `having` a stage: the others, such as those that only serve, are passed over.
+    With `having`, a stage, only among runs that have it. Raises RecipeError unless exactly one run matches.
     """
     if (Path(name) / "manifest.json").is_file():
         return Run(Path(name).absolute())
     runs = [run for run in every(folder) if not having or having in {step["stage"] for step in run.plan["steps"]}]
-    meant = fitting(name, runs)
-    if len(meant) == 1:
-        return meant[0]
-    if meant:
-        raise RecipeError(f"{name}: {len(meant)} runs are called so: {', '.join(run.name for run in meant[-5:])}")
+    matches = matching(name, runs)
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        names = ", ".join(run.name for run in matches[-_SHOWN_MATCHES:])
+        raise RecipeError(f'"{name}" matches {len(matches)} runs: {names}; write more of the name')
     if having and any(name in run.name for run in every(folder)):
-        raise RecipeError(f"{name}: a run that has no stage {having}; name the one that trained")
+        raise RecipeError(f"{name}: this run has no stage {having}; name a run that has it")
     raise RecipeError(f"{name}: no such run in {folder}; {did_you_mean(name, [run.name for run in runs])}")

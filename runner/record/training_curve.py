@@ -1,4 +1,4 @@
-"""How a training went, step by step, from the event streams of the runs that did it."""
+"""The course of a training, step by step, from the event streams of the runs that did it."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ Values = dict[str, float]
 
 
 def steps(run: Run) -> dict[int, Values]:
-    """The training's metrics by step, in order of the steps; values that are not finite are left out.
+    """The metrics of the training by step, in order; values that are not finite are left out.
 
-    Steps that this run did not do, because an earlier one had (all of them, or those up to a checkpoint), are
-    taken from the runs beside it that worked on the same artifact.
+    Steps that an earlier run did (all, or those up to a checkpoint) are taken from the runs beside this one that worked
+    on the same artifact.
     """
-    done = _recorded([run])
-    if min(done, default=2) > 1:
-        done = {**_recorded(_of_the_same_artifact(run)), **done}
-    return dict(sorted(done.items()))
+    own = _recorded([run])
+    if min(own, default=2) > 1:
+        own = {**_recorded(_runs_of_same_artifact(run)), **own}
+    return dict(sorted(own.items()))
 
 
 def is_training_step(event: dict[str, Any]) -> bool:
-    """Whether an event tells the metrics of a training step."""
+    """Whether an event holds the metrics of a training step."""
     return event["event"] == "metric" and event["stage"] == "train" and bool(event["at"])
 
 
 def finite(values: Values) -> Values:
+    """The values without infinities and NaN."""
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-def _recorded(several: Iterable[Run]) -> dict[int, Values]:
-    events = (event for run in several for event in run.events())
+def _recorded(recorded: Iterable[Run]) -> dict[int, Values]:
+    events = (event for run in recorded for event in run.events())
     return {event["at"]: finite(event["values"]) for event in events if is_training_step(event)}
 
 
-def _of_the_same_artifact(run: Run) -> list[Run]:
+def _runs_of_same_artifact(run: Run) -> list[Run]:
     key = _artifact(run)
     return [other for other in runs.every(run.folder.parent) if key and _artifact(other) == key]
 

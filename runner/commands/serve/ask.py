@@ -18,8 +18,6 @@ from rich.text import Text
 from runner.commands.lifecycle import place_of
 from runner.commands.serve import servers
 from runner.commands.serve.servers import Server
-from runner.compose.schema import Recipe
-from runner.compose.validate import build
 from runner.plan.command import SCRIPTS, flags
 from runner.record.runs import Run
 
@@ -28,7 +26,7 @@ _SHOWN = 20  # questions
 
 def ask(server: Server, question: str, models: Sequence[str], max_tokens: int | None, console: Console) -> int:
     """Ask a file of rows, or a text as it is; show the answers. Returns the exit status."""
-    recipe = build(Recipe, server.run.recipe)
+    recipe = server.run.typed_recipe()
     limits = flags(max_tokens=max_tokens or recipe.evaluate.max_new_tokens, models=list(models))
     if os.path.isfile(question):  # noqa: PTH113  pathlib raises for a text that is too long for a name
         template = flags(template=json.dumps(server.run.recipe["dataset"]["template"]))
@@ -44,7 +42,7 @@ def _ask(server: Server, file: Path, limits: Sequence[str], console: Console) ->
     host, port = servers.address(server)
     output = run.folder / "asked" / file.stem
     words = [*limits, *flags(host=host, port=port, prompts=str(file), output=str(output))]
-    python = place_of(build(Recipe, run.recipe)).python
+    python = place_of(run.typed_recipe()).python
     status = subprocess.run([python, str(SCRIPTS / "ask_server.py"), *words], check=False).returncode
     if status == 0:
         show(output / "answers.jsonl", console)

@@ -19,7 +19,6 @@ from runner.commands.lifecycle import place_of, start, watch
 from runner.commands.serve import ask
 from runner.compose.recipe import Composed
 from runner.compose.schema import Recipe, Tracker
-from runner.compose.validate import build
 from runner.errors import RecipeError
 from runner.plan import allocation
 from runner.plan import build as plan
@@ -73,7 +72,7 @@ def plan_of(runs: Sequence[Run], questions: Questions, folder: Path) -> tuple[Co
     """The plan that has runs answer. Raises RecipeError for runs that cannot be asked together."""
     if not questions.prompts.is_file():
         raise RecipeError(f"--prompts {questions.prompts}: no such file")
-    first, recipe = runs[0], afterwards(build(Recipe, runs[0].recipe), "generate", folder)
+    first, recipe = runs[0], afterwards(runs[0].typed_recipe(), "generate", folder)
     check_together(runs, recipe)
     if recipe.serve.engine == "vllm" and recipe.target.kubernetes.serve_image:
         recipe.target.kubernetes.image = recipe.target.kubernetes.serve_image

@@ -136,7 +136,7 @@ def _check(served: dict[str, Run], recipe: Recipe) -> None:
     check_together(list(served.values()), recipe)
     for run in served.values():
         try:
-            server_options.check(dataclasses.replace(recipe, train=build(Recipe, run.recipe).train))
+            server_options.check(dataclasses.replace(recipe, train=run.typed_recipe().train))
         except RecipeError as error:
             raise RecipeError(f"{run.name}: {error}") from error
 

@@ -39,7 +39,7 @@ class Server:
 
 def last(folder: Path) -> Run:
     """The run whose server was started last and lives, whether it answers yet or not. Raises RecipeError."""
-    found = runs.fitting("last", [one.run for one in live(folder)])
+    found = runs.matching("last", [one.run for one in live(folder)])
     if not found:
         raise RecipeError("last: no server lives; `runner cancel RUN` ends a run of any kind")
     return found[0]
@@ -60,7 +60,7 @@ def live(folder: Path) -> list[Server]:
 def find(name: str, folder: Path) -> Server:
     """The server of that name, or of a part of it, or the `last` one. Raises RecipeError where it does not answer."""
     answering = {one.run: one for one in live(folder) if one.url}
-    fitting = runs.fitting(name, list(answering))
+    fitting = runs.matching(name, list(answering))
     if len(fitting) != 1:
         names = [run.name for run in answering]
         raise RecipeError(f"{name}: {'several' if fitting else 'no such'} server; {did_you_mean(name, names)}")

@@ -20,7 +20,7 @@ def show(runs: Sequence[Run], objective: Objective, keys: Sequence[str], console
     table = Table(box=box.SIMPLE_HEAD, title=f"{objective.metric}, best first", title_justify="left")
     for heading in ("trial", *_headings([*keys, objective.metric]), "seconds", "state"):
         table.add_column(Text(heading), overflow="fold")
-    for run in sorted(runs, key=lambda run: (objective.best_first(objective.of(run)), run.name)):
+    for run in sorted(runs, key=lambda run: (objective.sort_key(objective.of(run)), run.name)):
         values = values_of(run.manifest["overrides"])
         value = objective.of(run)
         figure = "-" if value is None else RANKING[objective.metric].text(value)

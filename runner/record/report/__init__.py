@@ -11,7 +11,7 @@ from runner.record.runs import Run
 
 
 def default_path(runs: Sequence[Run]) -> Path:
-    """Where a report goes when nobody says: into the folder of the one run, or here."""
+    """Where a report is written by default: into the folder of the one run, or into the current folder."""
     return runs[0].folder / "report.html" if len(runs) == 1 else Path("report.html")
 
 

@@ -1,14 +1,17 @@
-"""Charts as inline SVG. Colours are classes (`base`, `adapter`, `run0`...), which the style sheet gives per theme."""
+"""Charts as inline SVG. Colours are classes (`base`, `adapter`, `run0`...) that the style sheet sets for each theme."""
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runner.record.report.markup import Html, tag
+from markupsafe import Markup
+
 from runner.record.report.scale import Scale, exact, linear, text, tight
+from runner.record.report.svg import element
 
 Point = tuple[float, float]
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 12, 30  # margins of a chart with axes
@@ -25,25 +28,25 @@ class Line:
 
 
 def lines(
-    several: Sequence[Line], title: str, *, width: int = 520, height: int = 210, zero: bool = False,
+    curves: Sequence[Line], title: str, *, width: int = 520, height: int = 210, zero: bool = False,
     marks: Sequence[Point] = (), smooth: bool = False,
-) -> Html:  # fmt: skip
+) -> Markup:  # fmt: skip
     """Lines over training steps. `marks` are single points drawn over them; `smooth` adds a running mean."""
-    points = [point for line in several for point in line.points] + list(marks)
+    points = [point for line in curves for point in line.points] + list(marks)
     x = tight([at for at, _ in points], _LEFT, width - _RIGHT)
     y = linear([value for _, value in points], height - _BOTTOM, _TOP, zero=zero, count=4)
-    drawn = [part for line in several for part in _line(line, x, y, smooth)]
-    dots = [tag("circle", cx=x(at), cy=y(value), r=4, class_=f"mark {several[0].colour}") for at, value in marks]
-    cursor = tag("line", class_="cursor", y1=_TOP, y2=height - _BOTTOM, x1=-9, x2=-9)
-    data = json.dumps(_read_out([_thinned(line) for line in several], x, y), separators=(",", ":"))
+    drawn = [part for line in curves for part in _line(line, x, y, smooth)]
+    dots = [element("circle", cx=x(at), cy=y(value), r=4, class_=f"mark {curves[0].colour}") for at, value in marks]
+    cursor = element("line", class_="cursor", y1=_TOP, y2=height - _BOTTOM, x1=-9, x2=-9)
+    data = json.dumps(_pointer_data([_thinned(line) for line in curves], x, y), separators=(",", ":"))
     return _svg(width, height, title, *_axes(x, y, width, height), *drawn, *dots, cursor, data_points=data)
 
 
-def _line(line: Line, x: Scale, y: Scale, smooth: bool) -> Iterable[Html]:
+def _line(line: Line, x: Scale, y: Scale, smooth: bool) -> Iterable[Markup]:
     thin = _thinned(line)
     if len(thin.points) == 1:
         at, value = thin.points[0]
-        return [tag("circle", cx=x(at), cy=y(value), r=2.5, class_=f"dot {line.colour}")]
+        return [element("circle", cx=x(at), cy=y(value), r=2.5, class_=f"dot {line.colour}")]
     window = smoothing(line)
     if not smooth or window < 2:
         return [_path(thin, x, y, "line")]
@@ -51,13 +54,13 @@ def _line(line: Line, x: Scale, y: Scale, smooth: bool) -> Iterable[Html]:
     return [_path(thin, x, y, "line faint"), _path(_thinned(mean), x, y, "line")]
 
 
-def _path(line: Line, x: Scale, y: Scale, kind: str) -> Html:
+def _path(line: Line, x: Scale, y: Scale, kind: str) -> Markup:
     places = " ".join(f"{x(at)},{y(value)}" for at, value in line.points)
-    return tag("polyline", points=places, class_=f"{kind} {line.colour}")
+    return element("polyline", points=places, class_=f"{kind} {line.colour}")
 
 
 def smoothing(line: Line) -> int:
-    """Neighbours on either side that the running mean of a line takes in; below 2 there is none."""
+    """How many neighbours on either side the running mean of a line covers; below 2 there is no mean."""
     return len(line.points) // 20
 
 
@@ -69,7 +72,7 @@ def running_mean(points: Sequence[Point], window: int) -> list[Point]:
 
 
 def _thinned(line: Line) -> Line:
-    """The least and the greatest of every bucket, so that no spike is lost."""
+    """Only the smallest and the largest point of every bucket, so that no spike is lost."""
     points, size = line.points, -(-len(line.points) * 2 // _MOST_POINTS)
     if size <= 2:
         return line
@@ -78,11 +81,11 @@ def _thinned(line: Line) -> Line:
     return Line(line.name, [point for pair in ends for point in sorted(pair)], line.colour)
 
 
-def _read_out(several: Sequence[Line], x: Scale, y: Scale) -> dict[str, Any]:
-    """What the pointer reads: places on the x axis, and of every line its place and value there."""
-    steps = sorted({at for line in several for at, _ in line.points})
+def _pointer_data(curves: Sequence[Line], x: Scale, y: Scale) -> dict[str, Any]:
+    """For the pointer: the places on the x axis, and for every line its place and value at each."""
+    steps = sorted({at for line in curves for at, _ in line.points})
     series = []
-    for line in several:
+    for line in curves:
         values = dict(line.points)
         series.append({
             "name": line.name, "colour": line.colour,
@@ -92,31 +95,31 @@ def _read_out(several: Sequence[Line], x: Scale, y: Scale) -> dict[str, Any]:
     return {"x": [x(at) for at in steps], "at": [text(at) for at in steps], "series": series}
 
 
-def _axes(x: Scale, y: Scale, width: int, height: int) -> Iterable[Html]:
+def _axes(x: Scale, y: Scale, width: int, height: int) -> Iterable[Markup]:
     bottom = height - _BOTTOM
     for value in y.ticks:
-        yield tag("line", class_="grid", x1=_LEFT, x2=width - _RIGHT, y1=y(value), y2=y(value))
-        yield tag("text", text(value), class_="tick end", x=_LEFT - 8, y=y(value) + 4)
+        yield element("line", class_="grid", x1=_LEFT, x2=width - _RIGHT, y1=y(value), y2=y(value))
+        yield element("text", text(value), class_="tick end", x=_LEFT - 8, y=y(value) + 4)
     for value in x.ticks:
-        yield tag("text", text(value), class_="tick middle", x=x(value), y=bottom + 18)
+        yield element("text", text(value), class_="tick middle", x=x(value), y=bottom + 18)
 
 
-def dumbbell(before: float, after: float, title: str) -> Html:
+def dumbbell(before: float, after: float, title: str) -> Markup:
     """Two shares of 1 on one line from 0 to 1."""
     place = linear([0, 1], 6, 194)
     return _svg(
         200, 18, title,
-        tag("line", class_="grid", x1=6, x2=194, y1=9, y2=9),
-        tag("line", class_="line adapter", x1=place(before), x2=place(after), y1=9, y2=9),
-        tag("circle", class_="dot base", cx=place(before), cy=9, r=4.5),
-        tag("circle", class_="dot adapter", cx=place(after), cy=9, r=4.5),
+        element("line", class_="grid", x1=6, x2=194, y1=9, y2=9),
+        element("line", class_="line adapter", x1=place(before), x2=place(after), y1=9, y2=9),
+        element("circle", class_="dot base", cx=place(before), cy=9, r=4.5),
+        element("circle", class_="dot adapter", cx=place(after), cy=9, r=4.5),
         class_="dumbbell",
     )  # fmt: skip
 
 
-def bar(share: float, title: str) -> Html:
+def bar(share: float, title: str) -> Markup:
     """A horizontal bar, `share` of its full width."""
-    filled = tag("rect", class_="bar", x=0, y=0, width=max(round(200 * share, 1), 0.5), height=12, rx=1.5)
+    filled = element("rect", class_="bar", x=0, y=0, width=max(round(200 * share, 1), 0.5), height=12, rx=1.5)
     return _svg(200, 12, title, filled, class_="bars", preserveAspectRatio="none")
 
 
@@ -130,8 +133,8 @@ class Trial:
     best: bool = False
 
 
-def against(trials: Sequence[Trial], key: str, metric: str, title: str, write: Callable[[float], str]) -> Html:
-    """A metric against one key. Trials that are alike in all other keys are joined by a line."""
+def against(trials: Sequence[Trial], key: str, metric: str, title: str, write: Callable[[float], str]) -> Markup:
+    """A metric against one key. A line joins trials that are equal in all other keys."""
     width, height = 340, 220
     x = _axis([trial.values[key] for trial in trials], _LEFT + 14, width - _RIGHT - 14)
     y = linear([trial.values[metric] for trial in trials], height - _BOTTOM, _TOP, count=4)
@@ -144,28 +147,28 @@ def against(trials: Sequence[Trial], key: str, metric: str, title: str, write: C
     return _svg(width, height, title, *_against_axes(x, y, write), *joins, *dots)
 
 
-def _against_axes(x: Axis, y: Scale, write: Callable[[float], str]) -> Iterable[Html]:
+def _against_axes(x: Axis, y: Scale, write: Callable[[float], str]) -> Iterable[Markup]:
     for value in y.ticks:
-        yield tag("line", class_="grid", x1=_LEFT, x2=340 - _RIGHT, y1=y(value), y2=y(value))
-        yield tag("text", write(value), class_="tick end", x=_LEFT - 8, y=y(value) + 4)
+        yield element("line", class_="grid", x1=_LEFT, x2=340 - _RIGHT, y1=y(value), y2=y(value))
+        yield element("text", write(value), class_="tick end", x=_LEFT - 8, y=y(value) + 4)
     for label, place in x.ticks():
-        yield tag("text", label, class_="tick middle", x=place, y=208)
+        yield element("text", label, class_="tick middle", x=place, y=208)
 
 
-def _join(places: Sequence[Point]) -> Html:
-    return tag("polyline", points=" ".join(f"{x},{y}" for x, y in places), class_="line join")
+def _join(places: Sequence[Point]) -> Markup:
+    return element("polyline", points=" ".join(f"{x},{y}" for x, y in places), class_="line join")
 
 
-def _trial_dot(trial: Trial, x: float, y: float) -> Html:
-    return tag(
-        "circle", tag("title", trial.name), class_=f"dot {trial.colour}", cx=x, cy=y, r=6.5 if trial.best else 4.5
+def _trial_dot(trial: Trial, x: float, y: float) -> Markup:
+    return element(
+        "circle", element("title", trial.name), class_=f"dot {trial.colour}", cx=x, cy=y, r=6.5 if trial.best else 4.5
     )
 
 
 def parallel(
     trials: Sequence[Trial], axes: Sequence[tuple[str, str]], title: str, write: Callable[[float], str]
-) -> Html:
-    """Parallel coordinates: one vertical axis a key, the last one the metric. `axes` are (name, heading)."""
+) -> Markup:
+    """Parallel coordinates: a vertical axis for each key, the last one for the metric. `axes` are (name, heading)."""
     width, top, bottom = 1080, 40, 276
     gap = (width - 200) / (len(axes) - 1)
     scales = {name: _axis([trial.values[name] for trial in trials], bottom, top) for name, _ in axes[:-1]}
@@ -181,27 +184,29 @@ def parallel(
     return _svg(width, bottom + 14, title, *paths, *uprights, class_="parallel")
 
 
-def _across(trial: Trial, scales: Mapping[str, Axis], places: Mapping[str, float]) -> Html:
+def _across(trial: Trial, scales: Mapping[str, Axis], places: Mapping[str, float]) -> Markup:
     points = " ".join(f"{place},{scales[name](trial.values[name])}" for name, place in places.items())
     kind = "line best" if trial.best else "line"
-    return tag("polyline", tag("title", trial.name), points=points, class_=f"{kind} {trial.colour}")
+    return element("polyline", element("title", trial.name), points=points, class_=f"{kind} {trial.colour}")
 
 
-def _upright(scale: Axis, place: float, heading: str, ends: tuple[int, int], last: bool) -> Iterable[Html]:
-    yield tag("line", class_="axis", x1=place, x2=place, y1=ends[0], y2=ends[1])
-    yield tag("text", heading, class_="heading middle", x=place, y=ends[0] - 18)
+def _upright(scale: Axis, place: float, heading: str, ends: tuple[int, int], last: bool) -> Iterable[Markup]:
+    yield element("line", class_="axis", x1=place, x2=place, y1=ends[0], y2=ends[1])
+    yield element("text", heading, class_="heading middle", x=place, y=ends[0] - 18)
     for label, y in scale.ticks():
-        yield tag("text", label, class_="tick" if last else "tick end halo", x=place + (9 if last else -9), y=y + 4)
+        yield element("text", label, class_="tick" if last else "tick end halo", x=place + (9 if last else -9), y=y + 4)
 
 
-class Axis:
-    """Values of a key, numbers or words, to places."""
+class Axis(ABC):
+    """Maps the values of a key, numbers or texts, to places."""
 
+    @abstractmethod
     def __call__(self, value: Any) -> float:
-        raise NotImplementedError
+        """The place of a value."""
 
+    @abstractmethod
     def ticks(self) -> list[tuple[str, float]]:
-        raise NotImplementedError
+        """The labels of the axis with their places."""
 
 
 class _Measured(Axis):
@@ -216,7 +221,7 @@ class _Measured(Axis):
 
 
 class _Named(Axis):
-    """Words get places at equal distances."""
+    """Texts get places at equal distances."""
 
     def __init__(self, values: Sequence[str], start: float, end: float):
         names = sorted(set(values))
@@ -236,5 +241,5 @@ def _axis(values: Sequence[Any], start: float, end: float) -> Axis:
     return _Named([str(value) for value in values], start, end)
 
 
-def _svg(width: int, height: int, title: str, *parts: Html, **attributes: Any) -> Html:
-    return tag("svg", *parts, viewBox=f"0 0 {width} {height}", role="img", aria_label=title, **attributes)
+def _svg(width: int, height: int, title: str, *parts: Markup, **attributes: Any) -> Markup:
+    return element("svg", *parts, viewBox=f"0 0 {width} {height}", role="img", aria_label=title, **attributes)

@@ -1,4 +1,4 @@
-"""From values to places on a chart, and the round numbers to write beside its axes."""
+"""Maps values to places on a chart, and chooses round numbers for its axes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Scale:
 
 
 def linear(values: Iterable[float], start: float, end: float, *, zero: bool = False, count: int = 5) -> Scale:
-    """A scale over `values` widened to round numbers; `zero` puts 0 on it."""
+    """A scale over `values`, widened to round numbers; with `zero` it includes 0."""
     known = [*values, 0.0] if zero else list(values)
     low, high = min(known), max(known)
     if low == high:
@@ -36,9 +36,9 @@ def linear(values: Iterable[float], start: float, end: float, *, zero: bool = Fa
 
 
 def exact(values: Sequence[float], start: float, end: float) -> Scale:
-    """A scale from the least to the greatest value, with a tick at each: for a key that takes few values.
+    """A scale from the smallest to the largest value with a tick at each: for a key with few values.
 
-    By logarithm where the values, all above 0, spread over more than a factor of 8.
+    Logarithmic where all values are positive and span more than a factor of 8.
     """
     low, high = min(values), max(values)
     log = low > 0 and high / low > 8
@@ -48,7 +48,7 @@ def exact(values: Sequence[float], start: float, end: float) -> Scale:
 
 
 def tight(values: Sequence[float], start: float, end: float) -> Scale:
-    """A scale from the least to the greatest value, with round ticks between them: for steps."""
+    """A scale from the smallest to the largest value with round ticks between them: for steps."""
     low, high = min(values), max(values)
     if low == high:
         low, high = low - 1, high + 1

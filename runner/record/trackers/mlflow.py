@@ -1,7 +1,7 @@
 """MLflow: the project is an experiment. `uri` is MLflow's tracking URI: a server, or a database file."""
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# (only a tracker that is chosen need be installed)
+# (only the tracker that is chosen has to be installed)
 from __future__ import annotations
 
 import os
@@ -16,7 +16,7 @@ from runner.record import trackers
 from runner.record.differences import flat
 from runner.record.runs import Run
 
-# Read when mlflow is imported. A server that is gone must not hold a run up: MLflow would try for minutes.
+# Read when mlflow is imported. A server that is down must not delay a run: MLflow would retry for minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -36,13 +36,13 @@ class Tracker:
     failures = (MlflowException, OSError)
 
     def __init__(self, uri: str, project: str):
-        if uri.startswith("sqlite:"):  # mlflow-skinny leaves out what it needs to write a database file
+        if uri.startswith("sqlite:"):  # mlflow-skinny does not depend on what it needs for a database file
             import alembic  # noqa: F401
             import sqlalchemy  # noqa: F401
         self._uri, self._project = uri, project
 
     def start(self, run: Run) -> None:
-        with _alone(run.folder.parent / ".mlflow.lock"):
+        with _exclusive(run.folder.parent / ".mlflow.lock"):
             self._client = MlflowClient(self._uri)
             experiment = self._client.get_experiment_by_name(self._project)
             number = experiment.experiment_id if experiment else self._client.create_experiment(self._project)
@@ -58,15 +58,15 @@ class Tracker:
         points = [Metric(names[key], value, now, step) for key, value in values.items()]
         self._client.log_batch(self._run, metrics=points)
 
-    def finish(self, run: Run, figures: Mapping[str, float], notes: str) -> None:
-        self.metrics(figures, 0)
+    def finish(self, run: Run, metrics: Mapping[str, float], notes: str) -> None:
+        self.metrics(metrics, 0)
         self._client.set_tag(self._run, "mlflow.note.content", notes)
         self._client.set_terminated(self._run, _STATES.get(run.state, "KILLED"))
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Only one run at a time: MLflow cannot create its tables, or an experiment, twice at once."""
+def _exclusive(lock: Path) -> Iterator[None]:
+    """One run at a time: MLflow fails when two processes create its tables, or an experiment, at once."""
     with lock.open("wb") as stream:
         files.lock(stream)
         yield

@@ -1,7 +1,7 @@
-"""TensorBoard: a folder of event files a run, below the folder `uri`. Show them by: tensorboard --logdir URI"""
+"""TensorBoard: a folder of event files for each run, below the folder `uri`. View them: tensorboard --logdir URI"""
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
-# (only a tracker that is chosen need be installed)
+# (only the tracker that is chosen has to be installed)
 from __future__ import annotations
 
 import time
@@ -21,7 +21,7 @@ from runner.record.runs import Run
 
 
 class Tracker:
-    """See `runner.record.trackers.Tracker`. TensorBoard has no projects: `project` is a text beside the tags."""
+    """See `runner.record.trackers.Tracker`. TensorBoard has no projects: `project` is one of the texts."""
 
     failures = (OSError,)
 
@@ -39,9 +39,9 @@ class Tracker:
             self._add(scalar_pb(name, value), step)
         self._writer.flush()
 
-    def finish(self, run: Run, figures: Mapping[str, float], notes: str) -> None:
+    def finish(self, run: Run, metrics: Mapping[str, float], notes: str) -> None:
         self._add(text_pb("notes", f"{notes}\nstate: {run.state}".replace("\n", "  \n")))  # Markdown's line break
-        self.metrics(figures, 0)
+        self.metrics(metrics, 0)
         self._writer.close()
 
     def _add(self, summary: Any, step: int = 0) -> None:

@@ -1,7 +1,7 @@
-"""Weights & Biases, offline: files below `uri`/wandb. Send them by: wandb sync URI/wandb/offline-run-..."""
+"""Weights & Biases, offline: files below `uri`/wandb. Upload them: wandb sync URI/wandb/offline-run-..."""
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
-# (only a tracker that is chosen need be installed)
+# (only the tracker that is chosen has to be installed)
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class Tracker:
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         self._run.log(dict(values), step=step)
 
-    def finish(self, run: Run, figures: Mapping[str, float], notes: str) -> None:
-        self._run.summary.update(dict(figures))
+    def finish(self, run: Run, metrics: Mapping[str, float], notes: str) -> None:
+        self._run.summary.update(dict(metrics))
         self._run.notes = notes
         self._run.finish(exit_code=0 if run.state == "finished" else 1)

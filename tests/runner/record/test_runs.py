@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from records import a_run, a_sweep, start_at
 from rich.console import Console
 
 from runner.commands import records
 from runner.errors import RecipeError
+from runner.execute import files
 from runner.execute.run_folder import LOCK
 from runner.record import runs
+from runner.record.runs import Run
 
 
 def test_a_run_is_found_by_its_name_a_part_of_it_its_folder_or_last(tmp_path: Path) -> None:
@@ -24,7 +26,7 @@ def test_a_run_is_found_by_its_name_a_part_of_it_its_folder_or_last(tmp_path: Pa
     assert runs.find(second.name, folder).name == second.name
     assert runs.find(str(first.folder), Path("elsewhere")).name == first.name
     assert runs.find("last", folder).name == second.name
-    with pytest.raises(RecipeError, match="2 runs are called so"):
+    with pytest.raises(RecipeError, match='"-" matches 2 runs: '):
         runs.find("-", folder)
     with pytest.raises(RecipeError, match="no such run"):
         runs.find("three", folder)
@@ -48,9 +50,9 @@ def test_a_trial_is_called_by_its_sweep(tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     assert runs.find("sql-2/001", folder).folder == folder / "sweeps" / "sql-2" / "001"
     assert runs.find(str(folder / "sweeps" / "sql-1" / "001"), folder).name == "sql-1/001"
-    with pytest.raises(RecipeError, match="001: 2 runs are called so: sql-1/001, sql-2/001"):
+    with pytest.raises(RecipeError, match='"001" matches 2 runs: sql-1/001, sql-2/001'):
         runs.find("001", folder)
-    assert [run.name for run in runs.several("sql-2", folder)] == ["sql-2/001"]
+    assert [run.name for run in runs.find_all("sql-2", folder)] == ["sql-2/001"]
 
 
 def test_figures_outlive_the_artifacts(tmp_path: Path) -> None:
@@ -66,7 +68,7 @@ def test_a_run_without_an_end_is_running_while_its_executor_lives(tmp_path: Path
     events.write_text(events.read_text().splitlines(keepends=True)[0])
     assert run.state == "killed"
     with (run.folder / LOCK).open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        files.lock(lock)
         assert run.state == "running"
 
 
@@ -76,6 +78,24 @@ def test_a_line_that_is_being_written_is_not_read(tmp_path: Path) -> None:
     with (run.folder / "events.jsonl").open("a") as stream:
         stream.write('{"event": "ru')
     assert list(run.events()) == before
+
+
+def test_a_record_with_an_old_key_is_read_under_the_new_one(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    recipe = yaml.safe_load((run.folder / "recipe.yaml").read_text())
+    recipe["train"]["nxd"]["compile_cache"] = "s3://cache"
+    del recipe["train"]["compile_cache"]
+    (run.folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert Run(run.folder).typed_recipe().train.compile_cache == "s3://cache"
+
+
+def test_a_record_with_an_unknown_key_says_what_to_do(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    with (run.folder / "recipe.yaml").open("a") as recipe:
+        recipe.write("later: 1\n")
+    with pytest.raises(RecipeError, match=r"recipe.yaml: later: no such key.*check that version out") as refused:
+        Run(run.folder).typed_recipe()
+    assert "\n" not in str(refused.value)
 
 
 def shown(write) -> str:

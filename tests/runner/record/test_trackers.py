@@ -1,4 +1,4 @@
-"""A tracker is told every training step once, in order; one that fails costs a warning and no more."""
+"""A tracker receives every training step once, in order; one that fails costs only a warning."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.runner.trained_run import trained_run
 
 
 class Notebook:
-    """A tracker that keeps what it is told, and fails at the step `fails_at`."""
+    """A tracker that keeps what it receives, and fails at the step `fails_at`."""
 
     failures = (ConnectionError,)
 
     def __init__(self, fails_at: int = 0):
-        self.fails_at, self.told = fails_at, {}
+        self.fails_at, self.received = fails_at, {}
 
     def start(self, run: Run) -> None:
         self.name = run.name
@@ -31,10 +31,10 @@ class Notebook:
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         if step == self.fails_at:
             raise ConnectionError("the server went away\nwith details")
-        self.told[step] = dict(values)
+        self.received[step] = dict(values)
 
-    def finish(self, run: Run, figures: Mapping[str, float], notes: str) -> None:
-        self.figures, self.notes, self.state = dict(figures), notes, run.state
+    def finish(self, run: Run, metrics: Mapping[str, float], notes: str) -> None:
+        self.final, self.notes, self.state = dict(metrics), notes, run.state
 
 
 def replay(run: Run, notebook: Notebook) -> tuple[list[bytes], list[str]]:
@@ -47,15 +47,15 @@ def replay(run: Run, notebook: Notebook) -> tuple[list[bytes], list[str]]:
     return passed, warnings
 
 
-def test_every_step_is_told_and_then_the_figures(tmp_path: Path) -> None:
+def test_every_step_is_sent_and_then_the_final_metrics(tmp_path: Path) -> None:
     notebook = Notebook()
     run = trained_run(tmp_path)
     assert replay(run, notebook)[1] == []
-    assert list(notebook.told) == list(range(1, 13))
-    assert notebook.told[2]["train/loss"] == 0.5
-    assert notebook.figures["adapter/execution_accuracy"] == 0.75
-    assert notebook.figures["train/eval_loss_end"] == 0.4
-    assert "train/loss" not in notebook.figures  # a series already; one more point would bend it
+    assert list(notebook.received) == list(range(1, 13))
+    assert notebook.received[2]["train/loss"] == 0.5
+    assert notebook.final["adapter/execution_accuracy"] == 0.75
+    assert notebook.final["train/eval_loss_end"] == 0.4
+    assert "train/loss" not in notebook.final  # a series already; one more point would bend it
     assert notebook.notes == f"record: {run.folder}"
     assert (notebook.name, notebook.state) == (run.name, "finished")
 
@@ -67,15 +67,15 @@ def test_steps_of_earlier_runs_come_first(tmp_path: Path, steps: range) -> None:
         (tmp_path / "store" / "objects" / "train-1").rename(tmp_path / "gone")
     notebook = Notebook()
     replay(trained_run(tmp_path, steps=steps), notebook)
-    assert list(notebook.told) == list(range(1, 13))
+    assert list(notebook.received) == list(range(1, 13))
 
 
-def test_a_tracker_that_fails_is_given_up_and_the_stream_goes_on(tmp_path: Path) -> None:
+def test_a_tracker_that_fails_is_dropped_and_the_stream_continues(tmp_path: Path) -> None:
     notebook = Notebook(fails_at=5)
     _, warnings = replay(trained_run(tmp_path), notebook)
-    assert warnings == ["tracker given up, the run goes on: ConnectionError: the server went away"]
-    assert list(notebook.told) == [1, 2, 3, 4]
-    assert not hasattr(notebook, "figures")
+    assert warnings == ["tracker dropped, the run continues: ConnectionError: the server went away"]
+    assert list(notebook.received) == [1, 2, 3, 4]
+    assert not hasattr(notebook, "final")
 
 
 def test_a_tracker_that_is_not_installed_is_refused_with_the_packages_name(tmp_path: Path) -> None:
@@ -96,13 +96,13 @@ def test_a_tracker_that_is_not_installed_is_refused_with_the_packages_name(tmp_p
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
-        (["tracker.kind=mlflow"], "tracker.uri: missing; choose tracker=mlflow"),
-        (["tracker=mlflow", "tracker.uri='http://me:secret@mlflow:5000'"], "holds a password"),
-        (["tracker=mlflow", "tracker.uri=runs/mlruns"], "MLflow keeps no plain folders any more"),
+        (["tracker.kind=mlflow"], "tracker.uri: missing; choose the option tracker=mlflow"),
+        (["tracker=mlflow", "tracker.uri='http://me:secret@mlflow:5000'"], "contains a password"),
+        (["tracker=mlflow", "tracker.uri=runs/mlruns"], "MLflow no longer writes to folders"),
         (["tracker=mlflow", "tracker.uri='http://[mlflow'"], "tracker.uri: Invalid IPv6 URL"),
         (["tracker=tensorboard", "tracker.uri='http://mlflow:5000'"], "tensorboard writes to a folder"),
         (["tracker.kind=mlfow"], "did you mean mlflow"),
-        (["tracker=wandb", "tracker.project='team/sql'"], "tracker.project: team/sql: W&B takes"),
+        (["tracker=wandb", "tracker.project='team/sql'"], "tracker.project: team/sql: W&B accepts"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(overrides: list[str], problem: str) -> None:

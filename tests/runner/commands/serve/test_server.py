@@ -137,7 +137,7 @@ def test_adapters_of_several_runs_are_served_asked_listed_and_stopped(tmp_path, 
     runner(tmp_path, "ask", "a question " * 32, "--max-tokens", "1")  # longer than a file's name may be
     assert "no such server" in runner(tmp_path, "ask", "a", "--server", "other", status=2)
 
-    assert "a run that has no stage export" in runner(tmp_path, "serve", server.run.name.partition("-serve")[0] + "-s",
+    assert "this run has no stage export" in runner(tmp_path, "serve", server.run.name.partition("-serve")[0] + "-s",
                                                       status=2)  # fmt: skip
     end = os.pidfd_open(pid_of_server(server.run))
     assert "stopped" in runner(tmp_path, "stop", "last")

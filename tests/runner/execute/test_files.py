@@ -1,0 +1,69 @@
+"""Locks end with their holder, files appear whole, and a growing file is read to its end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.execute import files
+
+HOLD = """
+import os, sys
+from runner.execute import files
+with open(sys.argv[1], "wb") as lock:
+    files.lock(lock)
+    lock.write(str(os.getpid()).encode())
+    lock.flush()
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_lock_has_one_holder_and_ends_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert files.lock_holder(path) is None
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout and holder.stdout.readline() == b"locked\n"
+    assert files.lock_holder(path) == str(holder.pid)
+    with path.open("rb") as file:
+        assert not files.try_lock(file)
+    holder.kill()
+    files.wait_until_unlocked(path)
+    holder.communicate()
+    assert files.lock_holder(path) is None
+    with path.open("rb") as file:
+        assert files.try_lock(file)
+
+
+def test_a_missing_lock_file_is_not_waited_for(tmp_path: Path) -> None:
+    files.wait_until_unlocked(tmp_path / "missing")
+
+
+def test_a_file_is_replaced_whole_or_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = files.write_atomic(tmp_path / "a.json", "old")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk")))
+    with pytest.raises(OSError, match="disk"):
+        files.write_atomic(path, "new")
+    assert path.read_text() == "old"
+    monkeypatch.undo()
+    files.write_atomic(path, "new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_lines_of_a_growing_file_come_whole_and_none_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "HEARTBEAT", 0.0)
+    path = tmp_path / "log"
+    path.write_bytes(b"skipped\none\ntw")
+    rest = [b"o\n", b"", b"three\nunfinished"]
+
+    def is_growing() -> bool:
+        with path.open("ab") as stream:
+            stream.write(rest.pop(0))
+        return bool(rest)
+
+    assert list(files.tail(path, len("skipped\n"), is_growing)) == [b"one", b"two", None, b"three"]

@@ -1,0 +1,45 @@
+"""What the files in a run folder say."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from runner.execute import files, run_folder
+
+EVENTS = """{"event": "run", "state": "started"}
+{"event": "step", "stage": "convert", "state": "begun"}
+{"event": "step", "stage": "train", "state": "begun"}
+{"event": "step", "stage": "convert", "state": "finished"}
+{"event": "run", "state": "fin"""
+
+
+def test_an_unfinished_line_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text(EVENTS)
+    assert len(list(run_folder.read_events(tmp_path))) == 4
+    assert run_folder.last_state(tmp_path) == "started"
+    assert run_folder.stage_states(tmp_path) == {"convert": "finished", "train": "begun"}
+
+
+def test_a_run_that_has_not_begun_has_no_state(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").touch()
+    assert run_folder.last_state(tmp_path) is None
+
+
+def test_a_run_is_in_progress_while_its_lock_is_held(tmp_path: Path) -> None:
+    assert not run_folder.in_progress(tmp_path)
+    with (tmp_path / "lock").open("wb") as lock:
+        files.lock(lock)
+        assert run_folder.in_progress(tmp_path)  # also before the holder has written its id
+        lock.write(str(os.getpid()).encode())
+        lock.flush()
+        assert run_folder.executor_pid(tmp_path) == os.getpid()
+    assert not run_folder.in_progress(tmp_path)
+
+
+def test_a_trial_is_named_after_its_sweep(tmp_path: Path) -> None:
+    run = tmp_path / "sql" / "001"
+    assert run_folder.run_name(run) == "001"
+    run.mkdir(parents=True)
+    (tmp_path / "sql" / "sweep.json").touch()
+    assert run_folder.run_name(run) == "sql/001"

@@ -1,0 +1,53 @@
+"""How an executor is asked to end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.execute import signals
+from tests.runner.execute.small_plans import WRITE, events, start, states, step
+
+
+def test_an_interrupted_run_goes_on_when_it_is_started_again(tmp_path: Path) -> None:
+    store, run = tmp_path / "store", tmp_path / "run"
+    wait = "import sys, time; print('at work', flush=True); time.sleep(60)"
+    process = start(run, {"store": str(store), "steps": [step(store, "convert", WRITE), step(store, "train", wait)]})
+    while not (run / "logs" / "train.log").exists() or not (run / "logs" / "train.log").read_text():
+        assert process.poll() is None
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait() == 75
+    plan = {"store": str(store), "steps": [step(store, "convert", WRITE), step(store, "train", WRITE)]}
+    assert start(run, plan).wait() == 0
+    assert [one["state"] for one in events(run) if one["event"] == "run"] == [
+        "started", "interrupted", "started", "finished",
+    ]  # fmt: skip
+    assert ("convert", "cached") in states(run)
+
+
+@pytest.mark.parametrize(
+    ("number", "exception"), [(signal.SIGTERM, signals.Stopped), (signal.SIGUSR1, signals.Interrupted)]
+)
+def test_a_signal_is_an_exception_and_a_second_one_is_ignored(number: int, exception: type[Exception]) -> None:
+    before = signal.getsignal(number)
+    with signals.raised():
+        with pytest.raises(exception):
+            signal.raise_signal(number)
+        signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize(("message", "stops"), [(b"", True), (b"detach", False)])
+def test_the_end_of_the_lifeline_stops_the_process(message: bytes, stops: bool) -> None:
+    code = (
+        "import sys, time; from runner.execute import signals; signals.stop_at_end_of(0); "
+        "print('ready', flush=True); time.sleep(1)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout and process.stdout.readline() == b"ready\n"
+    process.communicate(message)
+    assert process.returncode == (-signal.SIGTERM if stops else 0)
