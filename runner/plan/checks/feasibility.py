@@ -16,8 +16,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from runner.compose.schema import Architecture, Recipe
 from runner.errors import RecipeError
-from runner.plan.checks import images, memory, model_config, weights
-from runner.plan.trainers import base
+from runner.plan.checks import images, memory, model_config, releases, weights
+from runner.plan.trainers import trainer_of
 
 
 def check(recipe: Recipe) -> None:
@@ -101,11 +101,6 @@ def _training(recipe: Recipe) -> Iterator[str]:
         yield "train.lora.targets: no layer gets an adapter; name some, such as [q_proj,v_proj]"
     elif len(set(train.lora.targets)) < len(train.lora.targets):
         yield f"train.lora.targets: a layer is named twice in [{','.join(train.lora.targets)}]; name each once"
-    elif train.backend == "optimum" and len({"gate_proj", "up_proj"} & set(train.lora.targets)) == 1:
-        yield (
-            "train.lora.targets: for optimum-neuron gate_proj and up_proj are one layer: say both, or neither; "
-            "train=nxd_lora and train=torch_lora train one alone"
-        )
     if train.learning_rate == 0:
         yield "train.learning_rate: 0 learns nothing; LoRA takes about 2e-4"
     if train.warmup_ratio >= 1 or 0 < train.max_steps <= math.ceil(train.warmup_ratio * train.max_steps):
@@ -116,6 +111,14 @@ def _training(recipe: Recipe) -> Iterator[str]:
             f"parallel.dp_size: {recipe.parallel.dp_size} copies of the model share {recipe.dataset.train_rows} rows "
             "of dataset.train_rows; a copy needs one"
         )
+
+
+def _trainer(recipe: Recipe) -> Iterator[str]:
+    yield from trainer_of(recipe).problems(recipe)
+
+
+def _trainer_of_model(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
+    yield from trainer_of(recipe).model_problems(recipe, architecture)
 
 
 def _requirements(recipe: Recipe) -> Iterator[str]:
@@ -129,18 +132,12 @@ def _requirements(recipe: Recipe) -> Iterator[str]:
 
 
 def _nodes(recipe: Recipe) -> Iterator[str]:
-    nodes, tp_size = recipe.parallel.nodes, recipe.parallel.tp_size
+    nodes = recipe.parallel.nodes
     if nodes == 1:
         return
     if recipe.target.kind in ("local", "ssh", "ray"):
         one = "one machine" if recipe.target.kind != "ray" else "one machine for each run"
         yield f"parallel.nodes: target={recipe.target.kind} is {one}, not {nodes}; try target=slurm"
-    if recipe.train.backend == "torch" and recipe.hardware.device == "neuron":
-        yield "parallel.nodes: train=torch_lora on Neuron trains on one machine; say parallel.nodes=1"
-    elif recipe.train.backend == "torch" and tp_size % nodes:
-        yield f"parallel.nodes: {nodes} machines cannot share {tp_size} ranks of parallel.tp_size alike"
-    if recipe.train.backend == "optimum":
-        yield "parallel.nodes: train=optimum_lora trains on one machine; say parallel.nodes=1"
 
 
 def _server(recipe: Recipe) -> Iterator[str]:
@@ -183,28 +180,11 @@ def _length(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
         )
 
 
-def _sequence_parallel(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
-    train, tp_size, seq_len = recipe.train, recipe.parallel.tp_size, recipe.dataset.seq_len
-    if train.backend == "nxd" and train.nxd.sequence_parallel and seq_len % tp_size:
-        yield f"dataset.seq_len: {seq_len} is no multiple of tp_size {tp_size}, as train.nxd.sequence_parallel needs"
-
-
 def _rank(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
     if recipe.train.lora.rank >= architecture.hidden_size:
         yield (
             f"train.lora.rank: {recipe.train.lora.rank} is not less than the width {architecture.hidden_size} of "
             f"{recipe.model.name}: the update would be of full rank; try 16"
-        )
-
-
-def _fused(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
-    """optimum-neuron makes one layer of q, k and v where K/V heads are copied."""
-    targets, together = recipe.train.lora.targets, {"q_proj", "k_proj", "v_proj"}
-    copied = architecture.num_key_value_heads % recipe.parallel.tp_size
-    if recipe.train.backend == "optimum" and copied and 0 < len(together & set(targets)) < len(together):
-        yield (
-            f"train.lora.targets: with {architecture.num_key_value_heads} K/V heads on tp_size "
-            f"{recipe.parallel.tp_size} q_proj, k_proj and v_proj are one layer for optimum-neuron: say all, or none"
         )
 
 
@@ -252,7 +232,7 @@ def _smaller(recipe: Recipe, architecture: Architecture) -> str:
     """The overrides that would make the training fit a core: first those that keep the result, then a larger cut."""
     for overrides in _changes(recipe, architecture):
         smaller = _with(recipe, overrides)
-        rules = (_cores(smaller), _cut(smaller, architecture), _sequence_parallel(smaller, architecture))
+        rules = (_cores(smaller), _cut(smaller, architecture), _trainer_of_model(smaller, architecture))
         if not any(map(any, rules)) and _fits_core(smaller, architecture):
             differing = {key: value for key, value in overrides.items() if value != _value(recipe, key)}
             return "try " + " ".join(f"{key}={str(value).lower()}" for key, value in differing.items())
@@ -265,14 +245,12 @@ def _fits_core(recipe: Recipe, architecture: Architecture) -> bool:
 
 
 def _changes(recipe: Recipe, architecture: Architecture) -> Iterator[dict[str, Any]]:
-    again = {"train.gradient_checkpointing": True}
-    if recipe.train.backend == "nxd":
-        selective, shared = {"train.nxd.selective_checkpointing": True}, {"train.nxd.sequence_parallel": True}
-        yield from (selective, shared, selective | shared)
-        again |= shared if recipe.dataset.seq_len % recipe.parallel.tp_size == 0 else {}
+    savers = trainer_of(recipe).memory_savers(recipe)
+    yield from savers
+    again = savers[-1]
     sequences = recipe.train.batch_size * recipe.train.accumulate  # of one copy of the model, an optimizer step
     one = {"train.batch_size": 1, "train.accumulate": sequences}
-    yield from (again, one, again | one, again | one | {"train.dtype": "bf16"})
+    yield from (one, again | one, again | one | {"train.dtype": "bf16"})
     for tp_size in _divisors(architecture):
         if tp_size > recipe.parallel.tp_size:
             sequences_of_all = {"train.accumulate": sequences * recipe.parallel.dp_size}
@@ -298,8 +276,8 @@ def _value(recipe: Recipe, key: str) -> Any:
 
 
 _RULES: tuple[Callable[[Recipe], Iterator[str]], ...] = (
-    base.problems, images.problems, _requirements, _cores, _nodes, _server, _training,
+    releases.problems, images.problems, _requirements, _cores, _nodes, _server, _training, _trainer,
 )  # fmt: skip
 _MODEL_RULES: tuple[Callable[[Recipe, Architecture], Iterator[str]], ...] = (
-    _cut, _length, _sequence_parallel, _rank, _fused, _memory,
+    _cut, _length, _trainer_of_model, _rank, _memory,
 )  # fmt: skip

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runner.compose.schema import Architecture, Recipe
-from runner.plan.trainers import base
+from runner.plan.checks import releases
+from runner.plan.trainers import trainer_of
 
 GIB = 2**30
 _BYTES = {"fp32": 4, "bf16": 2}
@@ -56,7 +57,7 @@ def estimate(recipe: Recipe, architecture: Architecture, kv_copies: int) -> Esti
       what lora_A of down reads); with checkpointing a layer keeps h. Dropout keeps a mask of what each lora_A reads,
       2 h + (a d + i) / t. Once, for the layer that is worked on, there are all of it, and where it was computed
       again the gradients of as much; and for the loss logits, their softmax and its gradient (v / t). What each
-      trainer does of this: `_habits`.
+      trainer does of this: `Trainer.activation_memory`.
 
     The Neuron runtime, compiled programs and fragmentation come on top: what exceeds a core's memory here cannot fit,
     what comes near it may not.
@@ -105,45 +106,18 @@ def _trained(recipe: Recipe, a: Architecture, kv_copies: int) -> int:
     return a.num_hidden_layers * recipe.train.lora.rank * rows
 
 
-@dataclass(frozen=True)
-class _Habits:
-    """How a trainer treats activations.
-
-    `scores`: the share of the square of attention scores that it has. `recomputes`: the "layer", or the "attention"
-    and activation alone. `sequence_parallel`: whether the ranks share what lies between the layers. `loss_rows`: rows
-    whose logits exist at once, None = all.
-    """
-
-    scores: float = 1.0
-    recomputes: str = ""
-    sequence_parallel: bool = False
-    loss_rows: int | None = None
-
-
-def _habits(recipe: Recipe) -> _Habits:
-    train, whole = recipe.train, "layer" if recipe.train.gradient_checkpointing else ""
-    if train.backend == "nxd":
-        part = "attention" if train.nxd.selective_checkpointing else ""
-        return _Habits(recomputes=whole or part, sequence_parallel=train.nxd.sequence_parallel)
-    if train.backend == "optimum":  # its flash attention never has the whole square
-        return _Habits(scores=float(train.attention == "masked"), recomputes=whole)
-    if recipe.hardware.device == "neuron":
-        return _Habits(recomputes=whole)
-    return _Habits(scores=0.5, recomputes=whole, loss_rows=1024)
-
-
 def _activations(recipe: Recipe, a: Architecture, kv_copies: int) -> int:
     train, tp_size, width = recipe.train, recipe.parallel.tp_size, _BYTES[recipe.train.dtype]
-    habits, tokens = _habits(recipe), train.batch_size * recipe.dataset.seq_len
-    between = a.hidden_size // (tp_size if habits.sequence_parallel else 1)
+    kept, tokens = trainer_of(recipe).activation_memory(recipe), train.batch_size * recipe.dataset.seq_len
+    between = a.hidden_size // (tp_size if kept.sequence_parallel else 1)
     linear = 2 * a.hidden_size + 2 * _kv_width(a, kv_copies) + 3 * a.intermediate_size
-    recomputed = a.intermediate_size + int(a.num_attention_heads * recipe.dataset.seq_len * habits.scores)
+    recomputed = a.intermediate_size + int(a.num_attention_heads * recipe.dataset.seq_len * kept.scores)
     masks = 2 * a.hidden_size + (a.hidden_size + a.intermediate_size) // tp_size if train.lora.dropout else 0
     layer = 4 * between + (linear + recomputed) // tp_size + masks
-    kept = {"": layer, "attention": layer - recomputed // tp_size, "layer": between}[habits.recomputes]
-    working = 2 * layer if habits.recomputes else layer
-    logits = min(tokens, habits.loss_rows or tokens) * a.vocab_size // tp_size * (width + 4 + 4)
-    return tokens * (a.num_hidden_layers * kept + working) * width + logits
+    per_layer = {"": layer, "attention": layer - recomputed // tp_size, "layer": between}[kept.recomputes]
+    working = 2 * layer if kept.recomputes else layer
+    logits = min(tokens, kept.loss_rows or tokens) * a.vocab_size // tp_size * (width + 4 + 4)
+    return tokens * (a.num_hidden_layers * per_layer + working) * width + logits
 
 
 def _host(recipe: Recipe, a: Architecture, training: int) -> dict[str, int]:
@@ -167,11 +141,11 @@ def _disk(recipe: Recipe, a: Architecture, kv_copies: int, trained: int) -> dict
     model = parameters(a) * (_BYTES[recipe.model.dtype] if recipe.model.source == "gguf" else _STORED)
     shards = _weights(recipe, a, kv_copies) * recipe.parallel.tp_size * _STORED
     checkpoints = 2 * 12 * trained if recipe.train.checkpoint_every else 0
-    merge = recipe.export.merge or base.merged(recipe)
+    merge = recipe.export.merge or releases.merged(recipe)
     keeps = recipe.serve.engine == "vllm" and recipe.sdk.vllm in COMPILED
     return {
         "fetch": model,
-        "convert": 0 if recipe.train.backend == "optimum" else shards,  # which cuts the model itself
+        "convert": shards if trainer_of(recipe).reads_shards else 0,
         "train": 4 * trained + checkpoints,
         "export": 4 * trained + (model if merge else 0),
         "serve": int(model * COMPILED_SHARE) if keeps else 0,

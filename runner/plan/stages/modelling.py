@@ -1,29 +1,18 @@
-"""The modelling code of neuronx-distributed, which its package does not hold; first, since it may need the network."""
+"""The modelling code of the trainer, where its package has none. The first stage, because it may need the network."""
 
 from __future__ import annotations
 
-from runner.compose.schema import NXD_RELEASES, Recipe
+from runner.compose.schema import Recipe
 from runner.errors import RecipeError
-from runner.plan.command import OUTPUT, Artifacts, StageCommand, flags
-from runner.plan.trainers import base
+from runner.plan.checks import releases
+from runner.plan.command import Artifacts, StageCommand
+from runner.plan.trainers import trainer_of
 
 
 def command(recipe: Recipe, artifacts: Artifacts) -> StageCommand | None:
-    if recipe.train.backend != "nxd":
-        return None
-    nxd = recipe.train.nxd
-    folder = ["--folder", artifacts.external(nxd.source, "train.nxd.source")] if nxd.source else []
-    release = _release(recipe)
-    words = [*flags(release=release), *folder, "--output", OUTPUT]
-    return StageCommand(f"get the modelling code of Neuron SDK {release}", "fetch_nxd_model.py", words)
-
-
-def _release(recipe: Recipe) -> str:
-    """The code of the SDK that trains, unless the recipe names another. Raises RecipeError if none is known of it."""
-    release = recipe.train.nxd.release or recipe.sdk.name
-    if release not in NXD_RELEASES:
-        raise RecipeError(
-            f"train.nxd.release: of SDK {release} (sdk.name) no modelling code is known; name that of another, such as "
-            f"train.nxd.release={NXD_RELEASES[-1]}, or {base.advice(recipe)}"
-        )
-    return release
+    """The command that gets the code; None for a trainer that needs none. Raises RecipeError if none is known."""
+    trainer = trainer_of(recipe)
+    missing = trainer.missing_code(recipe, recipe.sdk)
+    if missing:
+        raise RecipeError(f"{missing}, or {releases.advice(recipe)}")
+    return trainer.modelling_command(recipe, artifacts)

@@ -9,9 +9,9 @@ from runner.compose.recipe import ROOT
 from runner.compose.schema import Recipe, Serve
 from runner.errors import RecipeError
 from runner.plan.checks import feasibility
+from runner.plan.checks.releases import advice, merged
 from runner.plan.command import Argument, Artifacts, Output, Place, compile_cache, flags, not_fingerprinted
 from runner.plan.packages import needed
-from runner.plan.trainers.base import advice, merged
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # MaxLoRARanks of vllm/config/lora.py
 PROGRAMS = {"embedded": "serve_embedded.py", "vllm": "serve_vllm.py"}

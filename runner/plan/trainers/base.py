@@ -1,113 +1,92 @@
-"""What each training back end runs on and needs, and what Neuron release has it: one row a back end."""
+"""What a trainer tells the plan about itself."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
-import yaml
+from runner.compose.schema import Architecture, Recipe, Sdk, Train
+from runner.plan.command import OUTPUT, Argument, Artifacts, StageCommand, flags, not_fingerprinted
 
-from runner.compose.recipe import CONFIGS
-from runner.compose.schema import NXD_RELEASES, Hardware, Recipe, Sdk
-from runner.compose.validate import build
+_NOT_COMMON = ("backend", "lora", "nxd", "compile_cache", "checkpoint_every", "attention")
 
 
 @dataclass(frozen=True)
-class Backend:
-    """`option` is its name as `train=`; `copies`: whether several copies of the model can share the data."""
+class ActivationMemory:
+    """Which activations a trainer keeps for the backward pass; `runner.plan.checks.memory` computes bytes from it.
 
-    option: str
-    devices: tuple[str, ...]
-    copies: bool
-
-
-BACKENDS = {
-    "torch": Backend("torch_lora", ("cpu", "neuron"), copies=False),
-    "nxd": Backend("nxd_lora", ("neuron",), copies=True),
-    "optimum": Backend("optimum_lora", ("neuron",), copies=True),
-}
-_NOT_VLLM = ("embedded", "none")
-
-
-def family(hardware: Hardware) -> str:
-    """The generation of the hardware: cpu, trn1 or trn2.
-
-    >>> family(Hardware(name="trn2.48xlarge", device="neuron"))
-    'trn2'
+    - `scores`: the share of the square of attention scores that is materialized.
+    - `recomputes`: "layer", or "attention" for attention and MLP activation only, or "" for nothing.
+    - `sequence_parallel`: whether the ranks share the activations between the layers.
+    - `loss_rows`: the rows whose logits exist at the same time; None for all.
     """
-    if hardware.device == "cpu":
-        return "cpu"
-    named = re.match(r"trn\d", hardware.name)
-    return named.group() if named else hardware.layout
+
+    scores: float = 1.0
+    recomputes: str = ""
+    sequence_parallel: bool = False
+    loss_rows: int | None = None
 
 
-def merged(recipe: Recipe) -> bool:
-    """Whether the model is served with the adapter merged in: that vLLM takes no adapters."""
-    return recipe.serve.engine == "vllm" and not recipe.sdk.vllm_lora
+class Trainer(ABC):
+    """A LoRA trainer: `name` is its value of `train.backend`, `option` the file in configs/train that selects it.
+
+    `devices` are the values of `hardware.device` that it trains on. `data_parallel` says whether it trains several
+    copies of the model (`parallel.dp_size`), `reads_shards` whether the model is converted to shards for it.
+    """
+
+    name: ClassVar[str]
+    option: ClassVar[str]
+    devices: ClassVar[tuple[str, ...]] = ("neuron",)
+    data_parallel: ClassVar[bool] = True
+    reads_shards: ClassVar[bool] = True
+
+    @abstractmethod
+    def command(self, recipe: Recipe, artifacts: Artifacts) -> StageCommand:
+        """The command that trains."""
+
+    @abstractmethod
+    def activation_memory(self, recipe: Recipe) -> ActivationMemory:
+        """Which activations it keeps for this recipe."""
+
+    def modelling_command(self, recipe: Recipe, artifacts: Artifacts) -> StageCommand | None:
+        """The command that gets modelling code from outside; None for a trainer that needs none."""
+        return None
+
+    def compile_command(self, recipe: Recipe, artifacts: Artifacts) -> StageCommand | None:
+        """The command that compiles the training ahead; None where the training compiles as it goes."""
+        return None
+
+    def missing_code(self, recipe: Recipe, sdk: Sdk) -> str | None:
+        """Why there is no modelling code for a release; None if there is, or if none is needed."""
+        return None
+
+    def problems(self, recipe: Recipe) -> Iterator[str]:
+        """Reasons why this trainer cannot train the recipe, whatever the model; a line each."""
+        yield from ()
+
+    def model_problems(self, recipe: Recipe, architecture: Architecture) -> Iterator[str]:
+        """Reasons why this trainer cannot train a model of these shapes; a line each."""
+        yield from ()
+
+    def memory_savers(self, recipe: Recipe) -> list[dict[str, Any]]:
+        """Overrides that save memory and keep the result, the cheapest first; larger changes build on the last."""
+        return [{"train.gradient_checkpointing": True}]
 
 
-def problems(recipe: Recipe) -> Iterator[str]:
-    """Why this back end, this hardware and this SDK do not go together, and what to choose."""
-    hardware, kind = recipe.hardware, family(recipe.hardware)
-    backend = BACKENDS[recipe.train.backend]
-    if kind != "cpu" and hardware.layout != kind:
-        yield f"hardware.layout: {hardware.layout} shards train wrongly on {hardware.name}; leave it {kind}"
-    if hardware.device not in backend.devices:
-        yield f"train={backend.option}: trains on Neuron; say hardware=trn1 or hardware=trn2, or train=torch_lora"
-    else:
-        missing = [*_not_trained(recipe, recipe.sdk), *_not_served(recipe, recipe.sdk)]
-        if missing:
-            yield f"sdk: {recipe.sdk.name} {' and '.join(missing)}; {advice(recipe)}"
-    if recipe.parallel.dp_size > 1 and not backend.copies:
-        yield (
-            f"parallel.dp_size: {backend.option} trains one copy of the model, not {recipe.parallel.dp_size}; "
-            f"say parallel.dp_size=1 train.accumulate={recipe.parallel.dp_size * recipe.train.accumulate}"
-        )
+def recomputed_layer(train: Train) -> str:
+    """`ActivationMemory.recomputes` as `train.gradient_checkpointing` has it."""
+    return "layer" if train.gradient_checkpointing else ""
 
 
-def advice(recipe: Recipe) -> str:
-    """What to choose: the releases that do all that the recipe asks of one, else another trainer that one has."""
-    fitting = _fitting(recipe)
-    if fitting:
-        return f"choose {' or '.join(f'sdk={name}' for name in fitting)}"
-    for name, backend in BACKENDS.items():
-        other = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, backend=name))
-        if recipe.hardware.device in backend.devices and _fitting(other):
-            return f"no release has that: take train={backend.option} with sdk={_fitting(other)[-1]}"
-    return "no release has that: say serve=none"
-
-
-def _fitting(recipe: Recipe) -> list[str]:
-    """The profiles with which nothing is missing, the modelling code that NxD's trainer needs included."""
-    nxd = recipe.train.backend == "nxd" and not recipe.train.nxd.release
+def common_flags(train: Train) -> list[str | Argument]:
+    """The flags that every trainer takes: schedule, adapter, checkpoints and output."""
+    settings = {name: value for name, value in dataclasses.asdict(train).items() if name not in _NOT_COMMON}
     return [
-        name for name, sdk in _releases()
-        if not [*_not_trained(recipe, sdk), *_not_served(recipe, sdk)] and not (nxd and sdk.name not in NXD_RELEASES)
+        *flags(**settings),
+        *flags(**dataclasses.asdict(train.lora)),
+        *not_fingerprinted("--checkpoint-every", str(train.checkpoint_every)),
+        "--output", OUTPUT,
     ]  # fmt: skip
-
-
-def _not_trained(recipe: Recipe, sdk: Sdk) -> Iterator[str]:
-    backend, kind = recipe.train.backend, family(recipe.hardware)
-    if backend not in sdk.trains or kind not in sdk.trains_on:
-        on = f" on {_names(sdk.trains_on)}" if sdk.trains_on else ""
-        yield f"trains {_names(sdk.trains)}{on}, not {backend} on {kind}"
-
-
-def _not_served(recipe: Recipe, sdk: Sdk) -> Iterator[str]:
-    kind = family(recipe.hardware)
-    if recipe.serve.engine not in _NOT_VLLM and kind not in sdk.serves_on:
-        yield f"serves on {_names(sdk.serves_on)}, not on {kind}"
-
-
-def _names(words: list[str]) -> str:
-    return " and ".join(words) or "nothing"
-
-
-def _releases() -> Iterator[tuple[str, Sdk]]:
-    """Every profile in configs/sdk by its option; not those that only stand for another."""
-    for path in sorted((CONFIGS / "sdk").glob("*.yaml")):
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if "defaults" not in values:
-            yield path.stem, build(Sdk, values)

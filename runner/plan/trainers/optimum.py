@@ -2,26 +2,61 @@
 
 from __future__ import annotations
 
-from runner.compose.schema import Recipe
+from collections.abc import Iterator
+
+from runner.compose.schema import Architecture, Recipe
 from runner.plan.command import Artifacts, StageCommand, compile_cache, flags
-from runner.plan.trainers import options as train_settings
+from runner.plan.trainers.base import ActivationMemory, Trainer, common_flags, recomputed_layer
 
 # --model-type lets the compiler fuse attention; MALLOC_ARENA_MAX keeps the host's memory from growing at checkpoints.
 _ENVIRONMENT = {"NEURON_CC_FLAGS": "--model-type=transformer", "MALLOC_ARENA_MAX": "64"}
 
 
-def command(recipe: Recipe, artifacts: Artifacts) -> StageCommand:
-    train, tp_size, dp_size = recipe.train, recipe.parallel.tp_size, recipe.parallel.dp_size
-    words = [
-        "--model", artifacts.path("fetch"),
-        "--data", artifacts.path("tokenize"),
-        *flags(tp_size=tp_size, attention=train.attention),
-        *train_settings.words(train),
-    ]  # fmt: skip
-    cores = tp_size * dp_size
-    title = f"train LoRA of rank {train.lora.rank} on {cores} cores, {dp_size} x tp {tp_size}"
-    env = {**_ENVIRONMENT, "NEURON_COMPILE_CACHE_URL": compile_cache(recipe, artifacts.place)}
-    return StageCommand(
-        title, "train_optimum.py", words, processes=cores, env=env, resumable=True, cores=cores,
-        packages={artifacts.place.python: recipe.sdk.train_packages},
-    )  # fmt: skip
+class OptimumTrainer(Trainer):
+    """train_optimum.py: optimum-neuron, which shards the Hugging Face model itself."""
+
+    name, option = "optimum", "optimum_lora"
+    reads_shards = False
+
+    def command(self, recipe: Recipe, artifacts: Artifacts) -> StageCommand:
+        train, tp_size, dp_size = recipe.train, recipe.parallel.tp_size, recipe.parallel.dp_size
+        args = [
+            "--model", artifacts.path("fetch"),
+            "--data", artifacts.path("tokenize"),
+            *flags(tp_size=tp_size, attention=train.attention),
+            *common_flags(train),
+        ]  # fmt: skip
+        cores = tp_size * dp_size
+        return StageCommand(
+            f"train LoRA of rank {train.lora.rank} on {cores} cores, {dp_size} x tp {tp_size}",
+            "train_optimum.py",
+            args,
+            processes=cores,
+            env={**_ENVIRONMENT, "NEURON_COMPILE_CACHE_URL": compile_cache(recipe, artifacts.place)},
+            resumable=True,
+            cores=cores,
+            packages={artifacts.place.python: recipe.sdk.train_packages},
+        )
+
+    def activation_memory(self, recipe: Recipe) -> ActivationMemory:
+        scores = float(recipe.train.attention == "masked")  # flash attention never has the whole square
+        return ActivationMemory(scores=scores, recomputes=recomputed_layer(recipe.train))
+
+    def problems(self, recipe: Recipe) -> Iterator[str]:
+        if recipe.parallel.nodes > 1:
+            yield "parallel.nodes: train=optimum_lora trains on one machine; set parallel.nodes=1"
+        if len({"gate_proj", "up_proj"} & set(recipe.train.lora.targets)) == 1:
+            yield (
+                "train.lora.targets: optimum-neuron fuses gate_proj and up_proj into one layer: name both, or neither; "
+                "train=nxd_lora and train=torch_lora can train one of them"
+            )
+
+    def model_problems(self, recipe: Recipe, architecture: Architecture) -> Iterator[str]:
+        """It fuses q, k and v into one layer where K/V heads are copied."""
+        heads, tp_size = architecture.num_key_value_heads, recipe.parallel.tp_size
+        fused = {"q_proj", "k_proj", "v_proj"}
+        if heads % tp_size and 0 < len(fused & set(recipe.train.lora.targets)) < len(fused):
+            yield (
+                f"train.lora.targets: with {heads} K/V heads on tp_size {tp_size} optimum-neuron fuses q_proj, k_proj "
+                "and v_proj into one layer: name all of them, or none"
+            )

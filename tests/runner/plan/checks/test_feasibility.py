@@ -24,7 +24,7 @@ LLAMA = ["model=llama3_8b", "dataset.seq_len=1024"]
         ([*LLAMA, "tp_size=8", "parallel.kv_size_multiplier=3"], "8 K/V heads x 3"),
         (["dataset.seq_len=100000"], "more than the 512 positions"),
         (["hardware=trn2"], "2.29 trains nxd on trn1 and trn2, not torch on trn2; choose sdk=neuron_2_33"),
-        (["hardware=trn1", "sdk=neuron_2_33"], "2.33 trains torch on trn2, not torch on trn1; no release has that"),
+        (["hardware=trn1", "sdk=neuron_2_33"], "2.33 trains torch on trn2, not torch on trn1; no release can do that"),
         (["hardware=trn2", "sdk=neuron_2_33", "parallel.dp_size=2"], "torch_lora trains one copy"),
         (["model.path=/nowhere"], "model.path: /nowhere/config.json: no such file"),
     ],
@@ -54,7 +54,7 @@ NXD = [*LLAMA, "hardware=trn2", "train=nxd_lora", "tp_size=32"]
         ([*NXD, "parallel.dp_size=4"], "32 x dp_size 4 is more than the 64 cores of trn2.48xlarge"),
         ([*NXD, "parallel.nodes=2"], "target=local is one machine, not 2"),
         (["parallel.dp_size=2"], "torch_lora trains one copy"),
-        ([*NXD, "dataset.seq_len=1000"], "1000 is no multiple of tp_size 32"),
+        ([*NXD, "dataset.seq_len=1000"], "1000 is not a multiple of tp_size 32"),
     ],
 )
 def test_an_nxd_training_that_cannot_work_is_refused(overrides: list[str], expected: str) -> None:

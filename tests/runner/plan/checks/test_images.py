@@ -11,7 +11,7 @@ import pytest
 from runner.compose.recipe import ROOT
 from runner.execute import requirements
 from runner.plan import packages
-from runner.plan.trainers.base import _releases
+from runner.plan.checks.releases import _releases
 
 FILES = sorted((ROOT / "recipes" / "images").glob("*.Dockerfile"))
 PROFILES = {(sdk, what): file for sdk, profile in _releases() for what, file in profile.images.items()}

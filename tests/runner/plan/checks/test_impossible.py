@@ -16,10 +16,10 @@ from runner.compose import schema
 from runner.compose.recipe import compose
 from runner.compose.schema import Recipe
 from runner.errors import RecipeError
-from runner.plan.checks import feasibility, memory
+from runner.plan.checks import feasibility, memory, releases
 from runner.plan.command import Artifacts, Place
 from runner.plan.stages import modelling, server_options
-from runner.plan.trainers import base
+from runner.plan.trainers import TRAINERS
 
 HARDWARE = ("cpu", "trn1", "trn2")
 RELEASES = ("cpu", *(f"neuron_2_{minor}" for minor in range(26, 34)))
@@ -59,7 +59,7 @@ def says_what_to_do(reason: str) -> bool:
 
 
 def test_every_back_end_has_its_row() -> None:
-    assert set(base.BACKENDS) == set(schema.BACKENDS)
+    assert tuple(TRAINERS) == schema.BACKENDS
 
 
 @pytest.mark.parametrize(("sdk", "hardware", "backend"), [one for one in COMBINATIONS if one not in POSSIBLE])
@@ -109,12 +109,12 @@ def chosen(machine: str, sdk: str, backend: str, engine: str, changes: dict[str,
 
 @cache
 def profile(sdk: str) -> schema.Sdk:
-    return dict(base._releases())[sdk]
+    return dict(releases._releases())[sdk]
 
 
 def refusals(recipe: Recipe) -> list[str]:
     """What refuses a recipe for its hardware, trainer, server and release."""
-    found = list(base.problems(recipe))
+    found = list(releases.problems(recipe))
     for check in (lambda: modelling.command(recipe, ARTIFACTS), lambda: server_options.check(recipe)):
         try:
             check()
@@ -139,7 +139,7 @@ def changed_choice(choice: tuple[str, str, str, str], changes: dict[str, str]) -
     machine, sdk, backend, engine = choice
     if "hardware" in changes:
         machine, sdk = changes["hardware"], {"trn1": "neuron_2_28", "trn2": "neuron_2_29"}[changes["hardware"]]
-    trainers = {row.option: name for name, row in base.BACKENDS.items()}
+    trainers = {row.option: name for name, row in TRAINERS.items()}
     backend = trainers[changes["train"]] if "train" in changes else backend
     return machine, changes.get("sdk", sdk), backend, changes.get("serve", engine)
 
@@ -233,9 +233,9 @@ def test_a_setting_that_cannot_work_is_refused(section: str, values: dict[str, A
 @pytest.mark.parametrize(
     ("targets", "tp_size", "refused"),
     [
-        (["up_proj"], 8, "gate_proj and up_proj are one layer"),
+        (["up_proj"], 8, "fuses gate_proj and up_proj into one layer"),
         (["gate_proj", "up_proj", "q_proj"], 8, ""),
-        (["q_proj", "v_proj"], 32, "q_proj, k_proj and v_proj are one layer"),
+        (["q_proj", "v_proj"], 32, "fuses q_proj, k_proj and v_proj into one layer"),
         (["q_proj", "k_proj", "v_proj"], 32, ""),
     ],
 )

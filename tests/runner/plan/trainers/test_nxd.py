@@ -51,7 +51,7 @@ def test_the_modelling_code_is_that_of_the_sdk_unless_the_recipe_names_another(o
 
 @pytest.mark.parametrize("sdk", ["2_30", "2_31"])
 def test_an_sdk_without_known_modelling_code_is_refused(sdk: str) -> None:
-    with pytest.raises(RecipeError, match=r"train.nxd.release: of SDK 2.3\d .* no modelling code .*=2.29"):
+    with pytest.raises(RecipeError, match=r"train.nxd.release: no modelling code is known for SDK 2.3\d .*=2.29"):
         steps(f"sdk=neuron_{sdk}")
 
 

@@ -1,0 +1,99 @@
+"""Whether the trainer, the hardware and the Neuron SDK release of a recipe go together, and what to choose instead."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+
+import yaml
+
+from runner.compose.recipe import CONFIGS
+from runner.compose.schema import Hardware, Recipe, Sdk
+from runner.compose.validate import build
+from runner.plan.trainers import TRAINERS, trainer_of
+
+_NOT_VLLM = ("embedded", "none")
+
+
+def family(hardware: Hardware) -> str:
+    """The generation of the hardware: cpu, trn1 or trn2.
+
+    >>> family(Hardware(name="trn2.48xlarge", device="neuron"))
+    'trn2'
+    """
+    if hardware.device == "cpu":
+        return "cpu"
+    named = re.match(r"trn\d", hardware.name)
+    return named.group() if named else hardware.layout
+
+
+def merged(recipe: Recipe) -> bool:
+    """Whether vLLM serves the model with the adapter merged in, because its release serves no LoRA adapters."""
+    return recipe.serve.engine == "vllm" and not recipe.sdk.vllm_lora
+
+
+def problems(recipe: Recipe) -> Iterator[str]:
+    """Reasons why this trainer, this hardware and this SDK do not go together, and what to choose."""
+    hardware, kind = recipe.hardware, family(recipe.hardware)
+    trainer = trainer_of(recipe)
+    if kind != "cpu" and hardware.layout != kind:
+        yield f"hardware.layout: {hardware.layout} shards train wrongly on {hardware.name}; set hardware.layout={kind}"
+    if hardware.device not in trainer.devices:
+        yield f"train={trainer.option}: trains on Neuron; try hardware=trn1 or hardware=trn2, or train=torch_lora"
+    else:
+        missing = [*_not_trained(recipe, recipe.sdk), *_not_served(recipe, recipe.sdk)]
+        if missing:
+            yield f"sdk: {recipe.sdk.name} {' and '.join(missing)}; {advice(recipe)}"
+    if recipe.parallel.dp_size > 1 and not trainer.data_parallel:
+        yield (
+            f"parallel.dp_size: {trainer.option} trains one copy of the model, not {recipe.parallel.dp_size}; "
+            f"try parallel.dp_size=1 train.accumulate={recipe.parallel.dp_size * recipe.train.accumulate}"
+        )
+
+
+def advice(recipe: Recipe) -> str:
+    """What to choose: a release that can do all that the recipe asks for, or else another trainer that has one."""
+    fitting = _fitting(recipe)
+    if fitting:
+        return f"choose {' or '.join(f'sdk={name}' for name in fitting)}"
+    for name, trainer in TRAINERS.items():
+        other = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, backend=name))
+        if recipe.hardware.device in trainer.devices and _fitting(other):
+            return f"no release can do that: try train={trainer.option} with sdk={_fitting(other)[-1]}"
+    return "no release can do that: try serve=none"
+
+
+def _fitting(recipe: Recipe) -> list[str]:
+    """The profiles that lack nothing for the recipe, the trainer's modelling code included."""
+    trainer = trainer_of(recipe)
+    return [
+        name
+        for name, sdk in _releases()
+        if not any((*_not_trained(recipe, sdk), *_not_served(recipe, sdk), trainer.missing_code(recipe, sdk)))
+    ]
+
+
+def _not_trained(recipe: Recipe, sdk: Sdk) -> Iterator[str]:
+    trainer, kind = recipe.train.backend, family(recipe.hardware)
+    if trainer not in sdk.trains or kind not in sdk.trains_on:
+        on = f" on {_names(sdk.trains_on)}" if sdk.trains_on else ""
+        yield f"trains {_names(sdk.trains)}{on}, not {trainer} on {kind}"
+
+
+def _not_served(recipe: Recipe, sdk: Sdk) -> Iterator[str]:
+    kind = family(recipe.hardware)
+    if recipe.serve.engine not in _NOT_VLLM and kind not in sdk.serves_on:
+        yield f"serves on {_names(sdk.serves_on)}, not on {kind}"
+
+
+def _names(names: list[str]) -> str:
+    return " and ".join(names) or "nothing"
+
+
+def _releases() -> Iterator[tuple[str, Sdk]]:
+    """Every profile in configs/sdk by its option, without the aliases of others."""
+    for path in sorted((CONFIGS / "sdk").glob("*.yaml")):
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if "defaults" not in values:
+            yield path.stem, build(Sdk, values)
