@@ -55,6 +55,12 @@ class Module:
                 found += [(node.module, alias.name) for alias in node.names]
         return found
 
+    @cached_property
+    def strings(self) -> list[tuple[str, str]]:
+        """Its strings, in the form of `imports`: one that names a module may be given to import_module."""
+        constants = (node.value for node in ast.walk(self.tree) if isinstance(node, ast.Constant))
+        return [(value, "") for value in constants if isinstance(value, str)]
+
 
 def modules(tree: str, root: Path = ROOT) -> dict[str, Module]:
     """Every module of the tree `runner` or `scripts` by its dotted name."""
@@ -81,7 +87,7 @@ def edges(found: Mapping[str, Module]) -> set[tuple[str, str]]:
     """Imports between the modules of a tree: who imports, what is imported (of `from a import b` a.b if it is one)."""
     pairs = set()
     for module in found.values():
-        for name, below in module.imports:
+        for name, below in [*module.imports, *module.strings]:
             imported = f"{name}.{below}" if f"{name}.{below}" in found else name
             if imported in found and imported != module.name:
                 pairs.add((module.name, imported))

@@ -64,3 +64,13 @@ def served(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> Iterable[s
 def run_names(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
     """Names of recorded runs."""
     return ["last", *(run.name for run in runs.every(parsed_args.folder))]
+
+
+def add_completion(parser: argparse.ArgumentParser) -> None:
+    """No arguments."""
+    parser.set_defaults(command=_completion)
+
+
+def _completion(_: argparse.Namespace) -> int:
+    print(install(Path.home()))
+    return 0

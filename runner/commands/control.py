@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from runner import targets
+from runner.commands import tables
+from runner.commands.arguments import add_run
 from runner.commands.lifecycle import watch
+from runner.commands.tables import terminal
 from runner.compose.schema import Target as Settings
 from runner.compose.validate import build
 from runner.errors import RecipeError, did_you_mean
@@ -61,9 +63,7 @@ def attach(one: Run, console: Console) -> int:
 
 def status(several: list[Run], console: Console) -> None:
     """What runs are doing, asked where they run."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("run", "where", "state", "stage", "time"):
-        table.add_column(heading, overflow="fold")
+    table = tables.table("run", "where", "state", "stage", "time")
     for one in several:
         at = next(reversed(one.stages()), "")
         table.add_row(one.name, one.where, targets.of_run(one).state(one), at, duration(one.seconds()))
@@ -87,7 +87,7 @@ def logs(one: Run, stage: str | None, live: bool) -> int:
         _say_why_empty(one, stage)
     if not live or target.state(one) != "failed":
         return 0
-    return _status(list(target.follow(one)), stage)
+    return _exit_status(list(target.follow(one)), stage)
 
 
 def _say_why_empty(one: Run, stage: str | None) -> None:
@@ -97,7 +97,7 @@ def _say_why_empty(one: Run, stage: str | None) -> None:
     print(f"runner: {name}: {why}", file=sys.stderr)
 
 
-def _status(events: list[bytes], stage: str | None) -> int:
+def _exit_status(events: list[bytes], stage: str | None) -> int:
     """The exit status of a run that failed, if it did in `stage`, or nobody asked for one."""
     happened = [json.loads(line) for line in events]
     failed = [event["stage"] for event in happened if event["event"] == "step" and event["state"] == "failed"]
@@ -126,3 +126,76 @@ def fetch(one: Run, console: Console) -> int:
     targets.of_run(one).fetch(one, adapter=True)
     console.print(Text(str(one.folder)), soft_wrap=True)
     return 0
+
+
+def add_status(parser: argparse.ArgumentParser) -> None:
+    """A run; without one, all in progress."""
+    _add_run(parser)
+    parser.set_defaults(command=_status, run=None)
+
+
+def add_attach(parser: argparse.ArgumentParser) -> None:
+    """A run."""
+    _add_run(parser)
+    parser.set_defaults(command=lambda args: attach(_find(args), terminal()))
+
+
+def add_logs(parser: argparse.ArgumentParser) -> None:
+    """A run and a stage of it."""
+    _add_run(parser)
+    parser.add_argument("--stage", help="default: the one in progress")
+    parser.add_argument("-f", "--follow", action="store_true", help="keep printing while it grows")
+    parser.set_defaults(command=lambda args: logs(_find(args), args.stage, args.follow))
+
+
+def add_cancel(parser: argparse.ArgumentParser) -> None:
+    """A run."""
+    _add_run(parser)
+    parser.set_defaults(command=lambda args: cancel(_find(args), terminal()))
+
+
+def add_stop(parser: argparse.ArgumentParser) -> None:
+    """A server's run."""
+    _add_run(parser)
+    parser.set_defaults(command=_stop)
+
+
+def add_shell(parser: argparse.ArgumentParser) -> None:
+    """A run on Kubernetes."""
+    _add_run(parser)
+    parser.set_defaults(command=lambda args: shell(_find(args)))
+
+
+def add_fetch(parser: argparse.ArgumentParser) -> None:
+    """A remote run."""
+    _add_run(parser)
+    parser.set_defaults(command=lambda args: fetch(_find(args), terminal()))
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    parser.add_argument("--host", help="HOST or HOST:FOLDER, for a run that another computer started there")
+
+
+def _find(args: argparse.Namespace) -> Run:
+    return find(args.run, args.folder, args.host)
+
+
+def _status(args: argparse.Namespace) -> int:
+    if args.run:
+        selected = [_find(args)]
+    elif args.host:
+        selected = [find(name, args.folder, args.host) for name in names(args.host)]
+    else:
+        selected = [run for run in runs.every(args.folder) if run.state in ("running", "away")]
+    status(selected, terminal())
+    return 0
+
+
+def _stop(args: argparse.Namespace) -> int:
+    from runner.commands.serve import servers
+
+    is_last = args.run == "last" and not args.host
+    run = servers.last(args.folder) if is_last else _find(args)
+    servers.check(run)
+    return cancel(run, terminal())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -12,6 +13,9 @@ from rich.console import Console
 from rich.text import Text
 
 from runner import targets
+from runner.commands.lifecycle import place_of
+from runner.commands.tables import terminal
+from runner.compose.recipe import compose, groups
 from runner.compose.schema import Recipe, Sdk
 from runner.errors import RecipeError
 from runner.execute import probe as machine_probe
@@ -299,3 +303,20 @@ def _hub(patient: Patient, report: Report) -> Iterator[Finding]:
 
 
 _LOOKS = (_python, _neuron, _environments, _disk, _memory, _ports, _meeting, _hub)
+
+
+def add_doctor(parser: argparse.ArgumentParser) -> None:
+    """A recipe, by default quickstart, and where it would run."""
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--target", choices=groups()["target"], help="check where this target would run it")
+    parser.add_argument("recipe", nargs="?", default="quickstart", help="a recipe (default: quickstart)")
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="such as hardware=trn2")
+    parser.set_defaults(command=_doctor)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    target = [f"target={args.target}"] if args.target else []
+    recipe = compose(args.recipe, [*args.overrides, *target]).recipe
+    findings = examine(recipe, place_of(recipe))
+    print(as_json(findings)) if args.json else show(findings, terminal())
+    return status(findings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from runner.commands.arguments import add_run
 from runner.commands.lifecycle import place_of
 from runner.commands.serve.generate import artifact
 from runner.compose.schema import Recipe
@@ -19,7 +21,7 @@ from runner.errors import RecipeError
 from runner.metrics import EVALUATION
 from runner.plan.command import SCRIPTS
 from runner.plan.stages import server_options
-from runner.record.runs import Run
+from runner.record.runs import Run, find
 
 _CARD = "README.md"
 
@@ -158,3 +160,17 @@ def _terms(run: Run, recipe: Recipe) -> str:
     for name in names:
         lines += [f"* {name}: {terms}" for start, terms in _TERMS.items() if name.startswith(start)]
     return "\n".join(lines)
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """A run, the folder to write, and the format."""
+    add_run(parser)
+    parser.add_argument("output", type=Path, help="the folder to write")
+    parser.add_argument("--format", choices=tuple(FORMATS), default="peft", help="what will load it")
+    parser.set_defaults(command=_export)
+
+
+def _export(args: argparse.Namespace) -> int:
+    export(find(args.run, args.folder, having="export"), args.format, args.output)
+    print(args.output)
+    return 0

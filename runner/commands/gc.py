@@ -6,6 +6,7 @@ with it, and neuron-cache, the programs of trainings and servers, which are kept
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import time
@@ -13,9 +14,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.commands.arguments import add_runs_folder
 from runner.errors import RecipeError
 from runner.execute.store import Store
-from runner.record.runs import Run
+from runner.record.runs import Run, every
 
 _DAY = 86400.0
 _COMPILED, _CACHE = "compiled", "neuron-cache"  # see runner.plan.stages.server_options and runner.plan.command
@@ -108,3 +110,19 @@ def _remove(path: Path, root: Path) -> None:
     doomed.parent.mkdir(exist_ok=True)
     path.rename(doomed)
     shutil.rmtree(doomed)
+
+
+def add_gc(parser: argparse.ArgumentParser) -> None:
+    """A store and the rules."""
+    add_runs_folder(parser)
+    parser.add_argument("--store", type=Path, default=Path("store"), help="the store")
+    parser.add_argument("--days", type=float, help="remove artifacts that no run has used for this many days")
+    parser.add_argument("--gb", type=float, help="then the least recently used, until the store has this size")
+    parser.add_argument("--unreachable", action="store_true", help="only artifacts that no recorded run refers to")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be removed")
+    parser.set_defaults(command=_gc)
+
+
+def _gc(args: argparse.Namespace) -> int:
+    collect(args.store, every(args.folder), Rules(args.days, args.gb, args.unreachable), args.dry_run)
+    return 0

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import json
 import typing
 from collections.abc import Iterator
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from runner.commands import tables
+from runner.commands.tables import terminal
+from runner.compose.json_schema import json_schema
 from runner.compose.recipe import groups, option_file
 from runner.compose.schema import Recipe
 from runner.compose.validate import keys, section_of
@@ -45,9 +49,7 @@ def purpose(group: str, option: str) -> str:
 
 
 def _keys(section: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("key", "default", "takes", "what it is"):
-        table.add_column(heading, overflow="fold")
+    table = tables.table("key", "default", "takes", "meaning")
     for key, field, hint in keys(Recipe):
         if key.startswith(f"{section}.") and not section_of(hint):
             cells = (key, _default(field), _takes(hint, field.metadata), field.metadata["help"])
@@ -77,3 +79,24 @@ def _name(hint: Any) -> str:
 def every_key() -> Iterator[str]:
     """All dotted keys of a recipe, for shell completion."""
     return (key for key, _, hint in keys(Recipe) if not section_of(hint))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """A group, if only one is wanted."""
+    parser.add_argument("group", nargs="?", help="a folder of configs/, with its keys")
+    parser.set_defaults(command=_options)
+
+
+def add_schema(parser: argparse.ArgumentParser) -> None:
+    """No arguments."""
+    parser.set_defaults(command=_schema)
+
+
+def _options(args: argparse.Namespace) -> int:
+    show(args.group, terminal())
+    return 0
+
+
+def _schema(_: argparse.Namespace) -> int:
+    print(json.dumps(json_schema(), indent=2))
+    return 0

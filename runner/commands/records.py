@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from runner.commands import summary
+from runner.commands import summary, tables
+from runner.commands.arguments import add_run, add_runs_folder, complete
+from runner.commands.tables import terminal
+from runner.compose.recipe import compose
+from runner.errors import RecipeError
 from runner.metrics import RANKING, decisive, duration
 from runner.record import ranking
 from runner.record.differences import differing
-from runner.record.runs import Run
+from runner.record.runs import Run, every, find, find_all
 
 _LAST_LINES = 10  # of the log of a stage that failed
 _MOST_COLUMNS = 6  # of differing keys; with more, the table is turned
@@ -22,7 +27,7 @@ _MOST_COLUMNS = 6  # of differing keys; with more, the table is turned
 
 def runs(every: Sequence[Run], console: Console) -> None:
     """One line a run: its state, time and what it reached."""
-    table = _table("run", "state", "time", "adapter", "overrides")
+    table = tables.table("run", "state", "time", "adapter", "overrides")
     for run in every:
         table.add_row(run.name, run.state, duration(run.seconds()), _headline(run), " ".join(run.manifest["overrides"]))
     console.print(table if every else "no runs yet")
@@ -42,7 +47,7 @@ def show(run: Run, console: Console) -> None:
         ("machine", f"{manifest['machine']['host']}, Python {manifest['python']}"),
     ):
         console.print(Text(f"{name:<8} {value}"), soft_wrap=True)
-    table = _table("stage", "state", "seconds", "artifact")
+    table = tables.table("stage", "state", "seconds", "artifact")
     for step in run.plan["steps"]:
         happened = run.stages().get(step["stage"], {})
         table.add_row(step["stage"], happened.get("state", "-"), str(happened.get("seconds", "")), step["key"])
@@ -75,11 +80,11 @@ def compare(several: Sequence[Run], console: Console) -> None:
     differ = differing([run.recipe for run, _ in ranked])
     keys = {key: [str(value) for value in values] for key, values in differ.items()}
     if len(keys) <= _MOST_COLUMNS:
-        table = _table("run", *keys, *figures)
+        table = tables.table("run", *keys, *figures)
         for row in zip(called, *keys.values(), *figures.values(), strict=True):
             table.add_row(*row)
     else:
-        table = _table("", *called)
+        table = tables.table("", *called)
         for name, values in (figures | keys).items():
             table.add_row(name, *values)
     console.print(table)
@@ -91,7 +96,7 @@ def _figure(name: str, metrics: Mapping[str, float]) -> str:
 
 def diff(one: Mapping[str, Any], other: Mapping[str, Any], console: Console) -> None:
     """The keys in which two recipes differ."""
-    table = _table("key", "first", "second")
+    table = tables.table("key", "first", "second")
     for key, (left, right) in differing([one, other]).items():
         table.add_row(key, str(left), str(right))
     console.print(table if table.row_count else "no difference")
@@ -103,8 +108,74 @@ def _headline(run: Run) -> str:
     return f"{RANKING[name].title} {RANKING[name].text(metrics[name])}" if name else ""
 
 
-def _table(*headings: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    return table
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """The folder of the runs."""
+    add_runs_folder(parser)
+    parser.set_defaults(command=_runs)
+
+
+def add_show(parser: argparse.ArgumentParser) -> None:
+    """A run."""
+    add_run(parser)
+    parser.set_defaults(command=_show)
+
+
+def add_compare(parser: argparse.ArgumentParser) -> None:
+    """Runs or sweeps."""
+    add_runs_folder(parser)
+    complete(parser.add_argument("runs", nargs="+", metavar="RUN"), "run_names")
+    parser.set_defaults(command=_compare)
+
+
+def add_report(parser: argparse.ArgumentParser) -> None:
+    """Runs or sweeps, and the file to write."""
+    add_runs_folder(parser)
+    complete(parser.add_argument("runs", nargs="*", metavar="RUN", default=["last"]), "run_names")
+    parser.add_argument("--output", type=Path, help="the file (default: report.html, for one run in its folder)")
+    parser.set_defaults(command=_report)
+
+
+def add_diff(parser: argparse.ArgumentParser) -> None:
+    """Two recipes or runs."""
+    add_runs_folder(parser)
+    parser.add_argument("first", help="a recipe or a run")
+    parser.add_argument("second", help="a recipe or a run")
+    parser.set_defaults(command=_diff)
+
+
+def _runs(args: argparse.Namespace) -> int:
+    runs(every(args.folder), terminal())
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    show(find(args.run, args.folder), terminal())
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    compare(_runs_of(args), terminal())
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from runner.record import report  # 0.1 s that other commands need not spend
+
+    selected = _runs_of(args)
+    print(report.write(selected, args.output or report.default_path(selected)))
+    return 0
+
+
+def _runs_of(args: argparse.Namespace) -> list[Run]:
+    return [run for name in args.runs for run in find_all(name, args.folder)]
+
+
+def _diff(args: argparse.Namespace) -> int:
+    def recipe_of(name: str) -> Mapping[str, Any]:
+        try:
+            return asdict(compose(name).recipe)
+        except RecipeError:
+            return find(name, args.folder).recipe
+
+    diff(recipe_of(args.first), recipe_of(args.second), terminal())
+    return 0

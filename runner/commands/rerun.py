@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
+from runner.commands.arguments import add_run
 from runner.commands.lifecycle import place_of, run
+from runner.commands.tables import terminal
 from runner.compose.recipe import Composed
 from runner.compose.schema import Recipe
 from runner.errors import RecipeError
 from runner.plan.build import build
 from runner.record import provenance
-from runner.record.runs import Run, every
+from runner.record.runs import Run, every, find
 
 
 def rerun(before: Run, console: Console, force: bool) -> int:
@@ -58,3 +61,10 @@ def _compare(before: Run, after: Run, console: Console) -> int:
 
 def _repeatable(run: Run) -> dict[str, float]:
     return {name: value for name, value in run.metrics().items() if "seconds" not in name}
+
+
+def add_rerun(parser: argparse.ArgumentParser) -> None:
+    """A run."""
+    add_run(parser)
+    parser.add_argument("--force", action="store_true", help="even if programs or package versions have changed")
+    parser.set_defaults(command=lambda args: rerun(find(args.run, args.folder), terminal(), args.force))

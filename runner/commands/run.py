@@ -1,76 +1,27 @@
-"""`runner run` with Hydra's own flags: -m makes a sweep; --cfg, --info, --help and the rest are Hydra's application."""
+"""`runner run`: a recipe from composition to its results."""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Sequence
-from pathlib import Path
+import argparse
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from rich.console import Console
-
+from runner.commands.arguments import add_recipe
 from runner.commands.lifecycle import run
-from runner.commands.sweep import sweep
-from runner.compose import recipe
-from runner.errors import RecipeError, did_you_mean
-
-_FLAGS = (
-    "-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "-i", "--info", "-h", "--help", "--hydra-help",
-)  # fmt: skip
+from runner.commands.tables import terminal
+from runner.compose.recipe import compose
 
 
-def main(name: str, words: Sequence[str]) -> int:
-    """Run the recipe `name` as a Hydra application with `words`, flags and overrides, as its command line."""
-    source = recipe.locate(name)
-    flags, overrides = _split(words)
-    _check_flags(flags)
-    recipe.check_overrides(overrides, source)
-    if not {"-m", "--multirun"}.isdisjoint(flags):
-        return _sweep(source, flags, overrides)
-    recipe.prepare_hydra()
-    statuses: list[int] = []
-
-    def job(config: DictConfig) -> None:
-        statuses.append(_run_job(config, source))
-
-    sys.argv = ["runner", *flags, *recipe.hydra_overrides(overrides)]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # what goes wrong is raised, for the command to tell in one line
-    try:
-        hydra.main(config_path=str(source.parent), config_name=source.name, version_base="1.3")(job)()
-    except HydraException as error:
-        raise RecipeError(f"command line: {recipe.one_line(error)}") from error
-    return max(statuses, default=0)
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Hydra's flags are among the overrides."""
+    add_recipe(parser, argparse.REMAINDER)
+    parser.set_defaults(command=_run)
 
 
-def _sweep(source: Path, flags: Sequence[str], overrides: Sequence[str]) -> int:
-    others = [flag for flag in flags if flag not in ("-m", "--multirun")]
-    if others:
-        raise RecipeError(f"command line: {' '.join(others)}: not together with -m")
-    return sweep.sweep(source, overrides, Console())
+def _run(args: argparse.Namespace) -> int:
+    overrides = [argument for argument in args.overrides if argument != "--detach"]
+    if len(overrides) < len(args.overrides):
+        return run(compose(args.recipe, overrides), terminal(), detached=True)
+    if any(argument.startswith("-") for argument in overrides):
+        from runner.commands import hydra_app  # Hydra's application machinery takes 0.1 s to import
 
-
-def _check_flags(flags: Sequence[str]) -> None:
-    """Hydra would take a beginning of a flag too, and change folders and names that are ours."""
-    for flag in (word.partition("=")[0] for word in flags if word.startswith("-")):
-        if flag not in _FLAGS:
-            raise RecipeError(f"command line: {flag}: no such flag; {did_you_mean(flag, _FLAGS)}")
-
-
-def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Flags with their values, and overrides; Hydra wants the flags first."""
-    overrides = [word for word in words if not word.startswith("-") and ("=" in word or word.startswith("~"))]
-    return [word for word in words if word not in overrides], overrides
-
-
-def _run_job(config: DictConfig, source: Path) -> int:
-    hydra_config = HydraConfig.get()
-    choices = {group: str(option) for group, option in hydra_config.runtime.choices.items()}
-    try:
-        return run(recipe.from_config(config, source, hydra_config.overrides.task, choices), Console())
-    except RecipeError as error:
-        print(f"runner: {error}", file=sys.stderr)
-        return 2
+        return hydra_app.main(args.recipe, overrides)
+    return run(compose(args.recipe, overrides), terminal())

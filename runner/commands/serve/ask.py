@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -10,14 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from runner.commands import tables
+from runner.commands.arguments import add_runs_folder, complete
 from runner.commands.lifecycle import place_of
 from runner.commands.serve import servers
 from runner.commands.serve.servers import Server
+from runner.commands.tables import terminal
 from runner.plan.command import SCRIPTS, flags
 from runner.record.runs import Run
 
@@ -53,9 +55,7 @@ def show(file: Path, console: Console) -> None:
     """The answers in a file that ask_server.py or generate.py wrote, a column for every model."""
     with file.open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    table = Table(box=box.SIMPLE_HEAD, show_lines=True)
-    for heading in ("prompt", *rows[0]["answers"]):
-        table.add_column(Text(heading), overflow="fold")
+    table = tables.table("prompt", *rows[0]["answers"], show_lines=True)
     for row in rows[:_SHOWN]:
         table.add_row(Text(row["prompt"].strip(), style="dim"), *map(_text, row["answers"].values()))
     console.print(table)
@@ -66,3 +66,19 @@ def show(file: Path, console: Console) -> None:
 def _text(answer: dict[str, Any]) -> Text:
     """One that was cut off shows it."""
     return Text(answer["text"].strip() + " […]" * (answer["finish_reason"] == "length"))
+
+
+def add_ask(parser: argparse.ArgumentParser) -> None:
+    """A question, and whom to ask."""
+    add_runs_folder(parser)
+    parser.add_argument("question", metavar="FILE|TEXT", help="rows of columns, or of `prompt`; or a prompt itself")
+    server = parser.add_argument("--server", default="last", metavar="RUN", help="the server (default: the last one)")
+    complete(server, "run_names")
+    parser.add_argument("--models", nargs="+", default=[], metavar="NAME", help="the models to ask (default: all)")
+    parser.add_argument("--max-tokens", type=int, help="longest answer; default: evaluate.max_new_tokens")
+    parser.set_defaults(command=_ask_server)
+
+
+def _ask_server(args: argparse.Namespace) -> int:
+    server = servers.find(args.server, args.folder)
+    return ask(server, args.question, args.models, args.max_tokens, terminal())

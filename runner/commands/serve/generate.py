@@ -5,6 +5,7 @@ It is a run of one step, and happens where the runs are that it asks: what they 
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,10 @@ from rich.console import Console
 from rich.text import Text
 
 from runner import targets
+from runner.commands.arguments import add_runs_folder
 from runner.commands.lifecycle import place_of, start, watch
 from runner.commands.serve import ask
+from runner.commands.tables import terminal
 from runner.compose.recipe import Composed
 from runner.compose.schema import Recipe, Tracker
 from runner.errors import RecipeError
@@ -26,7 +29,7 @@ from runner.plan.command import OUTPUT, Argument, Artifacts, StageCommand, flags
 from runner.plan.model import Plan
 from runner.plan.stages import server_options
 from runner.record import create
-from runner.record.runs import Run
+from runner.record.runs import Run, find
 
 
 @dataclass(frozen=True)
@@ -156,3 +159,21 @@ def artifact(run: Run, stage: str, below: str = "") -> Path:
         brings = f"`runner fetch {run.name}` brings the adapter alone"
         raise RecipeError(f"{run.name}: {stage}/{below} is at {run.where}, not here; {brings}")
     raise RecipeError(f"{run.name}: {stage}/{below} is not there (any more); run its recipe again")
+
+
+def add_generate(parser: argparse.ArgumentParser) -> None:
+    """Runs, prompts and how to answer them."""
+    add_runs_folder(parser)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="runs of the same base model are compared")
+    parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="rows of columns, or of `prompt`")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="copy the answers there")
+    parser.add_argument("--max-tokens", type=int, help="longest answer; default: evaluate.max_new_tokens")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    parser.add_argument("--top-k", type=int, help="sample from this many most likely tokens (default: all)")
+    parser.set_defaults(command=_generate)
+
+
+def _generate(args: argparse.Namespace) -> int:
+    runs = [find(name, args.folder, having="export") for name in args.runs]
+    questions = Questions(args.prompts, args.output, args.max_tokens, args.temperature, args.top_k)
+    return generate(runs, questions, args.folder, terminal())

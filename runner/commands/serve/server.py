@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import dataclasses
 import functools
@@ -15,10 +16,12 @@ from rich.console import Console
 from rich.text import Text
 
 from runner import targets
+from runner.commands.arguments import add_runs_folder, complete
 from runner.commands.lifecycle import place_of, say_notes, start, terminate_as_interrupt, watch
 from runner.commands.progress import Follower
 from runner.commands.serve import servers
 from runner.commands.serve.generate import afterwards, artifacts_of, check_together
+from runner.commands.tables import terminal
 from runner.compose import recipe as compose
 from runner.compose.recipe import Composed
 from runner.compose.schema import Recipe
@@ -179,3 +182,24 @@ def _until_serving(lines: Iterable[bytes]) -> Iterator[bytes]:
         yield line
         if json.loads(line)["event"] == "serving":
             return
+
+
+def add_serve(parser: argparse.ArgumentParser) -> None:
+    """What to serve, and how."""
+    add_runs_folder(parser)
+    served = parser.add_argument(
+        "overrides", nargs="*", metavar="RECIPE|RUN|OVERRIDE",
+        help="what to serve (default: last), as NAME=RUN under another name; serve=vllm, serve.port=8000",
+    )  # fmt: skip
+    complete(served, "served")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--detach", action="store_true", help="return as soon as it is serving")
+    form.add_argument("--list", action="store_true", help="only list the running servers")
+    parser.set_defaults(command=_serve)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    if args.list:
+        servers.show(args.folder, terminal())
+        return 0
+    return serve(args.overrides, args.folder, terminal(), args.detach)

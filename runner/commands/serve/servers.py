@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from runner.commands import tables
 from runner.errors import RecipeError, did_you_mean
 from runner.record import runs
 from runner.record.runs import Run
@@ -70,14 +69,12 @@ def find(name: str, folder: Path) -> Server:
 def show(folder: Path, console: Console) -> None:
     """A table of the servers that live, each asked whether it answers."""
     reap(runs.every(folder))
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("server", "port", "models", "since", "where", "health"):
-        table.add_column(heading, overflow="fold")
+    table = tables.table("server", "port", "models", "since", "where", "health")
     several = live(folder)
     for one in several:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.since))
         table.add_row(one.run.name, str(one.port), ", ".join(one.models), since, one.run.where, health(one))
-    console.print(table if several else Text("no server lives; `runner serve RUN` starts one"))
+    console.print(table if several else Text("No servers are running; `runner serve RUN` starts one."))
 
 
 def health(server: Server) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from runner.commands import tables
 from runner.metrics import RANKING
 from runner.record.ranking import Objective
 from runner.record.runs import Run
@@ -17,9 +16,8 @@ from runner.record.runs import Run
 
 def show(runs: Sequence[Run], objective: Objective, keys: Sequence[str], console: Console) -> None:
     """Print all trials, best first, with their values of `keys`."""
-    table = Table(box=box.SIMPLE_HEAD, title=f"{objective.metric}, best first", title_justify="left")
-    for heading in ("trial", *_headings([*keys, objective.metric]), "seconds", "state"):
-        table.add_column(Text(heading), overflow="fold")
+    headings = ("trial", *_headings([*keys, objective.metric]), "seconds", "state")
+    table = tables.table(*headings, title=f"{objective.metric}, best first", title_justify="left")
     for run in sorted(runs, key=lambda run: (objective.sort_key(objective.of(run)), run.name)):
         values = values_of(run.manifest["overrides"])
         value = objective.of(run)
