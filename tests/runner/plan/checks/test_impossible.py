@@ -278,7 +278,7 @@ def test_a_rank_as_wide_as_the_model_is_refused() -> None:
 
 def test_one_copy_alone_trains_on_a_cpu() -> None:
     reason = refusal(changed(composed("cpu"), "parallel", dp_size=4))
-    assert reason.endswith("say parallel.dp_size=1 train.accumulate=4")
+    assert reason.endswith("try parallel.dp_size=1 train.accumulate=4")
 
 
 def test_the_guides_settings_fit() -> None:
