@@ -57,7 +57,9 @@ class Module:
 
     @cached_property
     def strings(self) -> list[tuple[str, str]]:
-        """Its strings, in the form of `imports`: one that names a module may be given to import_module."""
+        """In the form of `imports`, the strings of a module that uses import_module: it may import what they name."""
+        if ("importlib", "import_module") not in self.imports:
+            return []
         constants = (node.value for node in ast.walk(self.tree) if isinstance(node, ast.Constant))
         return [(value, "") for value in constants if isinstance(value, str)]
 
