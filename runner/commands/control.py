@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
@@ -17,15 +15,10 @@ from runner.commands import tables
 from runner.commands.arguments import add_run
 from runner.commands.lifecycle import watch
 from runner.commands.tables import terminal
-from runner.compose.schema import Target as Settings
-from runner.compose.validate import build
 from runner.errors import RecipeError, did_you_mean
 from runner.metrics import duration
 from runner.record import runs
 from runner.record.runs import Run
-
-if TYPE_CHECKING:
-    from runner.targets import ssh
 
 
 def find(name: str, folder: Path, host: str | None) -> Run:
@@ -35,25 +28,18 @@ def find(name: str, folder: Path, host: str | None) -> Run:
     """
     if host is None:
         return runs.find(name, folder)
-    far = _far(host)
-    names = far.names()
+    machine = targets.on_host(host)
+    names = machine.run_names()
     fitting = names[-1:] if name == "last" else [one for one in names if one == name] or [o for o in names if name in o]
     if len(fitting) != 1:
         raise RecipeError(f"{name}: no such run, or several, on {host}; {did_you_mean(name, names[-10:])}")
-    return Run(far.record(fitting[0], folder)) if not (folder / fitting[0]).exists() else Run(folder / fitting[0])
+    [found] = fitting
+    return Run(folder / found if (folder / found).exists() else machine.copy_record(found, folder))
 
 
 def names(host: str) -> list[str]:
     """Of all runs on a host, oldest first."""
-    return _far(host).names()
-
-
-def _far(host: str) -> ssh.Target:
-    from runner.targets import ssh  # 0.1 s that other commands need not spend
-
-    name, _, folder = host.partition(":")
-    settings = Settings(kind="ssh", host=name)
-    return ssh.Target(dataclasses.replace(settings, folder=folder or settings.folder))
+    return targets.on_host(host).run_names()
 
 
 def attach(one: Run, console: Console) -> int:
@@ -112,13 +98,8 @@ def cancel(one: Run, console: Console) -> int:
 
 
 def shell(one: Run) -> int:
-    """A shell beside the files of a run. Raises RecipeError for a target whose machine one can log in to."""
-    from runner.targets.kubernetes import target as kubernetes
-
-    settings = build(Settings, one.recipe["target"])
-    if settings.kind != "kubernetes":
-        raise RecipeError(f"shell: is for target=kubernetes; log in to {settings.host or 'this machine'} instead")
-    return kubernetes.Target(settings).shell(one)
+    """A shell beside the files of a run; returns its exit status. Raises RecipeError where the user can log in."""
+    return targets.of_run(one).shell(one)
 
 
 def fetch(one: Run, console: Console) -> int:

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.text import Text
 
 from runner import targets
-from runner.commands.lifecycle import place_of
 from runner.commands.tables import terminal
 from runner.compose.recipe import compose, groups
 from runner.compose.schema import Recipe, Sdk
@@ -50,28 +49,29 @@ class Patient:
         return int(words[words.index("--port") + 1]) if "--port" in words else self.recipe.serve.port
 
 
-def examine(recipe: Recipe, place: Place) -> list[Finding]:
+def examine(recipe: Recipe) -> list[Finding]:
     """Everything that is, or is not, in the way of the recipe on the machine where it would run."""
-    patient, findings = ask(recipe, place)
-    if recipe.target.kind == "kubernetes":  # no machine yet: what counts is the image, and what the cluster allows
-        from runner.targets.kubernetes import target
-
-        return [*findings, *(target.Target(recipe.target).findings(patient.plan) if patient.plan else [])]
-    return [*findings, *compare(patient, probe(patient))]
+    target = targets.of(recipe.target)
+    patient, findings = ask(recipe, target.place(recipe))
+    if patient.plan:
+        findings += target.findings(patient.plan)
+    report = target.probe(_PROBE, probe_flags(patient))
+    return [*findings, *(compare(patient, json.loads(report)) if report else [])]
 
 
 def ask(recipe: Recipe, place: Place) -> tuple[Patient, list[Finding]]:
     """What can be said before any machine is looked at."""
+    target = targets.of(recipe.target)
     try:
         architecture = feasibility.architecture_of(recipe)
-        problems = list(feasibility.problems(recipe))
+        problems = [*target.problems(recipe), *feasibility.problems(recipe)]
     except RecipeError as error:
         return Patient(recipe, place), [Finding("error", "recipe", str(error))]
     if problems:
         return Patient(recipe, place), [Finding("error", "recipe", problem) for problem in problems]
     needs = feasibility.estimate(recipe, architecture) if architecture else None
     try:
-        return Patient(recipe, place, plan.build(recipe, place), needs), list(_recipe(recipe, needs))
+        return Patient(recipe, place, target.assign(plan.build(recipe, place)), needs), list(_recipe(recipe, needs))
     except RecipeError as error:
         return Patient(recipe, place, None, needs), [Finding("error", "recipe", str(error))]
 
@@ -83,11 +83,6 @@ def probe_flags(patient: Patient) -> list[str]:
     words += [word for port in _meeting_ports(patient) for word in ("--any-port", str(port))]
     words += ["--port", str(patient.port)] if patient.port else []
     return words + (["--model", patient.recipe.model.path] if patient.recipe.model.source == "hub" else [])
-
-
-def probe(patient: Patient) -> Report:
-    """What the machine of the recipe's target says of itself. Raises RecipeError where it cannot be asked."""
-    return json.loads(targets.of(patient.recipe.target).ask(_PROBE, probe_flags(patient)))
 
 
 def compare(patient: Patient, report: Report) -> list[Finding]:
@@ -317,6 +312,6 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
 def _doctor(args: argparse.Namespace) -> int:
     target = [f"target={args.target}"] if args.target else []
     recipe = compose(args.recipe, [*args.overrides, *target]).recipe
-    findings = examine(recipe, place_of(recipe))
+    findings = examine(recipe)
     print(as_json(findings)) if args.json else show(findings, terminal())
     return status(findings)

@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
+from runner import targets
 from runner.commands.arguments import add_run
-from runner.commands.lifecycle import place_of
 from runner.commands.serve.generate import artifact
 from runner.compose.schema import Recipe
 from runner.errors import RecipeError
@@ -80,7 +80,8 @@ def _merged(run: Run, recipe: Recipe, folder: Path) -> None:
     inputs = {"--model": artifact(run, "fetch"), "--adapter": artifact(run, "train"), "--output": work}
     words = [str(word) for pair in inputs.items() for word in pair]
     try:
-        command = [place_of(recipe).python, str(SCRIPTS / "export_adapter.py"), *words, "--merge"]
+        python = targets.of(recipe.target).place(recipe).python
+        command = [python, str(SCRIPTS / "export_adapter.py"), *words, "--merge"]
         if subprocess.run(command, check=False).returncode:
             raise RecipeError(f"{run.name}: the adapter cannot be merged; export_adapter.py says why")
         (work / "merged").rename(folder)

@@ -16,10 +16,8 @@ from runner import targets
 from runner.commands import summary
 from runner.commands.progress import Follower
 from runner.compose.recipe import Composed
-from runner.compose.schema import Recipe, Tracker
+from runner.compose.schema import Tracker
 from runner.errors import RecipeError
-from runner.plan.build import build
-from runner.plan.command import Place
 from runner.plan.model import Step
 from runner.record import create, trackers
 from runner.record.runs import Run
@@ -28,11 +26,6 @@ from runner.targets import Target
 
 class Interrupted(KeyboardInterrupt):
     """SIGTERM: ended like Ctrl-C."""
-
-
-def place_of(recipe: Recipe) -> Place:
-    """Where the recipe's target will run a plan."""
-    return targets.of(recipe.target).place(recipe)
 
 
 def say_notes(composed: Composed) -> None:
@@ -49,9 +42,9 @@ def run(composed: Composed, console: Console, detached: bool = False) -> int:
     recipe = composed.recipe
     trackers.of(recipe.tracker)
     target = targets.of(recipe.target)
-    plan = build(recipe, target.place(recipe))
+    plan = target.plan(recipe)
     say_notes(composed)
-    create.prepare_folders(recipe)
+    create.prepare_folders(recipe, target.local_store)
     made = Run(create.create(composed, plan))
     start(made, target, attached=not detached)
     if detached:

@@ -9,13 +9,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from runner import targets
 from runner.commands.arguments import add_run
-from runner.commands.lifecycle import place_of, run
+from runner.commands.lifecycle import run
 from runner.commands.tables import terminal
 from runner.compose.recipe import Composed
 from runner.compose.schema import Recipe
 from runner.errors import RecipeError
-from runner.plan.build import build
 from runner.record import provenance
 from runner.record.runs import Run, every, find
 
@@ -26,8 +26,8 @@ def rerun(before: Run, console: Console, force: bool) -> int:
     Raises RecipeError where programs or package versions are not those of the record, unless `force`.
     """
     recipe = before.typed_recipe()
-    if recipe.target.kind != "local":
-        raise RecipeError(f"{before.name}: ran on target={recipe.target.kind}; a rerun is of this machine's runs")
+    if not targets.of(recipe.target).local_store:
+        raise RecipeError(f"{before.name}: ran on {before.where}; only runs of this machine can be rerun")
     changed = [*_changed_programs(before, recipe), *_changed_versions(before)]
     if changed and not force:
         raise RecipeError(f"{before.name}: not the same any more: {'; '.join(changed)}; --force runs it all the same")
@@ -40,7 +40,7 @@ def rerun(before: Run, console: Console, force: bool) -> int:
 
 def _changed_programs(before: Run, recipe: Recipe) -> list[str]:
     """Steps whose fingerprint is another one now: a program, a data set or a model has changed."""
-    now = {step.stage: step.key for step in build(recipe, place_of(recipe)).steps}
+    now = {step.stage: step.key for step in targets.of(recipe.target).plan(recipe).steps}
     changed = (step["stage"] for step in before.plan["steps"] if now.get(step["stage"]) != step["key"])
     return [f"program or input of {stage}" for stage in list(changed)[:1]]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runner.compose.schema import Recipe
-from runner.plan import allocation, fingerprint, packages
+from runner.plan import fingerprint, packages
 from runner.plan.checks import dataset, feasibility
 from runner.plan.command import SCRIPTS, Argument, Artifacts, Place, StageCommand, launcher
 from runner.plan.model import Plan, Step
@@ -14,7 +14,10 @@ from runner.plan.stages import STAGES
 
 
 def build(recipe: Recipe, place: Place) -> Plan:
-    """The plan of a recipe for a place. Raises RecipeError for a missing file and shapes that do not fit."""
+    """The plan of a recipe for a place, without a scheduler's job: `runner.targets` adds it.
+
+    Raises RecipeError for a missing file and shapes that do not fit.
+    """
     feasibility.check(recipe)
     dataset.check(recipe)
     artifacts, steps = Artifacts(place), []
@@ -24,8 +27,7 @@ def build(recipe: Recipe, place: Place) -> Plan:
             one = step(stage, command, place, recipe)
             artifacts.keys[stage] = one.key
             steps.append(one)
-    job = allocation.job(recipe, steps, place)
-    return Plan(recipe.name, str(place.store), tuple(steps), artifacts.carried, job)
+    return Plan(recipe.name, str(place.store), tuple(steps), artifacts.carried)
 
 
 def step(stage: str, command: StageCommand, place: Place, recipe: Recipe) -> Step:

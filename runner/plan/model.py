@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+HERE = "here"  # the name of this machine in `Plan.where`
+
 
 @dataclass(frozen=True)
 class Step:
@@ -33,7 +35,8 @@ class Step:
 class Plan:
     """Steps in the order in which they run, on the machine whose store is at `store`.
 
-    `carried` are the files that go to that machine first: path there, path here. `job` is what a scheduler is given.
+    `where` is what people call that machine or its cluster. `carried` are the files to copy to it first, remote path →
+    local path. `job` is what a scheduler is asked for.
     """
 
     recipe: str
@@ -41,6 +44,7 @@ class Plan:
     steps: tuple[Step, ...]
     carried: Mapping[str, str] = field(default_factory=dict)
     job: Mapping[str, Any] | None = None
+    where: str = HERE
 
     def as_json(self) -> dict[str, Any]:
         return {"version": 1, **dataclasses.asdict(self)}

@@ -34,9 +34,9 @@ from runner.record import provenance
 _LONGEST_NAME = 48  # characters, of up to 4 bytes each: file systems take 255
 
 
-def prepare_folders(recipe: Recipe) -> None:
-    """Make the folders of artifacts and records on this machine. Raises RecipeError where that is impossible."""
-    paths = {"runs": recipe.paths.runs, **({"store": recipe.paths.store} if recipe.target.kind == "local" else {})}
+def prepare_folders(recipe: Recipe, with_store: bool) -> None:
+    """Make the folder of records on this machine, and that of artifacts if asked. Raises RecipeError if it cannot."""
+    paths = {"runs": recipe.paths.runs, **({"store": recipe.paths.store} if with_store else {})}
     folders = {key: Path(path).expanduser().absolute() for key, path in paths.items()}
     for key, folder in folders.items():
         existing = next(parent for parent in (folder, *folder.parents) if parent.exists())

@@ -1,10 +1,12 @@
-"""Keys that recipes had before: a record is read with the names that they have now."""
+"""Records of earlier versions: their keys get the names of today, and what a plan lacks is derived."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
 from typing import Any
+
+from runner.plan.model import HERE
 
 _RENAMED = {
     "sdk.python": "sdk.train_python",
@@ -21,6 +23,13 @@ def rename_old_keys(recipe: Mapping[str, Any]) -> dict[str, Any]:
         if old_name in old_section:
             new_section.setdefault(new_name, old_section.pop(old_name))
     return values
+
+
+def old_where(target: Mapping[str, Any]) -> str:
+    """Where a run took place whose plan does not say it, from its recipe's `target`."""
+    kind, host = target["kind"], target["host"]
+    names = {"local": HERE, "ssh": host}
+    return names.get(kind, f"{kind} at {host}" if host else kind)
 
 
 def _section(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:

@@ -17,7 +17,8 @@ from runner.compose.schema import Recipe
 from runner.compose.validate import InvalidKey, build
 from runner.errors import RecipeError, did_you_mean
 from runner.execute import agent, run_folder
-from runner.record.old_keys import rename_old_keys
+from runner.plan.model import HERE
+from runner.record.old_keys import old_where, rename_old_keys
 
 _SHOWN_MATCHES = 5  # of a name that matches too many runs
 
@@ -89,14 +90,12 @@ class Run:
         Of a run elsewhere the last state that was received; `away` if that was not an end.
         """
         state = agent.state(self.folder)
-        return "away" if state == "killed" and self.recipe["target"]["kind"] != "local" else state
+        return "away" if state == "killed" and self.where != HERE else state
 
     @property
     def where(self) -> str:
-        """The host or the kind of cluster that it was started on."""
-        kind, host = self.recipe["target"]["kind"], self.recipe["target"]["host"]
-        names = {"local": "here", "ssh": host}
-        return names.get(kind, f"{kind} at {host}" if host else kind)
+        """What people call the machine or cluster that it was started on."""
+        return self.plan.get("where") or old_where(self.recipe["target"])
 
     def stages(self) -> dict[str, dict[str, Any]]:
         """The last event of every stage: its state, and seconds if it has ended."""

@@ -1,76 +1,74 @@
-"""Where a plan runs: each module carries it to a machine, starts it, follows it and ends it."""
+"""Where a plan runs: each module carries it to a machine or a cluster, starts it, follows it and ends it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from importlib import import_module
-from pathlib import Path
-from typing import Protocol
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from runner.compose.schema import Recipe
 from runner.compose.schema import Target as Settings
 from runner.compose.validate import build
-from runner.plan.command import Place
-from runner.plan.model import Plan
 from runner.record.runs import Run
+from runner.targets.base import Target
+
+if TYPE_CHECKING:
+    from runner.targets.remote import RemoteTarget
+
+__all__ = ["TARGETS", "Target", "of", "of_run", "on_host"]
 
 
-class Target(Protocol):
-    """What a target's module defines under this name; it is made from the recipe's `target` section.
+# Functions, so that a command imports the target that it needs and no client of another one.
+def _local() -> type[Target]:
+    from runner.targets.local import LocalTarget
 
-    `survives` says whether a run outlives the runner that started it.
-    """
+    return LocalTarget
 
-    survives: bool
 
-    def place(self, recipe: Recipe) -> Place:
-        """The paths that a plan has there. Nothing is connected to."""
-        ...
+def _ssh() -> type[Target]:
+    from runner.targets.ssh import SSHTarget
 
-    def ask(self, program: Path, flags: Sequence[str]) -> bytes:
-        """What a program that needs the standard library alone prints there. Raises RecipeError."""
-        ...
+    return SSHTarget
 
-    def manifests(self, plan: Plan) -> str:
-        """What a scheduler is handed to run a plan, as text that it takes as is; empty where there is none."""
-        ...
 
-    def start(self, run: Run, attached: bool) -> None:
-        """Start a recorded run. One that is `attached` may end with this process. Raises RecipeError."""
-        ...
+def _slurm() -> type[Target]:
+    from runner.targets.slurm import SlurmTarget
 
-    def start_all(self, runs: Sequence[Run]) -> None:
-        """Start recorded runs that may wait for each other. Raises RecipeError."""
-        ...
+    return SlurmTarget
 
-    def follow(self, run: Run) -> Iterator[bytes]:
-        """The event stream from its beginning, line by line as it grows, until the run has ended."""
-        ...
 
-    def log(self, run: Run, stage: str | None, live: bool) -> Iterator[bytes]:
-        """The output of a stage, by default of the one at work, line by line; while it grows if `live`."""
-        ...
+def _ray() -> type[Target]:
+    from runner.targets.ray import RayTarget
 
-    def detach(self) -> None:
-        """Have an attached run live on alone."""
-        ...
+    return RayTarget
 
-    def state(self, run: Run) -> str:
-        """What a run is doing, asked where it runs: see `runner.execute.agent.state`."""
-        ...
 
-    def cancel(self, run: Run) -> str:
-        """End a run; returns its state when nothing of it is left."""
-        ...
+def _kubernetes() -> type[Target]:
+    from runner.targets.kubernetes.target import KubernetesTarget
 
-    def fetch(self, run: Run, adapter: bool) -> None:
-        """Bring figures, logs and samples of a run into its record, and the adapter by choice."""
-        ...
+    return KubernetesTarget
+
+
+TARGETS: Mapping[str, Callable[[], type[Target]]] = {
+    "local": _local,
+    "ssh": _ssh,
+    "slurm": _slurm,
+    "ray": _ray,
+    "kubernetes": _kubernetes,
+}
 
 
 def of(settings: Settings) -> Target:
-    """The target that a recipe chooses."""
-    return import_module(f"runner.targets.{settings.kind}").Target(settings)
+    """The target that a recipe chooses. Raises RecipeError for a setting that is missing."""
+    return TARGETS[settings.kind]()(settings)
+
+
+def on_host(host: str) -> RemoteTarget:
+    """A machine over SSH, given as HOST or HOST:FOLDER."""
+    from runner.targets.ssh import SSHTarget
+
+    name, _, folder = host.partition(":")
+    settings = Settings(kind="ssh", host=name)
+    return SSHTarget(dataclasses.replace(settings, folder=folder or settings.folder))
 
 
 def of_run(run: Run) -> Target:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,28 +14,41 @@ from runner.compose.schema import Recipe
 from runner.compose.schema import Target as Settings
 from runner.execute import agent
 from runner.plan.command import Place
-from runner.plan.model import Plan
+from runner.plan.model import HERE
 from runner.record.runs import Run
+from runner.targets.base import Target
 
 
-class Target:
-    """Runs on this machine. What it writes is the record itself, so nothing is fetched."""
+class LocalTarget(Target):
+    """Runs on this machine. The executor writes into the record itself, so nothing is fetched."""
 
     survives = False
+    local_store = True
 
     def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
         self._lifeline: int | None = None
         self._executor: subprocess.Popen | None = None
+
+    @property
+    def where(self) -> str:
+        return HERE
 
     def place(self, recipe: Recipe) -> Place:
         store = Path(recipe.paths.store).expanduser().absolute()
         return Place(ROOT, store, recipe.sdk.train_python or sys.executable, digest_cache=store / "digests")
 
-    def ask(self, program: Path, flags: Sequence[str]) -> bytes:
-        return subprocess.run([sys.executable, program, *flags], stdout=subprocess.PIPE, check=True).stdout
+    def port_problem(self, host: str, port: int) -> str | None:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                return error.strerror
+        return None
 
-    def manifests(self, plan: Plan) -> str:
-        return ""
+    def probe(self, program: Path, flags: Sequence[str]) -> bytes:
+        return subprocess.run([sys.executable, program, *flags], stdout=subprocess.PIPE, check=True).stdout
 
     def start(self, run: Run, attached: bool) -> None:
         if not attached:

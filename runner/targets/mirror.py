@@ -1,4 +1,4 @@
-"""The record here of a run elsewhere: its event stream as far as it was heard, and what is brought of its results."""
+"""The record on this machine of a run elsewhere: its event stream so far, and the results that were fetched."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from runner.execute import files
 
 
 class Mirror:
-    """The event stream of a run elsewhere as far as it was heard: `heard` lines, `size` bytes, the run's `last_word`.
+    """A local copy of the event stream of a run elsewhere: its `lines` when opened, its `size` in bytes, and the
+    `last_state` of the run.
 
-    Of several who follow a run into the same record, the first one writes.
+    When several processes follow one run into the same record, the first of them writes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,12 +27,12 @@ class Mirror:
         self._writes = files.try_lock(self._file)
         content = self._file.read()
         self.size = content.rfind(b"\n") + 1
-        self.heard = content[: self.size].splitlines()
-        self.last_word: str | None = None
-        for line in self.heard:
-            self._listen(line)
+        self.lines = content[: self.size].splitlines()
+        self.last_state: str | None = None
+        for line in self.lines:
+            self._note_state(line)
         if self._writes:
-            self._file.truncate(self.size)  # of a line that a kill cut short
+            self._file.truncate(self.size)  # drops a line that a kill cut short
             self._file.seek(self.size)
         return self
 
@@ -39,25 +40,26 @@ class Mirror:
         self._file.close()
 
     def add(self, line: bytes) -> None:
+        """Append an event, without its line break."""
         if self._writes:
             self._file.write(line + b"\n")
         self.size += len(line) + 1
-        self._listen(line)
+        self._note_state(line)
 
-    def _listen(self, line: bytes) -> None:
+    def _note_state(self, line: bytes) -> None:
         event = json.loads(line)
         if event["event"] == "run":
-            self.last_word = event["state"]
+            self.last_state = event["state"]
 
 
 def unpack(packed: bytes, folder: Path) -> None:
-    """Put what came into a record: aside first, so that a cut link leaves nothing half."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as aside:
+    """Extract a tar to a temporary folder, then copy: an interrupted transfer leaves no partial record."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
         with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-            archive.extractall(aside, filter="data")
-        shutil.copytree(aside, folder, dirs_exist_ok=True)
+            archive.extractall(temporary, filter="data")
+        shutil.copytree(temporary, folder, dirs_exist_ok=True)
 
 
 def note(text: str) -> bytes:
-    """A warning as an event, for whoever follows; it is no part of the record."""
+    """A warning as an event for whoever follows; it does not become part of the record."""
     return json.dumps({"event": "log", "level": "warning", "message": text}).encode()

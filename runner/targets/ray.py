@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from runner.compose.schema import Target as Settings
+from typing import Any
+
+from runner.errors import RecipeError
 from runner.execute.schedulers import ray
 from runner.plan.model import Plan
-from runner.targets.remote import Far, wire_to
+from runner.targets.scheduled import ScheduledTarget, most_cores
 
 
-class Target(Far):
-    """Submits from `target.host`, or from this machine; `target.folder` is on a file system that all nodes share."""
+class RayTarget(ScheduledTarget):
+    """A run is one Ray job, which holds its CPUs, NeuronCores and other resources from the first step to the last."""
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings, wire_to(settings.host))
+    scheduler = ray.Scheduler()
 
-    def manifests(self, plan: Plan) -> str:
-        return ray.Scheduler().submission(plan.as_json(), "runs/NAME")
+    def request(self, plan: Plan) -> dict[str, Any]:
+        settings, cores = self._settings.ray, most_cores(plan.steps)
+        resources = {**({"neuron_cores": cores} if cores else {}), **self._amounts()}
+        return {"address": settings.address, "cpus": settings.cpus, "resources": resources}
+
+    def _amounts(self) -> dict[str, float]:
+        try:
+            return {name: float(amount) for name, amount in self._settings.ray.resources.items()}
+        except ValueError as error:
+            raise RecipeError(f"target.ray.resources: {error}; give an amount of each, such as disk: 1") from None

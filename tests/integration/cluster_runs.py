@@ -10,9 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runner import targets
-from runner.commands.lifecycle import place_of
 from runner.compose.recipe import ROOT, compose
-from runner.plan import allocation
 from runner.plan.model import Plan, Step
 from runner.record import create
 from runner.record.runs import Run
@@ -39,8 +37,8 @@ def a_run(work: Path, programs: dict[str, str], *words: str) -> Run:
         Step(stage, stage, f"{stage}-1", (sys.executable, "-c", text, f"store/partial/{stage}-1"), {}, True, True)
         for stage, text in programs.items()
     )
-    job = allocation.job(composed.recipe, steps, place_of(composed.recipe))
-    return Run(create.create(composed, Plan(composed.recipe.name, "store", steps, job=job)))
+    plan = targets.of(composed.recipe.target).assign(Plan(composed.recipe.name, "store", steps))
+    return Run(create.create(composed, plan))
 
 
 def there(work: Path, run: Run) -> Path:

@@ -29,7 +29,7 @@ from runner.record import create
 from runner.record.runs import Run, every
 from runner.targets.kubernetes import manifests
 from runner.targets.kubernetes.access import call, inside
-from runner.targets.kubernetes.target import Target
+from runner.targets.kubernetes.target import KubernetesTarget
 
 NEEDED = ("KUBE_CONTEXT", "KUBE_CLAIM", "KUBE_IMAGE")
 pytest.importorskip("kubernetes")
@@ -71,7 +71,8 @@ def a_run(work: Path, *overrides: str, program: str = COUNT, cores: dict | None 
     argv = (os.environ.get("KUBE_PYTHON", "python3"), "-c", program, f"store/partial/{key}", f"store/end-{key}")
     there = {f"inputs/{name}/{Path(path).name}": path for name, path in carried.items()}
     step = Step("train", "count", key, argv, {}, True, True, cores=cores)
-    return Run(create.create(composed, Plan("quickstart", "store", (step,), there)))
+    plan = targets.of(composed.recipe.target).assign(Plan("quickstart", "store", (step,), there))
+    return Run(create.create(composed, plan))
 
 
 @pytest.fixture
@@ -83,12 +84,12 @@ def runs() -> Iterator[list[Run]]:
         target_of(run).cancel(run)
 
 
-def target_of(run: Run) -> Target:
+def target_of(run: Run) -> KubernetesTarget:
     target: Any = targets.of_run(run)
     return target
 
 
-def started(runs: list[Run], run: Run) -> Target:
+def started(runs: list[Run], run: Run) -> KubernetesTarget:
     target = target_of(run)
     target.start(run, attached=False)
     runs.append(run)

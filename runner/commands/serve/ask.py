@@ -14,9 +14,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from runner import targets
 from runner.commands import tables
 from runner.commands.arguments import add_runs_folder, complete
-from runner.commands.lifecycle import place_of
 from runner.commands.serve import servers
 from runner.commands.serve.servers import Server
 from runner.commands.tables import terminal
@@ -44,7 +44,8 @@ def _ask(server: Server, file: Path, limits: Sequence[str], console: Console) ->
     host, port = servers.address(server)
     output = run.folder / "asked" / file.stem
     words = [*limits, *flags(host=host, port=port, prompts=str(file), output=str(output))]
-    python = place_of(run.typed_recipe()).python
+    recipe = run.typed_recipe()
+    python = targets.of(recipe.target).place(recipe).python
     status = subprocess.run([python, str(SCRIPTS / "ask_server.py"), *words], check=False).returncode
     if status == 0:
         show(output / "answers.jsonl", console)

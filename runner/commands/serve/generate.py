@@ -17,16 +17,15 @@ from rich.text import Text
 
 from runner import targets
 from runner.commands.arguments import add_runs_folder
-from runner.commands.lifecycle import place_of, start, watch
+from runner.commands.lifecycle import start, watch
 from runner.commands.serve import ask
 from runner.commands.tables import terminal
 from runner.compose.recipe import Composed
 from runner.compose.schema import Recipe, Tracker
 from runner.errors import RecipeError
-from runner.plan import allocation
 from runner.plan import build as plan
 from runner.plan.command import OUTPUT, Argument, Artifacts, StageCommand, flags
-from runner.plan.model import Plan
+from runner.plan.model import HERE, Plan
 from runner.plan.stages import server_options
 from runner.record import create
 from runner.record.runs import Run, find
@@ -49,9 +48,9 @@ def generate(runs: Sequence[Run], questions: Questions, folder: Path, console: C
     `folder` is that of run records.
     """
     composed, planned = plan_of(runs, questions, folder)
-    create.prepare_folders(composed.recipe)
-    made = Run(create.create(composed, planned))
     target = targets.of(composed.recipe.target)
+    create.prepare_folders(composed.recipe, target.local_store)
+    made = Run(create.create(composed, planned))
     start(made, target, attached=True)
     status = watch(made, target, console)
     answers = made.folder / "artifacts" / "generate" / "answers.jsonl"
@@ -85,9 +84,9 @@ def plan_of(runs: Sequence[Run], questions: Questions, folder: Path) -> tuple[Co
     command = StageCommand(title, "generate.py", args, cached=False, cores=server_options.cores(recipe))
     place = dataclasses.replace(artifacts.place, python=_python(recipe, artifacts))
     step = plan.step("generate", command, place, recipe)
-    job = allocation.job(recipe, [step], artifacts.place)
     composed = Composed(recipe, Path(first.manifest["recipe"]), tuple(made), first.manifest["choices"])
-    return composed, Plan(recipe.name, str(artifacts.place.store), (step,), artifacts.carried, job)
+    answering = Plan(recipe.name, str(artifacts.place.store), (step,), artifacts.carried)
+    return composed, targets.of(recipe.target).assign(answering)
 
 
 def _named(runs: Sequence[Run], recipe: Recipe) -> Mapping[str, Run]:
@@ -142,10 +141,11 @@ def _key(run: Run, stage: str) -> str | None:
 
 def artifacts_of(run: Run, recipe: Recipe) -> Artifacts:
     """What a run made, where it lies. Raises RecipeError if it is here no more."""
-    if recipe.target.kind == "local":
+    target = targets.of(recipe.target)
+    if target.local_store:
         artifact(run, "fetch")
         artifact(run, "export", "merged" if server_options.merged(recipe) else "adapter")
-    found = Artifacts(dataclasses.replace(place_of(recipe), store=Path(run.plan["store"])))
+    found = Artifacts(dataclasses.replace(target.place(recipe), store=Path(run.plan["store"])))
     found.keys = {step["stage"]: step["key"] for step in run.plan["steps"]}
     return found
 
@@ -155,7 +155,7 @@ def artifact(run: Run, stage: str, below: str = "") -> Path:
     path = (run.folder / "artifacts" / stage).resolve() / below
     if path.exists():
         return path
-    if run.recipe["target"]["kind"] != "local":
+    if run.where != HERE:
         brings = f"`runner fetch {run.name}` brings the adapter alone"
         raise RecipeError(f"{run.name}: {stage}/{below} is at {run.where}, not here; {brings}")
     raise RecipeError(f"{run.name}: {stage}/{below} is not there (any more); run its recipe again")

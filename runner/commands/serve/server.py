@@ -7,7 +7,6 @@ import copy
 import dataclasses
 import functools
 import json
-import socket
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from rich.text import Text
 
 from runner import targets
 from runner.commands.arguments import add_runs_folder, complete
-from runner.commands.lifecycle import place_of, say_notes, start, terminate_as_interrupt, watch
+from runner.commands.lifecycle import say_notes, start, terminate_as_interrupt, watch
 from runner.commands.progress import Follower
 from runner.commands.serve import servers
 from runner.commands.serve.generate import afterwards, artifacts_of, check_together
@@ -28,7 +27,6 @@ from runner.compose.schema import Recipe
 from runner.compose.text_values import load_yaml, quoted
 from runner.compose.validate import InvalidKey, build
 from runner.errors import RecipeError
-from runner.plan import allocation
 from runner.plan import build as plan
 from runner.plan.model import Plan, Step
 from runner.plan.stages import server_options
@@ -47,10 +45,10 @@ def serve(words: Sequence[str], folder: Path, console: Console, detached: bool) 
     """
     composed, planned = of_words(words, folder)
     say_notes(composed)
-    _check_port(composed.recipe, planned, folder)
-    create.prepare_folders(composed.recipe)
-    made = Run(create.create(composed, planned))
     target = targets.of(composed.recipe.target)
+    _check_port(target, planned, folder)
+    create.prepare_folders(composed.recipe, target.local_store)
+    made = Run(create.create(composed, planned))
     start(made, target, attached=True)
     return _leave_when_serving(made, target, console) if detached else watch(made, target, console)
 
@@ -66,7 +64,7 @@ def of_words(words: Sequence[str], folder: Path) -> tuple[Composed, Plan]:
     composed = compose.compose(names[0], [*overrides, "serve.mode=foreground"])
     if composed.recipe.serve.engine == "none":
         raise RecipeError(f"{names[0]}: serve=none serves nothing; add serve=embedded or serve=vllm")
-    return composed, plan.build(composed.recipe, place_of(composed.recipe))
+    return composed, targets.of(composed.recipe.target).plan(composed.recipe)
 
 
 def _is_override(word: str) -> bool:
@@ -80,13 +78,14 @@ def _of_runs(names: Sequence[str], overrides: Sequence[str], folder: Path) -> tu
     recipe = _recipe(first, overrides, folder)
     named = served if len(served) > 1 or "=" in names[0] else {recipe.serve.adapter_name: first}
     _check(named, recipe)
-    place = dataclasses.replace(place_of(recipe), store=Path(first.plan["store"]))
+    target = targets.of(recipe.target)
+    place = dataclasses.replace(target.place(recipe), store=Path(first.plan["store"]))
     artifacts = {name: artifacts_of(run, recipe) for name, run in named.items()}
     adapters = [server_options.named(name, one) for name, one in artifacts.items()]
     command = foreground(recipe, next(iter(artifacts.values())), adapters)
     composed = Composed(recipe, Path(first.manifest["recipe"]), (*names, *overrides), first.manifest["choices"])
     step = plan.step("serve", command, place, recipe)
-    return composed, Plan(recipe.name, str(place.store), (step,), job=allocation.job(recipe, [step], place))
+    return composed, target.assign(Plan(recipe.name, str(place.store), (step,)))
 
 
 def _served(names: Sequence[str], folder: Path) -> dict[str, Run]:
@@ -144,20 +143,15 @@ def _check(served: dict[str, Run], recipe: Recipe) -> None:
             raise RecipeError(f"{run.name}: {error}") from error
 
 
-def _check_port(recipe: Recipe, planned: Plan, folder: Path) -> None:
-    """Raises RecipeError, with whose it is, for a port of this machine that is taken."""
-    if recipe.target.kind != "local":
-        return
-    words = planned.steps[-1].argv
-    host, port = (words[words.index(flag) + 1] for flag in ("--host", "--port"))
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, int(port)))
-        except OSError as error:
-            owner = next((one.run.name for one in servers.live(folder) if one.port == int(port)), None)
-            whose = f"{owner} serves there, `runner stop {owner}` ends it" if owner else error.strerror
-            raise RecipeError(f"serve.port: {port}: {whose}; serve.port=N takes another") from None
+def _check_port(target: Target, planned: Plan, folder: Path) -> None:
+    """Raises RecipeError for a port that is taken, and names the run that has it."""
+    argv = planned.steps[-1].argv
+    host, port = (argv[argv.index(flag) + 1] for flag in ("--host", "--port"))
+    problem = target.port_problem(host, int(port))
+    if problem:
+        owner = next((one.run.name for one in servers.live(folder) if one.port == int(port)), None)
+        reason = f"{owner} serves there, `runner stop {owner}` ends it" if owner else problem
+        raise RecipeError(f"serve.port: {port}: {reason}; serve.port=N takes another")
 
 
 def _leave_when_serving(one: Run, target: Target, console: Console) -> int:

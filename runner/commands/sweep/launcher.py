@@ -9,10 +9,10 @@ from pathlib import Path
 
 from hydra.core.plugins import Plugins
 
+from runner import targets
 from runner.compose.schema import Target
 
 _PLUGINS = Path(__file__).with_name("plugins")
-QUEUES = ("slurm", "ray", "kubernetes")
 
 
 def prepare() -> None:
@@ -25,4 +25,4 @@ def prepare() -> None:
 def chosen(target: Target, words: Sequence[str]) -> list[str]:
     """The override that chooses it for a target with a queue, unless the user chose another launcher."""
     given = any(word.startswith("hydra/launcher=") for word in words)
-    return ["hydra/launcher=queue"] if target.kind in QUEUES and not given else []
+    return ["hydra/launcher=queue"] if targets.of(target).has_queue and not given else []

@@ -39,14 +39,14 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
-from runner.commands.lifecycle import place_of, say_notes, terminate_as_interrupt
+from runner import targets
+from runner.commands.lifecycle import say_notes, terminate_as_interrupt
 from runner.commands.sweep import launcher, leaderboard, optuna_study
 from runner.commands.sweep.trial import Job, SweepStopped, compose_trial, varying, wait
 from runner.compose.recipe import Composed, hydra_overrides, one_line, prepare_hydra
 from runner.errors import RecipeError
 from runner.execute import files
 from runner.execute.run_folder import LOCK, SWEEP
-from runner.plan.build import build
 from runner.record import create, ranking, runs, trackers
 
 # One line a trial is said by the trial itself.
@@ -111,7 +111,7 @@ def _draft(source: Path, words: Sequence[str]) -> Sweep:
     overrides += launcher.chosen(recipes[0].target, words)
     size = len(trials) if _is_grid(config) else config.hydra.sweeper.n_trials
     objective = ranking.objective(recipes[0])
-    create.prepare_folders(recipes[0])
+    create.prepare_folders(recipes[0], targets.of(recipes[0].target).local_store)
     folder = _folder(source, words, Path(recipes[0].paths.runs))
     return Sweep(source, overrides, config, keys, size, folder, objective)
 
@@ -171,7 +171,7 @@ def _plan_trial(source: Path, config: DictConfig, overrides: Sequence[str], name
     try:
         one = hydra.config_loader.load_sweep_config(config, list(overrides))
         composed = compose_trial(one, one.hydra, source)
-        build(composed.recipe, place_of(composed.recipe))
+        targets.of(composed.recipe.target).plan(composed.recipe)
         trackers.of(composed.recipe.tracker)
     except (RecipeError, HydraException, OmegaConfBaseException) as error:
         problem = str(error) if isinstance(error, RecipeError) else one_line(error)

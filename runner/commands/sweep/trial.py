@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from runner import targets
-from runner.commands.lifecycle import follow, place_of, start
+from runner.commands.lifecycle import follow, start
 from runner.commands.progress import Follower
 from runner.commands.sweep.leaderboard import values_of
 from runner.compose.recipe import Composed, from_config, prepare_hydra
@@ -23,7 +23,6 @@ from runner.errors import RecipeError
 from runner.execute import files
 from runner.execute.process import die_with_parent
 from runner.execute.run_folder import LOCK
-from runner.plan.build import build
 from runner.plan.model import Plan
 from runner.record import create
 from runner.record.ranking import Objective
@@ -116,8 +115,8 @@ class Job:
     def _prepare(self, number: int, config: DictConfig) -> Trial:
         composed = compose_trial(config, HydraConfig.get(), self.source)
         self._say(number, varying(composed.overrides, self.keys), "bold")
-        folder, plan = folder_of(self.sweep, number), build(composed.recipe, place_of(composed.recipe))
         target = targets.of(composed.recipe.target)
+        folder, plan = folder_of(self.sweep, number), target.plan(composed.recipe)
         wait(folder)
         done = is_done(folder, plan)
         at_work = not done and is_planned_so(folder, plan) and is_at_work(Run(folder))

@@ -16,7 +16,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from runner.compose.schema import Architecture, Recipe
 from runner.errors import RecipeError
-from runner.plan.checks import images, memory, model_config, releases, weights
+from runner.plan.checks import memory, model_config, releases, weights
 from runner.plan.trainers import trainer_of
 
 
@@ -129,22 +129,6 @@ def _requirements(recipe: Recipe) -> Iterator[str]:
             except InvalidRequirement as error:
                 reason = str(error).splitlines()[0]
                 yield f"sdk.{key}: {text}: not a pip requirement, say one such as transformers==4.48.*: {reason}"
-
-
-def _nodes(recipe: Recipe) -> Iterator[str]:
-    nodes = recipe.parallel.nodes
-    if nodes == 1:
-        return
-    if recipe.target.kind in ("local", "ssh", "ray"):
-        one = "one machine" if recipe.target.kind != "ray" else "one machine for each run"
-        yield f"parallel.nodes: target={recipe.target.kind} is {one}, not {nodes}; try target=slurm"
-
-
-def _server(recipe: Recipe) -> Iterator[str]:
-    serve, kind = recipe.serve, recipe.target.kind
-    stays = serve.engine != "none" and serve.mode == "foreground"
-    if stays and kind in ("slurm", "ray") and serve.host in ("127.0.0.1", "localhost", "::1"):
-        yield f"serve.host: {serve.host} is reached on the node alone that {kind} chooses; say serve.host=0.0.0.0"
 
 
 def _cut(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
@@ -276,7 +260,7 @@ def _value(recipe: Recipe, key: str) -> Any:
 
 
 _RULES: tuple[Callable[[Recipe], Iterator[str]], ...] = (
-    releases.problems, images.problems, _requirements, _cores, _nodes, _server, _training, _trainer,
+    releases.problems, _requirements, _cores, _training, _trainer,
 )  # fmt: skip
 _MODEL_RULES: tuple[Callable[[Recipe, Architecture], Iterator[str]], ...] = (
     _cut, _length, _trainer_of_model, _rank, _memory,

@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 
 from runner.compose.schema import Kubernetes
 from runner.errors import RecipeError
-from runner.targets.transport.base import CommandFailed
+from runner.targets.transport.base import CommandFailed, ConnectionLost
 
 _CONNECT, _ANSWER = 10.0, 30.0  # seconds
 _SILENCE = 60.0  # seconds of silence: a command answers when done, or every `runner.execute.files.HEARTBEAT`
@@ -34,8 +34,8 @@ _CREATE = {
 Object = dict[str, Any]
 
 
-class ClusterLost(Exception):
-    """The API server does not answer, or not now. It says nothing of what runs there."""
+class ClusterLost(ConnectionLost):
+    """The API server does not answer now, which tells nothing about what runs in the cluster."""
 
 
 class Missing(Exception):

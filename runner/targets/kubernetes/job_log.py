@@ -96,7 +96,7 @@ class JobLog:
 
     def _rest(self) -> Iterator[bytes]:
         """What the stream holds beyond what was heard, from the volume, once there is no Job any more."""
-        if self._mirror.last_word not in ENDS:
+        if self._mirror.last_state not in ENDS:
             with suppress(RecipeError, Missing):  # the volume, too, may be gone
                 tail = self._tail()
                 yield from self._add(tail[: tail.rfind(b"\n") + 1])
@@ -112,7 +112,7 @@ class JobLog:
 
     def _may_serve(self, job: Object) -> bool:
         done = self._component == RUN and condition(job, "Complete")
-        return done and self._load.server is not None and self._mirror.last_word != "failed"
+        return done and self._load.server is not None and self._mirror.last_state != "failed"
 
     def _serve(self, replicas: int) -> None:
         """Have the server run, or not."""
@@ -124,7 +124,7 @@ class JobLog:
     def _ended(self, job: Object) -> bool:
         if self._component == RUN:
             return condition(job, "Complete") or condition(job, "Failed")
-        failed = self._mirror.last_word == "failed"
+        failed = self._mirror.last_state == "failed"
         if failed:
             self._serve(0)  # rather than try for ever
         return failed
@@ -144,7 +144,7 @@ class JobLog:
             yield from self._note(f"Pending: {reason}")
 
     def _why_ended(self, job: Object, found: list[Object]) -> Iterator[bytes]:
-        if self._mirror.last_word in ("finished", "failed"):
+        if self._mirror.last_state in ("finished", "failed"):
             return
         for pod in found:
             yield from (line for reason in pods.why_not(pod) for line in self._note(reason))
@@ -178,7 +178,7 @@ def condition(job: Object, name: str) -> bool:
 
 def gone(mirror: Mirror) -> Iterator[bytes]:
     """The last word of a run whose Job was deleted, unless it had one."""
-    if mirror.last_word not in ENDS:
+    if mirror.last_state not in ENDS:
         line = json.dumps({"time": round(time.time(), 3), "event": "run", "state": "stopped", "status": 130}).encode()
         mirror.add(line)
         yield line

@@ -28,26 +28,27 @@ from runner.plan.model import Plan
 from runner.record.runs import Run
 from runner.targets import bundle
 from runner.targets.finding import Finding
-from runner.targets.kubernetes import manifests, pods, preflight
+from runner.targets.kubernetes import images, manifests, pods, preflight
 from runner.targets.kubernetes.access import access_pod, beside, call, pods_of
 from runner.targets.kubernetes.cluster import Cluster, ClusterLost, Missing, Object
 from runner.targets.kubernetes.job_log import ENDS, JobLog, condition, gone, job_of
 from runner.targets.kubernetes.manifests import ACCESS, RUN, SERVER, Load
-from runner.targets.mirror import Mirror, note, unpack
+from runner.targets.mirror import Mirror
+from runner.targets.mirrored import MirroredTarget, check_room, log_flags
 
-_LONGEST_WAIT = 30.0  # seconds between two tries to connect
 _LOOK_EVERY = 1.0  # seconds
 _ARCHIVE = 700_000  # bytes that a ConfigMap's 1 MiB holds as base64, beside the rest
-_HEADROOM = 1.1  # of the disk that carried files take
 
 
-class Target:
+class KubernetesTarget(MirroredTarget):
     """Runs as a Job in the namespace that `target.kubernetes` names."""
 
-    survives = True
+    has_queue = True
+    many_nodes = True
 
     def __init__(self, settings: Settings) -> None:
-        self._settings, self._kubernetes = settings, settings.kubernetes
+        super().__init__(settings)
+        self._kubernetes = settings.kubernetes
         self._cluster = Cluster(settings.kubernetes)
 
     def place(self, recipe: Recipe) -> Place:
@@ -58,10 +59,12 @@ class Target:
         code, inputs = Path(bundle.code_name()), Path("inputs")
         return Place(code, Path("store"), self._settings.python, inputs, memory, container=True)
 
-    def ask(self, program: Path, flags: Sequence[str]) -> bytes:
-        empty = self._load("doctor", {"steps": []})
-        with _told(), beside(self._cluster, empty) as there:
-            return there.call([there.python, "-c", program.read_text(encoding="utf-8"), *flags])
+    def problems(self, recipe: Recipe) -> Iterator[str]:
+        yield from super().problems(recipe)
+        yield from images.problems(recipe)
+
+    def probe(self, program: Path, flags: Sequence[str]) -> None:
+        """A node may not exist before the run: its image and `findings` count instead."""
 
     def manifests(self, plan: Plan) -> str:
         """YAML for kubectl; its first lines say what else the plan needs."""
@@ -101,25 +104,11 @@ class Target:
                 self.cancel(run)
             raise
 
-    def follow(self, run: Run) -> Iterator[bytes]:
-        with Mirror(run.folder / run_folder.EVENTS) as mirror:
-            yield from mirror.heard
-            log, wait = JobLog(self._cluster, self._load_of(run), mirror, self._settings.forward), 0.0
-            while True:
-                try:
-                    for line in log.lines():
-                        wait = 0.0
-                        yield line
-                    return
-                except ClusterLost as lost:
-                    self._cluster.forget()
-                    wait = min(wait * 2 or 1.0, _LONGEST_WAIT)
-                    said = f"no answer from the cluster ({lost}); the run goes on there"
-                    yield note(f"{said}. Trying again in {wait:.0f} s")
-                    time.sleep(wait)
+    def new_events(self, run: Run, mirror: Mirror) -> Callable[[], Iterator[bytes]]:
+        return JobLog(self._cluster, self._load_of(run), mirror, self._settings.forward).lines
 
     def log(self, run: Run, stage: str | None, live: bool) -> Iterator[bytes]:
-        load, flags = self._load_of(run), [*(["--stage", stage] if stage else []), *(["--live"] if live else [])]
+        load, flags = self._load_of(run), log_flags(stage, live)
         heard = 0
         while True:
             with _told(), beside(self._cluster, load) as there:
@@ -163,10 +152,10 @@ class Target:
         said = run_folder.last_state(run.folder)
         return said if said in ENDS else "stopped"  # one who follows writes it
 
-    def fetch(self, run: Run, adapter: bool) -> None:
-        load, flags = self._load_of(run), ["--adapter"] if adapter else []
+    def send(self, run: Run, flags: Sequence[str]) -> bytes:
+        load = self._load_of(run)
         with _told():
-            unpack(call(self._cluster, load, lambda there: there.host(load, "send", *flags)), run.folder)
+            return call(self._cluster, load, lambda there: there.host(load, "send", *flags))
 
     def shell(self, run: Run) -> int:
         """A shell in a pod beside the run's files, with kubectl; the pod goes with the shell."""
@@ -225,7 +214,7 @@ class Target:
             land = [there.python, "-c", Path(bootstrap.__file__).read_text(encoding="utf-8")]
             found = json.loads(there.call([*land, "look", load.root, *map(bundle.entry, carried)]))
             missing = {name: here for name, here in carried.items() if bundle.entry(name) not in found["there"]}
-            _check_room(missing, found["free"], load)
+            check_room(missing, found["free"], f"volume {load.settings.claim}", "target.kubernetes.claim")
 
             def write(stream: IO[bytes]) -> None:
                 with bundle.archive(stream) as archive:
@@ -263,13 +252,6 @@ def _archive(load: Load, write_record: Callable[[tarfile.TarFile], None], carrie
             bundle.add(archive, f"{load.folder}/{name}", content)
         bundle.write_carried(archive, carried)
     return packed.getvalue()
-
-
-def _check_room(missing: Mapping[str, str], free: int, load: Load) -> None:
-    size = bundle.size(missing)
-    if size * _HEADROOM > free:
-        raise RecipeError(f"target.kubernetes.claim: {load.settings.claim}: {free / 1e9:.1f} GB are free, "
-                          f"{size / 1e9:.1f} GB would be carried there; free some, or name another")  # fmt: skip
 
 
 def _preamble(load: Load, left: Mapping[str, str]) -> str:

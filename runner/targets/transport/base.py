@@ -1,4 +1,4 @@
-"""The way to the machine that a far run belongs to: commands, their output, and what can break in between."""
+"""How the machine that runs belong to is reached: commands, their output, and what can break."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from contextlib import AbstractContextManager
 from typing import IO, Protocol
 
 
-class LinkLost(Exception):
-    """The connection broke, or cannot be made just now. It says nothing of what runs there."""
+class ConnectionLost(Exception):
+    """The connection broke, or cannot be made now, which tells nothing about what runs on the other side."""
 
 
 class CommandFailed(Exception):
-    """A command over there ended with another exit status than 0; the text is what it said."""
+    """A command on the other machine failed; the text is the last line of its error output."""
 
-    def __init__(self, status: int, said: str):
-        super().__init__(said or f"exit status {status}")
+    def __init__(self, status: int, output: str):
+        super().__init__(output or f"exit status {status}")
         self.status = status
 
 
-class Wire(Protocol):
-    """`host` is what people call the machine. Commands start in the home folder there."""
+class Transport(Protocol):
+    """Runs commands on a machine, in the user's home folder; `host` is what people call the machine."""
 
     host: str
 
     def call(self, command: Sequence[str], feed: Callable[[IO[bytes]], None] | None = None) -> bytes:
-        """What a command prints; `feed` writes its standard input. Raises CommandFailed, LinkLost, RecipeError."""
+        """Output of a command; `feed` writes its standard input. Raises CommandFailed, ConnectionLost, RecipeError."""
         ...
 
     def lines(self, command: Sequence[str]) -> Iterator[bytes]:
-        """What a command prints, line by line as it comes. Raises as `call` does."""
+        """Output of a command, line by line as it comes. Raises as `call` does."""
         ...
 
-    def forwarding(self, here: int, there: int) -> AbstractContextManager[None]:
-        """Have the port `here` of this machine lead to the port `there` of the other."""
+    def forwarding(self, local_port: int, remote_port: int) -> AbstractContextManager[None]:
+        """Forward a port of this machine to a port of the other one."""
         ...
 
     def close(self) -> None:
-        """Give the connection up; the next command makes a new one."""
+        """Close the connection; the next command makes a new one."""
         ...

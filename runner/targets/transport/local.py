@@ -1,4 +1,4 @@
-"""Commands on this machine, for a target whose jobs start from here (`runner.targets.transport.ssh`: elsewhere)."""
+"""Commands on this machine, for a scheduler that is reached from here."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from typing import IO
 from runner.targets.transport.base import CommandFailed
 
 
-class Shell:
-    """This machine, as a `runner.targets.transport.base.Wire`."""
+class LocalTransport:
+    """This machine, as a `runner.targets.transport.base.Transport`."""
 
     host = "this machine"
 
     def call(self, command: Sequence[str], feed: Callable[[IO[bytes]], None] | None = None) -> bytes:
         with _started(command, subprocess.PIPE) as process:
             assert process.stdin
-            with contextlib.suppress(BrokenPipeError):  # what it says tells more
+            with contextlib.suppress(BrokenPipeError):  # its error output tells more
                 if feed:
                     feed(process.stdin)
-            printed, said = process.communicate()
-            _check(process, said)
-            return printed
+            output, errors = process.communicate()
+            _check(process, errors)
+            return output
 
     def lines(self, command: Sequence[str]) -> Iterator[bytes]:
         with _started(command, subprocess.DEVNULL) as process:
             assert process.stdout and process.stderr
             try:
                 yield from (line.rstrip(b"\n") for line in process.stdout)
-                said = process.stderr.read()
+                errors = process.stderr.read()
             except GeneratorExit:
                 process.terminate()
                 raise
-        _check(process, said)
+        _check(process, errors)
 
-    def forwarding(self, here: int, there: int) -> AbstractContextManager[None]:
+    def forwarding(self, local_port: int, remote_port: int) -> AbstractContextManager[None]:
         return nullcontext()
 
     def close(self) -> None:
@@ -52,10 +52,10 @@ def _started(command: Sequence[str], stdin: int) -> subprocess.Popen[bytes]:
             start_new_session=True,  # Ctrl-C is for the runner, which asks first
         )  # fmt: skip
     except FileNotFoundError as error:
-        raise CommandFailed(127, f"no {error.filename}") from None
+        raise CommandFailed(127, f"{error.filename}: no such command") from None
 
 
-def _check(process: subprocess.Popen[bytes], said: bytes) -> None:
+def _check(process: subprocess.Popen[bytes], errors: bytes) -> None:
     if process.wait():
-        lines = said.decode(errors="replace").strip().splitlines()
+        lines = errors.decode(errors="replace").strip().splitlines()
         raise CommandFailed(process.returncode, lines[-1] if lines else "")

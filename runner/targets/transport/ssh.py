@@ -1,7 +1,7 @@
-"""The wire to another machine: commands over SSH by any login shell, host keys checked, a lost link found.
+"""Commands on another machine over SSH: any login shell, checked host keys, lost connections noticed.
 
-Fabric reads the user's ssh_config (alias, user, port, keys, agent, ProxyJump) and connects; what it leaves open is
-here: it accepts any host key, and it waits for ever on a link that is cut.
+Fabric reads the user's ssh_config (alias, user, port, keys, agent, ProxyJump) and connects. Two things
+are added here: Fabric accepts any host key, and it waits forever when the connection is cut.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from fabric import Connection
 from paramiko.ssh_exception import NoValidConnectionsError
 
 from runner.errors import RecipeError
-from runner.targets.transport.base import CommandFailed, LinkLost
+from runner.targets.transport.base import CommandFailed, ConnectionLost
 
 _CONNECT = 15.0  # seconds
-_PATIENCE = 60.0  # seconds without a word, of a command that answers when it is done
-_SILENCE = 8.0  # seconds without a word, of a stream that speaks every `runner.execute.files.HEARTBEAT`
+_CALL_TIMEOUT = 60.0  # seconds of silence from a command that answers when it is done
+_STREAM_TIMEOUT = 8.0  # seconds of silence from a stream that sends something every `runner.execute.files.HEARTBEAT`
 _CHUNK = 2**16
 _MARK = "trainium-recipes begins"  # on a line of its own, before what a command prints
-# sh, csh and fish have in common what a word of these characters means between single quotes.
+# Between single quotes, these characters mean the same to sh, csh and fish.
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 /._-=:,")
 _START = r'printf "\n%s\n" "$0"; printf "\n%s\n" "$0" >&2; eval "exec $(printf %b "$1")"'
 
 
-class Link:
+class SSHTransport:
     """A connection to `host` (an alias of ssh_config, or [user@]name[:port]), made when it is first needed."""
 
     def __init__(self, host: str) -> None:
@@ -38,19 +38,19 @@ class Link:
         self._connection: Connection | None = None
 
     def call(self, command: Sequence[str], feed: Callable[[IO[bytes]], None] | None = None) -> bytes:
-        """What a command prints; `feed` writes its standard input. Raises CommandFailed, LinkLost, RecipeError."""
-        with self._channel(command, _PATIENCE) as channel:
+        """Output of a command; `feed` writes its standard input. Raises CommandFailed, ConnectionLost, RecipeError."""
+        with self._channel(command, _CALL_TIMEOUT) as channel:
             if feed:
                 _feed(channel, feed)
             channel.shutdown_write()
-            printed = b"".join(iter(lambda: channel.recv(_CHUNK), b""))
-            before, mark, reply = printed.partition(f"\n{_MARK}\n".encode())
+            output = b"".join(iter(lambda: channel.recv(_CHUNK), b""))
+            before, mark, reply = output.partition(f"\n{_MARK}\n".encode())
             _check(channel, None if mark else before)
             return reply
 
     def lines(self, command: Sequence[str]) -> Iterator[bytes]:
-        """What a command prints, line by line as it comes. Raises as `call` does, LinkLost after some silence too."""
-        with self._channel(command, _SILENCE) as channel:
+        """Output of a command, line by line as it comes. Raises as `call` does, ConnectionLost also for silence."""
+        with self._channel(command, _STREAM_TIMEOUT) as channel:
             channel.shutdown_write()
             lines, before = _lines(channel), []
             for line in lines:
@@ -63,31 +63,31 @@ class Link:
             _check(channel)
 
     @contextmanager
-    def forwarding(self, here: int, there: int) -> Iterator[None]:
-        """Have the port `here` of this machine lead to the port `there` of the other."""
-        with self._open().forward_local(here, there, remote_host="127.0.0.1"):
+    def forwarding(self, local_port: int, remote_port: int) -> Iterator[None]:
+        """Forward a port of this machine to a port of the other one."""
+        with self._open().forward_local(local_port, remote_port, remote_host="127.0.0.1"):
             yield
 
     def close(self) -> None:
-        """Give the connection up; the next command makes a new one."""
+        """Close the connection; the next command makes a new one."""
         if self._connection:
             with suppress(Exception):  # it may be broken in any way
                 self._connection.close()
         self._connection = None
 
     @contextmanager
-    def _channel(self, command: Sequence[str], patience: float) -> Iterator[paramiko.Channel]:
+    def _channel(self, command: Sequence[str], timeout: float) -> Iterator[paramiko.Channel]:
         try:
             transport = self._open().transport
             assert transport
             channel = transport.open_session(timeout=_CONNECT)
-            channel.settimeout(patience)
+            channel.settimeout(timeout)
             channel.exec_command(_for_any_shell(command))
             with channel:
                 yield channel
         except (paramiko.SSHException, OSError, EOFError) as error:
             self.close()
-            raise LinkLost(_words(error)) from error
+            raise ConnectionLost(_reason(error)) from error
 
     def _open(self) -> Connection:
         if self._connection is None:
@@ -99,7 +99,7 @@ class Link:
 
 
 def _feed(channel: paramiko.Channel, feed: Callable[[IO[bytes]], None]) -> None:
-    """A command that ends early closes its input: what it says and its status tell more than that."""
+    """Write the standard input. A command that ends early closes it; its status and errors tell why."""
     stream: Any = channel.makefile("wb", _CHUNK)
     try:
         feed(stream)
@@ -117,21 +117,21 @@ def _lines(channel: paramiko.Channel) -> Iterator[bytes]:
 
 
 def _for_any_shell(command: Sequence[str]) -> str:
-    """A line that has every login shell run a command, and tells its output from what the shell prints by itself."""
+    """A line with which any login shell runs a command; the mark separates its output from what the shell prints."""
     encoded = "".join(chr(byte) if byte in _PLAIN else f"\\0{byte:03o}" for byte in shlex.join(command).encode())
     return f"exec sh -c '{_START}' '{_MARK}' '{encoded}'"
 
 
 def _check(channel: paramiko.Channel, instead: bytes | None = None) -> None:
-    """Raises for a command that failed, or that was not run: then the login shell printed something `instead`."""
+    """Raises for a command that failed, or that the login shell did not run but printed something `instead`."""
     status = channel.recv_exit_status()
     if status == -1:
-        raise LinkLost("the connection was closed")
-    said = b"".join(iter(lambda: channel.recv_stderr(_CHUNK), b""))
+        raise ConnectionLost("the connection was closed")
+    errors = b"".join(iter(lambda: channel.recv_stderr(_CHUNK), b""))
     if instead is not None:
-        raise CommandFailed(1, f"its login shell ran no command: {_last_line(said) or _last_line(instead)}")
+        raise CommandFailed(1, f"the login shell did not run the command: {_last_line(errors) or _last_line(instead)}")
     if status:
-        raise CommandFailed(status, _last_line(said.rpartition(f"\n{_MARK}\n".encode())[2]))
+        raise CommandFailed(status, _last_line(errors.rpartition(f"\n{_MARK}\n".encode())[2]))
 
 
 def _last_line(output: bytes) -> str:
@@ -140,7 +140,7 @@ def _last_line(output: bytes) -> str:
 
 
 def _check_host_keys(connection: Connection) -> None:
-    """Accept the keys of known_hosts alone, also on the way through a jump host."""
+    """Accept only keys of known_hosts, for jump hosts too."""
     client: Any = connection.client
     for file in _known_hosts(connection):
         client.load_system_host_keys(str(file))
@@ -152,7 +152,7 @@ def _check_host_keys(connection: Connection) -> None:
 def _known_hosts(connection: Connection) -> Iterator[Path]:
     settings: Any = connection.ssh_config
     named = settings.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2")
-    # paramiko takes the quotes off, so a name with blanks and several names look alike
+    # paramiko removes quotes, so one name with blanks looks like several names
     for name in [named, *named.split(), "/etc/ssh/ssh_known_hosts"]:
         if Path(name).expanduser().is_file():
             yield Path(name).expanduser()
@@ -165,25 +165,25 @@ def _connect(connection: Connection, host: str) -> None:
         connection.open()
     except paramiko.BadHostKeyException as error:
         raise RecipeError(
-            f"target.host: {host}: its host key is not the one in known_hosts, but {error.key.fingerprint}: another "
-            f"machine may be answering. If its key was changed on purpose: ssh-keygen -R '{place}' && {scan}"
+            f"target.host: {host}: its host key {error.key.fingerprint} differs from known_hosts: another "
+            f"machine may be answering. If the key was changed on purpose: ssh-keygen -R '{place}' && {scan}"
         ) from error
     except paramiko.AuthenticationException as error:
         raise RecipeError(
             f"target.host: {host}: login as {connection.user} refused; `ssh {host}` must work without a password first"
         ) from error
     except (socket.gaierror, NoValidConnectionsError, TimeoutError, OSError, EOFError) as error:
-        raise LinkLost(_words(error)) from error
+        raise ConnectionLost(_reason(error)) from error
     except paramiko.SSHException as error:
         if "not found in known_hosts" in str(error):
             raise RecipeError(
-                f"target.host: {host}: its host key is not known; compare its fingerprint with the machine's own, "
+                f"target.host: {host}: its host key is unknown; compare its fingerprint with the machine's own, "
                 f"then add it: {scan}"
             ) from error
-        raise LinkLost(_words(error)) from error
+        raise ConnectionLost(_reason(error)) from error
 
 
-def _words(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__

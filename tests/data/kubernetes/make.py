@@ -12,7 +12,6 @@ from pathlib import Path
 
 from runner import targets
 from runner.compose.recipe import ROOT, compose
-from runner.plan.build import build
 
 
 def image(tag: str, sdk: str, trainer: str) -> list[str]:
@@ -38,7 +37,7 @@ def manifests(words: list[str]) -> str:
     """What `runner plan ... --manifests` prints."""
     recipe = compose(words[0], ["target=kubernetes", *words[1:]]).recipe
     target = targets.of(recipe.target)
-    return target.manifests(build(recipe, target.place(recipe)))
+    return target.manifests(target.plan(recipe))
 
 
 def text(words: list[str]) -> str:

@@ -55,7 +55,7 @@ def handed(words: list[str]) -> str:
     """What `runner plan --manifests` prints."""
     recipe = compose(words[0], words[1:]).recipe
     target = targets.of(recipe.target)
-    return clean(target.manifests(build(recipe, target.place(recipe))))
+    return clean(target.manifests(target.plan(recipe)))
 
 
 def clean(plan: str) -> str:

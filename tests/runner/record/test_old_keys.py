@@ -39,3 +39,16 @@ def section(recipe: dict, key: str) -> dict:
     for name in key.split(".")[:-1]:
         recipe = recipe[name]
     return recipe
+
+
+@pytest.mark.parametrize(
+    ("target", "where"),
+    [
+        ({"kind": "local", "host": None}, "here"),
+        ({"kind": "ssh", "host": "trn2-a"}, "trn2-a"),
+        ({"kind": "slurm", "host": "login"}, "slurm at login"),
+        ({"kind": "kubernetes", "host": None}, "kubernetes"),
+    ],
+)
+def test_a_plan_of_an_earlier_version_ran_where_its_recipe_says(target: dict, where: str) -> None:
+    assert old_keys.old_where(target) == where

@@ -52,7 +52,6 @@ NXD = [*LLAMA, "hardware=trn2", "train=nxd_lora", "tp_size=32"]
     [
         (["train=nxd_lora"], "or train=torch_lora"),
         ([*NXD, "parallel.dp_size=4"], "32 x dp_size 4 is more than the 64 cores of trn2.48xlarge"),
-        ([*NXD, "parallel.nodes=2"], "target=local is one machine, not 2"),
         (["parallel.dp_size=2"], "torch_lora trains one copy"),
         ([*NXD, "dataset.seq_len=1000"], "1000 is not a multiple of tp_size 32"),
     ],

@@ -18,7 +18,6 @@ from fake_cluster import FakeCluster, fake_cluster
 from runner import targets
 from runner.compose.recipe import compose
 from runner.errors import RecipeError
-from runner.plan.build import build
 from runner.plan.model import Plan, Step
 from runner.record import create
 from runner.record.runs import Run
@@ -53,7 +52,8 @@ def a_run(folder: Path, *overrides: str, argv: tuple[str, ...] = ("python3", "-c
     """A recorded run with one step."""
     composed = compose("quickstart", ["target=kubernetes", *make.CPU, f"paths.runs={folder}/runs", *overrides])
     step = Step("train", "train", "t-1", argv, {}, True, True)
-    return Run(create.create(composed, Plan("quickstart", "store", (step,))))
+    plan = targets.of(composed.recipe.target).assign(Plan("quickstart", "store", (step,)))
+    return Run(create.create(composed, plan))
 
 
 def pod(run: str, number: int, state: str, component: str = "run") -> dict[str, Any]:
@@ -270,7 +270,7 @@ def test_a_run_is_followed_from_pending_to_its_end(cluster: FakeCluster, tmp_pat
 def test_a_cut_log_and_a_second_pod_lose_and_double_nothing(
     cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.targets.kubernetes.target._LONGEST_WAIT", 0.0)
+    monkeypatch.setattr("runner.targets.mirrored._LONGEST_WAIT", 0.0)
     run = a_run(tmp_path)
     target = targets.of_run(run)
     target.start(run, attached=False)
@@ -287,7 +287,7 @@ def test_a_cut_log_and_a_second_pod_lose_and_double_nothing(
             cluster.put("pods", f"{name}-2", **pod(name, 2, "terminated"))
             end_job(cluster)
     assert heard(lines) == whole
-    assert "no answer from the cluster" in notes(lines)
+    assert "connection lost" in notes(lines)
     assert (run.folder / "events.jsonl").read_text() == "".join(json.dumps(event) + "\n" for event in whole)
 
 
@@ -359,7 +359,7 @@ def test_without_the_client_it_is_said_how_to_get_it(tmp_path: Path) -> None:
 def test_the_plan_of_a_server_comes_in_two_parts() -> None:
     recipe = compose("quickstart", ["target=kubernetes", *make.CPU, "serve.mode=foreground", "serve.port=8123"]).recipe
     target = targets.of(recipe.target)
-    plan = json.loads(json.dumps(build(recipe, target.place(recipe)).as_json()))
+    plan = json.loads(json.dumps(target.plan(recipe).as_json()))
     load = manifests.Load("name", plan, "python3", recipe.target.kubernetes)
     parts = {name: [step["stage"] for step in json.loads(text)["steps"]] for name, text in load.parts()}
     assert parts["server.json"] == ["serve"]

@@ -1,19 +1,18 @@
-"""What a scheduler is asked for, and what of it is refused."""
+"""What Slurm is asked for, and which recipes are refused."""
 
 from __future__ import annotations
 
 import pytest
 
-from runner.commands.lifecycle import place_of
+from runner import targets
 from runner.compose.recipe import compose
 from runner.errors import RecipeError
-from runner.plan.build import build
 from runner.plan.model import Plan
 
 
 def planned(*words: str) -> Plan:
     recipe = compose("quickstart", words).recipe
-    return build(recipe, place_of(recipe))
+    return targets.of(recipe.target).plan(recipe)
 
 
 def parts(*words: str) -> list[dict]:
@@ -46,8 +45,6 @@ def test_several_nodes_are_for_the_training_alone() -> None:
     [
         (["target=slurm", "target.slurm.stages.trian.partition=cpu"], "did you mean train?"),
         (["target=slurm", "parallel.nodes=3"], "cannot share 2 ranks"),
-        (["target=ray", "parallel.nodes=2"], "target=ray is one machine for each run"),
-        (["target=ray", "target.ray.resources.disk=much"], "how many of each"),
         (["target=slurm", "serve.mode=foreground"], "say serve.host=0.0.0.0"),
         (["target=slurm", "target.host=login"], "sdk.train_python"),
     ],

@@ -11,8 +11,6 @@ _KEY = "target.kubernetes"
 
 def problems(recipe: Recipe) -> Iterator[str]:
     """Why the images and the recipe do not go together, and what to do."""
-    if recipe.target.kind != "kubernetes":
-        return
     yield from _of_training(recipe)
     if recipe.serve.engine == "vllm":
         yield from _of_serving(recipe)

@@ -1,0 +1,119 @@
+"""What every target can do. A target carries a plan to a machine or a cluster, starts it, follows it and ends it."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from runner.compose.schema import Recipe
+from runner.compose.schema import Target as Settings
+from runner.errors import RecipeError
+from runner.plan.build import build
+from runner.plan.command import Place
+from runner.plan.model import Plan
+from runner.record.runs import Run
+from runner.targets.finding import Finding
+
+
+class Target(ABC):
+    """A place that runs plans, made from the `target` section of a recipe. Making one connects to nothing."""
+
+    survives: ClassVar[bool] = True
+    """Whether a run outlives the runner that started it."""
+    local_store: ClassVar[bool] = False
+    """Whether artifacts lie on this machine."""
+    has_queue: ClassVar[bool] = False
+    """Whether runs wait for their turn in a queue of the target, so that a sweep may submit all of them at once."""
+    many_nodes: ClassVar[bool] = False
+    """Whether one run can use several machines."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @property
+    def where(self) -> str:
+        """What people call the machine or the cluster."""
+        host, kind = self._settings.host, self._settings.kind
+        return f"{kind} at {host}" if host else kind
+
+    def plan(self, recipe: Recipe) -> Plan:
+        """The plan of a recipe on this target. Raises RecipeError for a recipe that cannot work here, or at all."""
+        place = self.place(recipe)
+        for problem in self.problems(recipe):
+            raise RecipeError(problem)
+        return self.assign(build(recipe, place))
+
+    def assign(self, plan: Plan) -> Plan:
+        """A plan with all that depends on the target: its name and the scheduler's job. Raises RecipeError."""
+        return dataclasses.replace(plan, where=self.where)
+
+    @abstractmethod
+    def place(self, recipe: Recipe) -> Place:
+        """The paths that a plan has on the target. Raises RecipeError for a setting that is missing."""
+
+    def problems(self, recipe: Recipe) -> Iterator[str]:
+        """Why a recipe cannot work on this target: a line each, with the key and what to try."""
+        if recipe.parallel.nodes > 1 and not self.many_nodes:
+            yield (
+                f"parallel.nodes: a run on target={self._settings.kind} uses one machine, not {recipe.parallel.nodes}; "
+                "try target=slurm"
+            )
+
+    def port_problem(self, host: str, port: int) -> str | None:
+        """Why a server cannot listen on a port, if that is known before the run starts."""
+        return None
+
+    @abstractmethod
+    def probe(self, program: Path, flags: Sequence[str]) -> bytes | None:
+        """Output of a program that needs the standard library alone, run on the target's machine.
+
+        None where no machine can be examined before a run starts. Raises RecipeError.
+        """
+
+    def findings(self, plan: Plan) -> list[Finding]:
+        """What the target itself says of a plan, besides the probe of a machine. Raises RecipeError."""
+        return []
+
+    def manifests(self, plan: Plan) -> str:
+        """What the scheduler is given to run a plan, as text. Raises RecipeError where there is no scheduler."""
+        raise RecipeError(f"--manifests: target={self._settings.kind} has no scheduler; try target=slurm")
+
+    @abstractmethod
+    def start(self, run: Run, attached: bool) -> None:
+        """Start a recorded run; an `attached` one may end with this process. Raises RecipeError."""
+
+    @abstractmethod
+    def start_all(self, runs: Sequence[Run]) -> None:
+        """Start all of these recorded runs, or none. Raises RecipeError."""
+
+    @abstractmethod
+    def follow(self, run: Run) -> Iterator[bytes]:
+        """The event stream from its beginning, line by line as it grows, until the run has ended."""
+
+    @abstractmethod
+    def log(self, run: Run, stage: str | None, live: bool) -> Iterator[bytes]:
+        """Output of a stage (default: the one in progress) line by line, as it grows if `live`. Raises RecipeError."""
+
+    @abstractmethod
+    def detach(self) -> None:
+        """Let an attached run continue alone, and close connections."""
+
+    @abstractmethod
+    def state(self, run: Run) -> str:
+        """What a run is doing, as the target knows it: see `runner.execute.agent.state`. Raises RecipeError."""
+
+    @abstractmethod
+    def cancel(self, run: Run) -> str:
+        """End a run; returns its state when nothing of it is left. Raises RecipeError."""
+
+    @abstractmethod
+    def fetch(self, run: Run, adapter: bool) -> None:
+        """Copy metrics, logs and samples of a run into its record, and the adapter if asked. Raises RecipeError."""
+
+    def shell(self, run: Run) -> int:
+        """A shell beside the files of a run; returns its exit status. Raises RecipeError where ssh does that."""
+        machine = self._settings.host or "this machine"
+        raise RecipeError(f"shell: only for target=kubernetes; log in to {machine} instead")

@@ -1,0 +1,70 @@
+"""A target whose runs are recorded on another machine; the record on this one is a mirror of theirs."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from runner.errors import RecipeError
+from runner.execute.run_folder import EVENTS
+from runner.record.runs import Run
+from runner.targets import bundle
+from runner.targets.base import Target
+from runner.targets.mirror import Mirror, note, unpack
+from runner.targets.transport.base import ConnectionLost
+
+_LONGEST_WAIT = 30.0  # seconds between two attempts to connect
+_HEADROOM = 1.1  # factor on the size of the carried files
+
+
+class MirroredTarget(Target):
+    """Follows a run through lost connections, copies its results, and checks that carried files fit."""
+
+    def follow(self, run: Run) -> Iterator[bytes]:
+        with Mirror(run.folder / EVENTS) as mirror:
+            yield from mirror.lines
+            yield from self._reconnecting(self.new_events(run, mirror))
+
+    def fetch(self, run: Run, adapter: bool) -> None:
+        unpack(self.send(run, ["--adapter"] if adapter else []), run.folder)
+
+    @abstractmethod
+    def new_events(self, run: Run, mirror: Mirror) -> Callable[[], Iterator[bytes]]:
+        """A function that adds events to the mirror and yields them until the run has ended.
+
+        It raises ConnectionLost, and can then be called again to continue from where the mirror ends.
+        """
+
+    @abstractmethod
+    def send(self, run: Run, flags: Sequence[str]) -> bytes:
+        """A tar of results: the output of `send` of `runner.execute.agent`. Raises RecipeError."""
+
+    def _reconnecting(self, lines: Callable[[], Iterator[bytes]]) -> Iterator[bytes]:
+        wait = 0.0
+        while True:
+            try:
+                for line in lines():
+                    wait = 0.0
+                    yield line
+                return
+            except ConnectionLost as error:
+                self.detach()
+                wait = min(wait * 2 or 1.0, _LONGEST_WAIT)
+                yield note(f"{self.where}: connection lost ({error}); the run continues. Retrying in {wait:.0f} s")
+                time.sleep(wait)
+
+
+def log_flags(stage: str | None, live: bool) -> list[str]:
+    """Flags of `log` of `runner.execute.agent`."""
+    return [*(["--stage", stage] if stage else []), *(["--live"] if live else [])]
+
+
+def check_room(missing: Mapping[str, str], free: int, disk: str, key: str) -> None:
+    """Raises RecipeError, which says to set `key`, where carried files would not fit into `free` bytes of `disk`."""
+    size = bundle.size(missing)
+    if size * _HEADROOM > free:
+        raise RecipeError(
+            f"{key}: {disk} has {free / 1e9:.1f} GB free, the files to copy have {size / 1e9:.1f} GB; "
+            f"free some space, or set {key}"
+        )
