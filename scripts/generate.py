@@ -1,11 +1,10 @@
 """Answer the questions of a file with a base model and its LoRA adapters, without a server.
 
 Input:   a Hugging Face model folder, any number of PEFT folders, and a JSONL, JSON, CSV or Parquet file: a row
-         that has a column of --template is written with it, any other row is asked its `prompt` as it is.
-Output:  answers.jsonl, each row with the answer of every model; summary.json, how many were cut off or are the same.
+         that has a column of --template is rendered with it; of any other row the column `prompt` is asked.
+Output:  answers.jsonl, each row with the answer of every model; summary.json, how many were cut off or are equal.
 
---engine vllm must run in a Python that has vLLM, or names an --image that has it; --engine embedded runs transformers
-on the CPU.
+--engine vllm needs a Python with vLLM, or an --image that has it; --engine embedded runs transformers on the CPU.
 
     python scripts/generate.py --engine embedded --model model --adapter sql=adapter/adapter --prompts rows.jsonl \\
         --template tokens/template.json --output answers
@@ -21,55 +20,50 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import events, program
+from common import program
 from common.data import tokenizer
-from common.data.template import Template
 from common.formats.peft_folder import BASE
 from common.inference import loading
-from common.inference import questions as answers
-from common.inference.questions import Answer, Question
+from common.inference.questions import Answer, Question, add_flags, collect_answers, read_questions
 from common.program import BadInput, StageFailed
 from common.serving import processes, vllm_flags, vllm_options
 from common.serving.server_flags import check_names
 
 _INSIDE = "RUNNER_IN_CONTAINER"
-_CHUNK = 64  # questions between two progress lines
+_CHUNK = 64  # questions per progress report
 
 
 def flags() -> argparse.ArgumentParser:
+    """The program's flags."""
     parser = program.parser(__doc__)
     vllm_flags.add(parser)
     vllm_flags.add_container(parser)
     parser.add_argument("--engine", choices=("vllm", "embedded"), default="vllm", help="what generates")
-    parser.add_argument("--prompts", type=program.existing_file, required=True, help="the questions")
-    parser.add_argument("--template", type=Template.load, metavar="JSON", help="text or file, for rows of columns")
-    parser.add_argument("--max-tokens", type=program.at_least(1), default=128, help="longest answer")
-    parser.add_argument("--temperature", type=program.at_least(0, float), default=0.0, help="0 is greedy")
-    parser.add_argument("--top-k", type=program.at_least(1), help="draw from so many of the likeliest; default: all")
+    add_flags(parser)
+    parser.add_argument("--top-k", type=program.at_least(1), help="sample among the k likeliest; default: all")
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exit, it ends vLLM's processes too
-    questions = answers.read_questions(args.prompts, args.template)
+    """Answer every question with every model, here or in the container of --image."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # exiting ends vLLM's processes too
+    questions = read_questions(args.prompts, args.template)
     prompts = prompt_ids(args.model, questions)
     check_lengths(prompts, args)
     if args.image and _INSIDE not in os.environ:
         run_in_container(args, sys.argv[1:])
         return
-    ask = vllm_answers if args.engine == "vllm" else embedded_answers
-    models = asked_models(args)
-    with answers.kept(args.output, questions, models) as given:
-        for model, several in ask(args, prompts):
-            given[model].extend(several)
-            events.progress(sum(map(len, given.values())), len(prompts) * len(models), "answer")
+    generate = vllm_answers if args.engine == "vllm" else embedded_answers
+    with collect_answers(args.output, questions, asked_models(args)) as answers:
+        for model, chunk in generate(args, prompts):
+            answers.add(model, chunk)
 
 
-def run_in_container(args: argparse.Namespace, words: list[str]) -> None:
-    """Run this program, with the same words, in the image; what they name is seen at the same places."""
+def run_in_container(args: argparse.Namespace, argv: list[str]) -> None:
+    """Run this program with the same `argv` in the image; the files that it names are mounted at the same paths."""
     asked_models(args)
-    if "--template" in words:  # which may be a file
-        words[words.index("--template") + 1] = args.template.to_json()
+    if "--template" in argv:  # which may be a file
+        argv[argv.index("--template") + 1] = args.template.to_json()
     settings = vllm_flags.with_artifacts(args, vllm_flags.settings(args), {"image": args.image})
     args.output.mkdir(parents=True, exist_ok=True)
     stream = os.environ.get("RUNNER_EVENTS")
@@ -77,24 +71,24 @@ def run_in_container(args: argparse.Namespace, words: list[str]) -> None:
     writable = [args.output, *([Path(stream).parent] if stream else [])]
     read_only = [Path(__file__).parent, args.model, args.prompts, *(folder for _, folder in args.adapter)]
     container = vllm_flags.container(args, settings, f"generate-{os.getpid()}", read_only, writable)
-    command = [*vllm_options.container_command(container, variables), str(Path(__file__).absolute()), *words]
+    command = [*vllm_options.container_command(container, variables), str(Path(__file__).absolute()), *argv]
     status = subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
     if status:
         raise (BadInput if status == 2 else StageFailed)(f"--image {args.image}: ended with status {status}; see above")
 
 
 def asked_models(args: argparse.Namespace) -> dict[str, Path | None]:
-    """Name → adapter, None for the model itself. Raises BadInput where the base cannot be asked."""
+    """Served name → PEFT folder, None for the base model. Raises BadInput when no model is left."""
     check_names(args.served_model_name, args.adapter)
     models: dict[str, Path | None] = {} if args.no_base else {args.served_model_name: None}
     models |= dict(args.adapter)
     if not models:
-        raise BadInput("--no-base: without an --adapter nothing is left to ask")
+        raise BadInput("--no-base: needs an --adapter to ask")
     return models
 
 
 def prompt_ids(model: Path, questions: list[Question]) -> list[list[int]]:
-    """Token ids of every question, as training and serving write them."""
+    """Token ids of every question, encoded as in training and serving."""
     encoder = tokenizer.load(model)
     chat = None
     if any(question.messages for question in questions):
@@ -107,6 +101,7 @@ def prompt_ids(model: Path, questions: list[Question]) -> list[list[int]]:
 
 
 def check_lengths(prompts: list[list[int]], args: argparse.Namespace) -> None:
+    """Raise BadInput unless the longest prompt and --max-tokens fit into the model's context."""
     positions = min(loading.limits(args.model).max_position_embeddings, args.max_model_len or sys.maxsize)
     longest = max(map(len, prompts))
     if longest + args.max_tokens > positions:
@@ -117,14 +112,14 @@ def check_lengths(prompts: list[list[int]], args: argparse.Namespace) -> None:
 
 
 def vllm_answers(args: argparse.Namespace, prompts: list[list[int]]) -> Iterator[tuple[str, list[Answer]]]:
-    """Chunks of answers, model by model."""
+    """Generate with vLLM: chunks of answers, model by model."""
     models = asked_models(args)
     settings = vllm_flags.settings(args)
     versions = {"image": args.image} if args.image else vllm_flags.installed(sys.executable)
     settings = vllm_flags.with_artifacts(args, settings, versions)
     vllm_flags.write_files(settings)
     os.environ.update(vllm_options.environment(args.generation, settings), PATH=processes.search_path(sys.executable))
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # the rest would bury our lines
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # otherwise its output hides ours
 
     from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports]  reads the variables
     from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
@@ -142,7 +137,7 @@ def vllm_answers(args: argparse.Namespace, prompts: list[list[int]]) -> Iterator
 
 
 def embedded_answers(args: argparse.Namespace, prompts: list[list[int]]) -> Iterator[tuple[str, list[Answer]]]:
-    """Chunks of answers, model by model."""
+    """Generate with transformers: chunks of answers, model by model."""
     models = asked_models(args)
     loading.check_model(args.model, [folder for _, folder in args.adapter])
     decoder = tokenizer.load(args.model)

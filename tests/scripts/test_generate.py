@@ -119,7 +119,7 @@ def test_a_server_gives_the_same_answers(tiny_model, tiny_adapter, prompts, tmp_
 @pytest.mark.parametrize(
     ("rows", "flags", "message"),
     [
-        ("", [], "prompts.jsonl: holds no rows"),
+        ("", [], "prompts.jsonl: no rows"),
         ('{"question": "a"}\n', [], "prompts.jsonl:1: the template's '{context}' names the column 'context'"),
         ("[1]\n", [], "prompts.jsonl:1: a list, not an object"),
         ('{"prompt": "a"}\n', ["--max-tokens", "500"], "--max-tokens 500: the longest prompt has 1 tokens"),

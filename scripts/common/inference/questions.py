@@ -1,7 +1,8 @@
-"""Questions from a file, and the answers of several models to them side by side."""
+"""What generate.py and ask_server.py share: questions from a file, and the answers of several models to them."""
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import events
+from common import events, program
 from common.data import json_lines, rows
 from common.data.template import Template
 from common.program import BadInput
@@ -26,20 +27,28 @@ class Question:
     prompt: str
     messages: list[dict[str, str]] | None
 
-    def asked(self) -> dict[str, Any]:
-        """The question in a request of OpenAI's protocol."""
+    def body(self) -> dict[str, Any]:
+        """The question's part of a request in OpenAI's protocol."""
         return {"prompt": self.prompt} if self.messages is None else {"messages": self.messages}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags for the questions and the length and choice of answers."""
+    parser.add_argument("--prompts", type=program.existing_file, required=True, help="the questions")
+    parser.add_argument("--template", type=Template.load, metavar="JSON", help="text or file, for rows of columns")
+    parser.add_argument("--max-tokens", type=program.at_least(1), default=128, help="longest answer")
+    parser.add_argument("--temperature", type=program.at_least(0, float), default=0.0, help="0 is greedy")
 
 
 def read_questions(path: Path, template: Template | None) -> list[Question]:
     """Every row of a JSONL, JSON, CSV or Parquet file, as a question.
 
-    A row that has a column of the template is written with it; any other row is its `prompt`, as it is.
+    A row that has a column of the template is rendered with it; of any other row the column `prompt` is the question.
     Raises BadInput for a file without rows, and for a row that has neither.
     """
     questions = [_question(row, template) for row in rows.read([path], [])]
     if not questions:
-        raise BadInput(f"--prompts: {path}: holds no rows")
+        raise BadInput(f"--prompts: {path}: no rows")
     return questions
 
 
@@ -53,8 +62,8 @@ def _question(row: rows.Row, template: Template | None) -> Question:
     else:
         question = _rendered(row, template)
     try:
-        json.dumps(question.asked(), ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can spell
+        json.dumps(question.body(), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can express
         raise BadInput(f"{row.place}: not Unicode text: {error.reason}") from None
     return question
 
@@ -67,50 +76,63 @@ def _rendered(row: rows.Row, template: Template) -> Question:
         raise BadInput(f"{row.place}: {error}") from None
 
 
+class Answers:
+    """The answers of each model so far, in the order of the questions."""
+
+    def __init__(self, models: Iterable[str], questions: int) -> None:
+        self.by_model: dict[str, list[Answer]] = {model: [] for model in models}
+        self._total = questions * len(self.by_model)
+
+    def add(self, model: str, answers: Iterable[Answer]) -> None:
+        """Append a model's next answers and report progress."""
+        self.by_model[model].extend(answers)
+        events.progress(sum(map(len, self.by_model.values())), self._total, "answer")
+
+
 @contextmanager
-def kept(folder: Path, questions: Sequence[Question], models: Iterable[str]) -> Iterator[dict[str, list[Answer]]]:
-    """Lists for the answers of each model, written in the end: what there is of them, whatever stopped the work."""
-    answers: dict[str, list[Answer]] = {model: [] for model in models}
+def collect_answers(folder: Path, questions: Sequence[Question], models: Iterable[str]) -> Iterator[Answers]:
+    """An `Answers` to fill. At the end it is written to `folder`, complete or not, even after an error."""
+    answers = Answers(models, len(questions))
     try:
         yield answers
     finally:
-        if any(answers.values()):
-            _write(folder, questions, answers)
+        if any(answers.by_model.values()):
+            _write(folder, questions, answers.by_model)
 
 
 def _write(folder: Path, questions: Sequence[Question], answers: Mapping[str, Sequence[Answer]]) -> None:
-    """Write answers.jsonl; and, when every model has answered every question, summary.json, and tell what it says."""
+    """Write answers.jsonl and, once every model has answered every question, summary.json; log the summary."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").unlink(missing_ok=True)
     json_lines.write(folder / "answers.jsonl", (_line(*each, answers) for each in enumerate(questions)))
-    if all(len(several) == len(questions) for several in answers.values()):
-        found = summary(len(questions), answers)
-        (folder / "summary.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        for text in _sentences(found):
-            events.log(text)
+    if all(len(given) == len(questions) for given in answers.values()):
+        content = summary(len(questions), answers)
+        (folder / "summary.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        for message in _messages(content):
+            events.log(message)
 
 
 def _line(number: int, question: Question, answers: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:
-    given = {model: several[number] for model, several in answers.items() if number < len(several)}
+    given = {model: answers[model][number] for model in answers if number < len(answers[model])}
     return {**question.row, "prompt": question.prompt, "answers": given}
 
 
 def summary(count: int, answers: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:
-    """How many answers of each model were cut off, and how many are the same between each two models."""
-    cut_off = {model: sum(each["finish_reason"] == "length" for each in several) for model, several in answers.items()}
+    """How many answers of each model were cut off, and how many are equal for each pair of models."""
+    cut_off = {model: sum(each["finish_reason"] == "length" for each in given) for model, given in answers.items()}
     equal = {
-        f"{one} = {other}": sum(a["text"] == b["text"] for a, b in zip(answers[one], answers[other], strict=True))
-        for one, other in itertools.combinations(answers, 2)
+        f"{first} = {second}": sum(a["text"] == b["text"] for a, b in zip(answers[first], answers[second], strict=True))
+        for first, second in itertools.combinations(answers, 2)
     }
     return {"questions": count, "models": list(answers), "cut_off": cut_off, "equal": equal}
 
 
-def _sentences(found: dict[str, Any]) -> list[str]:
-    count = found["questions"]
-    same = [f"{pair}: {number} of {count} answers" for pair, number in found["equal"].items()]
+def _messages(content: dict[str, Any]) -> list[str]:
+    count = content["questions"]
+    same = [f"{pair}: {number} of {count} answers" for pair, number in content["equal"].items()]
     cut = [
-        f"{model}: {number} of {count} answers were cut off; raise --max-tokens if they should be longer"
-        for model, number in found["cut_off"].items()
+        f"{model}: {number} of {count} answers were cut off; raise --max-tokens for longer ones"
+        for model, number in content["cut_off"].items()
         if number
     ]
     return same + cut

@@ -1,4 +1,4 @@
-"""The flags that say what vLLM loads, and everything about them that can be known to be wrong before it does."""
+"""The flags that select what vLLM loads, and their checks before it starts."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ _VERSIONS = (
 
 
 def add(parser: argparse.ArgumentParser) -> None:
+    """Add the flags for models and vLLM."""
     count = program.at_least
     parser.add_argument("--model", type=program.existing_folder, required=True, help="the base, or a merged model")
     parser.add_argument("--served-model-name", default="base", help="the name of --model")
@@ -56,7 +57,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--compile-cache", type=program.absolute, metavar="DIR|S3", help="compiled programs, of all models of a shape"
     )
-    parser.add_argument("--no-base", action="store_true", help="ask the adapters alone: the base cannot be asked")
+    parser.add_argument("--no-base", action="store_true", help="use the adapters alone, not the base model")
 
 
 def add_container(parser: argparse.ArgumentParser) -> None:
@@ -69,17 +70,16 @@ def add_container(parser: argparse.ArgumentParser) -> None:
 def container(
     args: argparse.Namespace, found: Settings, name: str, read_only: Sequence[Path] = (), writable: Sequence[Path] = ()
 ) -> Container:
-    """The container of `--image`, which sees what vLLM loads and the other folders. BadInput where there is none."""
+    """The container of --image, with the folders that it mounts. Raises BadInput without Docker or Neuron devices."""
     if shutil.which("docker") is None:
-        raise BadInput("--image: there is no docker command here")
+        raise BadInput("--image: no docker command on this machine")
     loaded = [found.model, *found.adapters.values(), *([found.adapters_file.parent] if found.adapters_file else [])]
-    kept = [found.artifacts] if found.artifacts else []
-    kept += [Path(found.compile_cache)] if found.compile_cache and "://" not in found.compile_cache else []
-    seen = list(dict.fromkeys(path.absolute() for path in (*loaded, *read_only)))
-    written = list(dict.fromkeys(path.absolute() for path in (*kept, *writable)))
-    seen = [path for path in seen if path not in written]
+    caches = [folder for folder in (found.artifacts, found.compile_cache_folder) if folder]
+    written = list(dict.fromkeys(path.absolute() for path in (*caches, *writable)))
+    mounted = dict.fromkeys(path.absolute() for path in (*loaded, *read_only))
+    only_read = [path for path in mounted if path not in written]
     launched_by = str(args.output.absolute())
-    return Container(args.image, name, launched_by, _devices(args.devices), args.shm_size, seen, written)
+    return Container(args.image, name, launched_by, _devices(args.devices), args.shm_size, only_read, written)
 
 
 def _devices(text: str | None) -> list[int]:
@@ -91,7 +91,7 @@ def _devices(text: str | None) -> list[int]:
 
 
 def settings(args: argparse.Namespace, spare_adapters: int = 0) -> Settings:
-    """What the flags say, checked against the files. Without artifacts, which `with_artifacts` adds on Neuron."""
+    """The settings that the flags select, checked against the files. `with_artifacts` adds the compiled model."""
     check_names(args.served_model_name, args.adapter)
     adapters = {name: folder.resolve() for name, folder in args.adapter}
     if args.generation == "native" and adapters:
@@ -115,7 +115,7 @@ def settings(args: argparse.Namespace, spare_adapters: int = 0) -> Settings:
 
 
 def with_artifacts(args: argparse.Namespace, found: Settings, versions: Mapping[str, str]) -> Settings:
-    """Name the folder of this compiled model, where it has one. BadInput when its disk has no room for a new one."""
+    """Add the folder of the compiled model, if any. Raises BadInput when the disk has no space for a new one."""
     if args.generation not in COMPILED:
         return found
     root = (args.artifacts or args.output / "artifacts").resolve()
@@ -127,20 +127,20 @@ def with_artifacts(args: argparse.Namespace, found: Settings, versions: Mapping[
 
 
 def write_files(found: Settings) -> None:
-    """Make what vLLM expects to be there: the list of adapters, and the folders for what it compiles."""
+    """Create what vLLM expects to exist: the list of adapters, and the folders for what it compiles."""
     if found.adapters_file:
         found.adapters_file.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps(vllm_options.adapters_json(found.adapters), indent=2) + "\n"
         found.adapters_file.write_text(content, encoding="utf-8")
-    if found.compile_cache and "://" not in found.compile_cache:
-        Path(found.compile_cache).mkdir(parents=True, exist_ok=True)
+    if found.compile_cache_folder:
+        found.compile_cache_folder.mkdir(parents=True, exist_ok=True)
     if found.artifacts:
         found.artifacts.mkdir(parents=True, exist_ok=True)
-        os.utime(found.artifacts)  # when it was used last, for whoever frees the store
+        os.utime(found.artifacts)  # the time of last use, by which the store is cleaned
 
 
 def installed(python: str) -> dict[str, str]:
-    """Versions of the packages that serve. Raises BadInput when that Python has no vLLM."""
+    """Versions of the packages for serving in a Python. Raises BadInput when it has no vLLM."""
     if shutil.which(python) is None:
         raise BadInput(f"{python}: no such command; `make setup-vllm` makes .venv-vllm/bin/python")
     asked = subprocess.run([python, "-c", _VERSIONS], capture_output=True, check=False, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""How each generation of vLLM is told what to serve: its arguments, its environment, and the files it reads. Pure.
+"""The arguments, environment variables and files by which each generation of vLLM is configured. Pure functions.
 
     cpu     vLLM on a CPU
     fork    A: AWS's fork, vLLM 0.9; options in override_neuron_config, adapters fixed at the start
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from common.formats.dtypes import DTYPES
+from common.program import is_url
 
 GENERATIONS = ("cpu", "fork", "nxdi", "native")
 LABEL = "trainium-recipes.output"  # of a container: the --output of the launcher that started it
@@ -59,6 +60,11 @@ class Settings:
     artifacts: Path | None = None
     compile_cache: str | None = None
 
+    @property
+    def compile_cache_folder(self) -> Path | None:
+        """The compile cache as a local folder; None without one, or if it is a URL."""
+        return Path(self.compile_cache) if self.compile_cache and not is_url(self.compile_cache) else None
+
 
 def engine_arguments(generation: str, settings: Settings) -> dict[str, Any]:
     """Keyword arguments of vllm.LLM; `command` writes the same ones as flags."""
@@ -72,11 +78,11 @@ def engine_arguments(generation: str, settings: Settings) -> dict[str, Any]:
 
 def command(generation: str, settings: Settings, base_name: str, host: str, port: int) -> list[str]:
     """The server's command line, without the Python that runs it."""
-    words = ["-m", API_SERVER, *_flags(engine_arguments(generation, settings))]
-    words += ["--served-model-name", base_name, "--host", host, "--port", str(port)]
+    args = ["-m", API_SERVER, *_flags(engine_arguments(generation, settings))]
+    args += ["--served-model-name", base_name, "--host", host, "--port", str(port)]
     if settings.adapters:
-        words += ["--lora-modules", *(f"{name}={folder}" for name, folder in settings.adapters.items())]
-    return words
+        args += ["--lora-modules", *(f"{name}={folder}" for name, folder in settings.adapters.items())]
+    return args
 
 
 def environment(generation: str, settings: Settings) -> dict[str, str]:
@@ -222,11 +228,11 @@ _OF_GENERATION = {"cpu": _cpu, "fork": _fork, "nxdi": _nxdi, "native": _native}
 
 def _flags(arguments: Mapping[str, Any]) -> list[str]:
     """`max_loras=2` is `--max-loras 2`, True `--flag`, False `--no-flag`, a mapping its JSON."""
-    words: list[str] = []
+    args: list[str] = []
     for name, value in arguments.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
+            args.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            words += [f"--{flag}", json.dumps(value) if isinstance(value, dict) else str(value)]
-    return words
+            args += [f"--{flag}", json.dumps(value) if isinstance(value, dict) else str(value)]
+    return args

@@ -9,7 +9,7 @@ import pytest
 
 from common.data import json_lines
 from common.data.template import Template
-from common.inference.questions import Question, kept, read_questions
+from common.inference.questions import Question, collect_answers, read_questions
 from common.program import BadInput
 
 OF_COLUMNS = Template(sections=("Q: {question}", "C: {context}"), answer="{answer}", separator="\n")
@@ -82,9 +82,9 @@ QUESTIONS = [Question({"q": text}, text, None) for text in ("a\u2028b", "\x85 �
 
 
 def test_answers_are_a_line_each_for_every_reader(tmp_path):
-    with kept(tmp_path, QUESTIONS, ["base", "tuned"]) as answers:
-        answers["base"] += [answer("x\u2029y"), answer("\ud800")]
-        answers["tuned"] += [answer("x\u2029y"), answer("same")]
+    with collect_answers(tmp_path, QUESTIONS, ["base", "tuned"]) as answers:
+        answers.add("base", [answer("x\u2029y"), answer("\ud800")])
+        answers.add("tuned", [answer("x\u2029y"), answer("same")])
     text = (tmp_path / "answers.jsonl").read_text(encoding="utf-8")
     assert "한국어" in text
     lines = [json.loads(line) for line in text.splitlines()]
@@ -94,9 +94,9 @@ def test_answers_are_a_line_each_for_every_reader(tmp_path):
 
 
 def test_what_was_answered_is_kept_when_the_work_is_stopped(tmp_path):
-    with pytest.raises(KeyboardInterrupt), kept(tmp_path, QUESTIONS, ["base", "tuned"]) as answers:
-        answers["base"] += [answer("1"), answer("2")]
-        answers["tuned"] += [answer("3")]
+    with pytest.raises(KeyboardInterrupt), collect_answers(tmp_path, QUESTIONS, ["base", "tuned"]) as answers:
+        answers.add("base", [answer("1"), answer("2")])
+        answers.add("tuned", [answer("3")])
         raise KeyboardInterrupt
     lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert [list(line["answers"]) for line in lines] == [["base", "tuned"], ["base"]]
@@ -104,7 +104,7 @@ def test_what_was_answered_is_kept_when_the_work_is_stopped(tmp_path):
 
 
 def test_nothing_is_written_when_nothing_was_answered(tmp_path):
-    with pytest.raises(KeyboardInterrupt), kept(tmp_path / "out", QUESTIONS, ["base"]):
+    with pytest.raises(KeyboardInterrupt), collect_answers(tmp_path / "out", QUESTIONS, ["base"]):
         raise KeyboardInterrupt
     assert not (tmp_path / "out").exists()
 
