@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from common.data import json_lines
 from common.data.template import Template
 from common.inference.questions import Question, collect_answers, read_questions
 from common.program import BadInput
@@ -107,8 +106,3 @@ def test_nothing_is_written_when_nothing_was_answered(tmp_path):
     with pytest.raises(KeyboardInterrupt), collect_answers(tmp_path / "out", QUESTIONS, ["base"]):
         raise KeyboardInterrupt
     assert not (tmp_path / "out").exists()
-
-
-def test_no_line_holds_what_json_does_not_have():
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        json_lines.line({"a": float("nan")})

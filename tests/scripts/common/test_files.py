@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from common.files import check_free_space, read_json
+from common.program import BadInput
+
+
+def test_too_little_space_names_the_flag(tmp_path: Path) -> None:
+    check_free_space(tmp_path / "new" / "folder", 1)
+    with pytest.raises(BadInput, match=r"--artifacts .*new: .* GB are needed"):
+        check_free_space(tmp_path / "new", 10**18, "--artifacts")
+
+
+def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="file is not a folder"):
+        check_free_space(tmp_path / "file" / "output", 1)
+
+
+@pytest.mark.parametrize(("text", "problem"), [(None, "no such file"), ("{", "not JSON"), ("[1]", "not a JSON object")])
+def test_anything_but_a_json_object_is_refused(tmp_path: Path, text: str | None, problem: str) -> None:
+    if text is not None:
+        (tmp_path / "a.json").write_text(text)
+    with pytest.raises(BadInput, match=f"a.json: {problem}"):
+        read_json(tmp_path / "a.json")
