@@ -1,4 +1,4 @@
-"""What a user can get wrong."""
+"""Errors of user input, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 
 class RecipeError(Exception):
-    """Bad input, found before any work: one line that names the place, the key and what to try."""
+    """Invalid input, found before any work. Its message is one line: the file, the key and what to try."""
 
 
-# What other trainers call it.
+# Names that other trainers use.
 _SYNONYMS = {
     "lr": "learning_rate", "num_epochs": "epochs", "num_train_epochs": "epochs", "steps": "max_steps",
     "per_device_train_batch_size": "batch_size", "micro_batch_size": "batch_size",
@@ -21,7 +21,7 @@ _SYNONYMS = {
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """A clause to end an error line with: the nearest right name, or all of them where they are few.
+    """The end of an error message: the closest known name, or all of them if they are few.
 
     >>> did_you_mean("tp_sise", ["tp_size", "epochs"])
     'did you mean tp_size?'
@@ -31,8 +31,8 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     if nearest:
         return f"did you mean {nearest[0]}?"
     if not names:
-        return "there is none yet"
-    return f"choose from: {', '.join(names)}" if len(names) <= 20 else "`runner options` explains every key"
+        return "none exist yet"
+    return f"choose from: {', '.join(names)}" if len(names) <= 20 else "see `runner options` for all keys"
 
 
 def _leaf(name: str) -> str:
@@ -40,7 +40,7 @@ def _leaf(name: str) -> str:
 
 
 def _same_leaf(wrong: str, names: list[str]) -> list[str]:
-    """Dotted names whose last part is that of `wrong`, or what it means: `lora.r`, `rank` are `train.lora.rank`."""
+    """Names whose last part is that of `wrong` or a synonym: `lora.r` and `rank` find `train.lora.rank`."""
     wanted = _SYNONYMS.get(_leaf(wrong), _leaf(wrong))
     return [name for name in names if _leaf(name) == wanted]
 

@@ -1,4 +1,4 @@
-"""What the rest takes for granted of the process: open standard streams, a home folder, the user's name."""
+"""Completes the environment of the process: open standard streams, a home folder, a user name."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from contextlib import suppress
 
 
 def complete_the_process() -> None:
-    """Put /dev/null where a standard stream is closed, and names where the user has none."""
+    """Open closed standard streams on /dev/null, and set HOME and LOGNAME for a user without a passwd entry."""
     _open_standard_streams()
     _name_the_user()
 
 
 def _open_standard_streams() -> None:
-    """Else the next file that is opened would get the number of standard output, and what is printed."""
+    """Otherwise the next file to be opened would get the descriptor of standard output, and all that is printed."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
@@ -25,7 +25,7 @@ def _open_standard_streams() -> None:
 
 
 def _name_the_user() -> None:
-    """Containers often run as a number that no passwd file has: then, as Docker does, take / for the home."""
+    """Containers often run as a user id without a passwd entry; like Docker, use / as its home."""
     with suppress(KeyError):
         pwd.getpwuid(os.getuid())
         return
@@ -34,7 +34,7 @@ def _name_the_user() -> None:
 
 
 def print_error(message: str) -> None:
-    """One line on standard error, or none where that cannot be written."""
+    """Print one line on standard error; do nothing if it cannot be written."""
     try:
         print(f"runner: {message}", file=sys.stderr)
     except OSError:
@@ -42,7 +42,7 @@ def print_error(message: str) -> None:
 
 
 def discard_output() -> None:
-    """Standard output cannot be written: Python shall not try once more at the end, and complain."""
+    """Redirect a broken standard output to /dev/null, so that Python does not fail again when it flushes at exit."""
     _discard(1)
 
 

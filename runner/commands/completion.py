@@ -1,4 +1,4 @@
-"""Completion of the `runner` command in bash and zsh: recipes, options, keys and runs."""
+"""Shell completion for bash and zsh: recipes, options, keys and runs."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ _STARTUP = {"bash": ".bashrc", "zsh": ".zshrc"}
 
 
 def answer(parser: argparse.ArgumentParser) -> None:
-    """Where a shell asks for completions, print them and exit; else do nothing."""
+    """If the shell asks for completions, print them and exit."""
     argcomplete.autocomplete(parser)
 
 
 def install(home: Path) -> str:
-    """Have the user's shell load the completion. Returns what was done. Raises RecipeError for another shell."""
+    """Install completion for the user's shell. Returns a message. Raises RecipeError unless it is bash or zsh."""
     shell = Path(os.environ.get("SHELL", "")).name
     if shell not in _STARTUP:
-        raise RecipeError(f"completion: SHELL={shell or 'not set'}: works in {' and '.join(_STARTUP)}")
+        raise RecipeError(f"completion: SHELL={shell or 'not set'}: only {' and '.join(_STARTUP)} are supported")
     script = home / ".local" / "share" / "trainium-recipes" / "completion.sh"
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text(shellcode(["runner"]), encoding="utf-8")
     startup, line = home / _STARTUP[shell], f'source "{script}"\n'
     before = startup.read_text(encoding="utf-8") if startup.exists() else ""
     if line not in before:
-        apart = "" if before.endswith("\n") or not before else "\n"
-        startup.write_text(f"{before}{apart}{line}", encoding="utf-8")
+        separator = "" if before.endswith("\n") or not before else "\n"
+        startup.write_text(f"{before}{separator}{line}", encoding="utf-8")
     return f"{startup} loads {script}; open a new shell, or: source {script}"
 
 
 def recipes(prefix: str, **_: Any) -> Iterable[str]:
-    """Names of recipes, and files."""
+    """Names of recipes, and YAML files."""
     return [*recipe.recipe_names(), *FilesCompleter(("yaml",))(prefix)]
 
 
@@ -56,9 +56,9 @@ def overrides(prefix: str, **_: Any) -> Iterable[str]:
 
 
 def served(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
-    """Recipes, runs and what can be said of a server."""
-    about = [word for word in overrides(prefix) if word.startswith("serve")]
-    return [*recipe.recipe_names(), *run_names(prefix, parsed_args), *about]
+    """Recipes, runs and the settings of a server."""
+    settings = [override for override in overrides(prefix) if override.startswith("serve")]
+    return [*recipe.recipe_names(), *run_names(prefix, parsed_args), *settings]
 
 
 def run_names(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""What can be asked of a run while it lives, wherever that is: status, logs, attach, cancel, fetch."""
+"""Commands for a run in progress, wherever it runs: status, logs, attach, cancel, shell, fetch."""
 
 from __future__ import annotations
 
@@ -22,90 +22,92 @@ from runner.record.runs import Run
 
 
 def find(name: str, folder: Path, host: str | None) -> Run:
-    """A recorded run; with `host` also one that was started from another computer. Raises RecipeError.
+    """Find a recorded run; with `host`, also one that another computer started there. Raises RecipeError.
 
-    `host` is HOST or HOST:FOLDER; the record of such a run is brought into `folder`.
+    `host` is HOST or HOST:FOLDER; the record of such a run is copied into `folder`.
     """
     if host is None:
         return runs.find(name, folder)
     machine = targets.on_host(host)
     names = machine.run_names()
-    fitting = names[-1:] if name == "last" else [one for one in names if one == name] or [o for o in names if name in o]
-    if len(fitting) != 1:
-        raise RecipeError(f"{name}: no such run, or several, on {host}; {did_you_mean(name, names[-10:])}")
-    [found] = fitting
-    return Run(folder / found if (folder / found).exists() else machine.copy_record(found, folder))
+    matches = names[-1:] if name == "last" else [name] if name in names else [other for other in names if name in other]
+    if len(matches) > 1:
+        raise RecipeError(f'"{name}" matches {len(matches)} runs on {host}: {", ".join(matches[-5:])}')
+    if not matches:
+        raise RecipeError(f"{name}: no such run on {host}; {did_you_mean(name, names[-10:])}")
+    local = folder / matches[0]
+    return Run(local if local.exists() else machine.copy_record(matches[0], folder))
 
 
 def names(host: str) -> list[str]:
-    """Of all runs on a host, oldest first."""
+    """The names of all runs on a host, oldest first."""
     return targets.on_host(host).run_names()
 
 
-def attach(one: Run, console: Console) -> int:
+def attach(run: Run, console: Console) -> int:
     """Follow a run to its end, from its first event. Returns its exit status."""
-    return watch(one, targets.of_run(one), console)
+    return watch(run, targets.of_run(run), console)
 
 
-def status(several: list[Run], console: Console) -> None:
-    """What runs are doing, asked where they run."""
+def status(selected: list[Run], console: Console) -> None:
+    """Print the state of runs, as the machines that they run on report it."""
     table = tables.table("run", "where", "state", "stage", "time")
-    for one in several:
-        at = next(reversed(one.stages()), "")
-        table.add_row(one.name, one.where, targets.of_run(one).state(one), at, duration(one.seconds()))
-    console.print(table if several else Text("no run is in progress"))
+    for run in selected:
+        stage = next(reversed(run.stages()), "")
+        table.add_row(run.name, run.where, targets.of_run(run).state(run), stage, duration(run.seconds()))
+    console.print(table if selected else Text("No runs are in progress."))
 
 
-def logs(one: Run, stage: str | None, live: bool) -> int:
-    """Print the output of a stage, by default of the one at work, and while it grows if `live`.
+def logs(run: Run, stage: str | None, live: bool) -> int:
+    """Print the output of a stage, by default the current one; if `live`, keep printing while it grows.
 
-    Returns the exit status of a run whose failure was watched. Raises RecipeError for a stage that the run has not.
+    Returns the run's exit status if it failed while it was followed, else 0. Raises RecipeError for an unknown stage.
     """
-    stages = [step["stage"] for step in one.plan["steps"]]
+    stages = [step["stage"] for step in run.plan["steps"]]
     if stage and stage not in stages:
         raise RecipeError(f"{stage}: no such stage; {did_you_mean(stage, stages)}")
-    target, printed = targets.of_run(one), False
-    for line in target.log(one, stage, live):
+    target, printed = targets.of_run(run), False
+    for line in target.log(run, stage, live):
         sys.stdout.buffer.write(line + b"\n")
         sys.stdout.buffer.flush()
         printed = True
     if not printed:
-        _say_why_empty(one, stage)
-    if not live or target.state(one) != "failed":
+        _explain_no_output(run, stage)
+    if not live or target.state(run) != "failed":
         return 0
-    return _exit_status(list(target.follow(one)), stage)
+    return _exit_status(list(target.follow(run)), stage)
 
 
-def _say_why_empty(one: Run, stage: str | None) -> None:
-    name = stage or next(reversed(one.stages()), "no stage")
-    states = {"cached": "its artifact was there already, from the run that has the log"}
-    why = states.get(one.stages().get(name, {}).get("state", ""), "printed nothing")
-    print(f"runner: {name}: {why}", file=sys.stderr)
+def _explain_no_output(run: Run, stage: str | None) -> None:
+    name = stage or next(reversed(run.stages()), "no stage")
+    cached = run.stages().get(name, {}).get("state") == "cached"
+    reason = "cached: the log is in the run that made the artifact" if cached else "no output"
+    print(f"runner: {name}: {reason}", file=sys.stderr)
 
 
 def _exit_status(events: list[bytes], stage: str | None) -> int:
-    """The exit status of a run that failed, if it did in `stage`, or nobody asked for one."""
-    happened = [json.loads(line) for line in events]
-    failed = [event["stage"] for event in happened if event["event"] == "step" and event["state"] == "failed"]
-    statuses = [event["status"] for event in happened if event["event"] == "run" and event["state"] == "failed"]
+    """The exit status of a failed run; with `stage`, 0 unless it failed in that one."""
+    parsed = [json.loads(line) for line in events]
+    failed = [event["stage"] for event in parsed if event["event"] == "step" and event["state"] == "failed"]
+    statuses = [event["status"] for event in parsed if event["event"] == "run" and event["state"] == "failed"]
     return statuses[-1] if statuses and (not stage or stage in failed) else 0
 
 
-def cancel(one: Run, console: Console) -> int:
-    """End a run and wait until nothing of it is left."""
-    console.print(Text(f"{one.name}: {targets.of_run(one).cancel(one)}"))
+def cancel(run: Run, console: Console) -> int:
+    """Stop a run and wait until all of its processes have ended."""
+    console.print(Text(f"{run.name}: {targets.of_run(run).cancel(run)}"))
     return 0
 
 
-def shell(one: Run) -> int:
-    """A shell beside the files of a run; returns its exit status. Raises RecipeError where the user can log in."""
-    return targets.of_run(one).shell(one)
+def shell(run: Run) -> int:
+    """Open a shell beside a run's files; returns its exit status. Raises RecipeError where the user can log in."""
+    return targets.of_run(run).shell(run)
 
 
-def fetch(one: Run, console: Console) -> int:
-    """Bring figures, logs, samples and the adapter of a run into its record."""
-    targets.of_run(one).fetch(one, adapter=True)
-    console.print(Text(str(one.folder)), soft_wrap=True)
+def fetch(run: Run, console: Console) -> int:
+    """Copy the metrics, logs, samples and adapter of a remote run into its record."""
+    targets.of_run(run).fetch(run, adapter=True)
+    console.print(Text(str(run.folder)), soft_wrap=True)
     return 0
 
 

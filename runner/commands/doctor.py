@@ -1,4 +1,4 @@
-"""`runner doctor`: what a machine has (runner/execute/probe.py), what a recipe needs, and how to mend it."""
+"""`runner doctor`: compare what a machine has (runner/execute/probe.py) with what a recipe needs; suggest fixes."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ Report = Mapping[str, Any]  # what runner/execute/probe.py printed
 
 
 @dataclass(frozen=True)
-class Patient:
-    """A recipe, the place where it would run, and what is known of it: its plan and its needs, if they can be told."""
+class CheckContext:
+    """A recipe and the place where it would run, with its plan and its resource needs where these are known."""
 
     recipe: Recipe
     place: Place
@@ -44,85 +44,88 @@ class Patient:
 
     @property
     def port(self) -> int | None:
-        """The port that the server of the plan listens on, if it has one."""
-        words = next((step.argv for step in self.plan.steps if step.stage == "serve"), ()) if self.plan else ()
-        return int(words[words.index("--port") + 1]) if "--port" in words else self.recipe.serve.port
+        """The port that the plan's server listens on, or None."""
+        args = next((step.argv for step in self.plan.steps if step.stage == "serve"), ()) if self.plan else ()
+        return int(args[args.index("--port") + 1]) if "--port" in args else self.recipe.serve.port
 
 
 def examine(recipe: Recipe) -> list[Finding]:
-    """Everything that is, or is not, in the way of the recipe on the machine where it would run."""
+    """Check whether the recipe can run on the machine of its target: one finding for each thing checked."""
     target = targets.of(recipe.target)
-    patient, findings = ask(recipe, target.place(recipe))
-    if patient.plan:
-        findings += target.findings(patient.plan)
-    report = target.probe(_PROBE, probe_flags(patient))
-    return [*findings, *(compare(patient, json.loads(report)) if report else [])]
+    context, findings = check_recipe(recipe, target.place(recipe))
+    if context.plan:
+        findings += target.findings(context.plan)
+    report = target.probe(_PROBE, probe_flags(context))
+    return [*findings, *(compare(context, json.loads(report)) if report else [])]
 
 
-def ask(recipe: Recipe, place: Place) -> tuple[Patient, list[Finding]]:
-    """What can be said before any machine is looked at."""
+def check_recipe(recipe: Recipe, place: Place) -> tuple[CheckContext, list[Finding]]:
+    """The checks that need no machine, and the context for those that do."""
     target = targets.of(recipe.target)
     try:
         architecture = feasibility.architecture_of(recipe)
         problems = [*target.problems(recipe), *feasibility.problems(recipe)]
     except RecipeError as error:
-        return Patient(recipe, place), [Finding("error", "recipe", str(error))]
+        return CheckContext(recipe, place), [Finding("error", "recipe", str(error))]
     if problems:
-        return Patient(recipe, place), [Finding("error", "recipe", problem) for problem in problems]
+        return CheckContext(recipe, place), [Finding("error", "recipe", problem) for problem in problems]
     needs = feasibility.estimate(recipe, architecture) if architecture else None
     try:
-        return Patient(recipe, place, target.assign(plan.build(recipe, place)), needs), list(_recipe(recipe, needs))
+        return CheckContext(recipe, place, target.assign(plan.build(recipe, place)), needs), list(
+            _recipe(recipe, needs)
+        )
     except RecipeError as error:
-        return Patient(recipe, place, None, needs), [Finding("error", "recipe", str(error))]
+        return CheckContext(recipe, place, None, needs), [Finding("error", "recipe", str(error))]
 
 
-def probe_flags(patient: Patient) -> list[str]:
-    """The flags of runner/execute/probe.py that ask a machine for what the recipe needs."""
-    words = ["--store", str(patient.place.store), "--host", patient.recipe.serve.host]
-    words += [word for python in _pythons(patient) for word in ("--python", python)]
-    words += [word for port in _meeting_ports(patient) for word in ("--any-port", str(port))]
-    words += ["--port", str(patient.port)] if patient.port else []
-    return words + (["--model", patient.recipe.model.path] if patient.recipe.model.source == "hub" else [])
+def probe_flags(context: CheckContext) -> list[str]:
+    """The flags that make runner/execute/probe.py report what the recipe needs."""
+    args = ["--store", str(context.place.store), "--host", context.recipe.serve.host]
+    args += [arg for python in _pythons(context) for arg in ("--python", python)]
+    args += [arg for port in _rendezvous_ports(context) for arg in ("--any-port", str(port))]
+    args += ["--port", str(context.port)] if context.port else []
+    return args + (["--model", context.recipe.model.path] if context.recipe.model.source == "hub" else [])
 
 
-def compare(patient: Patient, report: Report) -> list[Finding]:
-    """What a machine's report says about a recipe."""
-    return [finding for look in _LOOKS for finding in look(patient, report)]
+def compare(context: CheckContext, report: Report) -> list[Finding]:
+    """The findings that follow from a machine's report."""
+    return [finding for check in _CHECKS for finding in check(context, report)]
 
 
 def show(findings: list[Finding], console: Console) -> None:
     """Print a line for each finding."""
     for finding in findings:
-        words = finding.says + (f"; {finding.todo}" if finding.todo else "")
-        line = Text.assemble((f"{finding.level:8}", _COLOURS[finding.level]), f"{finding.about:12}", words)
+        text = finding.says + (f"; {finding.todo}" if finding.todo else "")
+        line = Text.assemble((f"{finding.level:8}", _COLOURS[finding.level]), f"{finding.about:12}", text)
         console.print(line, soft_wrap=True, highlight=False)
 
 
 def as_json(findings: list[Finding]) -> str:
+    """The findings as a JSON list."""
     return json.dumps([asdict(finding) for finding in findings], indent=2)
 
 
 def status(findings: list[Finding]) -> int:
-    """The exit status: 0 when nothing is in the way."""
+    """The exit status: 1 if a finding is an error, else 0."""
     return int(any(finding.level == "error" for finding in findings))
 
 
 def _recipe(recipe: Recipe, needs: memory.Estimate | None) -> Iterator[Finding]:
     where = "rank" if recipe.hardware.device == "cpu" else "core"
-    says = f"training needs about {gib(needs.core)} of memory a {where}" if needs else "its needs are not known"
+    says = f"training needs about {gib(needs.core)} of memory per {where}" if needs else "memory needs are unknown"
     yield Finding("ok", "recipe", says)
 
 
-def _pythons(patient: Patient) -> dict[str, list[str]]:
-    """The environments that the plan's steps run in, with what each must hold."""
+def _pythons(context: CheckContext) -> dict[str, list[str]]:
+    """Each Python environment of the plan's steps, with the packages that it needs."""
     found: dict[str, list[str]] = {}
-    for step in patient.plan.steps if patient.plan else ():
+    for step in context.plan.steps if context.plan else ():
         for python, texts in step.packages.items():
             found.setdefault(python, []).extend(texts)
     return found
 
 
-def _python(patient: Patient, report: Report) -> Iterator[Finding]:
+def _python(context: CheckContext, report: Report) -> Iterator[Finding]:
     version = tuple(int(part) for part in report["python"].split(".")[:2])
     if version < _OLDEST_PYTHON:
         yield Finding("error", "python", f"{report['python']} is too old", "have Python 3.10 or newer on the PATH")
@@ -130,8 +133,8 @@ def _python(patient: Patient, report: Report) -> Iterator[Finding]:
         yield Finding("ok", "python", report["python"])
 
 
-def _neuron(patient: Patient, report: Report) -> Iterator[Finding]:
-    recipe, found = patient.recipe, report["neuron"]
+def _neuron(context: CheckContext, report: Report) -> Iterator[Finding]:
+    recipe, found = context.recipe, report["neuron"]
     hardware, processes = recipe.hardware, recipe.parallel.tp_size * recipe.parallel.dp_size
     if hardware.device == "cpu":
         return
@@ -141,55 +144,57 @@ def _neuron(patient: Patient, report: Report) -> Iterator[Finding]:
             f"run on {hardware.name} with the Neuron AMI, or rehearse with hardware=cpu",
         )  # fmt: skip
         return
-    cores, about = found["cores"], f"{found['cores']} cores, driver {found['driver'] or 'of unknown version'}"
+    cores, about = found["cores"], f"{found['cores']} cores, driver {found['driver'] or 'version unknown'}"
     if cores < processes:
-        yield Finding("error", "neuron", f"{about}; the recipe trains on {processes}", "take a smaller tp_size")
+        yield Finding("error", "neuron", f"{about}; the recipe trains on {processes}", "use a smaller tp_size")
     elif hardware.cores and cores != hardware.cores:
         yield Finding("warning", "neuron", f"{about}; {hardware.name} has {hardware.cores}", "check hardware=")
     else:
         yield Finding("ok", "neuron", about)
     yield from _hbm(hardware.core_memory_gb, found["memory"] / cores if cores else 0)
     for pid, command in found["processes"].items():
-        yield Finding("warning", "neuron", f"process {pid} holds cores: {command}", f"end it: kill {pid}")
+        yield Finding("warning", "neuron", f"process {pid} uses cores: {command}", f"stop it: kill {pid}")
 
 
-def _hbm(expected: float | None, there: float) -> Iterator[Finding]:
-    if expected and there < 0.95 * expected * memory.GIB:
-        yield Finding("error", "neuron", f"a core has {gib(there)}, not {expected:g} GiB",
-                      f"check hardware=, or set hardware.core_memory_gb={there / memory.GIB:g}")  # fmt: skip
+def _hbm(expected: float | None, actual: float) -> Iterator[Finding]:
+    if expected and actual < 0.95 * expected * memory.GIB:
+        yield Finding("error", "neuron", f"a core has {gib(actual)}, not {expected:g} GiB",
+                      f"check hardware=, or set hardware.core_memory_gb={actual / memory.GIB:g}")  # fmt: skip
 
 
-def _environments(patient: Patient, report: Report) -> Iterator[Finding]:
-    for python, needed in _pythons(patient).items():
+def _environments(context: CheckContext, report: Report) -> Iterator[Finding]:
+    for python, needed in _pythons(context).items():
         found = report["environments"][python]
         if "error" in found:
-            there = ", ".join(report["installed"]) or "none"
+            installed = ", ".join(report["installed"]) or "none"
             yield Finding("error", "environment", f"{python}: {found['error']}",
-                          f"choose the sdk of this machine (it has {there}), or set sdk.train_python")  # fmt: skip
+                          f"choose the sdk of this machine (it has {installed}), or set sdk.train_python")  # fmt: skip
             continue
         packages = {**found["packages"], requirements.PYTHON: found["version"]}
-        wrong = list(requirements.unmet(needed, packages))
-        for requirement, said in wrong:
-            yield Finding("error", "packages", f"{python}: {said}", _install(patient.recipe.sdk, python, requirement))
-        if not wrong:
+        unmet = list(requirements.unmet(needed, packages))
+        for requirement, problem in unmet:
+            yield Finding(
+                "error", "packages", f"{python}: {problem}", _install(context.recipe.sdk, python, requirement)
+            )
+        if not unmet:
             names = {requirements.parsed(text)[0] for text in needed} - {requirements.PYTHON}
-            says = f"{python}: Python {found['version']}, {len(names)} packages as needed"
+            says = f"{python}: Python {found['version']}, {len(names)} required packages installed"
             yield Finding("ok", "environment", says)
-        if python == patient.place.python:
-            yield from _unexpected(patient.recipe.sdk, python, packages)
+        if python == context.place.python:
+            yield from _unexpected(context.recipe.sdk, python, packages)
 
 
 def _unexpected(sdk: Sdk, python: str, packages: Mapping[str, str]) -> Iterator[Finding]:
-    """What the release notes say otherwise; their pages disagree, so the machine is right."""
-    for _, said in requirements.unmet(sdk.train_packages_expected, packages):
+    """Versions other than in the release notes: only warnings, as the pages of the notes contradict each other."""
+    for _, problem in requirements.unmet(sdk.train_packages_expected, packages):
         yield Finding(
-            "warning", "packages", f"{python}: {said}, as the notes of Neuron {sdk.name} say",
-            "with another neuronx-distributed, train.nxd.release=RELEASE takes its modelling code",
+            "warning", "packages", f"{python}: {problem} by the release notes of Neuron {sdk.name}",
+            "with another neuronx-distributed, train.nxd.release=RELEASE selects its modelling code",
         )  # fmt: skip
 
 
 def _install(sdk: Sdk, python: str, requirement: str) -> str:
-    """Packages of the SDK come with its AMI; the others are pip's."""
+    """How to install a package: those of the SDK come with its AMI, the others from pip."""
     name, _ = requirements.parsed(requirement)
     if name == requirements.PYTHON:
         return "set sdk.train_python to another Python"
@@ -200,104 +205,110 @@ def _install(sdk: Sdk, python: str, requirement: str) -> str:
     return f"run: {python} -m pip install '{requirement}'"
 
 
-def _disk(patient: Patient, report: Report) -> Iterator[Finding]:
-    there = report["store"]
-    if not there["writable"]:
-        yield Finding("error", "disk", f"{there['path']}: not writable", "set paths.store to a folder of yours")
-    if not patient.needs:
+def _disk(context: CheckContext, report: Report) -> Iterator[Finding]:
+    store = report["store"]
+    if not store["writable"]:
+        yield Finding(
+            "error", "disk", f"{store['path']}: not writable", "set paths.store to a folder that you can write to"
+        )
+    if not context.needs:
         return
-    keys = {step.stage: step.key for step in patient.plan.steps} if patient.plan else {}
-    need = sum(size for stage, size in patient.needs.disk.items() if keys.get(stage) not in there["objects"])
-    says = f"{there['path']}: about {gib(need)} needed, {gib(there['free'])} free"
-    if need > there["free"]:
-        yield Finding("error", "disk", says, "set paths.store to a larger disk, or free it: runner gc --days 30")
+    keys = {step.stage: step.key for step in context.plan.steps} if context.plan else {}
+    need = sum(size for stage, size in context.needs.disk.items() if keys.get(stage) not in store["objects"])
+    says = f"{store['path']}: about {gib(need)} needed, {gib(store['free'])} free"
+    if need > store["free"]:
+        yield Finding(
+            "error", "disk", says, "set paths.store to a larger disk, or free some space: runner gc --days 30"
+        )
     else:
         yield Finding("ok", "disk", says)
 
 
-def _memory(patient: Patient, report: Report) -> Iterator[Finding]:
-    needs, there = patient.needs, report["memory"]
-    if not needs or not there:
+def _memory(context: CheckContext, report: Report) -> Iterator[Finding]:
+    needs, host = context.needs, report["memory"]
+    if not needs or not host:
         return
     stage, need = needs.peak_stage, needs.host[needs.peak_stage]
-    says = f"{stage} needs about {gib(need)}, {gib(there['available'])} of {gib(there['total'])} are free"
-    if need > there["total"]:
+    says = f"{stage} needs about {gib(need)}, {gib(host['available'])} of {gib(host['total'])} are free"
+    if need > host["total"]:
         yield Finding("error", "memory", says, feasibility.HOST_ADVICE[stage])
-    elif need > there["available"]:
-        yield Finding("warning", "memory", says, "end other programs")
+    elif need > host["available"]:
+        yield Finding("warning", "memory", says, "stop other programs")
     else:
         yield Finding("ok", "memory", says)
 
 
-def _ports(patient: Patient, report: Report) -> Iterator[Finding]:
+def _ports(context: CheckContext, report: Report) -> Iterator[Finding]:
     for port, free in report["ports"].items():
         if free:
             yield Finding("ok", "port", f"{port} is free")
         else:
-            yield Finding("error", "port", f"{port} is taken", f"end what listens there (ss -ltnp 'sport = :{port}'), "
+            yield Finding("error", "port", f"{port} is in use", f"stop its listener (ss -ltnp 'sport = :{port}'), "
                           "or set serve.port")  # fmt: skip
 
 
-def _meeting_ports(patient: Patient) -> list[int]:
-    """Fixed ports that the training listens on."""
-    return sorted({port for step in patient.plan.steps for port in step.ports}) if patient.plan else []
+def _rendezvous_ports(context: CheckContext) -> list[int]:
+    """The fixed ports that training listens on."""
+    return sorted({port for step in context.plan.steps for port in step.ports}) if context.plan else []
 
 
-def _meeting(patient: Patient, report: Report) -> Iterator[Finding]:
-    """Whether the training finds its ports: free now, and not handed out to any connection meanwhile."""
-    wanted = _meeting_ports(patient)
-    if not wanted:
+def _rendezvous(context: CheckContext, report: Report) -> Iterator[Finding]:
+    """Whether the ports of training are free, and stay so: the kernel may give them to any outgoing connection."""
+    ports = _rendezvous_ports(context)
+    if not ports:
         return
-    for port in wanted:
+    for port in ports:
         if not report["any_ports"][str(port)]:
-            yield Finding("error", "port", f"{port}: in use, and the training listens there",
-                          f"end what has it: ss -anp 'sport = :{port}'")  # fmt: skip
-    loose = [port for port in wanted if _handed_out(port, report["handed_out"])]
-    if loose:
-        every = ",".join(map(str, loose))
-        yield Finding("warning", "port", f"{every}: may be handed out to any connection before the training listens",
-                      f"run: sudo sysctl -w net.ipv4.ip_local_reserved_ports={every}")  # fmt: skip
+            yield Finding("error", "port", f"{port}: in use, but training must listen on it",
+                          f"stop what uses it: ss -anp 'sport = :{port}'")  # fmt: skip
+    ephemeral = [port for port in ports if _is_ephemeral(port, report["handed_out"])]
+    if ephemeral:
+        listed = ",".join(map(str, ephemeral))
+        yield Finding("warning", "port", f"{listed}: the kernel may give it to a connection before training listens",
+                      f"run: sudo sysctl -w net.ipv4.ip_local_reserved_ports={listed}")  # fmt: skip
     else:
-        yield Finding("ok", "port", f"{', '.join(map(str, wanted))}: kept for the training")
+        yield Finding("ok", "port", f"{', '.join(map(str, ports))}: reserved for training")
 
 
-def _handed_out(port: int, handed_out: Mapping[str, Any] | None) -> bool:
+def _is_ephemeral(port: int, handed_out: Mapping[str, Any] | None) -> bool:
     if not handed_out:
         return False
     first, last = handed_out["range"]
     return first <= port <= last and not any(low <= port <= high for low, high in handed_out["reserved"])
 
 
-def _hub(patient: Patient, report: Report) -> Iterator[Finding]:
-    found, model = report.get("hub"), patient.recipe.model.path
+def _hub(context: CheckContext, report: Report) -> Iterator[Finding]:
+    found, model = report.get("hub"), context.recipe.model.path
     if not found:
         return
     where = f"{found['endpoint']}/{model}"
     if found["token"] and found.get("user"):
         yield Finding("ok", "token", f"{found['token']}: {found['user']}")
     elif found["token"] and "user" in found:
-        yield Finding("error", "token", f"{found['token']}: the hub does not accept it",
-                      f"make a new one at {found['endpoint']}/settings/tokens")  # fmt: skip
+        yield Finding("error", "token", f"{found['token']}: the hub rejects it",
+                      f"create a new one at {found['endpoint']}/settings/tokens")  # fmt: skip
     elif not found["token"]:
-        yield Finding("warning", "token", "none: HF_TOKEN is not set", "set it where the model is gated or private")
+        yield Finding("warning", "token", "none: HF_TOKEN is not set", "set it if the model is gated or private")
     if "error" in found:
         yield Finding(
             "warning",
             "hub",
-            f"{where}: not reached: {found['error']}",
+            f"{where}: cannot be reached: {found['error']}",
             "check the network or HF_ENDPOINT, or use a local copy: model.source=folder model.path=FOLDER",
         )
     elif found["status"] == 200:
         yield Finding("ok", "hub", f"{where}: readable")
     elif found["code"] == "GatedRepo":
-        yield Finding("error", "hub", f"{where}: its licence is not accepted", f"accept it at {where} and set HF_TOKEN")
+        yield Finding(
+            "error", "hub", f"{where}: you have not accepted its licence", f"accept it at {where} and set HF_TOKEN"
+        )
     elif found["status"] in (401, 403, 404):
         yield Finding("error", "hub", f"{where}: no such model, or private", "check model.path, and set HF_TOKEN")
     else:
         yield Finding("warning", "hub", f"{where}: the hub answered {found['status']}", "try again later")
 
 
-_LOOKS = (_python, _neuron, _environments, _disk, _memory, _ports, _meeting, _hub)
+_CHECKS = (_python, _neuron, _environments, _disk, _memory, _ports, _rendezvous, _hub)
 
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:

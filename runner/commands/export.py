@@ -1,4 +1,4 @@
-"""`runner export`: what a run trained, as a folder for others, with a model card."""
+"""`runner export`: the trained model of a run as a folder to share, with a model card."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ vLLM: `vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules ada
 (`layout.json`): `LoraConfig(..., load_lora_from_ckpt=True, lora_save_dir="{folder}", lora_load_tag="lora")`.""",
 }
 
-# Terms that reach whoever gets the result; by what the name of the base model or the data set begins with.
+# Licence terms that pass on to recipients, by the first part of the name of the base model or data set.
 _TERMS = {
     "meta-llama/": 'Meta\'s community licence: pass it on, show "Built with Llama", begin the name with "Llama".',
     "databricks/databricks-dolly-15k": "CC BY-SA 3.0: name the source.",
@@ -50,17 +50,17 @@ _TERMS = {
 
 
 def export(run: Run, format: str, output: Path) -> None:
-    """Write the folder `output`, complete or not at all. Raises RecipeError."""
+    """Write the folder `output`, complete or not at all. Raises RecipeError if it already exists."""
     if output.exists():
-        raise RecipeError(f"{output}: exists already; name a new folder")
+        raise RecipeError(f"{output}: already exists; choose a new folder")
     recipe = run.typed_recipe()
-    aside = output.with_name(f".{output.name}.{os.getpid()}")
+    temporary = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        FORMATS[format](run, recipe, aside)
-        (aside / _CARD).write_text(card(run, recipe, format, output.name), encoding="utf-8")
-        aside.rename(output)
+        FORMATS[format](run, recipe, temporary)
+        (temporary / _CARD).write_text(card(run, recipe, format, output.name), encoding="utf-8")
+        temporary.rename(output)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _peft(run: Run, recipe: Recipe, folder: Path) -> None:
@@ -71,19 +71,19 @@ def _peft(run: Run, recipe: Recipe, folder: Path) -> None:
 
 
 def _merged(run: Run, recipe: Recipe, folder: Path) -> None:
-    """The run's merged model; one that has none gets it made now."""
-    made = run.folder / "artifacts" / "export" / "merged"
-    if made.is_dir():
-        shutil.copytree(made, folder)
+    """Copy the run's merged model, or merge the adapter now if the run did not."""
+    merged = run.folder / "artifacts" / "export" / "merged"
+    if merged.is_dir():
+        shutil.copytree(merged, folder)
         return
     work = folder.with_name(f"{folder.name}.work")
     inputs = {"--model": artifact(run, "fetch"), "--adapter": artifact(run, "train"), "--output": work}
-    words = [str(word) for pair in inputs.items() for word in pair]
+    args = [str(arg) for pair in inputs.items() for arg in pair]
     try:
         python = targets.of(recipe.target).place(recipe).python
-        command = [python, str(SCRIPTS / "export_adapter.py"), *words, "--merge"]
+        command = [python, str(SCRIPTS / "export_adapter.py"), *args, "--merge"]
         if subprocess.run(command, check=False).returncode:
-            raise RecipeError(f"{run.name}: the adapter cannot be merged; export_adapter.py says why")
+            raise RecipeError(f"{run.name}: the adapter cannot be merged; see the output of export_adapter.py above")
         (work / "merged").rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -99,18 +99,18 @@ FORMATS: Mapping[str, Callable[[Run, Recipe, Path], None]] = {"peft": _peft, "me
 
 
 def base_of(run: Run, recipe: Recipe) -> str:
-    """The base model as it can be loaded: its id on the hub, its folder, or what was made of a GGUF file."""
+    """What to load as the base model: its id on the hub, its folder, or the folder converted from a GGUF file."""
     if recipe.model.source == "hub":
         return recipe.model.path
-    words = next(step["argv"] for step in run.plan["steps"] if step["stage"] == "fetch")
-    if "--folder" in words:
-        folder = words[words.index("--folder") + 1]
+    args = next(step["argv"] for step in run.plan["steps"] if step["stage"] == "fetch")
+    if "--folder" in args:
+        folder = args[args.index("--folder") + 1]
         return run.plan["carried"].get(folder, folder)
     return str((run.folder / "artifacts" / "fetch").resolve())
 
 
 def card(run: Run, recipe: Recipe, format: str, name: str) -> str:
-    """The model card: front matter as the Hugging Face hub reads it, then what a person wants to know."""
+    """The model card in Markdown, with front matter for the Hugging Face hub."""
     lora, parallel = recipe.train.lora, recipe.parallel
     use = _USE[format].format(
         base=base_of(run, recipe), folder=name, rank=server_options.max_lora_rank(lora.rank), tp_size=parallel.tp_size,
@@ -155,7 +155,7 @@ def _data_of(recipe: Recipe) -> str:
 
 
 def _terms(run: Run, recipe: Recipe) -> str:
-    """What is known of the terms; nobody but the owner can say more."""
+    """The licence terms that are known; only the owners can say more."""
     names = (base_of(run, recipe), _data_of(recipe))
     lines = [f"The terms of the base model ({names[0]}) and of the data ({names[1]}) apply to the result."]
     for name in names:

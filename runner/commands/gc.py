@@ -1,7 +1,7 @@
-"""Frees the store, by age, by size and by what recorded runs refer to; never what a run in progress needs.
+"""`runner gc`: frees the store by age, size and reachability from recorded runs; never what a run in progress needs.
 
-Besides artifacts the store has what the Neuron compiler made: compiled/KEY for a server, told by the run that served
-with it, and neuron-cache, the programs of trainings and servers, which are kept or go together.
+Besides artifacts, the store holds the output of the Neuron compiler: compiled/KEY for a server, reported by the run
+that served with it, and neuron-cache, the programs of trainings and servers, which is kept or removed as a whole.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _COMPILED, _CACHE = "compiled", "neuron-cache"  # see runner.plan.stages.server_
 
 @dataclass(frozen=True)
 class Rules:
-    """What may go: unused for `days`; the longest unused while the store exceeds `gb`; `unreachable` alone."""
+    """What to remove: unused for `days`; least recently used while the store exceeds `gb`; only the `unreachable`."""
 
     days: float | None
     gb: float | None
@@ -35,17 +35,17 @@ class Rules:
 @dataclass(frozen=True)
 class _Artifact:
     path: Path
-    used: float  # Unix time of the last run that wanted it
+    used: float  # Unix time of the last run that used it
     size: int
     reachable: bool
 
 
 def collect(root: Path, runs: Sequence[Run], rules: Rules, dry_run: bool) -> None:
-    """Remove what the rules say from the store at `root` and print each. Raises RecipeError for no rule or no store."""
+    """Remove what `rules` select from the store at `root`, and print it. Raises RecipeError without rules or store."""
     if rules.days is None and rules.gb is None and not rules.unreachable:
-        raise RecipeError("gc: say what may go: --unreachable, --days N or --gb N")
+        raise RecipeError("gc: choose what to remove: --unreachable, --days N or --gb N")
     if not root.is_dir():
-        raise RecipeError(f"gc: {root}: no such store; --store names the folder")
+        raise RecipeError(f"gc: {root}: no such store; set it with --store")
     freed = 0
     for artifact in _chosen(_artifacts(Store(root), runs), rules):
         print(f"{'would remove' if dry_run else 'removed'} {artifact.path.name}  {artifact.size / 1e6:.1f} MB")
@@ -56,7 +56,7 @@ def collect(root: Path, runs: Sequence[Run], rules: Rules, dry_run: bool) -> Non
 
 
 def _artifacts(store: Store, runs: Sequence[Run]) -> list[_Artifact]:
-    """Everything finished or begun that no run in progress needs."""
+    """All artifacts, complete or partial, that no run in progress needs."""
     used: dict[str, float] = {}
     needed: set[str] = set()
     for run in runs:
@@ -75,27 +75,27 @@ def _artifacts(store: Store, runs: Sequence[Run]) -> list[_Artifact]:
 def _refers_to(run: Run, store: Store) -> set[str]:
     """Names in the store: what its steps make or read, and the compiled model of its server.
 
-    All compiled models, by the folder's name, while it is not known which one the server will take.
+    Until the server has reported which compiled model it uses, the whole folder of them.
     """
     root = store.root.absolute()
     steps = run.plan["steps"]
     keys = {step["key"] for step in steps}
-    words = {word for step in steps for word in (*step["argv"], *step["env"].values())}
-    told = {event["compiled"] for event in run.events() if event["event"] == "serving" and "compiled" in event}
-    asks = {name for name in (_COMPILED, _CACHE) if any(word.startswith(str(root / name)) for word in words)}
-    asks -= {_COMPILED} if told else set()
-    read = {found[1] for word in words for found in re.finditer(rf"{re.escape(str(root))}/objects/([^/]+)", word)}
-    return keys | read | told | asks
+    values = {value for step in steps for value in (*step["argv"], *step["env"].values())}
+    reported = {event["compiled"] for event in run.events() if event["event"] == "serving" and "compiled" in event}
+    folders = {name for name in (_COMPILED, _CACHE) if any(value.startswith(str(root / name)) for value in values)}
+    folders -= {_COMPILED} if reported else set()
+    read = {match[1] for value in values for match in re.finditer(rf"{re.escape(str(root))}/objects/([^/]+)", value)}
+    return keys | read | reported | folders
 
 
 def _chosen(artifacts: Sequence[_Artifact], rules: Rules) -> Iterator[_Artifact]:
-    """Those to remove, longest unused first."""
+    """The artifacts to remove, least recently used first."""
     total = sum(artifact.size for artifact in artifacts)
     for artifact in sorted(artifacts, key=lambda artifact: artifact.used):
         old = rules.days is not None and time.time() - artifact.used > rules.days * _DAY
         too_much = rules.gb is not None and total > rules.gb * 1e9
-        asked = old or too_much or (rules.days is None and rules.gb is None)
-        if asked and not (rules.unreachable and artifact.reachable):
+        selected = old or too_much or (rules.days is None and rules.gb is None)
+        if selected and not (rules.unreachable and artifact.reachable):
             total -= artifact.size
             yield artifact
 
@@ -105,7 +105,7 @@ def _size(path: Path) -> int:
 
 
 def _remove(path: Path, root: Path) -> None:
-    """Out of sight first, in one move, so that no run finds half of it."""
+    """Rename it first: a run must never find a half-removed artifact."""
     doomed = root / "doomed" / path.name
     doomed.parent.mkdir(exist_ok=True)
     path.rename(doomed)

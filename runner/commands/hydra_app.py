@@ -1,4 +1,4 @@
-"""`runner run` with Hydra's own flags: -m makes a sweep; --cfg, --info, --help and the rest are Hydra's application."""
+"""`runner run` with Hydra's own flags: -m starts a sweep; --cfg, --info, --help and the rest are passed to Hydra."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _FLAGS = (
 )  # fmt: skip
 
 
-def main(name: str, words: Sequence[str]) -> int:
-    """Run the recipe `name` as a Hydra application with `words`, flags and overrides, as its command line."""
+def main(name: str, args: Sequence[str]) -> int:
+    """Run the recipe `name` as a Hydra application with `args`, flags and overrides, as its command line."""
     source = recipe.locate(name)
-    flags, overrides = _split(words)
+    flags, overrides = _split(args)
     _check_flags(flags)
     recipe.check_overrides(overrides, source)
     if not {"-m", "--multirun"}.isdisjoint(flags):
@@ -38,7 +38,7 @@ def main(name: str, words: Sequence[str]) -> int:
         statuses.append(_run_job(config, source))
 
     sys.argv = ["runner", *flags, *recipe.hydra_overrides(overrides)]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # what goes wrong is raised, for the command to tell in one line
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are raised, so that the command prints them in one line
     try:
         hydra.main(config_path=str(source.parent), config_name=source.name, version_base="1.3")(job)()
     except HydraException as error:
@@ -49,21 +49,21 @@ def main(name: str, words: Sequence[str]) -> int:
 def _sweep(source: Path, flags: Sequence[str], overrides: Sequence[str]) -> int:
     others = [flag for flag in flags if flag not in ("-m", "--multirun")]
     if others:
-        raise RecipeError(f"command line: {' '.join(others)}: not together with -m")
+        raise RecipeError(f"command line: {' '.join(others)}: cannot be combined with -m")
     return sweep.sweep(source, overrides, Console())
 
 
 def _check_flags(flags: Sequence[str]) -> None:
-    """Hydra would take a beginning of a flag too, and change folders and names that are ours."""
-    for flag in (word.partition("=")[0] for word in flags if word.startswith("-")):
+    """Reject other flags: Hydra accepts abbreviations, and flags that would change our folders and names."""
+    for flag in (arg.partition("=")[0] for arg in flags if arg.startswith("-")):
         if flag not in _FLAGS:
             raise RecipeError(f"command line: {flag}: no such flag; {did_you_mean(flag, _FLAGS)}")
 
 
-def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Flags with their values, and overrides; Hydra wants the flags first."""
-    overrides = [word for word in words if not word.startswith("-") and ("=" in word or word.startswith("~"))]
-    return [word for word in words if word not in overrides], overrides
+def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate the flags and their values from the overrides: Hydra expects flags first."""
+    overrides = [arg for arg in args if not arg.startswith("-") and ("=" in arg or arg.startswith("~"))]
+    return [arg for arg in args if arg not in overrides], overrides
 
 
 def _run_job(config: DictConfig, source: Path) -> int:

@@ -1,4 +1,4 @@
-"""One run from a composed recipe to its closing words."""
+"""One run, from a composed recipe to its summary: plan, record, start, follow, detach or cancel."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from runner.targets import Target
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGTERM: ended like Ctrl-C."""
+    """Raised for SIGTERM, which is handled like Ctrl-C."""
 
 
 def say_notes(composed: Composed) -> None:
-    """Tell what of a recipe is not used."""
+    """Print which settings of a recipe have no effect."""
     for note in composed.notes:
         print(f"note: {note}", file=sys.stderr)
 
 
 def run(composed: Composed, console: Console, detached: bool = False) -> int:
-    """Plan, execute and record; shows progress and the outcome. Returns the exit status.
+    """Plan, execute and record a recipe; show progress and the outcome. Returns the exit status.
 
-    A `detached` run is started and left alone.
+    A `detached` run is only started.
     """
     recipe = composed.recipe
     trackers.of(recipe.tracker)
@@ -45,77 +45,80 @@ def run(composed: Composed, console: Console, detached: bool = False) -> int:
     plan = target.plan(recipe)
     say_notes(composed)
     create.prepare_folders(recipe, target.local_store)
-    made = Run(create.create(composed, plan))
-    start(made, target, attached=not detached)
+    record = Run(create.create(composed, plan))
+    start(record, target, attached=not detached)
     if detached:
-        _say_detached(made, console)
+        _print_detached(record, console)
         return 0
-    return watch(made, target, console)
+    return watch(record, target, console)
 
 
-def start(one: Run, target: Target, attached: bool) -> None:
-    """Start a recorded run. Raises RecipeError, and then leaves no record, where it cannot be."""
+def start(run: Run, target: Target, attached: bool) -> None:
+    """Start a recorded run. If it cannot start, removes the record and raises RecipeError."""
     try:
-        target.start(one, attached)
+        target.start(run, attached)
     except RecipeError:
-        shutil.rmtree(one.folder)
+        shutil.rmtree(run.folder)
         raise
 
 
-def watch(one: Run, target: Target, console: Console) -> int:
-    """Follow a run that was started to its end, bring its results and show them. Returns the exit status.
+def watch(run: Run, target: Target, console: Console) -> int:
+    """Follow a started run to its end, fetch its results and show them. Returns the exit status.
 
-    Ctrl-C asks whether the run shall go on alone.
+    Ctrl-C asks whether to cancel the run or to detach from it.
     """
-    follower = Follower([Step(**step) for step in one.plan["steps"]], console)
+    follower = Follower([Step(**step) for step in run.plan["steps"]], console)
     try:
-        follow(one, target, follower, console)
+        follow(run, target, follower, console)
     except KeyboardInterrupt as stop:
-        return _leave(one, target, console, ask=not isinstance(stop, Interrupted))
+        return _leave(run, target, console, ask=not isinstance(stop, Interrupted))
     if follower.state != "finished":
         console.print(Text(f"{follower.failed_stage or 'run'}: {follower.reason}", style="red"), soft_wrap=True)
         return follower.status or 1
-    summary.show(one, console)
+    summary.show(run, console)
     return 0
 
 
-def follow(one: Run, target: Target, follower: Follower, console: Console) -> None:
-    """Show a started run until it has ended, feed its tracker, and bring its results."""
-    tracker = trackers.of(Tracker(**one.recipe["tracker"]))
-    feed = trackers.feed(tracker, one, lambda text: console.print(Text(text, style="yellow"), soft_wrap=True))
+def follow(run: Run, target: Target, follower: Follower, console: Console) -> None:
+    """Show the progress of a started run until it ends, feed its tracker, and fetch its results."""
+    tracker = trackers.of(Tracker(**run.recipe["tracker"]))
+    feed = trackers.feed(tracker, run, lambda text: console.print(Text(text, style="yellow"), soft_wrap=True))
     with terminate_as_interrupt(), feed as tracked:
-        follower.follow(tracked.passing(target.follow(one)))
-        target.fetch(one, adapter=one.recipe["target"]["fetch"] == "auto")
+        follower.follow(tracked.passing(target.follow(run)))
+        target.fetch(run, adapter=run.recipe["target"]["fetch"] == "auto")
 
 
-def _leave(one: Run, target: Target, console: Console, ask: bool) -> int:
-    """Leave a run that goes on: cancel it, or have it live on alone."""
-    if _asked_to_detach(target, console) if ask and console.is_terminal else target.survives:
+def _leave(run: Run, target: Target, console: Console, ask: bool) -> int:
+    """Cancel a run in progress, or detach from it. Returns the exit status."""
+    if _wants_to_detach(target, console) if ask and console.is_terminal else target.survives:
         target.detach()
-        _say_detached(one, console)
+        _print_detached(run, console)
         return 0
-    target.cancel(one)
-    console.print(Text(f"stopped; the same command goes on from here. Record: {one.folder}", style="yellow"))
+    target.cancel(run)
+    console.print(Text(f"Stopped. Run the same command to resume. Record: {run.folder}", style="yellow"))
     return 130
 
 
-def _asked_to_detach(target: Target, console: Console) -> bool:
-    """The answer; a second Ctrl-C, or none, is the one that is usual for the target."""
-    usual = "d" if target.survives else "c"
+def _wants_to_detach(target: Target, console: Console) -> bool:
+    """Ask the user; a second Ctrl-C, or no answer, takes the default of the target."""
+    default = "d" if target.survives else "c"
     try:
-        answer = console.input(f"\n[yellow]d: detach, the run goes on; c: cancel it ({usual}): ").strip().lower()
+        answer = console.input(f"\n[yellow]d: detach, the run continues; c: cancel it ({default}): ").strip().lower()
     except (KeyboardInterrupt, EOFError):
         answer = ""
-    return (answer or usual).startswith("d")
+    return (answer or default).startswith("d")
 
 
-def _say_detached(one: Run, console: Console) -> None:
-    console.print(Text(f"{one.name} goes on; runner attach, logs, status or cancel {one.name}"), soft_wrap=True)
+def _print_detached(run: Run, console: Console) -> None:
+    console.print(
+        Text(f"{run.name} continues in the background; use runner attach, logs, status or cancel {run.name}"),
+        soft_wrap=True,
+    )
 
 
 @contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
-    """Have SIGTERM end what is done meanwhile like Ctrl-C."""
+    """Within this context, SIGTERM raises Interrupted, as Ctrl-C raises KeyboardInterrupt."""
 
     def interrupt(number: int, frame: Any) -> None:
         raise Interrupted

@@ -1,4 +1,4 @@
-"""`runner options`: every choice and every key, explained."""
+"""`runner options`: every option and key of a recipe, with its help."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from runner.compose.schema import Recipe
 from runner.compose.validate import keys, section_of
 from runner.errors import RecipeError, did_you_mean
 
-# Groups that set keys of another section than their own name's.
+# Groups that set keys of a section with another name.
 _SECTIONS = {"tp_size": "parallel", "epochs": "train"}
 
 
@@ -42,27 +42,27 @@ def show(group: str | None, console: Console) -> None:
 
 
 def purpose(group: str, option: str) -> str:
-    """The comment that opens an option's file, after its package if that is said."""
+    """The comment at the top of an option's file, after its @package line."""
     lines = option_file(group, option).read_text(encoding="utf-8").splitlines()
     first = next((line for line in lines if "@package" not in line), "")
     return first.removeprefix("# ") if first.startswith("# ") else ""
 
 
 def _keys(section: str) -> Table:
-    table = tables.table("key", "default", "takes", "meaning")
+    table = tables.table("key", "default", "type", "description")
     for key, field, hint in keys(Recipe):
         if key.startswith(f"{section}.") and not section_of(hint):
-            cells = (key, _default(field), _takes(hint, field.metadata), field.metadata["help"])
-            table.add_row(*map(Text, cells))  # a bracket is no markup
+            cells = (key, _default(field), _type(hint, field.metadata), field.metadata["help"])
+            table.add_row(*map(Text, cells))  # brackets are not markup
     return table
 
 
 def _default(field: dataclasses.Field) -> str:
-    made = field.default_factory
-    return str(made() if made is not dataclasses.MISSING else field.default)
+    factory = field.default_factory
+    return str(factory() if factory is not dataclasses.MISSING else field.default)
 
 
-def _takes(hint: Any, limits: typing.Mapping[str, Any]) -> str:
+def _type(hint: Any, limits: typing.Mapping[str, Any]) -> str:
     if limits["choices"]:
         return " | ".join(limits["choices"])
     if typing.get_origin(hint) is list:

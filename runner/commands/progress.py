@@ -1,4 +1,4 @@
-"""Shows a run while it happens, from its event stream: numbered stages, a bar with an ETA for the one at work."""
+"""Shows the progress of a run from its event stream: numbered stages, a bar with an ETA for the current one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from runner.plan.model import Step
 
 
 class Follower:
-    """Turns event lines into what a person sees; keeps what the summary needs.
+    """Prints events for people, and keeps the outcome.
 
-    `seconds` holds the time of each stage, `cached` those that were there already, `reason` why a run failed.
+    `seconds` holds the duration of each stage, `cached` the stages that were cached, `reason` why the run failed.
     """
 
     def __init__(self, steps: Sequence[Step], console: Console):
@@ -30,7 +30,7 @@ class Follower:
         self.state, self.reason, self.failed_stage, self.status = "killed", "the executor was killed", "", 0
 
     def follow(self, lines: Iterable[bytes]) -> None:
-        """Read events until they end."""
+        """Show each event of a stream of JSON lines until it ends."""
         with self._bar() as self._progress:
             self._task = self._progress.add_task("", total=None, numbers="")
             for line in lines:
@@ -49,7 +49,7 @@ class Follower:
         if self.state == "stopped":
             self.reason = "it was stopped"
         elif self.state == "interrupted":
-            self._say("its time was up; it goes on when it is started again", "yellow")
+            self._print("The time limit was reached. The run resumes when it is started again.", "yellow")
 
     def _on_step(self, event: dict[str, Any]) -> None:
         getattr(self, f"_on_step_{event['state']}")(event, self._titles[event["stage"]])
@@ -60,15 +60,15 @@ class Follower:
         self._milestones.begin()
 
     def _on_step_waiting(self, event: dict[str, Any], title: str) -> None:
-        self._say(f"{title}: waiting for {event['holder']}", "yellow")
+        self._print(f"{title}: waiting for {event['holder']}", "yellow")
 
     def _on_step_cached(self, event: dict[str, Any], title: str) -> None:
         self.cached.add(event["stage"])
-        self._say(f"{title:<66} cached", "green")
+        self._print(f"{title:<66} cached", "green")
 
     def _on_step_finished(self, event: dict[str, Any], title: str) -> None:
         self.seconds[event["stage"]] = event["seconds"]
-        self._say(f"{title:<66} {event['seconds']:5.1f} s", "green")
+        self._print(f"{title:<66} {event['seconds']:5.1f} s", "green")
 
     def _on_step_failed(self, event: dict[str, Any], title: str) -> None:
         self.reason, self.failed_stage = event["reason"], event["stage"]
@@ -76,32 +76,34 @@ class Follower:
     def _on_progress(self, event: dict[str, Any]) -> None:
         self._progress.update(self._task, completed=event["done"], total=event["total"], unit=event["unit"])
         if not self._console.is_terminal and self._milestones.reached(event):
-            self._say(f"      {event['done']}/{event['total']} {event['unit']}{self._milestones.time_left()}", "dim")
+            self._print(f"      {event['done']}/{event['total']} {event['unit']}{self._milestones.time_left()}", "dim")
 
     def _on_metric(self, event: dict[str, Any]) -> None:
-        shown = [
+        values = [
             f"{name} {value:.4g}" for name, value in event["values"].items() if name in ("loss", "tokens_per_second")
         ]
-        if shown:
-            self._progress.update(self._task, numbers=" · ".join(shown).replace("tokens_per_second", "tokens/s"))
+        if values:
+            self._progress.update(self._task, numbers=" · ".join(values).replace("tokens_per_second", "tokens/s"))
 
     def _on_log(self, event: dict[str, Any]) -> None:
-        self._say(f"      {event['message']}", {"warning": "yellow", "error": "red"}.get(event["level"], "dim"))
+        self._print(f"      {event['message']}", {"warning": "yellow", "error": "red"}.get(event["level"], "dim"))
 
     def _on_serving(self, event: dict[str, Any]) -> None:
-        self._say(f"      serving at {event['url']}, models: {', '.join(event['models'])}", "bold")
+        self._print(f"      serving at {event['url']}, models: {', '.join(event['models'])}", "bold")
 
-    def _say(self, text: str, style: str) -> None:
+    def _print(self, text: str, style: str) -> None:
         self._console.print(Text(text, style=style), soft_wrap=True)
 
 
 class _Milestones:
-    """Every quarter of a step that takes long: what a log file gets instead of a bar."""
+    """Every quarter of a long step, for a log file, which gets no bar."""
 
     def begin(self) -> None:
+        """Start the clock of a step."""
         self._started, self._next, self._share = time.monotonic(), 0.25, 0.0
 
     def reached(self, event: dict[str, Any]) -> bool:
+        """Whether the event passes the next quarter, five seconds or more into the step."""
         self._share = event["done"] / max(event["total"], 1)
         if self._share < self._next or time.monotonic() - self._started < 5:
             return False
@@ -109,6 +111,7 @@ class _Milestones:
         return self._share < 1
 
     def time_left(self) -> str:
+        """`, N s left`, at the average speed so far."""
         elapsed = time.monotonic() - self._started
         return f", {elapsed / self._share - elapsed:.0f} s left"
 

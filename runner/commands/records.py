@@ -1,4 +1,4 @@
-"""What past runs say, as tables: `runner runs`, `show`, `compare`, and `diff` of two of them."""
+"""Tables of recorded runs: `runner runs`, `show`, `compare` and `diff`."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from runner.record.differences import differing
 from runner.record.runs import Run, every, find, find_all
 
 _LAST_LINES = 10  # of the log of a stage that failed
-_MOST_COLUMNS = 6  # of differing keys; with more, the table is turned
+_MOST_COLUMNS = 6  # of differing keys; with more, the table is transposed
 
 
 def runs(every: Sequence[Run], console: Console) -> None:
-    """One line a run: its state, time and what it reached."""
+    """Print one line per run: its state, time and main metric."""
     table = tables.table("run", "state", "time", "adapter", "overrides")
     for run in every:
         table.add_row(run.name, run.state, duration(run.seconds()), _headline(run), " ".join(run.manifest["overrides"]))
-    console.print(table if every else "no runs yet")
+    console.print(table if every else "No runs yet.")
 
 
 def show(run: Run, console: Console) -> None:
-    """One run: where it comes from, what each stage did, and its outcome."""
+    """Print one run: its origin, the state of each stage, and its outcome."""
     manifest, git = run.manifest, run.manifest["git"]
     changes = " and uncommitted.diff" if git and git["changed"] else ""
-    code = f"commit {git['commit'][:12]}{changes}" if git else "not under git"
+    code = f"commit {git['commit'][:12]}{changes}" if git else "not in a git repository"
     for name, value in (
         ("run", run.name),
         ("state", run.state),
@@ -49,20 +49,20 @@ def show(run: Run, console: Console) -> None:
         console.print(Text(f"{name:<8} {value}"), soft_wrap=True)
     table = tables.table("stage", "state", "seconds", "artifact")
     for step in run.plan["steps"]:
-        happened = run.stages().get(step["stage"], {})
-        table.add_row(step["stage"], happened.get("state", "-"), str(happened.get("seconds", "")), step["key"])
+        event = run.stages().get(step["stage"], {})
+        table.add_row(step["stage"], event.get("state", "-"), str(event.get("seconds", "")), step["key"])
     console.print(table)
     _show_failure(run, console)
     summary.show(run, console)
 
 
 def _show_failure(run: Run, console: Console) -> None:
-    """Why a run did not come to its end, and the last that its stage printed."""
+    """Why a run did not finish, and the last lines of its log."""
     stages = run.stages()
     if run.state not in ("failed", "killed") or not stages:
         return
     stage, event = next(reversed(stages.items()))
-    reason = event.get("reason", "ended without a word: it was killed, or its machine went down")
+    reason = event.get("reason", "ended without an event: it was killed, or its machine went down")
     console.print(Text(f"{run.state:<8} {stage}: {reason}", style="red"), soft_wrap=True)
     log = run.folder / "logs" / f"{stage}.log"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
@@ -72,34 +72,34 @@ def _show_failure(run: Run, console: Console) -> None:
 
 
 def compare(several: Sequence[Run], console: Console) -> None:
-    """A leaderboard, best first: the figures of the runs and the keys in which they differ."""
+    """Print a leaderboard, best first: the metrics of the runs and the keys in which they differ."""
     _, ranked = ranking.rank(several)
-    called, metrics = [run.name for run, _ in ranked], [one for _, one in ranked]
-    names = [name for name in RANKING if any(name in figures for figures in metrics)]
-    figures = {name: [_figure(name, one) for one in metrics] for name in names}
+    run_names, metrics = [run.name for run, _ in ranked], [values for _, values in ranked]
+    measured = [name for name in RANKING if any(name in values for values in metrics)]
+    columns = {name: [_metric(name, values) for values in metrics] for name in measured}
     differ = differing([run.recipe for run, _ in ranked])
     keys = {key: [str(value) for value in values] for key, values in differ.items()}
     if len(keys) <= _MOST_COLUMNS:
-        table = tables.table("run", *keys, *figures)
-        for row in zip(called, *keys.values(), *figures.values(), strict=True):
+        table = tables.table("run", *keys, *columns)
+        for row in zip(run_names, *keys.values(), *columns.values(), strict=True):
             table.add_row(*row)
     else:
-        table = tables.table("", *called)
-        for name, values in (figures | keys).items():
+        table = tables.table("", *run_names)
+        for name, values in (columns | keys).items():
             table.add_row(name, *values)
     console.print(table)
 
 
-def _figure(name: str, metrics: Mapping[str, float]) -> str:
+def _metric(name: str, metrics: Mapping[str, float]) -> str:
     return RANKING[name].text(metrics[name]) if name in metrics else "-"
 
 
-def diff(one: Mapping[str, Any], other: Mapping[str, Any], console: Console) -> None:
-    """The keys in which two recipes differ."""
+def diff(first: Mapping[str, Any], second: Mapping[str, Any], console: Console) -> None:
+    """Print the keys in which two recipes differ."""
     table = tables.table("key", "first", "second")
-    for key, (left, right) in differing([one, other]).items():
+    for key, (left, right) in differing([first, second]).items():
         table.add_row(key, str(left), str(right))
-    console.print(table if table.row_count else "no difference")
+    console.print(table if table.row_count else "No differences.")
 
 
 def _headline(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""A recorded run, done again from nothing: on a CPU its figures come out the same to the last bit."""
+"""`runner rerun`: repeat a recorded run from scratch; on a CPU its metrics are equal bit for bit."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from runner.record.runs import Run, every, find
 
 
 def rerun(before: Run, console: Console, force: bool) -> int:
-    """Do a recorded run again from nothing, in a store of its own, and compare every figure. Returns the exit status.
+    """Repeat a recorded run in an empty store and compare every metric. Returns the exit status.
 
-    Raises RecipeError where programs or package versions are not those of the record, unless `force`.
+    Raises RecipeError if programs or package versions differ from the record, unless `force`.
     """
     recipe = before.typed_recipe()
     if not targets.of(recipe.target).local_store:
         raise RecipeError(f"{before.name}: ran on {before.where}; only runs of this machine can be rerun")
     changed = [*_changed_programs(before, recipe), *_changed_versions(before)]
     if changed and not force:
-        raise RecipeError(f"{before.name}: not the same any more: {'; '.join(changed)}; --force runs it all the same")
+        raise RecipeError(f"{before.name}: changed since the run: {'; '.join(changed)}; use --force to run it anyway")
     with tempfile.TemporaryDirectory(prefix="rerun-") as store:
         recipe.paths.store = store
         source, overrides = Path(before.manifest["recipe"]), tuple(before.manifest["overrides"])
@@ -39,7 +39,7 @@ def rerun(before: Run, console: Console, force: bool) -> int:
 
 
 def _changed_programs(before: Run, recipe: Recipe) -> list[str]:
-    """Steps whose fingerprint is another one now: a program, a data set or a model has changed."""
+    """The first step whose fingerprint has changed: its program, its data set or its model."""
     now = {step.stage: step.key for step in targets.of(recipe.target).plan(recipe).steps}
     changed = (step["stage"] for step in before.plan["steps"] if now.get(step["stage"]) != step["key"])
     return [f"program or input of {stage}" for stage in list(changed)[:1]]
@@ -53,9 +53,9 @@ def _changed_versions(before: Run) -> list[str]:
 def _compare(before: Run, after: Run, console: Console) -> int:
     differing = [name for name, value in _repeatable(before).items() if _repeatable(after).get(name) != value]
     for name in differing:
-        console.print(Text(f"{name}: {before.metrics()[name]} then, {after.metrics().get(name)} now", style="red"))
+        console.print(Text(f"{name}: {before.metrics()[name]} before, {after.metrics().get(name)} now", style="red"))
     if not differing:
-        console.print(Text(f"all {len(_repeatable(before))} figures are those of {before.name}, to the last bit"))
+        console.print(Text(f"Reproduced: all {len(_repeatable(before))} metrics equal {before.name} bit for bit."))
     return 1 if differing else 0
 
 

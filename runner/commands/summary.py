@@ -1,4 +1,4 @@
-"""The closing words of a run: base against adapter, a sample, and where things are."""
+"""The summary of a run: base model against adapter, a sample, and where the files are."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runner.record.runs import Run
 
 
 def show(run: Run, console: Console) -> None:
-    """Print what came of a run."""
+    """Print the summary of a run."""
     report = run.result("evaluate", "report.json")
     if report:
         console.print(_comparison(report))
@@ -41,7 +41,7 @@ def _comparison(report: dict[str, Any]) -> Table:
 
 
 def _show_sample(path: Path, console: Console) -> None:
-    """The first example that shows a difference: right with the adapter, if there is one."""
+    """Print the first example that the adapter answers exactly, or else the first of all."""
     with path.open(encoding="utf-8") as lines:
         samples = [json.loads(line) for line in itertools.islice(lines, 50)]
     best = max(samples, key=lambda sample: sample["adapter"]["text"].strip() == sample["reference"].strip())
@@ -56,13 +56,13 @@ def _show_sample(path: Path, console: Console) -> None:
 
 
 def _places(run: Path) -> list[tuple[str, Path]]:
-    made = {
+    paths = {
         "adapter": run / "artifacts" / "export" / "adapter",
         "merged": run / "artifacts" / "export" / "merged",
         "samples": run / "artifacts" / "evaluate" / "samples.jsonl",
         "run": run,
     }
-    return [(name, path) for name, path in made.items() if path.exists()]
+    return [(name, path) for name, path in paths.items() if path.exists()]
 
 
 def _short(path: Path) -> str:

@@ -33,7 +33,7 @@ def test_a_rerun_gives_the_same_figures(folder: Path) -> None:
     done = runner(folder, "rerun", "last")
     assert done.returncode == 0, done.stdout + done.stderr
     first, second = runs.every(folder / "runs")
-    assert "to the last bit" in done.stdout
+    assert "bit for bit" in done.stdout
     assert {event["state"] for event in second.stages().values()} == {"finished"}, "nothing came from the store"
     figures = {name: value for name, value in first.metrics().items() if "seconds" not in name}
     assert len(figures) >= 12

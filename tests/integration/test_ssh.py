@@ -250,7 +250,7 @@ def test_ctrl_c_without_a_terminal_leaves_the_run_alone(host: Host, work: Path) 
     while b'"at": 10' not in (run.folder / "events.jsonl").read_bytes():
         assert follower.poll() is None
     follower.send_signal(signal.SIGINT)
-    assert "goes on; runner attach" in done(follower)
+    assert "continues in the background; use runner attach" in done(follower)
     assert "running" in done(command(host, work, "status", run.name))
     assert "stopped" in done(command(host, work, "cancel", run.name))
 

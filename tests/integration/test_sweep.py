@@ -103,7 +103,7 @@ def test_trials_in_parallel_share_what_they_have_in_common(folder: Path) -> None
 
 def test_ctrl_c_leaves_no_process_and_says_how_to_go_on(folder: Path) -> None:
     output = end_at(folder, "trial 0: train", signal.SIGINT, "train.seed=1,2,3", *PARALLEL)
-    assert "the same command goes on from here" in output
+    assert "Run the same command to resume" in output
     assert "Traceback" not in output
     assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(folder).encode() in read(path)]
 

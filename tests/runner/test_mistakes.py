@@ -14,7 +14,7 @@ ON_THE_COMMAND_LINE = {
     "tp_sise=4": "did you mean tp_size?",
     "train.epoch=1": "did you mean train.epochs?",
     "train.lr=1": "did you mean train.learning_rate?",
-    "lora.r=8": "`runner options` explains every key",
+    "lora.r=8": "see `runner options` for all keys",
     "lora_alpha=8": "did you mean train.lora.alpha?",
     "rank=8": "did you mean train.lora.rank?",
     "max_seq_length=64": "did you mean dataset.seq_len?",
@@ -122,7 +122,7 @@ COMMANDS = {
     "diff quickstart nothing": "no such run",
     "report nothing": "no such run",
     "rerun nothing": "no such run",
-    "gc": "say what may go",
+    "gc": "choose what to remove",
     "gc --days x": "invalid float value",
     "gc --unreachable": "no such store",
 }

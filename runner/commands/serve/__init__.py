@@ -1,1 +1,1 @@
-"""`runner serve`, `ask` and `generate`: what was trained answers questions."""
+"""`runner serve`, `ask` and `generate`: trained models answer prompts."""

@@ -1,4 +1,4 @@
-"""`runner ask`: every model of a server that lives answers the same questions, side by side."""
+"""`runner ask`: the models of a running server answer the same prompts, side by side."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from runner.commands.tables import terminal
 from runner.plan.command import SCRIPTS, flags
 from runner.record.runs import Run
 
-_SHOWN = 20  # questions
+_SHOWN = 20  # answers
 
 
 def ask(server: Server, question: str, models: Sequence[str], max_tokens: int | None, console: Console) -> int:
-    """Ask a file of rows, or a text as it is; show the answers. Returns the exit status."""
+    """Ask a server the rows of a file, or one literal prompt; show the answers. Returns the exit status."""
     recipe = server.run.typed_recipe()
     limits = flags(max_tokens=max_tokens or recipe.evaluate.max_new_tokens, models=list(models))
     if os.path.isfile(question):  # noqa: PTH113  pathlib raises for a text that is too long for a name
@@ -43,29 +43,29 @@ def _ask(server: Server, file: Path, limits: Sequence[str], console: Console) ->
     run: Run = server.run
     host, port = servers.address(server)
     output = run.folder / "asked" / file.stem
-    words = [*limits, *flags(host=host, port=port, prompts=str(file), output=str(output))]
+    args = [*limits, *flags(host=host, port=port, prompts=str(file), output=str(output))]
     recipe = run.typed_recipe()
     python = targets.of(recipe.target).place(recipe).python
-    status = subprocess.run([python, str(SCRIPTS / "ask_server.py"), *words], check=False).returncode
+    status = subprocess.run([python, str(SCRIPTS / "ask_server.py"), *args], check=False).returncode
     if status == 0:
         show(output / "answers.jsonl", console)
     return status
 
 
 def show(file: Path, console: Console) -> None:
-    """The answers in a file that ask_server.py or generate.py wrote, a column for every model."""
+    """Print the answers in a file of ask_server.py or generate.py, a column per model."""
     with file.open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     table = tables.table("prompt", *rows[0]["answers"], show_lines=True)
     for row in rows[:_SHOWN]:
         table.add_row(Text(row["prompt"].strip(), style="dim"), *map(_text, row["answers"].values()))
     console.print(table)
-    more = f", with {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+    more = f", {len(rows) - _SHOWN} more are in the file" if len(rows) > _SHOWN else ""
     console.print(Text(f"answers  {file}{more}"), soft_wrap=True)
 
 
 def _text(answer: dict[str, Any]) -> Text:
-    """One that was cut off shows it."""
+    """The answer; […] marks one that reached the token limit."""
     return Text(answer["text"].strip() + " […]" * (answer["finish_reason"] == "length"))
 
 

@@ -1,6 +1,6 @@
-"""`runner generate`: a file of questions for the base model and the adapters of runs, without a server.
+"""`runner generate`: the base model and the adapters of runs answer a file of prompts, without a server.
 
-It is a run of one step, and happens where the runs are that it asks: what they made is in the store there.
+It is a run of one step on the machine of the runs that it uses: their artifacts are in the store there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from runner.record.runs import Run, find
 
 @dataclass(frozen=True)
 class Questions:
-    """What to ask, and how. `output` is where the answers are copied to; None leaves them in the record alone."""
+    """The prompts, and how to sample. The answers stay in the record; with `output`, they are also copied there."""
 
     prompts: Path
     output: Path | None = None
@@ -43,35 +43,37 @@ class Questions:
 
 
 def generate(runs: Sequence[Run], questions: Questions, folder: Path, console: Console) -> int:
-    """Answer, and show the answers. Returns the exit status. Raises RecipeError before any work.
+    """Generate and show the answers. Returns the exit status. Raises RecipeError before any work.
 
-    `folder` is that of run records.
+    `folder` is the folder of run records.
     """
     composed, planned = plan_of(runs, questions, folder)
     target = targets.of(composed.recipe.target)
     create.prepare_folders(composed.recipe, target.local_store)
-    made = Run(create.create(composed, planned))
-    start(made, target, attached=True)
-    status = watch(made, target, console)
-    answers = made.folder / "artifacts" / "generate" / "answers.jsonl"
-    if status == 0 and not answers.is_file():  # left alone
-        console.print(Text(f"`runner fetch {made.name}` brings {answers} when it is done"), soft_wrap=True)
+    record = Run(create.create(composed, planned))
+    start(record, target, attached=True)
+    status = watch(record, target, console)
+    answers = record.folder / "artifacts" / "generate" / "answers.jsonl"
+    if status == 0 and not answers.is_file():  # detached
+        console.print(
+            Text(f"When it has finished, `runner fetch {record.name}` copies the answers to {answers}"), soft_wrap=True
+        )
     elif status == 0:
-        ask.show(_copied(made, answers, questions.output), console)
+        ask.show(_copied(record, answers, questions.output), console)
     return status
 
 
-def _copied(made: Run, answers: Path, output: Path | None) -> Path:
+def _copied(record: Run, answers: Path, output: Path | None) -> Path:
     if output is None:
         return answers
     output.mkdir(parents=True, exist_ok=True)
-    for file in (answers, made.folder / "results" / "generate" / "summary.json"):
+    for file in (answers, record.folder / "results" / "generate" / "summary.json"):
         shutil.copyfile(file, output / file.name)
     return output / answers.name
 
 
 def plan_of(runs: Sequence[Run], questions: Questions, folder: Path) -> tuple[Composed, Plan]:
-    """The plan that has runs answer. Raises RecipeError for runs that cannot be asked together."""
+    """The plan that has runs answer. Raises RecipeError for runs that one engine cannot load together."""
     if not questions.prompts.is_file():
         raise RecipeError(f"--prompts {questions.prompts}: no such file")
     first, recipe = runs[0], afterwards(runs[0].typed_recipe(), "generate", folder)
@@ -80,7 +82,7 @@ def plan_of(runs: Sequence[Run], questions: Questions, folder: Path) -> tuple[Co
         recipe.target.kubernetes.image = recipe.target.kubernetes.serve_image
     made = {name: artifacts_of(run, recipe) for name, run in _named(runs, recipe).items()}
     artifacts = next(iter(made.values()))
-    title, args = f"answer {questions.prompts.name}", _words(recipe, made, questions)
+    title, args = f"answer {questions.prompts.name}", _args(recipe, made, questions)
     command = StageCommand(title, "generate.py", args, cached=False, cores=server_options.cores(recipe))
     place = dataclasses.replace(artifacts.place, python=_python(recipe, artifacts))
     step = plan.step("generate", command, place, recipe)
@@ -90,15 +92,15 @@ def plan_of(runs: Sequence[Run], questions: Questions, folder: Path) -> tuple[Co
 
 
 def _named(runs: Sequence[Run], recipe: Recipe) -> Mapping[str, Run]:
-    """By the name that is asked: of one run that of its recipe, of several the runs' own."""
+    """The run of each model name: for one run its recipe's adapter name, for several the names of the runs."""
     return {recipe.serve.adapter_name: runs[0]} if len(runs) == 1 else {run.name: run for run in runs}
 
 
-def _words(recipe: Recipe, made: Mapping[str, Artifacts], questions: Questions) -> list[str | Argument]:
+def _args(recipe: Recipe, made: Mapping[str, Artifacts], questions: Questions) -> list[str | Argument]:
     artifacts, vllm = next(iter(made.values())), recipe.serve.engine == "vllm"
     image = None if artifacts.place.container or not vllm else recipe.serve.image
     return [
-        *server_options.models(recipe, artifacts, [server_options.named(name, one) for name, one in made.items()]),
+        *server_options.models(recipe, artifacts, [server_options.named(name, its) for name, its in made.items()]),
         *([] if server_options.asks_base(recipe) or server_options.merged(recipe) else ["--no-base"]),
         *flags(engine="vllm" if vllm else "embedded", dtype=server_options.dtype(recipe), image=image),
         *flags(max_tokens=questions.max_tokens or recipe.evaluate.max_new_tokens),
@@ -110,29 +112,29 @@ def _words(recipe: Recipe, made: Mapping[str, Artifacts], questions: Questions) 
 
 
 def _python(recipe: Recipe, artifacts: Artifacts) -> str:
-    """The one that has the engine, or starts the container that has it."""
+    """The Python that has the engine, or that starts the container with it."""
     in_python = recipe.serve.engine == "vllm" and not recipe.serve.image
     return server_options.python(recipe, artifacts.place) if in_python else artifacts.place.python
 
 
-def afterwards(recipe: Recipe, verb: str, folder: Path) -> Recipe:
-    """The recipe of a run as that of another one, recorded in `folder`, which uses what the first one made."""
-    recipe.name, recipe.paths.runs = f"{verb}-{recipe.name}", str(folder)
-    recipe.tracker = Tracker()  # what was trained is there already
-    recipe.target.slurm.stages = {}  # options for stages that it has not
+def afterwards(recipe: Recipe, command: str, folder: Path) -> Recipe:
+    """Turn the recipe of a finished run into that of a new run in `folder` that uses its artifacts."""
+    recipe.name, recipe.paths.runs = f"{command}-{recipe.name}", str(folder)
+    recipe.tracker = Tracker()  # nothing is trained
+    recipe.target.slurm.stages = {}  # options for stages that the new run does not have
     return recipe
 
 
 def check_together(runs: Sequence[Run], recipe: Recipe) -> None:
-    """Raises RecipeError for runs whose adapters one engine cannot hold."""
+    """Raises RecipeError for runs whose adapters one engine cannot load together."""
     first = runs[0]
     if len(runs) > 1 and server_options.merged(recipe):
-        raise RecipeError(f"{first.name}: its vLLM serves merged models (sdk.vllm_lora), one run at a time")
+        raise RecipeError(f"{first.name}: its vLLM serves only merged models (sdk.vllm_lora), so one run at a time")
     for run in runs:
         if _key(run, "fetch") != _key(first, "fetch"):
-            raise RecipeError(f"{run.name}: has another base model than {first.name}; one server has one")
+            raise RecipeError(f"{run.name}: has a different base model than {first.name}; a server has only one")
         if run.recipe["target"] != first.recipe["target"]:
-            raise RecipeError(f"{run.name}: lies on another machine than {first.name}; one server is on one")
+            raise RecipeError(f"{run.name}: is on a different machine than {first.name}; a server runs on only one")
 
 
 def _key(run: Run, stage: str) -> str | None:
@@ -140,25 +142,25 @@ def _key(run: Run, stage: str) -> str | None:
 
 
 def artifacts_of(run: Run, recipe: Recipe) -> Artifacts:
-    """What a run made, where it lies. Raises RecipeError if it is here no more."""
+    """The artifacts of a run in their store. Raises RecipeError if those of a local run are gone."""
     target = targets.of(recipe.target)
     if target.local_store:
         artifact(run, "fetch")
         artifact(run, "export", "merged" if server_options.merged(recipe) else "adapter")
-    found = Artifacts(dataclasses.replace(target.place(recipe), store=Path(run.plan["store"])))
-    found.keys = {step["stage"]: step["key"] for step in run.plan["steps"]}
-    return found
+    artifacts = Artifacts(dataclasses.replace(target.place(recipe), store=Path(run.plan["store"])))
+    artifacts.keys = {step["stage"]: step["key"] for step in run.plan["steps"]}
+    return artifacts
 
 
 def artifact(run: Run, stage: str, below: str = "") -> Path:
-    """What a stage of the run made, on this machine. Raises RecipeError when it is not there."""
+    """The local folder of a stage's artifact, or `below` it. Raises RecipeError if it does not exist."""
     path = (run.folder / "artifacts" / stage).resolve() / below
     if path.exists():
         return path
     if run.where != HERE:
-        brings = f"`runner fetch {run.name}` brings the adapter alone"
-        raise RecipeError(f"{run.name}: {stage}/{below} is at {run.where}, not here; {brings}")
-    raise RecipeError(f"{run.name}: {stage}/{below} is not there (any more); run its recipe again")
+        advice = f"`runner fetch {run.name}` copies only the adapter"
+        raise RecipeError(f"{run.name}: {stage}/{below} is on {run.where}, not on this machine; {advice}")
+    raise RecipeError(f"{run.name}: {stage}/{below} does not exist (any more); run its recipe again")
 
 
 def add_generate(parser: argparse.ArgumentParser) -> None:

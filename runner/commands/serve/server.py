@@ -1,4 +1,4 @@
-"""`runner serve`: a server that stays, of a recipe or of recorded runs. It is a run as any other."""
+"""`runner serve`: a server of a recipe or of recorded runs, in the foreground or detached. It is itself a run."""
 
 from __future__ import annotations
 
@@ -35,40 +35,40 @@ from runner.record import create, runs
 from runner.record.runs import Run
 from runner.targets import Target
 
-_OPEN = ("serve.", "sdk.")  # what can still be said of a model that is made
+_SERVER_KEYS = ("serve.", "sdk.")  # the settings that can still change for a trained model
 
 
-def serve(words: Sequence[str], folder: Path, console: Console, detached: bool) -> int:
+def serve(args: Sequence[str], folder: Path, console: Console, detached: bool) -> int:
     """Serve until Ctrl-C, or `detached` until `runner stop`. Returns the exit status. Raises RecipeError.
 
-    `words` are a recipe, or runs in `folder`, each by choice as NAME=RUN; and overrides.
+    `args` are a recipe, or runs in `folder`, optionally as NAME=RUN; and overrides.
     """
-    composed, planned = of_words(words, folder)
+    composed, planned = plan_of(args, folder)
     say_notes(composed)
     target = targets.of(composed.recipe.target)
     _check_port(target, planned, folder)
     create.prepare_folders(composed.recipe, target.local_store)
-    made = Run(create.create(composed, planned))
-    start(made, target, attached=True)
-    return _leave_when_serving(made, target, console) if detached else watch(made, target, console)
+    run = Run(create.create(composed, planned))
+    start(run, target, attached=True)
+    return _detach_when_serving(run, target, console) if detached else watch(run, target, console)
 
 
-def of_words(words: Sequence[str], folder: Path) -> tuple[Composed, Plan]:
-    """The plan that serves what the words say. Raises RecipeError where it cannot be served."""
-    overrides = [word for word in words if _is_override(word)]
-    names = [word for word in words if not _is_override(word)] or ["last"]
+def plan_of(args: Sequence[str], folder: Path) -> tuple[Composed, Plan]:
+    """The plan of a server for the arguments. Raises RecipeError if they cannot be served."""
+    overrides = [arg for arg in args if _is_override(arg)]
+    names = [arg for arg in args if not _is_override(arg)] or ["last"]
     if names[0] not in compose.recipe_names() and not names[0].endswith((".yaml", ".yml")):
         return _of_runs(names, overrides, folder)
     if len(names) > 1:
-        raise RecipeError(f"{names[1]}: a recipe is served alone; runs can be served together")
+        raise RecipeError(f"{names[1]}: a recipe cannot be served together with others; runs can")
     composed = compose.compose(names[0], [*overrides, "serve.mode=foreground"])
     if composed.recipe.serve.engine == "none":
         raise RecipeError(f"{names[0]}: serve=none serves nothing; add serve=embedded or serve=vllm")
     return composed, targets.of(composed.recipe.target).plan(composed.recipe)
 
 
-def _is_override(word: str) -> bool:
-    key, equals, _ = word.lstrip("+~").partition("=")
+def _is_override(arg: str) -> bool:
+    key, equals, _ = arg.lstrip("+~").partition("=")
     return bool(equals) and ("." in key or key in compose.groups())
 
 
@@ -81,7 +81,7 @@ def _of_runs(names: Sequence[str], overrides: Sequence[str], folder: Path) -> tu
     target = targets.of(recipe.target)
     place = dataclasses.replace(target.place(recipe), store=Path(first.plan["store"]))
     artifacts = {name: artifacts_of(run, recipe) for name, run in named.items()}
-    adapters = [server_options.named(name, one) for name, one in artifacts.items()]
+    adapters = [server_options.named(name, made) for name, made in artifacts.items()]
     command = foreground(recipe, next(iter(artifacts.values())), adapters)
     composed = Composed(recipe, Path(first.manifest["recipe"]), (*names, *overrides), first.manifest["choices"])
     step = plan.step("serve", command, place, recipe)
@@ -89,20 +89,20 @@ def _of_runs(names: Sequence[str], overrides: Sequence[str], folder: Path) -> tu
 
 
 def _served(names: Sequence[str], folder: Path) -> dict[str, Run]:
-    """Name → run. Raises RecipeError for two of one name."""
-    found: dict[str, Run] = {}
-    for word in names:
-        name, equals, wanted = word.rpartition("=")
+    """The run of each model name. Raises RecipeError for duplicate names."""
+    served: dict[str, Run] = {}
+    for arg in names:
+        name, equals, wanted = arg.rpartition("=")
         run = runs.find(wanted, folder, having="export")
         name = name if equals else run.name
-        if name in found:
-            raise RecipeError(f"{name}: two adapters of one name; NAME=RUN gives one another")
-        found[name] = run
-    return found
+        if name in served:
+            raise RecipeError(f"{name}: two adapters have this name; rename one with NAME=RUN")
+        served[name] = run
+    return served
 
 
 def _recipe(run: Run, overrides: Sequence[str], folder: Path) -> Recipe:
-    """What the record says, with what is said now of the server."""
+    """The recorded recipe with `overrides` of the server's settings."""
     compose.check_overrides(overrides, compose.RECIPES / "recipe.yaml")
     values = copy.deepcopy(run.recipe)
     for text in overrides:
@@ -120,21 +120,25 @@ def _apply(text: str, recipe: dict[str, Any]) -> None:
     key, value = override.key_or_group, override.value()
     if key == "serve":
         recipe["serve"] |= load_yaml(compose.option_file(key, str(value)).read_text(encoding="utf-8"), key)
-    elif key.startswith(_OPEN):
+    elif key.startswith(_SERVER_KEYS):
         *sections, name = key.split(".")
         section = functools.reduce(lambda values, below: values.setdefault(below, {}), sections, recipe)
         section[name] = section.get(name, {}) | value if isinstance(value, dict) else value
     else:
-        raise RecipeError(f"command line: {text}: the model is made; only serve, serve.* and sdk.* count")
+        raise RecipeError(
+            f"command line: {text}: the model is already trained; only serve, serve.* and sdk.* can be set"
+        )
 
 
 def _check(served: dict[str, Run], recipe: Recipe) -> None:
-    """Raises RecipeError for runs that one server cannot serve, or not under these names."""
+    """Raises RecipeError for runs that one server cannot serve together, or not under these names."""
     first = next(iter(served.values()))
     if recipe.serve.engine == "none":
         raise RecipeError(f"{first.name}: serve=none serves nothing; add serve=embedded or serve=vllm")
     if recipe.serve.base_name in served:
-        raise RecipeError(f"{recipe.serve.base_name}: is the base model's name; NAME=RUN gives the adapter another")
+        raise RecipeError(
+            f"{recipe.serve.base_name}: this is the name of the base model; rename the adapter with NAME=RUN"
+        )
     check_together(list(served.values()), recipe)
     for run in served.values():
         try:
@@ -144,30 +148,30 @@ def _check(served: dict[str, Run], recipe: Recipe) -> None:
 
 
 def _check_port(target: Target, planned: Plan, folder: Path) -> None:
-    """Raises RecipeError for a port that is taken, and names the run that has it."""
-    argv = planned.steps[-1].argv
-    host, port = (argv[argv.index(flag) + 1] for flag in ("--host", "--port"))
+    """Raises RecipeError for a port of this machine that is in use, and names the server that uses it."""
+    args = planned.steps[-1].argv
+    host, port = (args[args.index(flag) + 1] for flag in ("--host", "--port"))
     problem = target.port_problem(host, int(port))
     if problem:
-        owner = next((one.run.name for one in servers.live(folder) if one.port == int(port)), None)
-        reason = f"{owner} serves there, `runner stop {owner}` ends it" if owner else problem
-        raise RecipeError(f"serve.port: {port}: {reason}; serve.port=N takes another")
+        owner = next((server.run.name for server in servers.live(folder) if server.port == int(port)), None)
+        reason = f"in use by {owner}; stop it with `runner stop {owner}`" if owner else problem
+        raise RecipeError(f"serve.port: {port}: {reason}, or choose another with serve.port=N")
 
 
-def _leave_when_serving(one: Run, target: Target, console: Console) -> int:
-    """Follow a run until its server answers, and have it live on alone."""
-    follower = Follower([Step(**step) for step in one.plan["steps"]], console)
+def _detach_when_serving(run: Run, target: Target, console: Console) -> int:
+    """Follow a run until its server is ready, then detach from it."""
+    follower = Follower([Step(**step) for step in run.plan["steps"]], console)
     try:
         with terminate_as_interrupt():
-            follower.follow(_until_serving(target.follow(one)))
+            follower.follow(_until_serving(target.follow(run)))
     except KeyboardInterrupt:
-        target.cancel(one)
+        target.cancel(run)
         return 130
     if follower.state != "started":
         console.print(Text(f"{follower.failed_stage or 'run'}: {follower.reason}", style="red"), soft_wrap=True)
         return follower.status or 1
     target.detach()
-    console.print(Text(f"`runner stop {one.name}` ends it"), soft_wrap=True)
+    console.print(Text(f"Stop it with `runner stop {run.name}`."), soft_wrap=True)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Which servers live: `runner serve --list`. Each is a run; what a killed one left is cleared away."""
+"""The running servers: `runner serve --list`. Each is a run; containers of killed servers are removed."""
 
 from __future__ import annotations
 
@@ -27,58 +27,60 @@ _PATIENCE = 30.0  # seconds for an answer
 
 @dataclass(frozen=True)
 class Server:
-    """A run whose server lives. `url` is None, and `models` empty, until it answers."""
+    """A run whose server is running. `url` is None, and `models` empty, until it is ready."""
 
     run: Run
     port: int
     url: str | None
     models: Sequence[str]
-    since: float  # Unix time; of the run where it does not answer yet
+    since: float  # Unix time when it became ready, or when its stage began
 
 
 def last(folder: Path) -> Run:
-    """The run whose server was started last and lives, whether it answers yet or not. Raises RecipeError."""
-    found = runs.matching("last", [one.run for one in live(folder)])
-    if not found:
-        raise RecipeError("last: no server lives; `runner cancel RUN` ends a run of any kind")
-    return found[0]
+    """The run whose server was started last, ready or not. Raises RecipeError if none is running."""
+    matches = runs.matching("last", [server.run for server in live(folder)])
+    if not matches:
+        raise RecipeError("last: no servers are running; `runner cancel RUN` stops a run of any kind")
+    return matches[0]
 
 
 def check(run: Run) -> None:
-    """Raises RecipeError for a run that does not serve, or does not yet: ending it would lose work."""
+    """Raises RecipeError for a run that is not serving, or not yet: stopping it would lose work."""
     if not _serves(run):
-        raise RecipeError(f"{run.name}: is no server, or not yet; `runner cancel {run.name}` ends a run of any kind")
+        raise RecipeError(f"{run.name}: not serving (yet); `runner cancel {run.name}` stops a run of any kind")
 
 
 def live(folder: Path) -> list[Server]:
-    """The servers of the runs in `folder`, oldest first; of those elsewhere the ones that were not heard to end."""
-    found = (_server(run) for run in runs.every(folder) if run.state in ("running", "away"))
-    return [one for one in found if one]
+    """The servers of the runs in `folder`, oldest first, with remote ones that are not known to have ended."""
+    candidates = (_server(run) for run in runs.every(folder) if run.state in ("running", "away"))
+    return [server for server in candidates if server]
 
 
 def find(name: str, folder: Path) -> Server:
-    """The server of that name, or of a part of it, or the `last` one. Raises RecipeError where it does not answer."""
-    answering = {one.run: one for one in live(folder) if one.url}
-    fitting = runs.matching(name, list(answering))
-    if len(fitting) != 1:
-        names = [run.name for run in answering]
-        raise RecipeError(f"{name}: {'several' if fitting else 'no such'} server; {did_you_mean(name, names)}")
-    return answering[fitting[0]]
+    """The ready server whose run is called `name`, contains it, or is the `last` one. Raises RecipeError."""
+    ready = {server.run: server for server in live(folder) if server.url}
+    matches = runs.matching(name, list(ready))
+    if len(matches) > 1:
+        raise RecipeError(f'"{name}" matches {len(matches)} servers: {", ".join(run.name for run in matches)}')
+    if not matches:
+        raise RecipeError(f"{name}: no such server; {did_you_mean(name, [run.name for run in ready])}")
+    return ready[matches[0]]
 
 
 def show(folder: Path, console: Console) -> None:
-    """A table of the servers that live, each asked whether it answers."""
+    """Print a table of the running servers, with a health check of each."""
     reap(runs.every(folder))
     table = tables.table("server", "port", "models", "since", "where", "health")
-    several = live(folder)
-    for one in several:
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.since))
-        table.add_row(one.run.name, str(one.port), ", ".join(one.models), since, one.run.where, health(one))
-    console.print(table if several else Text("No servers are running; `runner serve RUN` starts one."))
+    servers = live(folder)
+    for server in servers:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(server.since))
+        run = server.run
+        table.add_row(run.name, str(server.port), ", ".join(server.models), since, run.where, health(server))
+    console.print(table if servers else Text("No servers are running. Start one with `runner serve RUN`."))
 
 
 def health(server: Server) -> str:
-    """Whether a server answers now, by a completion of one token: a healthy process may have an engine that hangs."""
+    """Check a server with a completion of one token: the process may be healthy while its engine hangs."""
     if not server.url:
         return "starting"
     body = {"model": server.models[0], "prompt": "a", "max_tokens": 1, "temperature": 0}
@@ -86,65 +88,65 @@ def health(server: Server) -> str:
     try:
         status = _post(*address(server), "/v1/completions", body)
     except (OSError, http.client.HTTPException) as error:
-        away = server.run.recipe["target"]["host"] is not None
-        return f"`runner attach {server.run.name}` leads there" if away else f"no answer: {error or 'it hangs'}"
+        remote = server.run.recipe["target"]["host"] is not None
+        return f"connect with `runner attach {server.run.name}`" if remote else f"no answer: {error or 'timed out'}"
     return f"answers, {time.monotonic() - started:.2f} s" if status == 200 else f"answers with status {status}"
 
 
 def address(server: Server) -> tuple[str, int]:
-    """Where a server is asked from here; of one elsewhere the port that leads to it."""
-    place, target = urlsplit(server.url), server.run.recipe["target"]
+    """Host and port of a server as seen from here: the forwarded port of a remote one."""
+    url, target = urlsplit(server.url), server.run.recipe["target"]
     if target["host"] is None:
-        return str(place.hostname), server.port
+        return str(url.hostname), server.port
     return "127.0.0.1", target["forward"] or server.port
 
 
-def reap(several: Sequence[Run]) -> None:
-    """Remove containers whose client was killed: Docker lets them go on."""
-    outputs = {output: run for run in several if (output := _container_of(run))}
-    alive = {output for run in several if run.in_progress and (output := _container_of(run))}
+def reap(selected: Sequence[Run]) -> None:
+    """Remove containers whose client was killed: Docker keeps them running."""
+    outputs = {output: run for run in selected if (output := _container_of(run))}
+    alive = {output for run in selected if run.in_progress and (output := _container_of(run))}
     if not outputs or shutil.which("docker") is None:
         return
     for output in outputs.keys() - alive:
-        left = _docker("ps", "--all", "--quiet", "--filter", f"label={LABEL}={output}").split()
-        if left:
-            _docker("rm", "--force", *left)
-            print(f"removed the container that {outputs[output].name} left")
+        orphans = _docker("ps", "--all", "--quiet", "--filter", f"label={LABEL}={output}").split()
+        if orphans:
+            _docker("rm", "--force", *orphans)
+            print(f"removed the orphaned container of {outputs[output].name}")
 
 
-def _docker(*words: str) -> str:
-    done = subprocess.run(["docker", *words], capture_output=True, check=False, encoding="utf-8", errors="replace")
+def _docker(*args: str) -> str:
+    done = subprocess.run(["docker", *args], capture_output=True, check=False, encoding="utf-8", errors="replace")
     if done.returncode:
-        raise RecipeError(f"docker {words[0]}: {done.stderr.strip()}")
+        raise RecipeError(f"docker {args[0]}: {done.stderr.strip()}")
     return done.stdout
 
 
 def _container_of(run: Run) -> str | None:
-    """The launcher's --output where the run's server is in a container of this machine."""
-    words = _words(run)
-    if "--image" not in words or run.recipe["target"]["host"] is not None:
+    """The launcher's --output if the run's server is in a container on this machine, else None."""
+    args = _args(run)
+    if "--image" not in args or run.recipe["target"]["host"] is not None:
         return None
-    return words[len(words) - 1 - words[::-1].index("--output") + 1]  # the server's own follows the smoke test's
+    return args[len(args) - 1 - args[::-1].index("--output") + 1]  # the server's own follows the smoke test's
 
 
 def _server(run: Run) -> Server | None:
-    begun = run.stages().get("serve")
-    if not begun or not _serves(run):
+    began = run.stages().get("serve")
+    if not began or not _serves(run):
         return None
-    words = _words(run)
-    said: dict[str, Any] = next((event for event in run.events() if event["event"] == "serving"), {})
-    since = said.get("time", begun["time"])
-    return Server(run, int(words[words.index("--port") + 1]), said.get("url"), said.get("models", []), since)
+    args = _args(run)
+    serving: dict[str, Any] = next((event for event in run.events() if event["event"] == "serving"), {})
+    since = serving.get("time", began["time"])
+    return Server(run, int(args[args.index("--port") + 1]), serving.get("url"), serving.get("models", []), since)
 
 
 def _serves(run: Run) -> bool:
-    """Whether its server is at work: that stage has begun, or is the only one, where the record here lags behind."""
+    """Whether its server has started: that stage has begun, or is the only one (a remote record may lag behind)."""
     stages = [step["stage"] for step in run.plan["steps"]]
-    begun = stages == ["serve"] or "serve" in run.stages()
-    return begun and run.recipe["serve"]["mode"] == "foreground" and "--port" in _words(run)
+    began = stages == ["serve"] or "serve" in run.stages()
+    return began and run.recipe["serve"]["mode"] == "foreground" and "--port" in _args(run)
 
 
-def _words(run: Run) -> list[str]:
+def _args(run: Run) -> list[str]:
     return next((step["argv"] for step in run.plan["steps"] if step["stage"] == "serve"), [])
 
 

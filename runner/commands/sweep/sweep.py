@@ -86,7 +86,7 @@ def sweep(source: Path, words: Sequence[str], console: Console) -> int:
 
 
 def _missing_plugin(problem: str) -> str:
-    return '; `pip install ".[sweep]"` brings joblib and optuna' if "Could not find 'hydra/" in problem else ""
+    return '; install joblib and optuna with `pip install ".[sweep]"`' if "Could not find 'hydra/" in problem else ""
 
 
 def _draft(source: Path, words: Sequence[str]) -> Sweep:
@@ -255,7 +255,7 @@ def _show(one: Sweep, console: Console, stopped: str) -> int:
     if trials:
         leaderboard.show(trials, one.objective, one.keys, console)
     if stopped:
-        text = f"{stopped} with {finished} of {one.size} trials finished; the same command goes on from here"
+        text = f"{stopped} with {finished} of {one.size} trials finished. Run the same command to resume."
         console.print(Text(text, style="yellow"), soft_wrap=True)
     console.print(Text(f"sweep    {one.folder}"), soft_wrap=True)
     return finished

@@ -52,6 +52,6 @@ def test_an_empty_log_is_explained(tmp_path: Path, capfd) -> None:
     first = trained_run(tmp_path)
     again = trained_run(tmp_path)
     assert main(["logs", first.name, *among]) == 0
-    assert capfd.readouterr().err == "runner: evaluate: printed nothing\n"
+    assert capfd.readouterr().err == "runner: evaluate: no output\n"
     assert main(["logs", again.name, "--stage", "train", *among]) == 0
-    assert "its artifact was there already" in capfd.readouterr().err
+    assert "cached: the log is in the run" in capfd.readouterr().err

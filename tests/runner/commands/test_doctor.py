@@ -13,7 +13,7 @@ from pathlib import Path
 import fake_machine
 import pytest
 
-from runner.commands.doctor import _meeting, ask, compare, probe_flags
+from runner.commands.doctor import _rendezvous, ask, compare, probe_flags
 from runner.compose.recipe import compose
 from runner.plan.command import Place
 from runner.plan.model import Plan
@@ -93,7 +93,7 @@ def test_a_trainium_machine_as_it_should_be(tmp_path: Path) -> None:
     found = findings(tmp_path, "quickstart", *on_trn2(tmp_path), **neuron_machine(tmp_path, NEURON | STAGES))
     assert [one["level"] for one in found["neuron"]] == ["ok"]
     assert found["neuron"][0]["says"].startswith("64 cores, driver ")
-    assert found["environment"][0]["says"] == f"{tmp_path}/venv/python: Python 3.10.12, 9 packages as needed"
+    assert found["environment"][0]["says"] == f"{tmp_path}/venv/python: Python 3.10.12, 9 required packages installed"
 
 
 def test_packages_of_another_release(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_machine_without_neuron(tmp_path: Path) -> None:
         (fake_machine.devices(16, 4, 64 * 2**30), "error", "a core has 16.0 GiB, not 24 GiB"),
         (
             fake_machine.devices(16, 4, 96 * 2**30, neuron_processes=[{"pid": 77, "command": "vllm serve"}]),
-            "warning", "process 77 holds cores: vllm serve",
+            "warning", "process 77 uses cores: vllm serve",
         ),
     ],
 )  # fmt: skip
@@ -173,7 +173,7 @@ def test_a_port_in_use(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         status, said = doctor(tmp_path, "quickstart", f"serve.port={port}")
     assert status == 1
-    assert f"error   port        {port} is taken" in said
+    assert f"error   port        {port} is in use" in said
 
 
 def test_no_room_for_the_artifacts(tmp_path: Path) -> None:
@@ -190,8 +190,8 @@ def test_no_room_for_the_artifacts(tmp_path: Path) -> None:
     [
         ("me/open", fake_machine.GOOD_TOKEN, {("ok", "token", "HF_TOKEN: me"), ("ok", "hub", "me/open: readable")}),
         ("me/open", "", {("warning", "token", "none: HF_TOKEN is not set"), ("ok", "hub", "me/open: readable")}),
-        ("me/open", "hf_wrong", {("error", "token", "HF_TOKEN: the hub does not accept it")}),
-        ("me/gated", fake_machine.GOOD_TOKEN, {("error", "hub", "me/gated: its licence is not accepted")}),
+        ("me/open", "hf_wrong", {("error", "token", "HF_TOKEN: the hub rejects it")}),
+        ("me/gated", fake_machine.GOOD_TOKEN, {("error", "hub", "me/gated: you have not accepted its licence")}),
         ("me/absent", fake_machine.GOOD_TOKEN, {("error", "hub", "me/absent: no such model, or private")}),
         ("me/moved", fake_machine.GOOD_TOKEN, {("warning", "hub", "me/moved: the hub answered 307")}),
     ],
@@ -238,7 +238,7 @@ def test_the_ports_of_the_training(tmp_path: Path, reserved: list[list[int]], fr
     patient, _ = ask(recipe, Place(Path("/code"), tmp_path, "/python"))
     assert probe_flags(patient).count("--any-port") == 2
     handed_out = {"range": [32768, 60999], "reserved": reserved}
-    found = list(_meeting(patient, {"any_ports": {"44000": free, "48620": free}, "handed_out": handed_out}))
+    found = list(_rendezvous(patient, {"any_ports": {"44000": free, "48620": free}, "handed_out": handed_out}))
     assert [one.level for one in found] == expected
     if expected == ["warning"]:
         assert found[0].todo.endswith("reserved_ports=48620" if reserved else "reserved_ports=44000,48620")

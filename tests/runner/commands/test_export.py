@@ -82,12 +82,12 @@ def test_a_model_of_the_hub_is_named_with_its_terms(trained: Run, tmp_path: Path
 
 
 def test_a_folder_that_is_there_and_an_artifact_that_is_not_are_refused(trained: Run, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="exists already"):
+    with pytest.raises(RecipeError, match="already exists"):
         export.export(trained, "peft", tmp_path)
     link = trained.folder / "artifacts" / "export"
     target = link.readlink()
     link.unlink()
-    with pytest.raises(RecipeError, match="export/adapter is not there .any more.; run its recipe again"):
+    with pytest.raises(RecipeError, match="export/adapter does not exist .any more.; run its recipe again"):
         export.export(trained, "peft", tmp_path / "new")
     link.symlink_to(target)
     assert list(tmp_path.iterdir()) == []

@@ -60,7 +60,7 @@ def test_a_run_in_progress_keeps_what_it_needs(folder: Path) -> None:
 
 
 def test_without_a_rule_nothing_goes(folder: Path) -> None:
-    with pytest.raises(RecipeError, match="say what may go"):
+    with pytest.raises(RecipeError, match="choose what to remove"):
         collect(folder)
 
 

@@ -65,7 +65,7 @@ def test_a_detached_run_is_followed_by_others_and_finished(tmp_path: Path) -> No
     assert json.loads(list(stream)[-1]) | {"time": 0} == {"time": 0, "event": "run", "state": "finished", "status": 0}
     assert "at work" in runner(tmp_path, "logs", "last").stdout
     assert runner(tmp_path, "attach", "last").returncode == 0
-    assert "no run is in progress" in runner(tmp_path, "status").stdout
+    assert "No runs are in progress" in runner(tmp_path, "status").stdout
 
 
 @pytest.mark.parametrize("detach", [False, True])

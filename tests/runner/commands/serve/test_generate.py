@@ -67,7 +67,7 @@ def test_several_runs_are_asked_by_their_own_names(tmp_path: Path, rows: Path, f
     named = [argv[place + 1].partition("=")[0] for place, word in enumerate(argv) if word == "--adapter"]
     assert named == [one.name, two.name]
     other = a_run(tmp_path, *files, base="b", number=3)
-    with pytest.raises(RecipeError, match=f"{other.name}: has another base model than {one.name}"):
+    with pytest.raises(RecipeError, match=f"{other.name}: has a different base model than {one.name}"):
         planned(tmp_path, rows, one, other)
 
 

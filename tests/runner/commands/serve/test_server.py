@@ -16,7 +16,7 @@ import pytest
 from served_runs import a_run
 
 from runner.commands.serve import servers
-from runner.commands.serve.server import of_words
+from runner.commands.serve.server import plan_of
 from runner.errors import RecipeError
 from runner.record.runs import Run, every
 
@@ -47,7 +47,7 @@ def pid_of_server(run: Run) -> int:
 
 
 def words_of(folder: Path, *words: str) -> list[str]:
-    _, plan = of_words(words, folder / "runs")
+    _, plan = plan_of(words, folder / "runs")
     [step] = plan.steps
     return list(step.argv)
 
@@ -80,26 +80,26 @@ def test_what_one_server_cannot_serve_is_refused(tmp_path, tiny_model, tiny_adap
     large = a_run(tmp_path, tiny_model, tiny_adapter, "train.lora.rank=600", number=3)
     vllm = ["serve=vllm", "sdk.serve_python=python"]
     for words, message in (
-        ([one.name, other.name], f"{other.name}: has another base model than {one.name}"),
-        ([f"x={one.name}", f"x={large.name}"], "x: two adapters of one name"),
-        ([f"base={one.name}", large.name], "base: is the base model's name"),
+        ([one.name, other.name], f"{other.name}: has a different base model than {one.name}"),
+        ([f"x={one.name}", f"x={large.name}"], "x: two adapters have this name"),
+        ([f"base={one.name}", large.name], "base: this is the name of the base model"),
         ([one.name, large.name, *vllm], f"{large.name}: train.lora.rank: vLLM serves ranks up to 512"),
         ([one.name, large.name, *vllm, "sdk.vllm_lora=false"], "serves merged models"),
-        ([one.name, "train.lora.rank=8"], "train.lora.rank=8: the model is made"),
+        ([one.name, "train.lora.rank=8"], "train.lora.rank=8: the model is already trained"),
         ([one.name, "serve.prot=1"], "serve.prot=1: no such key; did you mean serve.port"),
         ([one.name, "serve.port=x"], f"{one.name}: serve.port: takes a whole number"),
         ([one.name, "serve=none"], "serve=none serves nothing"),
         (["quickstart", "serve=none"], "serve=none serves nothing"),
-        (["quickstart", one.name], "a recipe is served alone"),
+        (["quickstart", one.name], "a recipe cannot be served together"),
         (["nobody"], "nobody: no such run"),
     ):
         with pytest.raises(RecipeError, match=message):
-            of_words(words, tmp_path / "runs")
+            plan_of(words, tmp_path / "runs")
     (one.folder / "artifacts" / "export").unlink()
-    with pytest.raises(RecipeError, match="export/adapter is not there .any more.; run its recipe again"):
-        of_words([one.name], tmp_path / "runs")
-    with pytest.raises(RecipeError, match="there is none yet"):
-        of_words(["last"], tmp_path / "empty")
+    with pytest.raises(RecipeError, match="export/adapter does not exist .any more.; run its recipe again"):
+        plan_of([one.name], tmp_path / "runs")
+    with pytest.raises(RecipeError, match="none exist yet"):
+        plan_of(["last"], tmp_path / "empty")
 
 
 def test_stop_ends_no_run_that_is_not_a_server(tmp_path, tiny_model, tiny_adapter) -> None:
@@ -107,10 +107,8 @@ def test_stop_ends_no_run_that_is_not_a_server(tmp_path, tiny_model, tiny_adapte
     to_serve = a_run(tmp_path, tiny_model, tiny_adapter, "serve.mode=foreground", number=2)  # its server never began
     for run in (training, to_serve):
         said = runner(tmp_path, "stop", run.name, status=2)
-        assert said == (
-            f"runner: {run.name}: is no server, or not yet; `runner cancel {run.name}` ends a run of any kind\n"
-        )
-    assert "last: no server lives" in runner(tmp_path, "stop", status=2)
+        assert said == (f"runner: {run.name}: not serving (yet); `runner cancel {run.name}` stops a run of any kind\n")
+    assert "last: no servers are running" in runner(tmp_path, "stop", status=2)
 
 
 def test_adapters_of_several_runs_are_served_asked_listed_and_stopped(tmp_path, tiny_model, tiny_adapter) -> None:
@@ -125,8 +123,8 @@ def test_adapters_of_several_runs_are_served_asked_listed_and_stopped(tmp_path, 
 
     taken = runner(tmp_path, "serve", one.name, f"serve.port={port}", status=2)
     assert taken == (
-        f"runner: serve.port: {port}: {server.run.name} serves there, `runner stop {server.run.name}` ends it; "
-        "serve.port=N takes another\n"
+        f"runner: serve.port: {port}: in use by {server.run.name}; stop it with `runner stop {server.run.name}`, "
+        "or choose another with serve.port=N\n"
     )
     assert len(every(tmp_path / "runs")) == 3, "a refused server leaves no record"
 
@@ -142,7 +140,7 @@ def test_adapters_of_several_runs_are_served_asked_listed_and_stopped(tmp_path, 
     end = os.pidfd_open(pid_of_server(server.run))
     assert "stopped" in runner(tmp_path, "stop", "last")
     assert select.select([end], [], [], 0)[0], "it is gone when stop returns"
-    assert "no server lives" in runner(tmp_path, "serve", "--list")
+    assert "No servers are running" in runner(tmp_path, "serve", "--list")
 
 
 def test_nothing_is_left_of_a_server_whose_executor_was_killed(tmp_path, tiny_model, tiny_adapter) -> None:
