@@ -13,7 +13,7 @@ from pathlib import Path
 import fake_machine
 import pytest
 
-from runner.commands.doctor import _rendezvous, ask, compare, probe_flags
+from runner.commands.doctor import _rendezvous, check_recipe, compare, probe_flags
 from runner.compose.recipe import compose
 from runner.plan.command import Place
 from runner.plan.model import Plan
@@ -106,8 +106,8 @@ def test_packages_of_another_release(tmp_path: Path) -> None:
          f"run: {tmp_path}/venv/python -m pip install 'transformers==4.48.*'"),
         ("error", "neuronx-cc is 2.22.12471.0, not >=2.23,<2.25",
          "choose the sdk that this machine has, or start the AMI of Neuron 2.29"),
-        ("warning", "neuronx-cc is 2.22.12471.0, not ==2.24.*, as the notes of Neuron 2.29 say",
-         "with another neuronx-distributed, train.nxd.release=RELEASE takes its modelling code"),
+        ("warning", "neuronx-cc is 2.22.12471.0, not ==2.24.* by the release notes of Neuron 2.29",
+         "with another neuronx-distributed, train.nxd.release=RELEASE selects its modelling code"),
     ]  # fmt: skip
 
 
@@ -213,14 +213,14 @@ def test_a_hub_out_of_reach_is_a_warning(tmp_path: Path) -> None:
 
 def test_finished_artifacts_need_no_room(tmp_path: Path) -> None:
     recipe = compose("quickstart").recipe
-    patient, _ = ask(recipe, Place(Path("/code"), tmp_path))
-    assert isinstance(patient.plan, Plan)
+    context, _ = check_recipe(recipe, Place(Path("/code"), tmp_path))
+    assert isinstance(context.plan, Plan)
     report = {
         "python": "3.10.1", "memory": None, "neuron": {"error": "-"}, "installed": [], "ports": {},
-        "environments": {patient.place.python: {"error": "-"}},
-        "store": {"path": "store", "writable": True, "free": 0, "objects": [step.key for step in patient.plan.steps]},
+        "environments": {context.place.python: {"error": "-"}},
+        "store": {"path": "store", "writable": True, "free": 0, "objects": [step.key for step in context.plan.steps]},
     }  # fmt: skip
-    assert [one.level for one in compare(patient, report) if one.about == "disk"] == ["ok"]
+    assert [one.level for one in compare(context, report) if one.about == "disk"] == ["ok"]
 
 
 @pytest.mark.parametrize(
@@ -235,10 +235,10 @@ def test_finished_artifacts_need_no_room(tmp_path: Path) -> None:
 def test_the_ports_of_the_training(tmp_path: Path, reserved: list[list[int]], free: bool, expected: list[str]) -> None:
     """44000 and 48620 are among those that Linux gives to any connection, unless they are reserved."""
     recipe = compose("llama3_8b_dolly_trn2", ["parallel.nodes=2", "target=slurm", "serve=none"]).recipe
-    patient, _ = ask(recipe, Place(Path("/code"), tmp_path, "/python"))
-    assert probe_flags(patient).count("--any-port") == 2
+    context, _ = check_recipe(recipe, Place(Path("/code"), tmp_path, "/python"))
+    assert probe_flags(context).count("--any-port") == 2
     handed_out = {"range": [32768, 60999], "reserved": reserved}
-    found = list(_rendezvous(patient, {"any_ports": {"44000": free, "48620": free}, "handed_out": handed_out}))
+    found = list(_rendezvous(context, {"any_ports": {"44000": free, "48620": free}, "handed_out": handed_out}))
     assert [one.level for one in found] == expected
     if expected == ["warning"]:
         assert found[0].todo.endswith("reserved_ports=48620" if reserved else "reserved_ports=44000,48620")

@@ -48,7 +48,8 @@ def kind_questions(text: str) -> Iterator[int]:
 
 
 def test_only_targets_ask_for_the_kind_of_a_target() -> None:
-    files = [path for path in (ROOT / "runner").rglob("*.py") if not path.is_relative_to(ROOT / "runner" / "targets")]
+    allowed = (ROOT / "runner" / "targets", ROOT / "runner" / "record" / "old_keys.py")  # which reads old records
+    files = [path for path in (ROOT / "runner").rglob("*.py") if not any(map(path.is_relative_to, allowed))]
     found = {str(path.relative_to(ROOT)): list(kind_questions(path.read_text(encoding="utf-8"))) for path in files}
     assert {path: lines for path, lines in found.items() if lines} == {}
 

@@ -44,7 +44,7 @@ def test_several_nodes_are_for_the_training_alone() -> None:
     ("words", "problem"),
     [
         (["target=slurm", "target.slurm.stages.trian.partition=cpu"], "did you mean train?"),
-        (["target=slurm", "parallel.nodes=3"], "cannot share 2 ranks"),
+        (["target=slurm", "parallel.nodes=3"], "cannot share the 2 ranks"),
         (["target=slurm", "serve.mode=foreground"], "say serve.host=0.0.0.0"),
         (["target=slurm", "target.host=login"], "sdk.train_python"),
     ],

@@ -87,7 +87,7 @@ def test_a_merged_model_has_no_base_beside_it(tmp_path: Path, rows: Path, files)
     run = a_run(tmp_path, *files, *words)
     argv = planned(tmp_path, rows, run).steps[0].argv
     assert value_of(argv, "--model").endswith("/merged") and "--adapter" not in argv
-    with pytest.raises(RecipeError, match="serves merged models"):
+    with pytest.raises(RecipeError, match="serves only merged models"):
         planned(tmp_path, rows, run, run)
 
 

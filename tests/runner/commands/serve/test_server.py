@@ -84,7 +84,7 @@ def test_what_one_server_cannot_serve_is_refused(tmp_path, tiny_model, tiny_adap
         ([f"x={one.name}", f"x={large.name}"], "x: two adapters have this name"),
         ([f"base={one.name}", large.name], "base: this is the name of the base model"),
         ([one.name, large.name, *vllm], f"{large.name}: train.lora.rank: vLLM serves ranks up to 512"),
-        ([one.name, large.name, *vllm, "sdk.vllm_lora=false"], "serves merged models"),
+        ([one.name, large.name, *vllm, "sdk.vllm_lora=false"], "serves only merged models"),
         ([one.name, "train.lora.rank=8"], "train.lora.rank=8: the model is already trained"),
         ([one.name, "serve.prot=1"], "serve.prot=1: no such key; did you mean serve.port"),
         ([one.name, "serve.port=x"], f"{one.name}: serve.port: takes a whole number"),
