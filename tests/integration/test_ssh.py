@@ -323,7 +323,7 @@ def test_keys_are_checked(host: Host, work: Path) -> None:
     [
         (["target.host=nowhere.invalid"], "cannot be reached"),
         (["target.python=python9"], "trn-a has no python9"),
-        (["target.host=null"], "target.host: says which machine"),
+        (["target.host=null"], "target.host: missing; name a machine"),
         (["target.folder=/proc/nowhere"], "/proc/nowhere"),
         (["sdk.train_python=null"], "sdk.train_python: says which Python on trn-a"),
     ],
