@@ -1,8 +1,9 @@
-"""The `runner` command: one recipe from a base model to a served adapter, and the records of all runs.
+"""One recipe from a base model to a served adapter, and the records of all runs.
 
-RECIPE is a name in recipes/ or a path. An OVERRIDE is Hydra's: tp_size=8 picks configs/tp_size/8.yaml,
-train.lora.rank=32 sets a key. RUN is a run's folder, its name or part of it, or `last`: the run that was started last.
-A trial of a sweep is a run named SWEEP/NUMBER.
+RECIPE is a name in recipes/ or a path. An OVERRIDE is Hydra's: tp_size=8 picks
+configs/tp_size/8.yaml, train.lora.rank=32 sets a key. RUN is a run's folder, its
+name or part of it, or `last`: the run that was started last. A trial of a sweep
+is a run named SWEEP/NUMBER.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def _parser(line: Collection[str]) -> argparse.ArgumentParser:
     parser = _Parser(prog="runner", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     for name, (module, help) in COMMANDS.items():
-        command = commands.add_parser(name, help=help, description=f"{help}.", allow_abbrev=False)
+        command = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", allow_abbrev=False)
         if name in line:
             getattr(import_module(module), f"add_{name}")(command)
     return parser

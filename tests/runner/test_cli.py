@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from runner.cli import COMMANDS, main
+
 
 def runner(folder: Path, *words: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "runner", *words], cwd=folder, capture_output=True, text=True)
@@ -55,3 +57,18 @@ def test_hydras_own_flags_work(tmp_path: Path, flags: list[str]) -> None:
     done = runner(tmp_path, "run", "quickstart", "tp_size=4", *flags)
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_of_the_table_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([name, "--help"])
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: runner {name}") and COMMANDS[name][1][1:30] in " ".join(shown.split())
+
+
+def test_only_the_command_that_is_called_is_imported() -> None:
+    program = "import sys, runner.cli; runner.cli._parser(['gc']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = {name for name in done.stdout.split() if name.startswith("runner.commands.")}
+    assert loaded == {"runner.commands.arguments", "runner.commands.gc"}
