@@ -59,25 +59,27 @@ class Hardware:
 class Sdk:
     name: str = key("the Neuron SDK release, or cpu", "cpu")
     train_python: str | None = key("Python that runs the stage programs; default: the one that runs the runner", None)
-    train_packages: list[str] = key("what train_python must hold, as pip requirements", [])
+    train_packages: list[str] = key("packages that train_python must have, as pip requirements", [])
     train_packages_expected: list[str] = key(
-        "what AWS's pages do not agree about: another version in train_python is a warning", []
+        "packages on which AWS's documents disagree: another version in train_python is a warning", []
     )
-    trains: list[str] = key("training back ends that it has", ["torch"], choices=BACKENDS)
-    trains_on: list[str] = key("hardware that it trains on", ["cpu"], choices=FAMILIES)
-    serve_python: str | None = key("Python that has vLLM; default: train_python, on a CPU `make setup-vllm`'s", None)
-    serve_packages: list[str] = key("what serve_python must hold, as pip requirements", [])
+    trains: list[str] = key("trainers that it includes", ["torch"], choices=BACKENDS)
+    trains_on: list[str] = key("hardware that it supports for training", ["cpu"], choices=FAMILIES)
+    serve_python: str | None = key(
+        "Python with vLLM; default: train_python, or the one of `make setup-vllm` on a CPU", None
+    )
+    serve_packages: list[str] = key("packages that serve_python must have, as pip requirements", [])
     serves_on: list[str] = key("hardware that vLLM serves on", ["cpu"], choices=FAMILIES)
     vllm: str = key(
         "generation of vLLM: on a CPU; AWS's fork (0.9); the plugin over NxD Inference (0.11 to 0.16); the native "
         "plugin (0.21 and newer)", "cpu", choices=("cpu", "fork", "nxdi", "native")
     )  # fmt: skip
-    vllm_install: str | None = key("how vLLM gets into serve_python, where no AMI has it", None)
-    vllm_lora: bool = key("that vLLM serves LoRA adapters; otherwise the merged model is served", True)
-    vllm_base: bool = key("that vLLM answers for the base model beside adapters", True)
-    images: dict[str, str] = key("Dockerfiles of this release, by what they have: torch, nxd, optimum, vllm", {})
+    vllm_install: str | None = key("how to install vLLM in serve_python if no AMI includes it", None)
+    vllm_lora: bool = key("whether its vLLM serves LoRA adapters; if not, the merged model is served", True)
+    vllm_base: bool = key("whether its vLLM serves the base model next to adapters", True)
+    images: dict[str, str] = key("Dockerfiles for this release, by what they contain: torch, nxd, optimum, vllm", {})
     async_exec: int | None = key(
-        "NEURON_RT_ASYNC_EXEC_MAX_INFLIGHT_REQUESTS of a training; none where the runtime ignores it", None, minimum=0
+        "NEURON_RT_ASYNC_EXEC_MAX_INFLIGHT_REQUESTS for training; null if the runtime ignores it", None, minimum=0
     )
 
 
@@ -89,28 +91,30 @@ class Architecture:
     num_attention_heads: int = key("query heads", 0, minimum=1)
     num_key_value_heads: int = key("key/value heads", 0, minimum=1)
     vocab_size: int = key("rows of the embedding", 0, minimum=1)
-    max_position_embeddings: int = key("longest sequence the model was made for", 0, minimum=1)
+    max_position_embeddings: int = key("longest sequence that the model supports", 0, minimum=1)
 
 
 @dataclass
 class Model:
-    name: str = key("how the model is called in reports", "model")
+    name: str = key("name of the model in reports", "model")
     source: str = key("where the weights come from", "folder", choices=("folder", "hub", "gguf"))
     path: str = key("a folder, a hub id, or a GGUF file (package:NAME/FILE for one inside a Python package)", "")
     revision: str | None = key("commit, tag or branch of a hub model", None)
     tokenizer: str | None = key("hub id or folder of another model, for its tokenizer and chat template", None)
     tokenizer_revision: str | None = key("commit, tag or branch of a tokenizer on the hub", None)
     dtype: str = key("dtype that a GGUF file is expanded to", "bf16", choices=("fp32", "bf16"))
-    architecture: Architecture | None = key("shapes, where they can't be read from path/config.json", None)
+    architecture: Architecture | None = key("shapes, if they cannot be read from path/config.json", None)
 
 
 @dataclass
 class Parallel:
-    tp_size: int = key("tensor-parallel size: the model is cut over this many ranks", 1, minimum=1, maximum=1024)
+    tp_size: int = key("tensor-parallel size: the model is sharded over this many ranks", 1, minimum=1, maximum=1024)
     kv_size_multiplier: int | None = key("copies of each K/V head; default: as few as tp_size needs", None, minimum=1)
-    dp_size: int = key("copies of the model on one machine, which share a step's batch", 1, minimum=1, maximum=1024)
+    dp_size: int = key(
+        "data-parallel size: copies of the model on one machine, which share the batch", 1, minimum=1, maximum=1024
+    )
     nodes: int = key(
-        "machines that train together, each with dp_size copies; with train=torch_lora they share one copy", 1,
+        "machines that train together, each with dp_size copies; with train=torch_lora, they share one copy", 1,
         minimum=1, maximum=1024,
     )  # fmt: skip
 
@@ -118,83 +122,84 @@ class Parallel:
 @dataclass
 class Template:
     sections: list[str] = key(
-        "parts of the prompt, {column} is filled in; one whose columns are empty is left out", [], minimum=1
+        "parts of the prompt with {column} placeholders; a part is left out if its columns are empty", [], minimum=1
     )
-    separator: str = key("what stands between the sections", "\n\n")
-    response: str = key("the answer that is learnt", "{response}")
+    separator: str = key("text between the sections", "\n\n")
+    response: str = key("the answer to learn", "{response}")
     system: str | None = key("the system message of a chat", None)
     chat: bool = key("wrap the prompt in the tokenizer's chat template", False)
 
 
 @dataclass
 class Dataset:
-    name: str = key("how the data set is called in reports", "dataset")
+    name: str = key("name of the data set in reports", "dataset")
     source: str = key("where the rows come from", "files", choices=("files", "hub"))
     path: str = key("a JSONL, JSON, CSV or Parquet file, or a hub id", "")
     revision: str | None = key("commit, tag or branch of a hub data set", None)
     split: str = key("split of a hub data set", "train")
-    eval_path: str | None = key("a file of held-out rows; default: eval_rows are taken from path", None)
-    eval_rows: int = key("rows held out when there is no eval_path", 200, minimum=1)
+    eval_path: str | None = key("a file of held-out rows; default: eval_rows rows of path", None)
+    eval_rows: int = key("rows to hold out if there is no eval_path", 200, minimum=1)
     train_rows: int = key("rows to train on; 0 = all", 0, minimum=0)
     where: dict[str, str] = key("keep only the rows with these values, column: value", {})
-    template: Template = section(Template, "the one prompt template of training, evaluation and serving")
-    seq_len: int = key("length of a training sequence, tokens", 1024, minimum=8, maximum=131072)
-    pack: bool = key("put several examples into one sequence", True)
-    loss_on: str = key("tokens that are learnt", "response", choices=("response", "all"))
-    seed: int = key("seed of shuffle and split", 42, minimum=0)
+    template: Template = section(Template, "the prompt template for training, evaluation and serving")
+    seq_len: int = key("length of a training sequence in tokens", 1024, minimum=8, maximum=131072)
+    pack: bool = key("pack several examples into one sequence", True)
+    loss_on: str = key("tokens that contribute to the loss", "response", choices=("response", "all"))
+    seed: int = key("seed of the shuffle and the split", 42, minimum=0)
 
 
 @dataclass
 class Lora:
-    rank: int = key("rank of the update; higher learns more and costs memory", 16, minimum=1, maximum=1024)
+    rank: int = key("rank of the update; a higher rank learns more and needs more memory", 16, minimum=1, maximum=1024)
     alpha: float = key("scale of the update: alpha / rank, with rslora alpha / sqrt(rank)", 32.0, minimum=1e-6)
     dropout: float = key("dropout before lora_A", 0.0, minimum=0.0, maximum=0.99)
-    rslora: bool = key("rank-stabilised scale", False)
+    rslora: bool = key("rank-stabilized scaling", False)
     targets: list[str] = key("linear layers that get an adapter", list(LORA_TARGETS), choices=LORA_TARGETS, minimum=1)
 
 
 @dataclass
 class Nxd:
     release: str | None = key(
-        "Neuron SDK whose modelling code is trained; default: that of sdk.name", None, choices=NXD_RELEASES
+        "Neuron SDK whose modeling code to use; default: that of sdk.name", None, choices=NXD_RELEASES
     )
     source: str | None = key("a checkout of neuronx-distributed with that code; default: download it", None)
-    compile: bool = key("compile ahead, in parallel; else training compiles as it goes", True)
+    compile: bool = key("compile ahead of time, in parallel; otherwise during training", True)
     compiler_flags: str = key("flags of neuronx-cc", "--model-type=transformer -O1 --auto-cast=none")
-    sequence_parallel: bool = key("cut activations between the layers over the ranks", True)
+    sequence_parallel: bool = key("shard the activations between layers over the ranks", True)
     selective_checkpointing: bool = key(
-        "recompute attention alone: less memory, little time; gradient_checkpointing does more", True
+        "recompute attention only: saves memory, costs little time; gradient_checkpointing saves more", True
     )
-    zero1: bool = key("cut the optimizer's state over the copies of the model", False)
-    stochastic_rounding: bool = key("round to bfloat16 up or down by chance; LoRA weights are fp32 without it", False)
+    zero1: bool = key("shard the optimizer's state over the copies of the model", False)
+    stochastic_rounding: bool = key("round to bfloat16 stochastically; without it, LoRA weights are fp32", False)
 
 
 @dataclass
 class Train:
     backend: str = key("the trainer", "torch", choices=BACKENDS)
     epochs: int = key("passes over the data", 1, minimum=1)
-    max_steps: int = key("stop after so many optimizer steps; 0 = epochs decide", 0, minimum=0)
-    batch_size: int = key("sequences a micro-step of one copy of the model", 8, minimum=1)
-    accumulate: int = key("micro-steps an optimizer step", 1, minimum=1)
+    max_steps: int = key("number of optimizer steps; 0 = given by epochs", 0, minimum=0)
+    batch_size: int = key("sequences per micro-step and copy of the model", 8, minimum=1)
+    accumulate: int = key("micro-steps per optimizer step", 1, minimum=1)
     learning_rate: float = key("peak learning rate", 2e-4, minimum=0.0, maximum=10.0)
-    warmup_ratio: float = key("share of the steps that warm up", 0.05, minimum=0.0, maximum=1.0)
+    warmup_ratio: float = key("fraction of the steps used for warm-up", 0.05, minimum=0.0, maximum=1.0)
     schedule: str = key("learning rate after warm-up", "cosine", choices=("linear", "cosine", "constant"))
     weight_decay: float = key("AdamW weight decay", 0.0, minimum=0.0)
-    max_grad_norm: float = key("gradients are clipped to this norm; 0 = never", 1.0, minimum=0.0)
+    max_grad_norm: float = key("gradients are clipped to this norm; 0 = no clipping", 1.0, minimum=0.0)
     dtype: str = key("dtype of weights and activations; LoRA weights stay fp32", "bf16", choices=("fp32", "bf16"))
     gradient_checkpointing: bool = key("recompute activations: less memory, about 16 % more time", False)
     compile_cache: str | None = key(
-        "folder or s3:// address of what nxd and optimum compile, and NxD Inference; default: in the store", None
+        "folder or s3:// address for the compiled programs of nxd, optimum and NxD Inference; default: in the store",
+        None,
     )
     checkpoint_every: int = key("optimizer steps between checkpoints; 0 = none", 50, minimum=0)
     seed: int = key("seed of LoRA weights, data order and dropout", 42, minimum=0)
     attention: str = key(
-        "of optimum; masked: packed examples do not see each other; flash: the faster kernel, and they do",
+        "for optimum. masked: packed examples do not attend to each other; flash: a faster kernel, but they do",
         "masked",
         choices=("masked", "flash"),
     )
     lora: Lora = section(Lora, "the adapter")
-    nxd: Nxd = section(Nxd, "what only the trainer nxd has")
+    nxd: Nxd = section(Nxd, "settings of the trainer nxd")
 
 
 @dataclass
@@ -204,90 +209,95 @@ class Export:
 
 @dataclass
 class Evaluate:
-    enabled: bool = key("measure base and adapter on the held-out rows", True)
+    enabled: bool = key("evaluate base and adapter on the held-out rows", True)
     examples: int = key("held-out rows to use; 0 = all", 200, minimum=0)
-    metrics: list[str] = key("scores", ["exact_match", "rouge_l"], choices=("exact_match", "rouge_l", "sql"))
-    sql_schema: str = key("column that holds CREATE TABLE statements", "context")
-    sql_rows: str = key("column that holds INSERT statements; rows are invented where it is absent", "rows")
-    max_new_tokens: int = key("longest answer, tokens", 128, minimum=1)
+    metrics: list[str] = key("scores to compute", ["exact_match", "rouge_l"], choices=("exact_match", "rouge_l", "sql"))
+    sql_schema: str = key("column with CREATE TABLE statements", "context")
+    sql_rows: str = key("column with INSERT statements; without it, rows are generated", "rows")
+    max_new_tokens: int = key("longest answer in tokens", 128, minimum=1)
     batch_size: int = key("prompts generated at once", 32, minimum=1)
     dtype: str = key("dtype of the model", "fp32", choices=("fp32", "bf16"))
 
 
 @dataclass
 class Serve:
-    engine: str = key("what serves the model; none = nothing", "embedded", choices=("embedded", "vllm", "none"))
+    engine: str = key("server to use", "embedded", choices=("embedded", "vllm", "none"))
     mode: str = key(
-        "smoke: start, ask, compare, stop; foreground: serve until Ctrl-C", "smoke", choices=("smoke", "foreground")
+        "smoke: start, query, compare, stop; foreground: serve until Ctrl-C", "smoke", choices=("smoke", "foreground")
     )
     host: str = key("address to listen on", "127.0.0.1")
     port: int | None = key(
-        "port; default: derived from the adapter, so that runs side by side differ", None, minimum=1, maximum=65535
+        "port; default: derived from the adapter, so that parallel runs use different ones",
+        None,
+        minimum=1,
+        maximum=65535,
     )
-    base_name: str = key("name that asks the base model", "base")
-    adapter_name: str = key("name that asks the adapter", "adapter")
-    dtype: str | None = key("dtype of the model; default: fp32, on Neuron bf16", None, choices=("fp32", "bf16"))
-    smoke_prompts: int = key("prompts that the smoke test asks", 8, minimum=1)
+    base_name: str = key("model name of the base model in requests", "base")
+    adapter_name: str = key("model name of the adapter in requests", "adapter")
+    dtype: str | None = key("dtype of the model; default: fp32, or bf16 on Neuron", None, choices=("fp32", "bf16"))
+    smoke_prompts: int = key("number of prompts in the smoke test", 8, minimum=1)
     min_equal: float | None = key(
-        "share of answers that must be the evaluation's; default: all, 0.8 where rounding differs (there an answer may "
-        "go on differently from a token on which the evaluation was nearly undecided)", None,
+        "fraction of answers that must equal the evaluation's; default: all, or 0.8 where rounding differs (an answer "
+        "may then diverge at a token that was nearly a tie in the evaluation)", None,
         minimum=0.0, maximum=1.0,
     )  # fmt: skip
-    timeout: float = key("seconds that the server may take to start", 300.0, minimum=1)
-    tp_size: int | None = key("NeuronCores that share the served model; default: parallel.tp_size", None, minimum=1)
-    cores: str | None = key("NeuronCores to serve on, as 0-31; default: the first tp_size", None)
+    timeout: float = key("seconds to wait for the server to start", 300.0, minimum=1)
+    tp_size: int | None = key("tensor-parallel size of the server; default: parallel.tp_size", None, minimum=1)
+    cores: str | None = key("NeuronCores to serve on, such as 0-31; default: the first tp_size", None)
     max_model_len: int | None = key(
-        "tokens of prompt and answer; default: the model's, on Neuron twice dataset.seq_len", None, minimum=8
+        "tokens of prompt and answer; default: the model's limit, or twice dataset.seq_len on Neuron", None, minimum=8
     )
-    max_num_seqs: int | None = key("answers generated together; default: the engine's, on Neuron 4", None, minimum=1)
-    spare_adapters: int = key("adapters that may be loaded while the server runs", 0, minimum=0)
-    neuron_config: dict[str, Any] = key("options of the generation's own, by upstream's names", {})
+    max_num_seqs: int | None = key(
+        "answers generated at the same time; default: the engine's, or 4 on Neuron", None, minimum=1
+    )
+    spare_adapters: int = key("additional adapters that can be loaded while the server runs", 0, minimum=0)
+    neuron_config: dict[str, Any] = key("options of the vLLM generation, with their upstream names", {})
     image: str | None = key("Docker image to serve in", None)
 
 
 @dataclass
 class Slurm:
     partition: str | None = key("partition of the jobs", None)
-    account: str | None = key("account that the jobs are charged to", None)
-    time: str | None = key("time limit of a job, as sbatch takes it; a run that needs longer is requeued", None)
-    gres: str | None = key("how the cluster calls NeuronCores as a generic resource; default: whole nodes", None)
-    at_once: int | None = key("trials of a sweep that run at once; default: as many as fit", None, minimum=1)
-    options: dict[str, str] = key("other options of sbatch by their long names; true for one without a value", {})
-    stages: dict[str, dict[str, str]] = key("options of sbatch for one stage, which then is a job of its own", {})
+    account: str | None = key("account to charge the jobs to", None)
+    time: str | None = key("time limit of a job, as for sbatch; a run that needs longer is requeued", None)
+    gres: str | None = key("the cluster's name for NeuronCores as a generic resource; default: whole nodes", None)
+    at_once: int | None = key("trials of a sweep to run at once; default: as many as fit", None, minimum=1)
+    options: dict[str, str] = key("other sbatch options by their long names; true for flags", {})
+    stages: dict[str, dict[str, str]] = key("sbatch options for a stage, which becomes a separate job", {})
 
 
 @dataclass
 class Ray:
     address: str = key("the dashboard of the cluster's head, as target.host sees it", "http://127.0.0.1:8265")
     cpus: float = key("CPUs of one run", 1, minimum=0)
-    resources: dict[str, str] = key("other resources of one run; neuron_cores are counted by themselves", {})
+    resources: dict[str, str] = key("other resources of one run; neuron_cores are added automatically", {})
 
 
 @dataclass
 class Kubernetes:
     context: str | None = key("context of the kubeconfig; default: the current one", None)
     namespace: str | None = key("namespace; default: the context's", None)
-    image: str | None = key("container image with the environment of the stages", None)
-    image_sdk: str | None = key("sdk= option whose software image has, such as neuron_2_29: its label sdk", None)
-    image_trains: list[str] = key("training back ends that image has: its label trains", [], choices=BACKENDS)
+    image: str | None = key("container image with the packages of the stages", None)
+    image_sdk: str | None = key("sdk option that matches the image, such as neuron_2_29: its label sdk", None)
+    image_trains: list[str] = key("trainers that the image includes: its label trains", [], choices=BACKENDS)
     serve_image: str | None = key("container image with vLLM; default: serve.image", None)
-    access_image: str | None = key("image of the small pod that brings files; Python is all it needs", None)
+    access_image: str | None = key("image of the small pod that copies files; it only needs Python", None)
     claim: str | None = key("PersistentVolumeClaim for store, inputs and records, ReadWriteMany", None)
     mount: str = key("where the volume is mounted", "/shared")
-    secret: str | None = key("Secret with the hub token; default: one is made of HF_TOKEN and goes with the run", None)
-    secret_key: str = key("the key in it that holds the token", "HF_TOKEN")
+    secret: str | None = key("Secret with the hub token; default: created from HF_TOKEN and deleted with the run", None)
+    secret_key: str = key("key of the token in the secret", "HF_TOKEN")
     service_account: str | None = key("service account of the pods", None)
     devices: int | None = key("Neuron devices of one machine", None, minimum=1)
-    instance_type: str | None = key("type of the nodes that have them; null = any", None)
-    efa: int | None = key("Elastic Fabric Adapters of one machine, asked for by several", None, minimum=0)
-    hugepages: str | None = key("hugepages-2Mi that a pod with EFA asks for; libfabric's buffers", "5120Mi")
+    instance_type: str | None = key("instance type of the nodes with devices; null = any", None)
+    efa: int | None = key("Elastic Fabric Adapters per machine, requested when several nodes train", None, minimum=0)
+    hugepages: str | None = key("hugepages-2Mi to request with EFA, for libfabric's buffers", "5120Mi")
     node_selector: dict[str, str] = key("labels that nodes must have", {})
     tolerations: list[str] = key("taints that pods tolerate, each KEY=VALUE:EFFECT or KEY:EFFECT", [])
-    cpu: str | None = key("processors that a pod asks for, such as 16 or 500m", None)
-    memory: str | None = key("memory that a pod asks for, such as 400Gi", None)
+    cpu: str | None = key("CPUs that a pod requests, such as 16 or 500m", None)
+    memory: str | None = key("memory that a pod requests, such as 400Gi", None)
     shm: str | None = key("size of /dev/shm, such as 64Gi; default: half of the node's memory", None)
-    backoff_limit: int = key("how many more pods are tried after one was killed", 2, minimum=0)
-    ttl_seconds: int = key("how long an ended run's objects stay, for its logs", 86400, minimum=0)
+    backoff_limit: int = key("number of retries after a pod was killed", 2, minimum=0)
+    ttl_seconds: int = key("seconds to keep the objects of a finished run, for its logs", 86400, minimum=0)
 
 
 @dataclass
@@ -295,41 +305,45 @@ class Target:
     kind: str = key("where the plan runs", "local", choices=("local", "ssh", "slurm", "ray", "kubernetes"))
     host: str | None = key("a host of ~/.ssh/config, or [user@]name[:port]", None)
     folder: str = key(
-        "folder on that host, absolute or from the home folder; of a cluster one that all its nodes see",
+        "folder on that host, absolute or relative to the home folder; on a cluster, one that all nodes share",
         "trainium-recipes",
     )  # fmt: skip
     python: str = key("Python on that host that runs the executor; it needs no packages", "python3")
     fetch: str = key(
-        "what comes back when a run has ended: results are figures, logs and samples; auto also the adapter",
+        "what to copy back when a run has ended: results are metrics, logs and samples; auto adds the adapter",
         "results", choices=("results", "auto"),
     )  # fmt: skip
     forward: int | None = key(
-        "port of this machine that leads to a server there; default: the server's own", None, minimum=1, maximum=65535
+        "local port that is forwarded to the server; default: the same port", None, minimum=1, maximum=65535
     )
-    busy: str = key("what a run does that finds no free NeuronCores", "wait", choices=("wait", "refuse"))
+    busy: str = key("what to do if no NeuronCores are free", "wait", choices=("wait", "refuse"))
     slurm: Slurm = section(Slurm, "target=slurm")
     ray: Ray = section(Ray, "target=ray")
-    kubernetes: Kubernetes = section(Kubernetes, "the objects that target=kubernetes makes")
+    kubernetes: Kubernetes = section(Kubernetes, "target=kubernetes")
 
 
 @dataclass
 class Tracker:
     kind: str = key(
-        "where metrics go besides the run folder", "none", choices=("none", "mlflow", "tensorboard", "wandb")
+        "where to send metrics, in addition to the run folder",
+        "none",
+        choices=("none", "mlflow", "tensorboard", "wandb"),
     )
     uri: str | None = key("MLflow's tracking URI; for tensorboard and wandb, a folder", None)
-    project: str = key("what the runs are grouped under: an MLflow experiment, a wandb project", "trainium-recipes")
+    project: str = key("the MLflow experiment or wandb project of the runs", "trainium-recipes")
 
 
 @dataclass
 class Sweep:
     objective: str | None = key(
-        "what trials are ranked by; default: the first of these that the recipe measures", None, choices=tuple(RANKING)
+        "the metric that ranks trials; default: the first of these that the recipe measures",
+        None,
+        choices=tuple(RANKING),
     )
     direction: str | None = key(
-        "which way is better; default: more of a share, less of a loss", None, choices=("minimize", "maximize")
+        "which direction is better; default: higher scores, lower losses", None, choices=("minimize", "maximize")
     )
-    stop_on_failure: bool = key("end the sweep when a trial fails; otherwise the rest go on", False)
+    stop_on_failure: bool = key("stop the sweep when a trial fails", False)
 
 
 @dataclass
@@ -340,17 +354,17 @@ class Paths:
 
 @dataclass
 class Recipe:
-    name: str = key("how the recipe is called in reports; default: its file name", "")
+    name: str = key("name of the recipe in reports; default: its file name", "")
     hardware: Hardware = section(Hardware, "the machine that trains and serves")
     sdk: Sdk = section(Sdk, "the software on that machine")
     model: Model = section(Model, "the base model")
-    parallel: Parallel = section(Parallel, "how the model is cut")
+    parallel: Parallel = section(Parallel, "how the model is parallelized")
     dataset: Dataset = section(Dataset, "the rows and their prompt template")
     train: Train = section(Train, "the trainer and its settings")
-    export: Export = section(Export, "what is made of the trained adapter")
-    evaluate: Evaluate = section(Evaluate, "how base and adapter are measured")
+    export: Export = section(Export, "what to export")
+    evaluate: Evaluate = section(Evaluate, "how to evaluate base and adapter")
     serve: Serve = section(Serve, "the server")
     target: Target = section(Target, "where the plan runs")
-    tracker: Tracker = section(Tracker, "where metrics go besides the run folder")
+    tracker: Tracker = section(Tracker, "where to send metrics, in addition to the run folder")
     sweep: Sweep = section(Sweep, "the trials of `-m`")
     paths: Paths = section(Paths, "where artifacts and records are kept")
