@@ -201,7 +201,7 @@ def test_docker_is_asked_to_run_the_image(tiny_model, tmp_path, stand_in):
     words[words.index("0,1")] = "x"
     assert "--devices x: no Neuron device" in finished(tiny_model, tmp_path / "out", *words, env=environment)[2]
     environment["PATH"] = "/nowhere"
-    assert "there is no docker command here" in finished(tiny_model, tmp_path / "out", *words, env=environment)[2]
+    assert "no docker command on this machine" in finished(tiny_model, tmp_path / "out", *words, env=environment)[2]
 
 
 def test_a_dry_run_prints_a_command_and_writes_nothing(tiny_model, tiny_adapter, tmp_path):

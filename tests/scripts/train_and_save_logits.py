@@ -13,14 +13,14 @@ from common.training.parallel import Ranks
 args = train_torch.flags().parse_args()
 ranks = Ranks.from_environment()
 ranks.join()
-trainer = Trainer(args, ranks)
-trainer.run()
-batch = trainer.eval_set.batch(np.arange(len(trainer.eval_set)))
-with torch.no_grad():
-    own = trainer.model.hidden_states(batch, torch.arange(len(batch.input_ids))) @ trainer.model.head.T
-columns = [torch.empty_like(own) for _ in range(ranks.size)]
-if ranks.size > 1:
-    dist.all_gather(columns, own)
-if ranks.rank == 0:
-    torch.save(torch.cat(columns if ranks.size > 1 else [own], dim=1), args.output / "logits.pt")
-ranks.leave()
+with ranks:
+    trainer = Trainer(args, ranks)
+    trainer.run()
+    batch = trainer.eval_set.batch(np.arange(len(trainer.eval_set)))
+    with torch.no_grad():
+        own = trainer.model.hidden_states(batch, torch.arange(len(batch.input_ids))) @ trainer.model.head.T
+    columns = [torch.empty_like(own) for _ in range(ranks.size)]
+    if ranks.size > 1:
+        dist.all_gather(columns, own)
+    if ranks.rank == 0:
+        torch.save(torch.cat(columns if ranks.size > 1 else [own], dim=1), args.output / "logits.pt")
