@@ -69,7 +69,7 @@ def test_any_login_shell_will_do_and_may_print(tmp_path: Path, home: Path, work:
         assert list(target.log(run, "train", live=False))[-1] == b"done \xe2\x80\xa6"
         target.fetch(run, adapter=False)
         assert run.metrics() == {"train.loss": 1.0}
-        assert target.names() == [run.name]
+        assert target.run_names() == [run.name]
 
 
 def test_an_account_that_runs_no_commands_is_said_to_be_one(tmp_path: Path, home: Path, work: Path) -> None:
