@@ -38,7 +38,7 @@ def a_far_run(work: Path, host: Host, program: str, *overrides: str, **carried: 
     argv = (sys.executable, "-c", program, "store/partial/train-1")
     there = {f"inputs/{name}/{Path(path).name}": path for name, path in carried.items()}
     plan = Plan("quickstart", "store", (Step("train", "do train", "train-1", argv, {}, True, True),), there)
-    return Run(create.create(composed, plan))
+    return Run(create.create(composed, targets.of(composed.recipe.target).assign(plan)))
 
 
 def start(run: Run) -> Any:

@@ -83,13 +83,14 @@ def test_generate_answers_where_the_run_is(host: Host, work: Path, tiny_model: P
     run = served_runs.a_run(work, tiny_model, tiny_adapter, *host.target, PYTHON)
     host.root.mkdir()
     (work / "store").rename(host.root / "store")
-    (run.folder / "plan.json").write_text(json.dumps({**run.plan, "store": "store"}))
+    (run.folder / "plan.json").write_text(json.dumps({**run.plan, "store": "store", "where": "trn-a"}))
     (work / "my rows.jsonl").write_text('{"question": "CREATE TABLE"}\n')
     words = ["generate", run.name, "--prompts", "my rows.jsonl", "--max-tokens", "4", "--output", "out"]
     assert "base" in done(command(host, work, *words))
     [line] = (work / "out" / "answers.jsonl").read_text().splitlines()
     assert list(json.loads(line)["answers"]) == ["base", "adapter"]
-    assert "fetch/ is at trn-a, not here" in done(command(host, work, "export", run.name, "x", "--format", "merged"), 2)
+    refused = done(command(host, work, "export", run.name, "x", "--format", "merged"), 2)
+    assert "fetch/ is on trn-a, not on this machine" in refused
 
 
 def there(host: Host, run: Run) -> Path:
