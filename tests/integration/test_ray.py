@@ -84,7 +84,7 @@ def test_a_run_that_finds_no_cores_waits_and_says_so(work: Path, words: list[str
 
 def test_where_no_ray_answers_one_line_says_so(work: Path, words: list[str]) -> None:
     run = a_run(work, {"train": ENDS}, *words[:2], "target.ray.address=http://127.0.0.1:9")
-    with pytest.raises(RecipeError, match="target.ray.address: http://127.0.0.1:9: no Ray answers"):
+    with pytest.raises(RecipeError, match="target.ray.address: http://127.0.0.1:9: no Ray cluster answers"):
         targets.of_run(run).start(run, attached=False)
     assert not there(work, run).exists()
 
