@@ -31,3 +31,14 @@ def test_every_file_that_is_named_exists() -> None:
         for file, path in sorted(pairs)
         if "NAME" not in path and "my_" not in path and path not in _OF_ONE_MACHINE and not (ROOT / path).exists()
     ] == []
+
+
+def test_every_test_module_that_a_page_names_exists() -> None:
+    modules = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    assert {
+        f"{page.name}: {name}"
+        for page in pages
+        for name in re.findall(r"\btest_\w+\.py", page.read_text(encoding="utf-8"))
+        if name not in modules
+    } == set()
