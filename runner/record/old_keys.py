@@ -26,7 +26,7 @@ def rename_old_keys(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def old_where(target: Mapping[str, Any]) -> str:
-    """Where a run took place whose plan does not say it, from its recipe's `target`."""
+    """Where a run took place, by its recipe's `target`: for a plan of an earlier version, or of another computer."""
     kind, host = target["kind"], target["host"]
     names = {"local": HERE, "ssh": host}
     return names.get(kind, f"{kind} at {host}" if host else kind)

@@ -134,7 +134,7 @@ class RemoteTarget(MirroredTarget):
         recipe["target"].update(host=self._settings.host, folder=self._settings.folder)
         recipe_file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
         plan = json.loads(plan_file.read_text(encoding="utf-8"))
-        plan["where"] = self.where
+        plan.pop("where", None)  # the recipe says it
         plan_file.write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
 
     def _stream(self, run: Run, offset: int) -> Iterator[bytes]:

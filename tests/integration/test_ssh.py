@@ -328,7 +328,7 @@ def test_keys_are_checked(host: Host, work: Path) -> None:
         (["target.python=python9"], "trn-a has no python9"),
         (["target.host=null"], "target.host: missing; name a machine"),
         (["target.folder=/proc/nowhere"], "/proc/nowhere"),
-        (["sdk.train_python=null"], "sdk.train_python: says which Python on trn-a"),
+        (["sdk.train_python=null"], "sdk.train_python: missing: the Python on trn-a"),
     ],
 )
 def test_what_is_missing_there_is_one_line(host: Host, work: Path, overrides: list[str], expected: str) -> None:
