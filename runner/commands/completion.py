@@ -13,7 +13,8 @@ from argcomplete.completers import FilesCompleter
 from argcomplete.shell_integration import shellcode
 
 from runner.commands import options
-from runner.compose import recipe
+from runner.compose.groups import list_groups
+from runner.compose.recipe import recipe_names
 from runner.errors import RecipeError
 from runner.record import runs
 
@@ -43,12 +44,12 @@ def install(home: Path) -> str:
 
 def recipes(prefix: str, **_: Any) -> Iterable[str]:
     """Names of recipes, and YAML files."""
-    return [*recipe.recipe_names(), *FilesCompleter(("yaml",))(prefix)]
+    return [*recipe_names(), *FilesCompleter(("yaml",))(prefix)]
 
 
 def overrides(prefix: str, **_: Any) -> Iterable[str]:
     """`group=option` and `key=`."""
-    groups = recipe.groups()
+    groups = list_groups()
     name, equals, _option = prefix.partition("=")
     if equals:
         return [f"{name}={option}" for option in groups.get(name, [])]
@@ -58,7 +59,7 @@ def overrides(prefix: str, **_: Any) -> Iterable[str]:
 def served(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
     """Recipes, runs and the settings of a server."""
     settings = [override for override in overrides(prefix) if override.startswith("serve")]
-    return [*recipe.recipe_names(), *run_names(prefix, parsed_args), *settings]
+    return [*recipe_names(), *run_names(prefix, parsed_args), *settings]
 
 
 def run_names(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:

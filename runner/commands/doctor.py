@@ -14,7 +14,8 @@ from rich.text import Text
 
 from runner import targets
 from runner.commands.tables import terminal
-from runner.compose.recipe import compose, groups
+from runner.compose.groups import list_groups
+from runner.compose.recipe import compose
 from runner.compose.schema import Recipe, Sdk
 from runner.errors import RecipeError
 from runner.execute import probe as machine_probe
@@ -314,7 +315,7 @@ _CHECKS = (_python, _neuron, _environments, _disk, _memory, _ports, _rendezvous,
 def add_doctor(parser: argparse.ArgumentParser) -> None:
     """A recipe, by default quickstart, and where it would run."""
     parser.add_argument("--json", action="store_true", help="as JSON")
-    parser.add_argument("--target", choices=groups()["target"], help="check where this target would run it")
+    parser.add_argument("--target", choices=list_groups()["target"], help="check where this target would run it")
     parser.add_argument("recipe", nargs="?", default="quickstart", help="a recipe (default: quickstart)")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="such as hardware=trn2")
     parser.set_defaults(command=_doctor)

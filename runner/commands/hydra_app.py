@@ -15,7 +15,8 @@ from rich.console import Console
 
 from runner.commands.lifecycle import run
 from runner.commands.sweep import sweep
-from runner.compose import recipe
+from runner.compose.overrides import check_overrides, hydra_overrides
+from runner.compose.recipe import from_hydra, locate, one_line, prepare_hydra
 from runner.errors import RecipeError, did_you_mean
 
 _FLAGS = (
@@ -25,24 +26,24 @@ _FLAGS = (
 
 def main(name: str, args: Sequence[str]) -> int:
     """Run the recipe `name` as a Hydra application with `args`, flags and overrides, as its command line."""
-    source = recipe.locate(name)
+    source = locate(name)
     flags, overrides = _split(args)
     _check_flags(flags)
-    recipe.check_overrides(overrides, source)
+    check_overrides(overrides, source)
     if not {"-m", "--multirun"}.isdisjoint(flags):
         return _sweep(source, flags, overrides)
-    recipe.prepare_hydra()
+    prepare_hydra()
     statuses: list[int] = []
 
     def job(config: DictConfig) -> None:
         statuses.append(_run_job(config, source))
 
-    sys.argv = ["runner", *flags, *recipe.hydra_overrides(overrides)]
+    sys.argv = ["runner", *flags, *hydra_overrides(overrides)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are raised, so that the command prints them in one line
     try:
         hydra.main(config_path=str(source.parent), config_name=source.name, version_base="1.3")(job)()
     except HydraException as error:
-        raise RecipeError(f"command line: {recipe.one_line(error)}") from error
+        raise RecipeError(f"command line: {one_line(error)}") from error
     return max(statuses, default=0)
 
 
@@ -67,10 +68,8 @@ def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _run_job(config: DictConfig, source: Path) -> int:
-    hydra_config = HydraConfig.get()
-    choices = {group: str(option) for group, option in hydra_config.runtime.choices.items()}
     try:
-        return run(recipe.from_config(config, source, hydra_config.overrides.task, choices), Console())
+        return run(from_hydra(config, HydraConfig.get(), source), Console())
     except RecipeError as error:
         print(f"runner: {error}", file=sys.stderr)
         return 2

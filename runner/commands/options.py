@@ -15,8 +15,8 @@ from rich.text import Text
 
 from runner.commands import tables
 from runner.commands.tables import terminal
+from runner.compose.groups import list_groups, option_file
 from runner.compose.json_schema import json_schema
-from runner.compose.recipe import groups, option_file
 from runner.compose.schema import Recipe
 from runner.compose.validate import keys, section_of
 from runner.errors import RecipeError, did_you_mean
@@ -27,7 +27,7 @@ _SECTIONS = {"tp_size": "parallel", "epochs": "train"}
 
 def show(group: str | None, console: Console) -> None:
     """Print the options of all groups, or those of one with the keys that they set. Raises RecipeError."""
-    every = groups()
+    every = list_groups()
     if group is not None and group not in every:
         raise RecipeError(f"{group}: no such group; {did_you_mean(group, every)}")
     for name in [group] if group else every:

@@ -1,4 +1,4 @@
-"""The JSON Schema of a recipe file, with which editors complete and check recipes."""
+"""The JSON Schema of a recipe file, which editors use to complete and check recipes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import types
 import typing
 from typing import Any
 
-from runner.compose.recipe import groups
+from runner.compose.groups import list_groups
 from runner.compose.schema import Recipe
 from runner.compose.validate import section_of
 
@@ -23,7 +23,8 @@ def json_schema() -> dict[str, Any]:
 
 
 def _defaults_help() -> str:
-    return "base first, then choices: " + "; ".join(f"override {name}: {' | '.join(o)}" for name, o in groups().items())
+    choices = (f"override {name}: {' | '.join(options)}" for name, options in list_groups().items())
+    return f"base first, then choices: {'; '.join(choices)}"
 
 
 def _object(kind: type) -> dict[str, Any]:
@@ -59,4 +60,4 @@ def _dict(hint: Any) -> dict[str, Any]:
 
 def _limits(metadata: typing.Mapping[str, Any]) -> dict[str, Any]:
     names = {"minimum": "minimum", "maximum": "maximum", "enum": "choices"}
-    return {name: metadata[ours] for name, ours in names.items() if metadata.get(ours) is not None}
+    return {name: metadata[key] for name, key in names.items() if metadata.get(key) is not None}

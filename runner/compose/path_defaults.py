@@ -1,4 +1,4 @@
-"""What describes a model or a data set goes with it: to a path that is set later it does not apply."""
+"""Keys that describe a model or a data set belong to its path: they do not apply to a path that is set later."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from typing import Any
 
 from runner.compose.schema import DATA_SUFFIXES
 
-_GOES_WITH = {
+_BELONGS_TO = {
     "model.path": ("model.name", "model.revision", "model.architecture"),
     "dataset.path": ("dataset.name", "dataset.revision", "dataset.eval_path"),
 }
 
 
-def forget(values: dict[str, Any], rank_of: Callable[[str], int]) -> list[str]:
-    """Take out of a recipe's values what describes another path than its own; the name is made of the path.
+def drop_stale(values: dict[str, Any], precedence: Callable[[str], int]) -> list[str]:
+    """Remove from a recipe's values those that describe another path; the name is then derived from the path.
 
-    `rank_of` tells how late a key was set: by an option, the recipe, the command line. Returns a line for each thing
-    that is not used, its name left out.
+    `precedence` returns how late a key was set: by an option, the recipe or the command line. Returns a message for
+    each value that was removed, except the name.
     """
     notes = []
-    for path_key, keys in _GOES_WITH.items():
+    for path_key, keys in _BELONGS_TO.items():
         section = values[path_key.partition(".")[0]]
         path = section.get("path") if isinstance(section, dict) else None
         if not isinstance(path, str):
-            continue  # which the schema refuses
-        for key in (key for key in keys if rank_of(key) < rank_of(path_key)):
+            continue  # the schema rejects it
+        for key in (key for key in keys if precedence(key) < precedence(path_key)):
             name = key.partition(".")[2]
             if name == "name":
                 section[name] = name_of(path)
             elif section.get(name) is not None:
-                notes.append(f"{key}: goes with another {path_key} than {path}, so it is not used")
+                notes.append(f"{key}: not used, because it belongs to another {path_key} than {path}")
                 section[name] = None
     return notes
 
 
 def name_of(path: str) -> str:
-    """What a model or a data set is called after its path or id on the hub.
+    """The name of a model or a data set, derived from its path or hub id.
 
     >>> name_of("meta-llama/Llama-3.2-1B"), name_of("data/rows.jsonl")
     ('Llama-3.2-1B', 'rows')

@@ -1,7 +1,7 @@
-"""What a recipe may say: every key with its type, range, default and one line of help.
+"""The keys of a recipe, each with its type, range, default and one line of help.
 
-The classes are plain dataclasses; `runner.compose.validate` reads the field metadata that `key` writes.
-A key that defaults to None is derived, or not used, as its help says.
+`runner.compose.validate` reads the field metadata that `key` writes. The help of a key that defaults to None says how
+the value is derived, if it is.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def key(
     maximum: float | None = None,
     choices: tuple[str, ...] | None = None,
 ) -> Any:
-    """A dataclass field with its help and the values that it takes, bounds included; of a list its least length."""
+    """A dataclass field with its help and its valid values, bounds included; `minimum` is a list's least length."""
     metadata = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)

@@ -1,7 +1,7 @@
-"""What the schema takes as a word is kept as it is written: YAML and Hydra would make 1.1 of 1.10 and true of yes.
+"""Keeps values of string keys as they are written: YAML and Hydra would turn 1.10 into 1.1, and yes into true.
 
-Both read a value before anyone knows which key it is for. Here the keys are known: a scalar of YAML gets the tag of
-a text before it is read, and a value in an override gets quotes.
+Both convert a value without knowing its key. Here the schema tells which keys are strings: their YAML scalars get the
+tag of a string before they are converted, and their values in overrides get quotes.
 """
 
 from __future__ import annotations
@@ -24,24 +24,26 @@ from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
 
 from runner.compose.schema import Recipe
-from runner.compose.validate import below
+from runner.compose.validate import type_of
 
-_TEXT, _NULL, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
-_READ_OTHERWISE = (OverrideLexer.INT, OverrideLexer.FLOAT, OverrideLexer.BOOL, OverrideLexer.NULL)
-_OF_SEVERAL = ("choice", "shuffle", "tag")  # functions whose arguments are values of the key
+_STRING, _NULL, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
+_NOT_STRINGS = (OverrideLexer.INT, OverrideLexer.FLOAT, OverrideLexer.BOOL, OverrideLexer.NULL)
+_VALUE_FUNCTIONS = ("choice", "shuffle", "tag")  # functions whose arguments are values of the key
 
 
 class RecipeFiles(FileConfigSource):
-    """Hydra's folders of YAML files, read with `load_yaml`."""
+    """A Hydra config source: a folder of YAML files, read with `load_yaml`."""
 
     @staticmethod
     def scheme() -> str:
+        """The prefix of search path entries that use this source: `recipe://FOLDER`."""
         return "recipe"
 
     def load_config(self, config_path: str) -> ConfigResult:
+        """The content of a file, with the header that names its package."""
         file = Path(self.path, self._normalize_file_name(config_path))
         if not file.is_file():
-            return super().load_config(config_path)  # which says so
+            return super().load_config(config_path)  # raises Hydra's error
         with file.open(encoding="utf-8") as stream:
             header = self._get_header_dict(stream.read(512))
             stream.seek(0)
@@ -50,7 +52,7 @@ class RecipeFiles(FileConfigSource):
 
 
 def load_yaml(source: str | IO[str], package: str = "") -> dict[str, Any]:
-    """The values of a YAML file that holds the section `package` of a recipe; of none such, a whole recipe.
+    """The values of a YAML file that holds the section `package` of a recipe, or by default a whole recipe.
 
     >>> load_yaml("name: 010\\nwhere: {zip: 01234, answer: yes}\\nseed: 7", "dataset")
     {'name': '010', 'where': {'zip': '01234', 'answer': 'yes'}, 'seed': 7}
@@ -59,20 +61,23 @@ def load_yaml(source: str | IO[str], package: str = "") -> dict[str, Any]:
     node = loader.get_single_node()
     if node is None:
         return {}
-    _tag(node, hint_of(package) or Recipe)
+    _tag(node, type_of_key(package) or Recipe)
     return loader.construct_document(node)
 
 
-def hint_of(key: str) -> Any:
-    """The type of a dotted key; None of what the schema does not know."""
+def type_of_key(key: str) -> Any:
+    """The type of a dotted key; None if it is not in the schema."""
     hint: Any = Recipe
     for name in key.split("."):
-        hint = below(hint, name)
+        hint = type_of(hint, name)
     return hint
 
 
 def _tag(node: yaml.Node, hint: Any) -> None:
-    """Give every scalar that is a word the tag of a text. A null stays one where the key alone is not a word."""
+    """Give the scalars of all string keys the tag of a string.
+
+    A null of a known key means that it is not set; in a mapping or a list, it is a string too.
+    """
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             if key.tag == _MERGE:
@@ -80,26 +85,26 @@ def _tag(node: yaml.Node, hint: Any) -> None:
                     _tag(merged, hint)
                 continue
             if isinstance(key, yaml.ScalarNode) and typing.get_origin(hint) is dict:
-                key.tag = _TEXT
-            _tag_value(value, below(hint, str(key.value)), null_is_text=typing.get_origin(hint) is dict)
+                key.tag = _STRING
+            _tag_value(value, type_of(hint, str(key.value)), null_is_string=typing.get_origin(hint) is dict)
     elif isinstance(node, yaml.SequenceNode) and typing.get_origin(hint) is list:
         for item in node.value:
-            _tag_value(item, typing.get_args(hint)[0], null_is_text=True)
+            _tag_value(item, typing.get_args(hint)[0], null_is_string=True)
 
 
-def _tag_value(node: yaml.Node, hint: Any, null_is_text: bool) -> None:
+def _tag_value(node: yaml.Node, hint: Any, null_is_string: bool) -> None:
     if not isinstance(node, yaml.ScalarNode):
         _tag(node, hint)
-    elif _is_word(hint) and (null_is_text or node.tag != _NULL):
-        node.tag = _TEXT
+    elif _is_string(hint) and (null_is_string or node.tag != _NULL):
+        node.tag = _STRING
 
 
-def _is_word(hint: Any) -> bool:
+def _is_string(hint: Any) -> bool:
     return hint is str or str in typing.get_args(hint) and typing.get_origin(hint) not in (list, dict)
 
 
 def quoted(override: str) -> str:
-    """An override in which the words that Hydra would read as something else have quotes.
+    """An override with quotes around the strings that Hydra would convert to another type.
 
     >>> quoted("model.revision=1.10"), quoted("dataset.where={zip: 010, flag: true}"), quoted("train.seed=1")
     ("model.revision='1.10'", "dataset.where={zip: 010, flag: 'true'}", 'train.seed=1')
@@ -108,30 +113,30 @@ def quoted(override: str) -> str:
     if tree.value() is None:
         return override
     key = tree.key().getText()
-    null_is_text = typing.get_origin(hint_of(key.rpartition(".")[0])) is dict
-    for start, stop in sorted(_unquoted(tree.value(), hint_of(key), null_is_text), reverse=True):
+    null_is_string = typing.get_origin(type_of_key(key.rpartition(".")[0])) is dict
+    for start, stop in sorted(_unquoted(tree.value(), type_of_key(key), null_is_string), reverse=True):
         override = f"{override[:start]}'{override[start:stop]}'{override[stop:]}"
     return override
 
 
-def _unquoted(tree: Any, hint: Any, null_is_text: bool) -> Iterator[tuple[int, int]]:
-    """Where in an override the words stand that Hydra would not read as words."""
+def _unquoted(tree: Any, hint: Any, null_is_string: bool) -> Iterator[tuple[int, int]]:
+    """The start and end of each string in an override that Hydra would convert to another type."""
     rule = tree.getRuleIndex()
     if rule == OverrideParser.RULE_primitive:
         tokens = [child.symbol for child in tree.getChildren() if child.symbol.type != OverrideLexer.WS]
         kind = tokens[0].type
-        is_other = len(tokens) == 1 and kind in _READ_OTHERWISE and (null_is_text or kind != OverrideLexer.NULL)
-        if _is_word(hint) and is_other:
+        is_converted = len(tokens) == 1 and kind in _NOT_STRINGS and (null_is_string or kind != OverrideLexer.NULL)
+        if _is_string(hint) and is_converted:
             yield tokens[0].start, tokens[0].stop + 1
     elif rule == OverrideParser.RULE_dictContainer:
         for pair in tree.dictKeyValuePair():
             name = pair.dictKey().getText()
-            yield from _unquoted(pair.element(), below(hint, name), typing.get_origin(hint) is dict)
+            yield from _unquoted(pair.element(), type_of(hint, name), typing.get_origin(hint) is dict)
     elif rule == OverrideParser.RULE_listContainer:
         kind = typing.get_args(hint)[0] if typing.get_origin(hint) is list else None
         for element in tree.element():
             yield from _unquoted(element, kind, True)
-    elif rule != OverrideParser.RULE_function or tree.ID().getText() in _OF_SEVERAL:
+    elif rule != OverrideParser.RULE_function or tree.ID().getText() in _VALUE_FUNCTIONS:
         for child in tree.getChildren():
             if not hasattr(child, "symbol"):
-                yield from _unquoted(child, hint, null_is_text)
+                yield from _unquoted(child, hint, null_is_string)

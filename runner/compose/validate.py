@@ -1,4 +1,4 @@
-"""Turns plain values (from YAML and overrides) into the dataclasses of `runner.compose.schema`, or says why not."""
+"""Converts plain values (from YAML and overrides) to the dataclasses of `runner.compose.schema`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class InvalidKey(Exception):
-    """A key that the schema does not know, or a value that it does not take."""
+    """A key that is not in the schema, or an invalid value."""
 
     def __init__(self, key: str, problem: str):
         super().__init__(f"{key}: {problem}")
@@ -23,20 +23,20 @@ class InvalidKey(Exception):
 
 
 def build(kind: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
-    """An instance of the dataclass `kind` from nested mappings. Raises InvalidKey for the first mistake."""
+    """Create an instance of the dataclass `kind` from nested mappings. Raises InvalidKey for the first mistake."""
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for name in values:
         if name not in fields:
             raise InvalidKey(f"{prefix}{name}", f"no such key; {did_you_mean(str(name), fields)}")
     hints = _hints(kind)
-    given = {
+    converted = {
         name: _convert(f"{prefix}{name}", value, hints[name], fields[name].metadata) for name, value in values.items()
     }
-    return kind(**given)
+    return kind(**converted)
 
 
 def keys(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
-    """Every dotted key below `kind` with its field and type, sections included."""
+    """Every dotted key of `kind` with its field and type, including sections."""
     for field in dataclasses.fields(kind):
         hint = _hints(kind)[field.name]
         yield f"{prefix}{field.name}", field, hint
@@ -51,12 +51,12 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def section_of(hint: Any) -> type | None:
-    """The dataclass in a type hint (`Lora`, `Architecture | None`), if there is one."""
+    """The dataclass in a type hint (`Lora`, `Architecture | None`), or None."""
     return next((kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)), None)  # type: ignore[return-value]
 
 
-def below(hint: Any, name: str) -> Any:
-    """The type of the key `name` in a section or an open mapping; None where there is no such key."""
+def type_of(hint: Any, name: str) -> Any:
+    """The type of the key `name` in a section or a mapping; None if there is no such key."""
     section = section_of(hint)
     if section:
         return _hints(section).get(name)
@@ -73,40 +73,41 @@ def _convert(key: str, value: Any, hint: Any, limits: Mapping[str, Any]) -> Any:
     if typing.get_origin(hint) is list:
         return _list(key, value, typing.get_args(hint)[0], limits)
     if typing.get_origin(hint) is dict:
-        kind = below(hint, "")
+        kind = type_of(hint, "")
         return {str(name): _item(f"{key}.{name}", name, item, kind) for name, item in _mapping(key, value).items()}
     return _in_limits(key, _scalar(key, value, hint), limits)
 
 
 def _item(key: str, name: Any, value: Any, hint: Any) -> Any:
-    """A value below a key where any name may stand."""
+    """A value in a mapping that accepts any key."""
     _scalar(key, name, str)
     return value if hint is Any else _convert(key, value, hint, _NO_LIMITS)
 
 
 def _mapping(key: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise InvalidKey(key, f"takes keys below it, not {value!r}")
+        raise InvalidKey(key, f"must be a mapping, not {value!r}")
     return value
 
 
 def _list(key: str, value: Any, kind: type, limits: Mapping[str, Any]) -> list[Any]:
     if not isinstance(value, list) or not all(type(item) is kind for item in value):
-        example = "words like [a,b]" if kind is str else "whole numbers like [1,2]"
+        example = "strings such as [a,b]" if kind is str else "integers such as [1,2]"
         quotes = "; put each in quotes" if kind is str and isinstance(value, list) else ""
-        raise InvalidKey(key, f"takes a list of {example}, not {value!r}{quotes}")
+        raise InvalidKey(key, f"must be a list of {example}, not {value!r}{quotes}")
     if len(value) < (limits["minimum"] or 0):
-        raise InvalidKey(key, f"takes at least one{' of ' + ', '.join(limits['choices']) if limits['choices'] else ''}")
+        choices = f" of {', '.join(limits['choices'])}" if limits["choices"] else ""
+        raise InvalidKey(key, f"must have at least one{choices or ' element'}")
     return [_in_limits(key, item, {**limits, "minimum": None}) for item in value]
 
 
 def _scalar(key: str, value: Any, kind: type) -> Any:
     if kind is float and type(value) is int:
         return float(value)
-    if kind is str and type(value) is int:  # a word all the same; of other values the text is lost
+    if kind is str and type(value) is int:  # unambiguous; how another value was written is not known
         return str(value)
     if type(value) is not kind:
-        raise InvalidKey(key, f"takes {_NAMES[kind]}, not {value!r}{_quotes(value, kind)}")
+        raise InvalidKey(key, f"must be {_NAMES[kind]}, not {value!r}{_quotes(value, kind)}")
     return value
 
 
@@ -115,15 +116,15 @@ def _quotes(value: Any, kind: type) -> str:
 
 
 _NO_LIMITS = {"minimum": None, "maximum": None, "choices": None}
-_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 
 def _in_limits(key: str, value: Any, limits: Mapping[str, Any]) -> Any:
     minimum, maximum, choices = limits["minimum"], limits["maximum"], limits["choices"]
     if choices and value not in choices:
-        raise InvalidKey(key, f"{value!r} is none of its values; {did_you_mean(value, choices)}")
+        raise InvalidKey(key, f"{value!r} is not a valid value; {did_you_mean(value, choices)}")
     if minimum is not None and not value >= minimum:
-        raise InvalidKey(key, f"{value} is too small; the least is {minimum:g}")
+        raise InvalidKey(key, f"{value} is too small; the minimum is {minimum:g}")
     if maximum is not None and value > maximum:
-        raise InvalidKey(key, f"{value} is too large; the most is {maximum:g}")
+        raise InvalidKey(key, f"{value} is too large; the maximum is {maximum:g}")
     return value

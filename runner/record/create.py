@@ -23,11 +23,12 @@ from typing import Any
 
 import yaml
 
-from runner.compose.recipe import ROOT, Composed
+from runner.compose.recipe import Composed
 from runner.compose.schema import Recipe
 from runner.errors import RecipeError
 from runner.execute import files
 from runner.execute.run_folder import EVENTS
+from runner.paths import ROOT
 from runner.plan.model import Plan
 from runner.record import provenance
 

@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from runner.compose.recipe import ROOT
 from runner.execute.run_folder import HUB_TOKENS, SECRETS
+from runner.paths import ROOT
 from runner.plan import fingerprint
 from runner.record.runs import Run
 

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from runner.compose.recipe import ROOT
 from runner.compose.schema import Recipe
 from runner.compose.schema import Target as Settings
 from runner.execute import agent
+from runner.paths import ROOT
 from runner.plan.command import Place
 from runner.plan.model import HERE
 from runner.record.runs import Run

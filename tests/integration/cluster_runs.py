@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runner import targets
-from runner.compose.recipe import ROOT, compose
+from runner.compose.recipe import compose
+from runner.paths import ROOT
 from runner.plan.model import Plan, Step
 from runner.record import create
 from runner.record.runs import Run

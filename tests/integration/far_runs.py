@@ -11,7 +11,8 @@ from typing import Any
 from ssh_host import Host
 
 from runner import targets
-from runner.compose.recipe import ROOT, compose
+from runner.compose.recipe import compose
+from runner.paths import ROOT
 from runner.plan.model import Plan, Step
 from runner.record import create
 from runner.record.runs import Run

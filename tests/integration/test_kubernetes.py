@@ -23,7 +23,8 @@ import pytest
 from ssh_host import free_port
 
 from runner import targets
-from runner.compose.recipe import ROOT, compose
+from runner.compose.recipe import compose
+from runner.paths import ROOT
 from runner.plan.model import Plan, Step
 from runner.record import create
 from runner.record.runs import Run, every

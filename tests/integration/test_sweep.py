@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.compose.recipe import RECIPES
+from runner.paths import RECIPES
 
 SHORT = ["tp_size=1", "train.max_steps=2", "evaluate=none", "serve=none"]
 GRID = ["train.lora={rank:4,alpha:8},{rank:8,alpha:16}", "train.seed=range(1,4)"]

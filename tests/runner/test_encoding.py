@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.compose.recipe import ROOT
+from runner.paths import ROOT
 
 FILES = sorted([*(ROOT / "runner").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")])
 METHODS = {"read_text": -1, "write_text": -1, "open": 0, "fdopen": 1}  # the place of a mode among the arguments

@@ -21,12 +21,14 @@ from runner.commands.progress import Follower
 from runner.commands.serve import servers
 from runner.commands.serve.generate import afterwards, artifacts_of, check_together
 from runner.commands.tables import terminal
-from runner.compose import recipe as compose
-from runner.compose.recipe import Composed
+from runner.compose.groups import list_groups, option_file
+from runner.compose.overrides import check_overrides, parse
+from runner.compose.recipe import Composed, compose, recipe_names
 from runner.compose.schema import Recipe
 from runner.compose.text_values import load_yaml, quoted
 from runner.compose.validate import InvalidKey, build
 from runner.errors import RecipeError
+from runner.paths import RECIPES
 from runner.plan import build as plan
 from runner.plan.model import Plan, Step
 from runner.plan.stages import server_options
@@ -57,11 +59,11 @@ def plan_of(args: Sequence[str], folder: Path) -> tuple[Composed, Plan]:
     """The plan of a server for the arguments. Raises RecipeError if they cannot be served."""
     overrides = [arg for arg in args if _is_override(arg)]
     names = [arg for arg in args if not _is_override(arg)] or ["last"]
-    if names[0] not in compose.recipe_names() and not names[0].endswith((".yaml", ".yml")):
+    if names[0] not in recipe_names() and not names[0].endswith((".yaml", ".yml")):
         return _of_runs(names, overrides, folder)
     if len(names) > 1:
         raise RecipeError(f"{names[1]}: a recipe cannot be served together with others; runs can")
-    composed = compose.compose(names[0], [*overrides, "serve.mode=foreground"])
+    composed = compose(names[0], [*overrides, "serve.mode=foreground"])
     if composed.recipe.serve.engine == "none":
         raise RecipeError(f"{names[0]}: serve=none serves nothing; add serve=embedded or serve=vllm")
     return composed, targets.of(composed.recipe.target).plan(composed.recipe)
@@ -69,7 +71,7 @@ def plan_of(args: Sequence[str], folder: Path) -> tuple[Composed, Plan]:
 
 def _is_override(arg: str) -> bool:
     key, equals, _ = arg.lstrip("+~").partition("=")
-    return bool(equals) and ("." in key or key in compose.groups())
+    return bool(equals) and ("." in key or key in list_groups())
 
 
 def _of_runs(names: Sequence[str], overrides: Sequence[str], folder: Path) -> tuple[Composed, Plan]:
@@ -103,7 +105,7 @@ def _served(names: Sequence[str], folder: Path) -> dict[str, Run]:
 
 def _recipe(run: Run, overrides: Sequence[str], folder: Path) -> Recipe:
     """The recorded recipe with `overrides` of the server's settings."""
-    compose.check_overrides(overrides, compose.RECIPES / "recipe.yaml")
+    check_overrides(overrides, RECIPES / "recipe.yaml")
     values = copy.deepcopy(run.recipe)
     for text in overrides:
         _apply(text, values)
@@ -116,10 +118,10 @@ def _recipe(run: Run, overrides: Sequence[str], folder: Path) -> Recipe:
 
 
 def _apply(text: str, recipe: dict[str, Any]) -> None:
-    override = compose.parsed(quoted(text))
+    override = parse(quoted(text))
     key, value = override.key_or_group, override.value()
     if key == "serve":
-        recipe["serve"] |= load_yaml(compose.option_file(key, str(value)).read_text(encoding="utf-8"), key)
+        recipe["serve"] |= load_yaml(option_file(key, str(value)).read_text(encoding="utf-8"), key)
     elif key.startswith(_SERVER_KEYS):
         *sections, name = key.split(".")
         section = functools.reduce(lambda values, below: values.setdefault(below, {}), sections, recipe)

@@ -42,8 +42,9 @@ from rich.text import Text
 from runner import targets
 from runner.commands.lifecycle import say_notes, terminate_as_interrupt
 from runner.commands.sweep import launcher, leaderboard, optuna_study
-from runner.commands.sweep.trial import Job, SweepStopped, compose_trial, varying, wait
-from runner.compose.recipe import Composed, hydra_overrides, one_line, prepare_hydra
+from runner.commands.sweep.trial import Job, SweepStopped, varying, wait
+from runner.compose.overrides import hydra_overrides
+from runner.compose.recipe import Composed, from_hydra, one_line, prepare_hydra
 from runner.errors import RecipeError
 from runner.execute import files
 from runner.execute.run_folder import LOCK, SWEEP
@@ -170,7 +171,7 @@ def _plan_trial(source: Path, config: DictConfig, overrides: Sequence[str], name
     assert hydra
     try:
         one = hydra.config_loader.load_sweep_config(config, list(overrides))
-        composed = compose_trial(one, one.hydra, source)
+        composed = from_hydra(one, one.hydra, source)
         targets.of(composed.recipe.target).plan(composed.recipe)
         trackers.of(composed.recipe.tracker)
     except (RecipeError, HydraException, OmegaConfBaseException) as error:

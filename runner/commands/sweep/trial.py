@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -18,7 +18,7 @@ from runner import targets
 from runner.commands.lifecycle import follow, start
 from runner.commands.progress import Follower
 from runner.commands.sweep.leaderboard import values_of
-from runner.compose.recipe import Composed, from_config, prepare_hydra
+from runner.compose.recipe import Composed, from_hydra, prepare_hydra
 from runner.errors import RecipeError
 from runner.execute import files
 from runner.execute.process import die_with_parent
@@ -113,7 +113,7 @@ class Job:
         return None
 
     def _prepare(self, number: int, config: DictConfig) -> Trial:
-        composed = compose_trial(config, HydraConfig.get(), self.source)
+        composed = from_hydra(config, HydraConfig.get(), self.source)
         self._say(number, varying(composed.overrides, self.keys), "bold")
         target = targets.of(composed.recipe.target)
         folder, plan = folder_of(self.sweep, number), target.plan(composed.recipe)
@@ -172,12 +172,6 @@ def _start_together(trials: Sequence[Trial]) -> None:
         for trial in trials:
             shutil.rmtree(trial.run.folder)
         raise
-
-
-def compose_trial(config: DictConfig, hydra_config: Any, source: Path) -> Composed:
-    """The validated recipe of one trial. `hydra_config` is the `hydra` node of its config. Raises RecipeError."""
-    choices = {group: str(option) for group, option in hydra_config.runtime.choices.items()}
-    return from_config(config, source, hydra_config.overrides.task, choices)
 
 
 def varying(overrides: Sequence[str], keys: Sequence[str]) -> str:

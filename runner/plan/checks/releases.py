@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import yaml
 
-from runner.compose.recipe import CONFIGS
 from runner.compose.schema import Hardware, Recipe, Sdk
 from runner.compose.validate import build
+from runner.paths import CONFIGS
 from runner.plan.trainers import TRAINERS, trainer_of
 
 _NOT_VLLM = ("embedded", "none")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from runner.compose.recipe import ROOT
 from runner.compose.schema import Recipe, Serve
 from runner.errors import RecipeError
+from runner.paths import ROOT
 from runner.plan.checks import feasibility
 from runner.plan.checks.releases import advice, merged
 from runner.plan.command import Argument, Artifacts, Output, Place, compile_cache, flags, not_fingerprinted

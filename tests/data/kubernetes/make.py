@@ -11,7 +11,8 @@ import re
 from pathlib import Path
 
 from runner import targets
-from runner.compose.recipe import ROOT, compose
+from runner.compose.recipe import compose
+from runner.paths import ROOT
 
 
 def image(tag: str, sdk: str, trainer: str) -> list[str]:

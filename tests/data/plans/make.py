@@ -12,7 +12,8 @@ import re
 from pathlib import Path
 
 from runner import targets
-from runner.compose.recipe import ROOT, compose
+from runner.compose.recipe import compose
+from runner.paths import ROOT
 from runner.plan.build import build
 from runner.plan.command import Place
 from runner.plan.text import command_line

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from runner.commands import export
 from runner.commands.lifecycle import run as run_recipe
-from runner.compose.recipe import RECIPES, compose
+from runner.compose.recipe import compose
 from runner.errors import RecipeError
+from runner.paths import RECIPES
 from runner.record.runs import Run, every
 from tests.runner.trained_run import evaluation
 

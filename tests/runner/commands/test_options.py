@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from runner.commands import options
-from runner.compose.recipe import groups
+from runner.compose.groups import list_groups
 from runner.compose.schema import Recipe
 from runner.compose.validate import keys
 from runner.errors import RecipeError
@@ -18,12 +18,12 @@ def test_every_key_has_help() -> None:
     assert [key for key, field, _ in keys(Recipe) if not field.metadata.get("help")] == []
 
 
-@pytest.mark.parametrize("group", [group for group in groups() if group not in ("tp_size", "epochs")])
+@pytest.mark.parametrize("group", [group for group in list_groups() if group not in ("tp_size", "epochs")])
 def test_every_option_says_what_it_is_for(group: str) -> None:
-    assert [option for option in groups()[group] if not options.purpose(group, option)] == []
+    assert [option for option in list_groups()[group] if not options.purpose(group, option)] == []
 
 
-@pytest.mark.parametrize("group", groups())
+@pytest.mark.parametrize("group", list_groups())
 def test_a_group_shows_its_keys(group: str) -> None:
     console = Console(file=io.StringIO(), width=200)
     options.show(group, console)

@@ -9,7 +9,8 @@ import pytest
 
 from runner.cli import main
 from runner.compose.path_defaults import name_of
-from runner.compose.recipe import RECIPES, compose
+from runner.compose.recipe import compose
+from runner.paths import RECIPES
 from runner.plan.checks.feasibility import architecture_of
 
 TINY = RECIPES / "assets" / "tiny_llama"
@@ -21,7 +22,7 @@ def test_another_folder_is_read_and_named_itself() -> None:
     architecture = architecture_of(composed.recipe)
     assert architecture and architecture.hidden_size < 1024, "not the 8B model's"
     assert composed.recipe.model.name == "tiny_llama"
-    assert composed.notes == (f"model.architecture: goes with another model.path than {TINY}, so it is not used",)
+    assert composed.notes == (f"model.architecture: not used, because it belongs to another model.path than {TINY}",)
 
 
 def test_another_hub_id_does_not_keep_the_revision() -> None:
@@ -35,7 +36,7 @@ def test_another_data_set_is_not_measured_on_the_old_one(tmp_path: Path, capsys:
     shutil.copyfile(RECIPES / "assets" / "sql" / "eval.jsonl", rows)
     assert main(["plan", "quickstart", f"dataset.path={rows}", "dataset.eval_rows=20"]) == 0
     said = capsys.readouterr()
-    assert said.err == f"note: dataset.eval_path: goes with another dataset.path than {rows}, so it is not used\n"
+    assert said.err == f"note: dataset.eval_path: not used, because it belongs to another dataset.path than {rows}\n"
     assert "--eval-rows 20" in said.out and "--eval-input" not in said.out
     assert "tokenize mine to sequences" in said.out
 

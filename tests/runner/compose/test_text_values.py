@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from runner.compose.recipe import compose
 from runner.compose.schema import Recipe
 from runner.compose.text_values import quoted
-from runner.compose.validate import InvalidKey, build
+from runner.compose.validate import build
 from runner.errors import RecipeError
 
 # What YAML 1.1, OmegaConf or Hydra read as a number, a truth value, a null or a date.
@@ -97,17 +97,9 @@ def test_every_value_of_a_sweep_keeps_its_text() -> None:
     assert quoted("train.seed=1,2") == "train.seed=1,2"
 
 
-@pytest.mark.parametrize("value", [1.1, True, None])
-def test_a_value_whose_text_is_lost_is_refused(value: object) -> None:
-    with pytest.raises(InvalidKey, match=r"dataset.where.column: takes a word, not .*; put it in quotes"):
-        build(Recipe, {"dataset": {"where": {"column": value}}})
-    with pytest.raises(InvalidKey, match=r"dataset.split: takes a word, not .*; put it in quotes"):
-        build(Recipe, {"dataset": {"split": value}})
-
-
 @pytest.mark.parametrize("words", [["target.slurm.time=[a]"], ["dataset.where.a=[b]"], ["dataset.where=x"]])
 def test_what_is_no_word_is_refused(words: list[str]) -> None:
-    with pytest.raises(RecipeError, match="command line: .*takes"):
+    with pytest.raises(RecipeError, match="command line: .*must be"):
         compose("quickstart", words)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.compose.recipe import ROOT
 from runner.execute import cores
+from runner.paths import ROOT
 
 HOLD = """
 import sys

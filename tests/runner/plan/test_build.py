@@ -9,9 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from runner.compose.recipe import ROOT, compose
+from runner.compose.recipe import compose
 from runner.compose.schema import Recipe
 from runner.errors import RecipeError
+from runner.paths import ROOT
 from runner.plan.build import build
 from runner.plan.command import Place
 from runner.plan.model import Plan

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
 
-from runner.compose.recipe import ROOT, compose
+from runner.compose.recipe import compose
 from runner.execute import requirements
+from runner.paths import ROOT
 from runner.plan import packages
 from runner.plan.build import build
 from runner.plan.command import Place

@@ -11,8 +11,9 @@ import pytest
 
 from runner import targets
 from runner.compose import schema
-from runner.compose.recipe import CONFIGS, ROOT, compose
+from runner.compose.recipe import compose
 from runner.errors import RecipeError
+from runner.paths import CONFIGS, ROOT
 
 KINDS = set(targets.TARGETS)
 

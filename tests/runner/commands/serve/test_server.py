@@ -87,7 +87,7 @@ def test_what_one_server_cannot_serve_is_refused(tmp_path, tiny_model, tiny_adap
         ([one.name, large.name, *vllm, "sdk.vllm_lora=false"], "serves only merged models"),
         ([one.name, "train.lora.rank=8"], "train.lora.rank=8: the model is already trained"),
         ([one.name, "serve.prot=1"], "serve.prot=1: no such key; did you mean serve.port"),
-        ([one.name, "serve.port=x"], f"{one.name}: serve.port: takes a whole number"),
+        ([one.name, "serve.port=x"], f"{one.name}: serve.port: must be an integer"),
         ([one.name, "serve=none"], "serve=none serves nothing"),
         (["quickstart", "serve=none"], "serve=none serves nothing"),
         (["quickstart", one.name], "a recipe cannot be served together"),

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.compose.recipe import ROOT
 from runner.execute import requirements
+from runner.paths import ROOT
 from runner.plan import packages
 from runner.plan.checks.releases import _releases
 

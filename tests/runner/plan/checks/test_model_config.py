@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from runner.compose.recipe import RECIPES, compose
+from runner.compose.recipe import compose
 from runner.errors import RecipeError
+from runner.paths import RECIPES
 from runner.plan import command
 from runner.plan.checks import feasibility, model_config
 from runner.targets import bundle
@@ -58,10 +59,10 @@ def test_a_llama_1_has_as_many_key_value_heads_as_heads(model: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_key_value_heads": "2"}, "num_key_value_heads: takes a whole number, not '2'"),
+        ({"num_key_value_heads": "2"}, "num_key_value_heads: must be an integer, not '2'"),
         ({"num_key_value_heads": 3}, "num_key_value_heads 3 does not divide num_attention_heads 8"),
-        ({"hidden_size": 256.0}, "hidden_size: takes a whole number"),
-        ({"vocab_size": True}, "vocab_size: takes a whole number"),
+        ({"hidden_size": 256.0}, "hidden_size: must be an integer"),
+        ({"vocab_size": True}, "vocab_size: must be an integer"),
         ({"max_position_embeddings": "absent"}, "max_position_embeddings is missing"),
     ],
 )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.compose.recipe import RECIPES
 from runner.errors import RecipeError
+from runner.paths import RECIPES
 from runner.plan.checks import weights
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.compose.recipe import ROOT, compose
+from runner.compose.recipe import compose
 from runner.compose.schema import Recipe
 from runner.errors import RecipeError
+from runner.paths import ROOT
 from runner.plan.build import build
 from runner.plan.command import Artifacts, Place, StageCommand
 from runner.plan.stages import export, serve, server_options

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 import fetch_nxd_model
-from runner.compose.recipe import ROOT, compose
+from runner.compose.recipe import compose
 from runner.compose.schema import NXD_RELEASES
 from runner.errors import RecipeError
+from runner.paths import ROOT
 from runner.plan.build import build
 from runner.plan.command import Place, launcher
 from runner.plan.model import Step

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from runner.compose.recipe import ROOT, compose
+from runner.compose.recipe import compose
 from runner.errors import RecipeError
+from runner.paths import ROOT
 from runner.plan.build import build
 from runner.plan.command import Place
 from runner.plan.model import Step
