@@ -232,7 +232,7 @@ def _memory(context: CheckContext, report: Report) -> Iterator[Finding]:
     stage, need = needs.peak_stage, needs.host[needs.peak_stage]
     says = f"{stage} needs about {gib(need)}, {gib(host['available'])} of {gib(host['total'])} are free"
     if need > host["total"]:
-        yield Finding("error", "memory", says, feasibility.HOST_ADVICE[stage])
+        yield Finding("error", "memory", says, memory.HOST_ADVICE[stage])
     elif need > host["available"]:
         yield Finding("warning", "memory", says, "stop other programs")
     else:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from runner.compose.schema import Target as Settings
@@ -14,52 +15,28 @@ from runner.targets.base import Target
 if TYPE_CHECKING:
     from runner.targets.remote import RemoteTarget
 
-__all__ = ["TARGETS", "Target", "of", "of_run", "on_host"]
+__all__ = ["TARGETS", "Target", "class_of", "of", "of_run", "on_host"]
 
 
-# Functions, so that a command imports the target that it needs and no client of another one.
-def _local() -> type[Target]:
-    from runner.targets.local import LocalTarget
-
-    return LocalTarget
-
-
-def _ssh() -> type[Target]:
-    from runner.targets.ssh import SSHTarget
-
-    return SSHTarget
-
-
-def _slurm() -> type[Target]:
-    from runner.targets.slurm import SlurmTarget
-
-    return SlurmTarget
-
-
-def _ray() -> type[Target]:
-    from runner.targets.ray import RayTarget
-
-    return RayTarget
-
-
-def _kubernetes() -> type[Target]:
-    from runner.targets.kubernetes.target import KubernetesTarget
-
-    return KubernetesTarget
-
-
-TARGETS: Mapping[str, Callable[[], type[Target]]] = {
-    "local": _local,
-    "ssh": _ssh,
-    "slurm": _slurm,
-    "ray": _ray,
-    "kubernetes": _kubernetes,
+# target.kind: module and class. A command imports the target that it needs, and no client of another one.
+TARGETS: Mapping[str, tuple[str, str]] = {
+    "local": ("runner.targets.local", "LocalTarget"),
+    "ssh": ("runner.targets.ssh", "SSHTarget"),
+    "slurm": ("runner.targets.slurm", "SlurmTarget"),
+    "ray": ("runner.targets.ray", "RayTarget"),
+    "kubernetes": ("runner.targets.kubernetes.target", "KubernetesTarget"),
 }
+
+
+def class_of(kind: str) -> type[Target]:
+    """The class of a target by its `target.kind`."""
+    module, name = TARGETS[kind]
+    return getattr(import_module(module), name)
 
 
 def of(settings: Settings) -> Target:
     """The target that a recipe chooses. Raises RecipeError for a setting that is missing."""
-    return TARGETS[settings.kind]()(settings)
+    return class_of(settings.kind)(settings)
 
 
 def on_host(host: str) -> RemoteTarget:

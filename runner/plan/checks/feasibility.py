@@ -186,7 +186,7 @@ def _memory(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
     if hardware.host_memory_gb and host > hardware.host_memory_gb * memory.GIB:
         yield (
             f"hardware={hardware.name}: {stage} needs {gib(host)} of the host's memory, which has "
-            f"{hardware.host_memory_gb:g} GiB; {HOST_ADVICE[stage]}"
+            f"{hardware.host_memory_gb:g} GiB; {memory.HOST_ADVICE[stage]}"
         )
     disk = sum(needs.disk.values())
     if hardware.disk_gb and disk > hardware.disk_gb * 10**9:
@@ -194,13 +194,6 @@ def _memory(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
             f"hardware={hardware.name}: the artifacts need {gib(disk)} of disk, it has "
             f"{gib(hardware.disk_gb * 10**9)}; put paths.store on a larger disk and set hardware.disk_gb"
         )
-
-
-HOST_ADVICE = {
-    "train": "try fewer processes: a smaller parallel.dp_size or parallel.tp_size",
-    "evaluate": "try evaluate.dtype=bf16, a smaller evaluate.batch_size, or evaluate=none",
-    "serve": "try serve.dtype=bf16, or serve=none",
-}
 
 
 def gib(size: float) -> str:

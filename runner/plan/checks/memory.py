@@ -120,6 +120,14 @@ def _activations(recipe: Recipe, a: Architecture, kv_copies: int) -> int:
     return tokens * (a.num_hidden_layers * per_layer + working) * width + logits
 
 
+# What to try where the host lacks memory for a stage of `_host`.
+HOST_ADVICE = {
+    "train": "try fewer processes: a smaller parallel.dp_size or parallel.tp_size",
+    "evaluate": "try evaluate.dtype=bf16, a smaller evaluate.batch_size, or evaluate=none",
+    "serve": "try serve.dtype=bf16, or serve=none",
+}
+
+
 def _host(recipe: Recipe, a: Architecture, training: int) -> dict[str, int]:
     """Memory of the stages that hold a whole model; conversion and export hold a tensor at a time."""
     processes = recipe.parallel.tp_size * recipe.parallel.dp_size

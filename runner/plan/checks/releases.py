@@ -14,6 +14,8 @@ from runner.paths import CONFIGS
 from runner.plan.trainers import TRAINERS, trainer_of
 
 _NOT_VLLM = ("embedded", "none")
+# hardware.device: what people call it, and what to choose to have it.
+_DEVICES = {"cpu": "a CPU; try hardware=cpu", "neuron": "Neuron; try hardware=trn1 or hardware=trn2"}
 
 
 def family(hardware: Hardware) -> str:
@@ -40,7 +42,8 @@ def problems(recipe: Recipe) -> Iterator[str]:
     if kind != "cpu" and hardware.layout != kind:
         yield f"hardware.layout: {hardware.layout} shards train wrongly on {hardware.name}; set hardware.layout={kind}"
     if hardware.device not in trainer.devices:
-        yield f"train={trainer.option}: trains on Neuron; try hardware=trn1 or hardware=trn2, or train=torch_lora"
+        [device] = trainer.devices  # of the two that there are
+        yield f"train={trainer.option}: trains on {_DEVICES[device]}, or train=torch_lora"
     else:
         missing = [*_not_trained(recipe, recipe.sdk), *_not_served(recipe, recipe.sdk)]
         if missing:

@@ -18,7 +18,7 @@ from common.files import read_json
 from common.program import BadInput
 
 SUPPORTED = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
-TRAINERS = ("torch", "nxd", "optimum")
+TRAINERS = tuple(dict.fromkeys(name for names in SUPPORTED["trainers"].values() for name in names))
 _THETA = 10000.0  # transformers' rope_theta where a config names none
 
 Config = dict[str, Any]

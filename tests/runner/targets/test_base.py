@@ -20,8 +20,8 @@ KINDS = set(targets.TARGETS)
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_every_target_implements_the_abstract_class(kind: str) -> None:
-    assert issubclass(targets.TARGETS[kind](), targets.Target)
-    assert not inspect.isabstract(targets.TARGETS[kind]())
+    assert issubclass(targets.class_of(kind), targets.Target)
+    assert not inspect.isabstract(targets.class_of(kind))
     assert (CONFIGS / "target" / f"{kind}.yaml").is_file()
 
 

@@ -58,10 +58,6 @@ def says_what_to_do(reason: str) -> bool:
     return any(f" {word} " in f" {reason} " for word in ("choose", "say", "try", "take", "leave", "name", "put", "sdk"))
 
 
-def test_every_back_end_has_its_row() -> None:
-    assert tuple(TRAINERS) == schema.BACKENDS
-
-
 @pytest.mark.parametrize(("sdk", "hardware", "backend"), [one for one in COMBINATIONS if one not in POSSIBLE])
 def test_a_release_that_cannot_train_there_is_refused(sdk: str, hardware: str, backend: str) -> None:
     recipe = changed(composed(hardware, sdk), "train", backend=backend)
