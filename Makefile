@@ -17,7 +17,7 @@ export TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Creates every environment.
 ENVIRONMENT := .ci/environment.sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-ray setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test lint structure test-integration test-ami test-optimum test-nxd bench clean purge
+.PHONY: help setup setup-ray setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test lint structure golden test-integration test-ami test-optimum test-nxd bench clean purge
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -130,6 +130,11 @@ test-ami: $(VENV)/.dev ## run every stage in the environments of Neuron's releas
 
 structure: ## print the structure of the code in numbers
 	@$(PYTHON) tests/structure.py $(ARGS)
+
+golden: $(VENV)/.dev ## write the reviewed plans, the manifests and the picture of the code again
+	PYTHONPATH=. $(BIN)/python tests/data/plans/make.py
+	PYTHONPATH=. $(BIN)/python tests/data/kubernetes/make.py
+	$(BIN)/python tests/structure.py --write
 
 lint: $(VENV)/.dev ## check style, types and Dockerfiles
 	$(BIN)/ruff check .

@@ -103,7 +103,7 @@ def test_nothing_imports_in_a_circle(tree: str) -> None:
 
 
 def test_the_picture_is_of_this_code() -> None:
-    assert structure.drawn() in structure.PAGE.read_text(encoding="utf-8"), "make structure ARGS=--write"
+    assert structure.drawn() in structure.PAGE.read_text(encoding="utf-8"), "`make golden` draws it again"
 
 
 def house(folder: Path, **files: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
@@ -17,9 +17,8 @@ from runner.compose.text_values import quoted
 from runner.compose.validate import keys
 from runner.errors import RecipeError, did_you_mean
 
-_OPEN = (  # sections that accept any key
-    "dataset.where.", "serve.neuron_config.", "target.slurm.options.", "target.slurm.stages.", "target.ray.resources.",
-)  # fmt: skip
+# Sections that accept any key.
+_OPEN = tuple(f"{key}." for key, _, hint in keys(Recipe) if get_origin(hint) is dict)
 
 
 def hydra_overrides(overrides: Sequence[str]) -> list[str]:

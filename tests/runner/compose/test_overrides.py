@@ -46,3 +46,19 @@ def test_a_shorthand_that_the_recipe_overrules_is_refused(tmp_path: Path) -> Non
     recipe.write_text("defaults: [base, _self_]\nparallel: {tp_size: 2}\n")
     with pytest.raises(RecipeError, match=r"set parallel\.tp_size=4"):
         compose(str(recipe), ["tp_size=4"])
+
+
+@pytest.mark.parametrize(
+    ("override", "section"),
+    [
+        ("target.kubernetes.node_selector.zone=a", ("target", "kubernetes", "node_selector")),
+        ("target.kubernetes.node_selector={zone: a}", ("target", "kubernetes", "node_selector")),
+        ("sdk.images.zone=a", ("sdk", "images")),
+        ("dataset.where.zone=a", ("dataset", "where")),
+    ],
+)
+def test_a_mapping_of_the_schema_accepts_any_key(override: str, section: tuple[str, ...]) -> None:
+    value = compose("quickstart", [override]).recipe
+    for name in section:
+        value = getattr(value, name)
+    assert value["zone"] == "a"

@@ -1,4 +1,4 @@
-"""The plans of the recipes are those that were reviewed: tests/data/plans, made by make.py there."""
+"""The plans of the recipes are those that were reviewed: tests/data/plans, written by `make golden`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ _SPEC.loader.exec_module(make)
 @pytest.mark.parametrize("name", sorted(make.PLANS))
 @pytest.mark.parametrize("kind", sorted(make.PLACES))
 def test_a_plan_is_the_reviewed_one(name: str, kind: str) -> None:
-    assert make.text(make.PLANS[name], make.PLACES[kind]) == (DATA / f"{name}-{kind}.txt").read_text()
+    assert make.text(make.PLANS[name], make.PLACES[kind]) == (DATA / f"{name}-{kind}.txt").read_text(), (
+        "`make golden` writes it again"
+    )
 
 
 @pytest.mark.parametrize("name", sorted(make.HANDED))
 def test_what_a_scheduler_is_handed_is_what_was_reviewed(name: str) -> None:
-    assert make.handed(make.HANDED[name]) == (DATA / f"{name}.txt").read_text()
+    assert make.handed(make.HANDED[name]) == (DATA / f"{name}.txt").read_text(), "`make golden` writes it again"
 
 
 def test_every_recipe_has_a_reviewed_plan() -> None:

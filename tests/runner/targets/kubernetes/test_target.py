@@ -95,7 +95,7 @@ def notes(lines: list[bytes]) -> str:
 
 @pytest.mark.parametrize("name", sorted(make.RECIPES))
 def test_manifests_are_the_reviewed_ones(name: str) -> None:
-    assert make.text(make.RECIPES[name]) == (DATA / f"{name}.yaml").read_text()
+    assert make.text(make.RECIPES[name]) == (DATA / f"{name}.yaml").read_text(), "`make golden` writes it again"
 
 
 @pytest.mark.parametrize("name", sorted(make.RECIPES))
