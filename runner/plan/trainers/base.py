@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from runner.compose.schema import Architecture, Recipe, Sdk, Train
 from runner.plan.command import OUTPUT, Argument, Artifacts, StageCommand, flags, not_fingerprinted
 
+# Keys of `train` that are not flags of every trainer.
 _NOT_COMMON = ("backend", "lora", "nxd", "compile_cache", "checkpoint_every", "attention")
 
 

@@ -1,6 +1,6 @@
 """Write the manifests of recipes as they are reviewed: one file each, the contents of ConfigMaps left out.
 
-    PYTHONPATH=. python tests/data/kubernetes/make.py
+    make golden
 
 llama3_8b_sql_trn1 stands beside the EKS guide's Job. Fingerprints are left out: they change with every edit.
 """

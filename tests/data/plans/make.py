@@ -1,6 +1,6 @@
 """Write the plans of the recipes as text that a reviewer can read: one file a recipe, hardware and target.
 
-    PYTHONPATH=. python tests/data/plans/make.py
+    make golden
 
 The test compares them; a plan that changes shows in the diff of these files. Fingerprints are left out: they change
 with every edit of a program.
