@@ -134,7 +134,10 @@ def advised(problem: str) -> Iterator[dict[str, str]]:
 def changed_choice(choice: tuple[str, str, str, str], changes: dict[str, str]) -> tuple[str, str, str, str]:
     machine, sdk, backend, engine = choice
     if "hardware" in changes:
-        machine, sdk = changes["hardware"], {"trn1": "neuron_2_28", "trn2": "neuron_2_29"}[changes["hardware"]]
+        machine, sdk = (
+            changes["hardware"],
+            {"cpu": "cpu", "trn1": "neuron_2_28", "trn2": "neuron_2_29"}[changes["hardware"]],
+        )
     trainers = {row.option: name for name, row in TRAINERS.items()}
     backend = trainers[changes["train"]] if "train" in changes else backend
     return machine, changes.get("sdk", sdk), backend, changes.get("serve", engine)
