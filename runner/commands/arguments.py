@@ -26,7 +26,10 @@ def add_runs_folder(parser: argparse.ArgumentParser) -> None:
 def add_run(parser: argparse.ArgumentParser) -> None:
     """RUN, by default the last one, and --in FOLDER."""
     add_runs_folder(parser)
-    complete(parser.add_argument("run", metavar="RUN", nargs="?", default="last"), "run_names")
+    run = parser.add_argument(
+        "run", metavar="RUN", nargs="?", default="last", help="its name or folder (default: last)"
+    )
+    complete(run, "run_names")
 
 
 def complete(action: argparse.Action, by: str) -> None:
