@@ -1,8 +1,8 @@
-"""Ask the models of a running server the same questions, and compare their answers.
+"""Send the same questions to the models of a running server and compare their answers.
 
-Input:   the address of a server that speaks OpenAI's protocol, and a JSONL, JSON, CSV or Parquet file: a row
-         that has a column of --template is rendered with it; of any other row the column `prompt` is asked.
-Output:  answers.jsonl, each row with the answer of every model; summary.json, how many were cut off or are equal.
+Input:   the address of an OpenAI-compatible server, and a JSONL, JSON, CSV or Parquet file of questions. A row with
+         a column of --template is rendered with the template; of any other row the column `prompt` is sent.
+Output:  answers.jsonl, each row with every model's answer; summary.json, counts of truncated and identical answers.
 
     python scripts/ask_server.py --port 8000 --prompts rows.jsonl --template tokens/template.json --output answers
 """
@@ -25,10 +25,10 @@ from common.serving.openai_client import Client
 def flags() -> argparse.ArgumentParser:
     """The program's flags."""
     parser = program.parser(__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="the server's")
-    parser.add_argument("--port", type=program.at_least(1), required=True, help="the server's")
+    parser.add_argument("--host", default="127.0.0.1", help="host of the server")
+    parser.add_argument("--port", type=program.at_least(1), required=True, help="port of the server")
     add_flags(parser)
-    parser.add_argument("--models", nargs="+", metavar="NAME", help="which to ask; default: all that it serves")
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="models to ask (default: all that it serves)")
     parser.add_argument("--together", type=program.at_least(1), default=8, help="concurrent requests")
     parser.add_argument("--timeout", type=program.at_least(0, float), default=300.0, help="seconds per answer")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
@@ -36,7 +36,7 @@ def flags() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Ask, and write the answers."""
+    """Ask every model every question and write the answers."""
     questions = read_questions(args.prompts, args.template)
     client = Client(args.host, args.port, args.timeout)
     served = served_models(client)
@@ -56,14 +56,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 def served_models(client: Client) -> list[str]:
-    """The names of the models that the server lists. Raises BadInput when no server answers."""
+    """The model names that the server lists. Raises BadInput if no server answers."""
     try:
         status, content = client.request("GET", "/v1/models", None, client.timeout)
         names = [entry["id"] for entry in json.loads(content)["data"]]
     except (OSError, http.client.HTTPException) as error:
         raise BadInput(f"--port {client.port}: no server answers on {client.host} ({error})") from None
     except (ValueError, KeyError, TypeError):
-        raise StageFailed(f"the answer to /v1/models (status {status}) is no list of models") from None
+        raise StageFailed(f"/v1/models did not return a list of models (status {status})") from None
     return names
 
 

@@ -1,14 +1,14 @@
-"""Cut a Hugging Face Llama into the tensor-parallel shards that neuronx-distributed trains from, or put it together.
+"""Convert a Hugging Face Llama to tensor-parallel shards in neuronx-distributed's format, or back.
 
 Input: a folder with config.json and safetensors weights, in one file or several with an index.
 Output: OUTPUT/model/dp_rank_00_tp_rank_XX_pp_rank_00.pt for every rank, OUTPUT/config.json and OUTPUT/layout.json.
-With --to-hf the other way round: INPUT holds the shards and config.json, OUTPUT gets model.safetensors and config.json.
+With --to-hf the reverse: INPUT contains the shards and config.json, OUTPUT gets model.safetensors and config.json.
 
-Every name and shape is compared with config.json before anything is written, element types are kept, tied
-embeddings are written twice (and dropped again on the way back). Memory does not grow with the model.
+All names and shapes are compared with config.json before anything is written. Element types are kept. Tied
+embeddings are stored twice in the shards and once in the Hugging Face folder. Memory does not grow with the model.
 
-The layouts differ only when K/V heads are copied (--kv-size-multiplier above 1), which takes one rank a copy.
-With fewer ranks than K/V heads both are plain slices.
+The layouts only differ if K/V heads are replicated (--kv-size-multiplier above 1), which takes one rank per copy.
+With at most as many ranks as K/V heads, both are plain slices.
 
 Example: convert_checkpoint.py --input llama/ --output shards/ --tp-size 32 --layout trn2
 """
@@ -38,19 +38,21 @@ from common.shards.llama_folder import check_tied, open_llama
 
 
 def flags() -> argparse.ArgumentParser:
+    """The program's flags."""
     parser = program.parser(__doc__)
-    parser.add_argument("--input", type=program.existing_folder, required=True, help="the folder to read")
-    parser.add_argument("--output", type=Path, required=True, help="the folder to write")
-    parser.add_argument("--tp-size", type=program.at_least(1), required=True, help="tensor-parallel ranks")
+    parser.add_argument("--input", type=program.existing_folder, required=True, help="folder to read")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--tp-size", type=program.at_least(1), required=True, help="number of tensor-parallel ranks")
     parser.add_argument(
-        "--kv-size-multiplier", type=program.at_least(1), help="copies of each K/V head; None: what the ranks need"
+        "--kv-size-multiplier", type=program.at_least(1), help="copies of each K/V head (default: as few as fit)"
     )
-    parser.add_argument("--layout", choices=layouts.LAYOUTS, required=True, help="the accelerator that trains from it")
+    parser.add_argument("--layout", choices=layouts.LAYOUTS, required=True, help="accelerator to train on")
     parser.add_argument("--to-hf", action="store_true", help="read shards and write a Hugging Face folder")
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
+    """Convert in the direction that the flags select."""
     shape = layouts.read_shape(args.input)
     copies = args.kv_size_multiplier or layouts.fewest_copies(shape, args.tp_size)
     layout = ShardLayout(args.tp_size, copies, args.layout)
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def to_shards(source: Path, output: Path, shape: ModelShape, layout: ShardLayout) -> None:
-    """Write the shards of the Hugging Face folder `source`."""
+    """Write the Hugging Face model in `source` as shards."""
     model = open_llama(source, shape)
     places = layouts.placements(shape, layout)
     specs = shard_specs(model, places, layouts.shard_shapes(shape, layout))
@@ -77,7 +79,7 @@ def to_shards(source: Path, output: Path, shape: ModelShape, layout: ShardLayout
 
 
 def to_hugging_face(source: Path, output: Path, shape: ModelShape, layout: ShardLayout) -> None:
-    """Write the Hugging Face folder of the shards in `source`/model."""
+    """Write the shards in `source`/model as a Hugging Face folder."""
     ranks = open_shards(source, shape, layout)
     places = layouts.placements(shape, layout)
     check_copies(ranks, places)
@@ -98,42 +100,44 @@ def to_hugging_face(source: Path, output: Path, shape: ModelShape, layout: Shard
 def shard_specs(
     model: Mapping[str, StoredTensor], places: Mapping[str, Placement], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, TensorSpec]:
-    """The tensors of one rank file; BadInput where gate_proj and up_proj, stored as one, differ in type."""
+    """The tensors of one rank file. Raises BadInput if gate_proj and up_proj, which share a tensor, differ in type."""
     specs: dict[str, TensorSpec] = {}
     for name, place in places.items():
         spec = TensorSpec(model[name].spec.dtype, shapes[place.key])
         if specs.setdefault(place.key, spec) != spec:
             path, gate = model[name].file.path, specs[place.key].dtype
-            raise BadInput(f"{path}: tensor {name} is {spec.dtype} and its gate_proj {gate}: they are stored as one")
+            raise BadInput(
+                f"{path}: tensor {name} is {spec.dtype} but its gate_proj is {gate}: both share one tensor in a shard"
+            )
     return specs
 
 
 def open_shards(folder: Path, shape: ModelShape, layout: ShardLayout) -> list[TorchZipFile]:
-    """Every rank file of `folder`/model, checked against the config, layout.json (if any) and each other."""
-    if (folder / "layout.json").is_file() and (made_for := layouts.read_layout(folder)) != layout:
-        raise BadInput(f"{folder / 'layout.json'}: these shards are {made_for}, the flags say {layout}")
+    """All rank files in `folder`/model, checked against the config, layout.json (if any) and each other."""
+    if (folder / "layout.json").is_file() and (stored := layouts.read_layout(folder)) != layout:
+        raise BadInput(f"{folder / 'layout.json'}: these shards are {stored}, but the flags ask for {layout}")
     ranks = rank_files.open_ranks(folder / "model", layout.tp_size)
     rank_files.check_ranks(ranks, layouts.shard_shapes(shape, layout))
     return ranks
 
 
 def check_copies(ranks: Sequence[TorchZipFile], places: Mapping[str, Placement]) -> None:
-    """BadInput where the copies of a norm or a K/V head differ: another layout, or weights that were trained apart."""
+    """Raise BadInput if copies of a norm or K/V head differ: the layout is wrong, or the ranks were trained apart."""
     for name, place in places.items():
         for segment, first in place.further_copies():
             if not np.array_equal(rank_files.piece(ranks, place, segment), rank_files.piece(ranks, place, first)):
                 raise BadInput(
-                    f"{ranks[segment.rank].path}: the copy of {name} differs from rank {first.rank}'s: "
-                    "the shards have another --layout or --kv-size-multiplier"
+                    f"{ranks[segment.rank].path}: its copy of {name} differs from that of rank {first.rank}: "
+                    "try another --layout or --kv-size-multiplier"
                 )
         for rank in ranks:
             rank.release()
 
 
 def check_output(output: Path, needed: int) -> None:
-    """BadInput when a model is in the output folder already, or `needed` bytes are not free."""
+    """Raise BadInput if the output folder already contains a model, or `needed` bytes are not free."""
     if (output / "model").exists() or (output / safetensors_file.SINGLE).exists():
-        raise BadInput(f"--output {output}: holds a model already, name another folder")
+        raise BadInput(f"--output {output}: already contains a model; name another folder")
     check_free_space(output, needed)
 
 
@@ -147,7 +151,7 @@ def scatter(
         for name in names:
             bits = model[name].bits()
             for start, stop in streaming.row_ranges(len(bits), bits[0].nbytes):
-                for rank, offset, piece in _cut(bits[start:stop], start, places[name]):
+                for rank, offset, piece in _split(bits[start:stop], start, places[name]):
                     ranks[rank].write(places[name].key, offset, piece)
                 count.add(bits[start:stop].nbytes)
                 model[name].file.release()
@@ -156,17 +160,17 @@ def scatter(
 
 
 def _by_key(places: Mapping[str, Placement]) -> list[list[str]]:
-    """The tensor names that share a shard key, in their order there: gate_proj and up_proj."""
+    """Groups of tensor names with the same shard key, in the order of their rows: gate_proj and up_proj."""
     names: dict[str, list[str]] = {}
     for name, place in places.items():
         names.setdefault(place.key, []).append(name)
     return list(names.values())
 
 
-def _cut(tile: np.ndarray, start: int, place: Placement) -> Iterator[tuple[int, int, np.ndarray]]:
-    """(rank, offset in bytes into its shard of the tensor, contiguous piece) of the rows from `start`.
+def _split(tile: np.ndarray, start: int, place: Placement) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Split rows from `start` into (rank, offset in bytes in its shard of the tensor, contiguous piece).
 
-    Where columns are cut, a rank has one segment of them (layout.check_divisible), so its rows are that wide.
+    If columns are split, a rank has a single segment (layout.check_divisible), whose width is that of its rows.
     """
     for segment in place.segments:
         if place.axis == 1:

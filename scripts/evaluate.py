@@ -1,15 +1,15 @@
 """Compare a LoRA adapter with its base model on the held-out examples.
 
-Input:   a Hugging Face model folder, a PEFT adapter folder, the tokens folder of tokenize_dataset.py.
+Input:   a Hugging Face model folder, a PEFT adapter folder, the output folder of tokenize_dataset.py.
 Output:  report.json, held-out loss, perplexity and scores of base and adapter (scores are fractions, 0 to 1);
          samples.jsonl, every example with both greedy answers as text and token ids.
 
-exact_match is equality but for white space and for how Unicode composes characters (NFC). rouge_l is the F-measure of
-the longest common subsequence of words, of any script. sql executes the query that is in the answer, without a fence
-or a sentence around it, and compares rows, their order as far as the reference's ORDER BY decides it; a query that
-takes too much time or memory is wrong.
+exact_match ignores white space and Unicode normalization (it compares NFC). rouge_l is the F-measure of the longest
+common subsequence of words, in any script. sql extracts the query from the answer, without code fences or surrounding
+sentences, executes it, and compares the rows; their order counts as far as the reference's ORDER BY determines it. A
+query that exceeds the time or memory limit is wrong.
 
-Fails when the adapter's answers equal the base model's on every example.
+Fails if the adapter's answers equal the base model's for every example.
 
     python scripts/evaluate.py --model model --adapter adapter/adapter --tokens tokens --output evaluation \\
         --examples 100 --metrics exact_match rouge_l sql --sql-schema context
@@ -40,31 +40,35 @@ if TYPE_CHECKING:
 Example = dict[str, Any]
 Question = SqlQuestion | GoldFails
 
-SIDES = {"base": BASE, "adapter": "adapter"}  # name in the report: name in the loaded model
-_HALF_CHARACTER = "\N{REPLACEMENT CHARACTER}"
+SIDES = {"base": BASE, "adapter": "adapter"}  # name in the report → name in the loaded model
+_INCOMPLETE_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 SCORES = ("exact_match", "rouge_l", "execution_accuracy")
 
 
 def flags() -> argparse.ArgumentParser:
+    """The program's flags."""
     parser = program.parser(__doc__)
     folder, count = program.existing_folder, program.at_least
     parser.add_argument("--model", type=folder, required=True, help="Hugging Face folder of the base model")
     parser.add_argument("--adapter", type=folder, required=True, help="PEFT folder")
     parser.add_argument("--tokens", type=folder, required=True, help="folder with eval.jsonl and template.json")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--examples", type=count(0), default=0, help="the first N held-out examples; 0 is all")
-    parser.add_argument("--max-new-tokens", type=count(1), default=128, help="longest answer, in tokens")
-    parser.add_argument("--batch-size", type=count(1), default=32, help="answers generated together")
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32", help="of the weights")
-    parser.add_argument("--metrics", nargs="+", choices=["exact_match", "rouge_l", "sql"], default=["exact_match"])
+    parser.add_argument("--examples", type=count(0), default=0, help="number of held-out examples; 0: all")
+    parser.add_argument("--max-new-tokens", type=count(1), default=128, help="limit of an answer, in tokens")
+    parser.add_argument("--batch-size", type=count(1), default=32, help="answers generated at a time")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32", help="data type of the weights")
+    parser.add_argument(
+        "--metrics", nargs="+", choices=["exact_match", "rouge_l", "sql"], default=["exact_match"], help="scores"
+    )
     parser.add_argument("--sql-schema", metavar="COLUMN", help="column of CREATE TABLE statements, for --metrics sql")
     parser.add_argument(
-        "--sql-rows", metavar="COLUMN", help="column of INSERT statements; rows are invented where absent"
+        "--sql-rows", metavar="COLUMN", help="column of INSERT statements; without one, rows are generated"
     )
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
+    """Check the input, compute losses, generate and score both models' answers, and write them."""
     examples = read_examples(args.tokens / "eval.jsonl", args.examples)
     check_prompts(examples, args.max_new_tokens, loading.limits(args.model))
     samples = [sample(example, args) for example in examples]
@@ -80,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
         for line, answer in zip(samples, answers, strict=True):
             line[side] = {"text": decoder.decode(answer.token_ids), "token_ids": answer.token_ids}
             line[side]["near_ties"] = near_ties(answer, decoder, stop_ids)
-    json_lines.write(args.output / "samples.jsonl", samples)  # answers take long to make: scoring may fail
+    json_lines.write(args.output / "samples.jsonl", samples)  # keep the expensive answers even if scoring fails
     add_scores(samples, args.metrics, questions)
     json_lines.write(args.output / "samples.jsonl", samples)
     check_difference(samples)
@@ -88,13 +92,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def read_examples(path: Path, count: int) -> list[Example]:
-    """The first `count` held-out examples (0 is all), each checked for the fields that are used here."""
+    """The first `count` held-out examples (0: all). Raises BadInput if one lacks a field that is used here."""
     if not path.is_file():
-        raise BadInput(f"--tokens: {path}: no such file; give the folder made by tokenize_dataset.py")
+        raise BadInput(f"--tokens: {path}: no such file; use the output folder of tokenize_dataset.py")
     lines = path.read_bytes().splitlines()
     examples = [_example(line, f"{path} line {number}") for number, line in enumerate(lines[: count or None], start=1)]
     if not examples:
-        raise BadInput(f"{path}: holds no examples; give the data set a held-out part")
+        raise BadInput(f"{path}: contains no examples; hold out a part of the data set")
     return examples
 
 
@@ -112,21 +116,20 @@ def _example(line: bytes, where: str) -> Example:
 
 
 def check_prompts(examples: list[Example], max_new_tokens: int, limits: loading.Limits) -> None:
-    """Raises BadInput when prompt and answer do not fit the model, or the tokens are another model's."""
+    """Raise BadInput if prompt and answer exceed the model's context, or the tokens are another model's."""
     positions, vocab_size = limits
-    longest = max(len(example["prompt_ids"]) for example in examples)
-    if longest + max_new_tokens > positions:
-        raise BadInput(
-            f"--max-new-tokens {max_new_tokens}: the longest prompt has {longest} tokens and the model "
-            f"{positions} positions; use at most {positions - longest}"
-        )
+    prompts = (example["prompt_ids"] for example in examples)
+    loading.check_context("--max-new-tokens", max_new_tokens, prompts, positions)
     largest = max(token_id for example in examples for token_id in example["prompt_ids"] + example["response_ids"])
     if largest >= vocab_size:
-        raise BadInput(f"--tokens: token id {largest} is outside of the model's {vocab_size}: is it another model's?")
+        raise BadInput(
+            f"--tokens: token id {largest} is outside the model's vocabulary of {vocab_size}: "
+            "was it tokenized for another model?"
+        )
 
 
 def sample(example: Example, args: argparse.Namespace) -> dict[str, Any]:
-    """One line of samples.jsonl, still without answers: what is needed to ask a server the same."""
+    """A line of samples.jsonl without its answers: all that is needed to send the same prompt to a server."""
     template = Template.load(str(args.tokens / "template.json"))
     turns = {"messages": template.messages(example["fields"])} if template.chat else {}
     return {
@@ -139,16 +142,17 @@ def sample(example: Example, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def sql_questions(examples: list[Example], args: argparse.Namespace) -> list[Question]:
-    """A question for each example, or why its reference query cannot be used."""
+    """For each example its question, or the error of its reference query. Raises BadInput if none is usable."""
     if args.sql_schema is None:
         raise BadInput("--metrics sql needs --sql-schema, the column that holds the CREATE TABLE statements")
     for example in examples:
         if args.sql_schema not in example["fields"]:
-            raise BadInput(f"--sql-schema {args.sql_schema}: no such column; there are {', '.join(example['fields'])}")
+            columns = ", ".join(example["fields"])
+            raise BadInput(f"--sql-schema {args.sql_schema}: no such column; the columns are {columns}")
     with SqlChecker() as checker:
         questions = [_question(example, args.sql_schema, args.sql_rows, checker) for example in examples]
     if not any(isinstance(question, SqlQuestion) for question in questions):
-        raise BadInput(f"--metrics sql: no reference query runs on SQLite; the first says: {questions[0]}")
+        raise BadInput(f"--metrics sql: no reference query runs on SQLite; first error: {questions[0]}")
     return questions
 
 
@@ -161,7 +165,7 @@ def _question(example: Example, schema: str, rows: str | None, checker: SqlCheck
 
 
 def held_out_loss(model: Any, side: str, examples: list[Example], batch_size: int) -> float:
-    """Mean cross-entropy of the response tokens, in nats a token."""
+    """Mean cross-entropy of the response tokens, in nats per token. Raises StageFailed if it is not finite."""
     from common.inference.generation import response_loss
 
     pairs = [(example["prompt_ids"], example["response_ids"]) for example in examples]
@@ -177,34 +181,34 @@ def held_out_loss(model: Any, side: str, examples: list[Example], batch_size: in
 def greedy_answers(
     model: Any, examples: list[Example], stop_ids: frozenset[int], args: argparse.Namespace
 ) -> dict[str, list[generation.Sequence]]:
-    """Each side's greedy answers, one an example; progress is told over both sides."""
+    """Each side's greedy answers, one per example; progress counts both sides."""
     from common.inference.generation import Sequence, generate
 
     sides = {
         side: [Sequence(example["prompt_ids"], args.max_new_tokens, adapter, near_ties=[]) for example in examples]
         for side, adapter in SIDES.items()
     }
-    everything = [sequence for sequences in sides.values() for sequence in sequences]
-    for done, _ in enumerate(generate(model, everything, args.batch_size, stop_ids), start=1):
-        events.progress(done, len(everything), "answer")
+    sequences = [sequence for answers in sides.values() for sequence in answers]
+    for done, _ in enumerate(generate(model, sequences, args.batch_size, stop_ids), start=1):
+        events.progress(done, len(sequences), "answer")
     return sides
 
 
 def near_ties(answer: generation.Sequence, decoder: Any, stop_ids: frozenset[int]) -> list[dict[str, Any]]:
-    """How an answer may begin, or end, where rounding decides one token otherwise; smoke_test.py accepts these.
+    """How an answer may begin, or end, if rounding decides one token differently; smoke_test.py accepts these.
 
-    What tells nothing is left out: half a character, and a text that the answer itself begins with.
+    Texts that distinguish nothing are left out: an incomplete character, and a prefix of the answer itself.
     """
-    found, whole = [], decoder.decode(answer.token_ids)
+    ties, full_text = [], decoder.decode(answer.token_ids)
     for position, token_id, margin in answer.near_ties or []:
         text, ends = decoder.decode([*answer.token_ids[:position], token_id]), token_id in stop_ids
-        if ends or not (text.endswith(_HALF_CHARACTER) or whole.startswith(text)):
-            found.append({"text": text, "ends": ends, "margin": margin})
-    return found
+        if ends or not (text.endswith(_INCOMPLETE_CHARACTER) or full_text.startswith(text)):
+            ties.append({"text": text, "ends": ends, "margin": margin})
+    return ties
 
 
 def add_scores(samples: list[dict[str, Any]], metrics: list[str], questions: Sequence[Question | None]) -> None:
-    """Add its scores to every answer."""
+    """Add to every answer its scores."""
     with SqlChecker() as checker:
         for line, question in zip(samples, questions, strict=True):
             for side in SIDES:
@@ -215,20 +219,20 @@ def add_scores(samples: list[dict[str, Any]], metrics: list[str], questions: Seq
 
 
 def scores(text: str, reference: str, metrics: list[str]) -> dict[str, Any]:
-    """How an answer compares with its reference; `correct` is the exact match, until an execution judges."""
-    found: dict[str, Any] = {"exact_match": text_scores.exact_match(text, reference)}
-    if "rouge_l" in metrics:
-        found["rouge_l"] = round(text_scores.rouge_l(text, reference), 4)
-    return {"correct": found["exact_match"], **found}
+    """Text scores of an answer; `correct` is the exact match, which execution_accuracy later overrides."""
+    exact = text_scores.exact_match(text, reference)
+    rouge = {"rouge_l": round(text_scores.rouge_l(text, reference), 4)} if "rouge_l" in metrics else {}
+    return {"correct": exact, "exact_match": exact, **rouge}
 
 
 def check_difference(samples: list[dict[str, Any]]) -> None:
+    """Raise StageFailed if no answer of the adapter differs from the base model's."""
     if all(line["base"]["token_ids"] == line["adapter"]["token_ids"] for line in samples):
-        raise StageFailed("the adapter answers every example exactly as the base model does: train it longer")
+        raise StageFailed("the adapter answers every example exactly like the base model: train it longer")
 
 
 def write_report(path: Path, samples: list[dict[str, Any]], losses: dict[str, float], questions: list[Any]) -> None:
-    """Write the means of both sides, and what the execution accuracy leaves out."""
+    """Write losses and mean scores of both sides, and how far execution_accuracy can be trusted."""
     report: dict[str, Any] = {"examples": len(samples)}
     for side, loss in losses.items():
         report[side] = {"loss": loss, "perplexity": math.exp(loss), **mean_scores([line[side] for line in samples])}
@@ -245,13 +249,13 @@ def mean_scores(answers: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def sql_notes(questions: list[Question]) -> dict[str, Any]:
-    """Which references do not run (by example, with the reason), and how many of the others prove less.
+    """The errors of references that do not run, by example, and how many of the others are weak evidence.
 
-    Agreeing with a reference that finds nothing is easy, and invented rows may not tell two queries apart.
+    It is easy to agree with a reference that selects nothing, and generated rows may not distinguish two queries.
     """
     failures = {str(number): str(error) for number, error in enumerate(questions) if isinstance(error, GoldFails)}
     if failures:
-        events.log(f"{len(failures)} reference queries do not run on SQLite: left out of execution_accuracy", "warning")
+        events.log(f"execution_accuracy excludes {len(failures)} reference queries that fail on SQLite", "warning")
     usable = [question for question in questions if isinstance(question, SqlQuestion)]
     return {
         "reference_failures": failures,

@@ -1,12 +1,12 @@
-"""Gather a sharded LoRA adapter into one PEFT folder, which PEFT, vLLM and NxD Inference load as it is.
+"""Gather a sharded LoRA adapter into a PEFT folder, which PEFT, vLLM and NxD Inference load directly.
 
-Input: the base model (a Hugging Face folder) and the output folder of the training stage: the sharded adapter of NxD
+Input: the base model (a Hugging Face folder) and the output folder of the training stage: NxD's sharded adapter
 (layout.json, lora_adapter/), or the PEFT folder that optimum-neuron consolidates (adapter/).
 Output: OUTPUT/adapter with adapter_config.json and adapter_model.safetensors; with --merge also OUTPUT/merged, the
-base model with the adapter added to its weights, for a server that takes no adapters.
+base model with the adapter merged into its weights, for servers without LoRA support.
 
-Every adapter tensor must belong to a module of the base model, be finite, and agree with its copies on other ranks;
-an adapter that changes nothing is an error. Memory does not grow with the model.
+Every adapter tensor must belong to a module of the base model, be finite, and agree with its copies on other ranks.
+An adapter that changes nothing is an error. Memory does not grow with the model.
 
 Example: export_adapter.py --model llama/ --adapter trained/ --output exported/ --merge
 """
@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: streaming has its own, and theirs would spin
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before importing NumPy: streaming already uses threads
 
 import numpy as np
 
@@ -43,14 +43,14 @@ from common.shards.llama_folder import open_llama
 
 WEIGHTS = (".safetensors", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
 
-# How far copies on several ranks may lie apart, as a share of their size (Frobenius norms). They get the same
-# updates, but with stochastic rounding each bfloat16 copy is rounded its own way, by 2**-8 at most a step.
+# How far copies on different ranks may differ, relative to their Frobenius norm. They get the same updates, but with
+# stochastic rounding each bfloat16 copy is rounded independently, by at most 2**-8 per step.
 COPY_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
 class ShardedAdapter:
-    """The rank files of an adapter, and where each tensor of the PEFT file lies in them."""
+    """The rank files of an adapter, and the placement in them of each tensor of the PEFT file."""
 
     ranks: list[TorchZipFile]
     projections: tuple[str, ...]  # keys of PROJECTIONS
@@ -64,34 +64,36 @@ class ShardedAdapter:
 
 @dataclass(frozen=True)
 class Update:
-    """What is added to a weight of the base model: scale * lora_b @ lora_a, float32 (out, r) and (r, in)."""
+    """The update of a base weight: scale * lora_b @ lora_a, float32 of shapes (out, r) and (r, in)."""
 
     base: StoredTensor
     lora_a: np.ndarray
     lora_b: np.ndarray
     scale: float
 
-    def added(self, bits: np.ndarray, start: int, stop: int) -> np.ndarray:
-        """Rows `start` to `stop` of the sum, in the base's type."""
+    def apply(self, bits: np.ndarray, start: int, stop: int) -> np.ndarray:
+        """Rows `start` to `stop` of the merged weight, in the base's data type. Raises StageFailed on overflow."""
         dtype = self.base.spec.dtype
         total = (self.scale * self.lora_b[start:stop]) @ self.lora_a
         total += to_float32(bits[start:stop], dtype)
         merged = from_float32(total, dtype)
         if not all_finite(merged, dtype):
-            raise StageFailed(f"{self.base.file.path}: {self.base.name} overflows {dtype} with the adapter added")
+            raise StageFailed(f"{self.base.file.path}: {self.base.name} overflows {dtype} when the adapter is merged")
         return merged
 
 
 def flags() -> argparse.ArgumentParser:
+    """The program's flags."""
     parser = program.parser(__doc__)
-    parser.add_argument("--model", type=program.existing_folder, required=True, help="the base model's folder")
-    parser.add_argument("--adapter", type=program.existing_folder, required=True, help="the training's output folder")
-    parser.add_argument("--output", type=Path, required=True, help="the folder to write")
-    parser.add_argument("--merge", action="store_true", help="write the merged model too")
+    parser.add_argument("--model", type=program.existing_folder, required=True, help="folder of the base model")
+    parser.add_argument("--adapter", type=program.existing_folder, required=True, help="output folder of the training")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--merge", action="store_true", help="also write the merged model")
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
+    """Export the adapter from the format it was trained in and, with --merge, merge it."""
     export = _export_peft if (args.adapter / "adapter").is_dir() else _export_sharded
     scale = export(args)
     if args.merge:
@@ -99,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _export_sharded(args: argparse.Namespace) -> float:
-    """Gather what NxD saved into OUTPUT/adapter; returns the adapter's scale."""
+    """Gather NxD's shards into OUTPUT/adapter; returns the adapter's scale."""
     shape = layouts.read_shape(args.model)
     base = open_llama(args.model, shape)
     config = read_config(args.adapter / "lora_adapter" / peft_folder.CONFIG)
@@ -112,14 +114,14 @@ def _export_sharded(args: argparse.Namespace) -> float:
 
 
 def _export_peft(args: argparse.Namespace) -> float:
-    """Copy a PEFT folder that fits the base model, of whatever architecture, to OUTPUT/adapter; returns its scale."""
+    """Copy a PEFT folder that fits the base model, of any architecture, to OUTPUT/adapter; returns its scale."""
     source = args.adapter / "adapter"
     config = peft_folder.read_config(source / peft_folder.CONFIG)
     peft_folder.check_adapter(source, args.model)
     weights = SafetensorsFile(source / peft_folder.WEIGHTS)
     for name, spec in weights.specs.items():
         if not all_finite(weights.bits(name), spec.dtype):
-            raise StageFailed(f"{weights.path}: {name} is not finite: the training failed")
+            raise StageFailed(f"{weights.path}: {name} has infinite or NaN values: the training diverged")
     check_output(args.output, open_model(args.model) if args.merge else {}, weights.specs)
     folder = args.output / "adapter"
     folder.mkdir(parents=True)
@@ -129,7 +131,7 @@ def _export_peft(args: argparse.Namespace) -> float:
 
 
 def read_config(path: Path) -> LoraConfig:
-    """The LoraConfig in NxD's adapter_config.json; BadInput for what PEFT and the shards here cannot express."""
+    """The LoraConfig in NxD's adapter_config.json. Raises BadInput for settings without an equivalent in PEFT."""
     content = read_json(path)
     if content.get("bias", "none") != "none":
         raise BadInput(f"{path}: bias {content['bias']!r} is not supported, only none")
@@ -144,9 +146,9 @@ def read_config(path: Path) -> LoraConfig:
 
 
 def open_adapter(folder: Path, shape: ModelShape, config: LoraConfig) -> ShardedAdapter:
-    """The adapter in `folder`: complete, and every tensor of the shape that the base model asks for."""
+    """The adapter in `folder`. Raises BadInput if it is incomplete or its shapes do not fit the base model."""
     if not (folder / "lora_adapter" / "lora" / "done").is_file():
-        raise BadInput(f"{folder / 'lora_adapter' / 'lora'}: no file done: the adapter was not saved to the end")
+        raise BadInput(f"{folder / 'lora_adapter' / 'lora'}: no file `done`: the adapter was not saved completely")
     layout = layouts.read_layout(folder)
     layouts.check_divisible(shape, layout)
     ranks = rank_files.open_ranks(folder / "lora_adapter" / "lora" / "model", layout.tp_size)
@@ -160,38 +162,40 @@ def open_adapter(folder: Path, shape: ModelShape, config: LoraConfig) -> Sharded
 
 
 def check_values(adapter: ShardedAdapter) -> None:
-    """StageFailed unless all values are finite, copies agree, and the adapter changes something."""
+    """Raise StageFailed unless all values are finite, copies agree, and the adapter changes something."""
     for name, place in adapter.places.items():
         for segment in place.segments:
             if not all_finite(rank_files.piece(adapter.ranks, place, segment), adapter.specs[name].dtype):
-                raise StageFailed(f"{adapter.ranks[segment.rank].path}: {place.key} is not finite: the training failed")
+                path = adapter.ranks[segment.rank].path
+                raise StageFailed(f"{path}: {place.key} has infinite or NaN values: the training diverged")
         for segment, first in place.further_copies():
             _check_copy(adapter, name, segment, first)
         for rank in adapter.ranks:
             rank.release()
     if all(_is_zero(adapter, name) for name in adapter.places if ".lora_B." in name):
-        raise StageFailed(f"{adapter.ranks[0].path.parent}: every lora_B is zero: the adapter changes nothing")
+        raise StageFailed(f"{adapter.ranks[0].path.parent}: all lora_B are zero: the adapter changes nothing")
 
 
 def only_trained(adapter: ShardedAdapter) -> ShardedAdapter:
-    """The adapter without projections whose lora_B is zero in every layer: those that were no target.
+    """The adapter without projections whose lora_B is zero in every layer: they were not targeted.
 
-    NxD stores gate and up, and q, k and v, together; the trainers leave at zero the ones that no target names.
+    NxD stores gate and up together, and q, k and v; the trainers leave at zero those that are not targeted.
     """
 
     def trained(projection: str) -> bool:
         return not all(_is_zero(adapter, name) for name in adapter.places if f".{projection}.lora_B." in name)
 
     kept = tuple(name for name in adapter.projections if trained(name))
-    places = {name: place for name, place in adapter.places.items() if any(f".{one}.lora_" in name for one in kept)}
+    markers = [f".{projection}.lora_" for projection in kept]
+    places = {name: place for name, place in adapter.places.items() if any(marker in name for marker in markers)}
     return replace(adapter, projections=kept, places=places, specs={name: adapter.specs[name] for name in places})
 
 
 def check_output(output: Path, base: Mapping[str, StoredTensor], adapter: Mapping[str, TensorSpec]) -> None:
-    """BadInput when the output holds something already, or the disk has no room."""
+    """Raise BadInput if the output already exists, or the disk has too little space."""
     for folder in (output / "adapter", output / "merged"):
         if folder.exists():
-            raise BadInput(f"--output {output}: holds {folder.name} already, name another folder")
+            raise BadInput(f"--output {output}: already contains {folder.name}; name another folder")
     specs = [*adapter.values(), *(tensor.spec for tensor in base.values())]
     check_free_space(output, sum(spec.nbytes for spec in specs))
 
@@ -223,10 +227,10 @@ def write_config(folder: Path, config: LoraConfig, base_model: str, targets: Seq
 
 
 def merge(model: Path, adapter: SafetensorsFile, scale: float, output: Path) -> None:
-    """Write the model with scale * B @ A added to its weights, in files as it has them, and copy all that is no weight.
+    """Write the model with scale * B @ A added to its weights, in the same files, and copy its other files.
 
-    The sum is made in float32 and rounded to the weight's own type. StageFailed when that overflows, or leaves
-    every weight as it was.
+    The sum is computed in float32 and rounded to the weight's data type. Raises StageFailed if that overflows, or
+    changes no weight.
     """
     output.mkdir(parents=True)
     tensors = open_model(model)
@@ -234,7 +238,7 @@ def merge(model: Path, adapter: SafetensorsFile, scale: float, output: Path) -> 
     files = {tensor.file.path: tensor.file for tensor in tensors.values()}
     changed = [_merge_file(file, adapter, scale, output, count) for file in files.values()]
     if not any(changed):
-        raise StageFailed(f"{adapter.path}: too small to change any weight of the model's type")
+        raise StageFailed(f"{adapter.path}: its updates are too small to change any weight in the model's data type")
     for path in model.iterdir():
         if path.is_file() and not path.name.endswith(WEIGHTS):
             shutil.copyfile(path, output / path.name)
@@ -243,14 +247,14 @@ def merge(model: Path, adapter: SafetensorsFile, scale: float, output: Path) -> 
 def _merge_file(
     file: TensorFile, adapter: SafetensorsFile, scale: float, output: Path, count: streaming.ByteCount
 ) -> bool:
-    """Write one file of the merged model; whether a weight changed."""
+    """Write one file of the merged model; returns whether a weight changed."""
     writer = SafetensorsWriter(output / file.path.name, file.specs)
 
     def copy(name: str) -> bool:
         bits, changed = file.bits(name), False
         update = _update(adapter, StoredTensor(file, name), scale)
         for start, stop in streaming.row_ranges(len(bits), bits[0].nbytes):
-            tile = update.added(bits, start, stop) if update else bits[start:stop]
+            tile = update.apply(bits, start, stop) if update else bits[start:stop]
             writer.write(name, start * bits[0].nbytes, tile)
             changed = changed or not np.array_equal(tile, bits[start:stop])
             count.add(tile.nbytes)
@@ -264,7 +268,7 @@ def _merge_file(
 
 
 def _update(adapter: SafetensorsFile, tensor: StoredTensor, scale: float) -> Update | None:
-    """What the adapter adds to a tensor of the base model, if anything."""
+    """The adapter's update of a tensor of the base model; None if it is not targeted."""
     names = [_peft_name(tensor.name.removesuffix(".weight"), part) for part in ("lora_A", "lora_B")]
     if names[0] not in adapter.specs:
         return None
@@ -273,12 +277,12 @@ def _update(adapter: SafetensorsFile, tensor: StoredTensor, scale: float) -> Upd
 
 
 def _check_copy(adapter: ShardedAdapter, name: str, segment: Segment, first: Segment) -> None:
-    ours, theirs = adapter.floats(name, segment), adapter.floats(name, first)
-    apart, size = np.linalg.norm(ours - theirs), np.linalg.norm(theirs)
-    if apart > COPY_TOLERANCE * size:
+    copy, original = adapter.floats(name, segment), adapter.floats(name, first)
+    difference, norm = np.linalg.norm(copy - original), np.linalg.norm(original)
+    if difference > COPY_TOLERANCE * norm:
         raise StageFailed(
             f"{adapter.ranks[segment.rank].path}: {adapter.places[name].key} differs from rank {first.rank}'s copy "
-            f"by {apart / size if size else math.inf:.1%}: the ranks were not trained together"
+            f"by {difference / norm if norm else math.inf:.1%}: the ranks were not trained together"
         )
 
 
@@ -287,14 +291,17 @@ def _is_zero(adapter: ShardedAdapter, name: str) -> bool:
 
 
 def _targeted(rank: TorchZipFile, config: LoraConfig) -> tuple[str, ...]:
-    """The projections of the adapter's modules; of q, k and v those that have a lora_B."""
+    """The projections in the adapter's target modules that have a lora_B in the rank file."""
     stored = {key.partition(".layers.")[2].partition(".")[2] for key in rank.specs}  # without the layer's number
-    wanted = {name: target for name, target in PROJECTIONS.items() if target.module in config.targets}
-    found = {name: target for name, target in wanted.items() if f"{target.module}.lora_B.{target.parameter}" in stored}
+    targeted = {
+        name: target
+        for name, target in PROJECTIONS.items()
+        if target.module in config.targets and f"{target.module}.lora_B.{target.parameter}" in stored
+    }
     for module in config.targets:
-        if module not in {target.module for target in found.values()}:
-            raise BadInput(f"{rank.path}: has no lora_B of target module {module}")
-    return tuple(found)
+        if module not in {target.module for target in targeted.values()}:
+            raise BadInput(f"{rank.path}: has no lora_B for target module {module}")
+    return tuple(targeted)
 
 
 def _peft_tensors(
@@ -302,22 +309,25 @@ def _peft_tensors(
 ) -> Iterator[tuple[str, tuple[int, int], Placement]]:
     """(name, shape, place) of every tensor of the PEFT file.
 
-    lora_B (out, r) is cut like the rows of its projection and lora_A (r, in) like its columns; the other
-    of the two lies whole on every rank.
+    In a column-parallel layer lora_B (out, r) is sharded like the rows of its projection; in a row-parallel layer
+    lora_A (r, in) is sharded like its columns. The other of the two is replicated on all ranks.
     """
     for layer in range(shape.num_hidden_layers):
         for name in projections:
             target, (out_features, in_features) = PROJECTIONS[name], shape.projection(name)
             key, module = f"model.layers.{layer}.{target.module}", f"model.layers.{layer}.{name}"
-            cut = layouts.projection_segments(shape, layout, name)
-            part_a, part_b = (cut, _whole(layout, out_features)) if target.axis else (_whole(layout, lora_rank), cut)
+            sharded = layouts.projection_segments(shape, layout, name)
+            if target.axis == 1:
+                part_a, part_b = sharded, _replicated(layout, out_features)
+            else:
+                part_a, part_b = _replicated(layout, lora_rank), sharded
             place_a = Placement(f"{key}.lora_A.weight", target.axis, part_a)
             place_b = Placement(f"{key}.lora_B.{target.parameter}", 0, part_b)
             yield _peft_name(module, "lora_A"), (lora_rank, in_features), place_a
             yield _peft_name(module, "lora_B"), (out_features, lora_rank), place_b
 
 
-def _whole(layout: ShardLayout, rows: int) -> tuple[Segment, ...]:
+def _replicated(layout: ShardLayout, rows: int) -> tuple[Segment, ...]:
     return tuple(Segment(rank, 0, 0, rows) for rank in range(layout.tp_size))
 
 
@@ -326,12 +336,12 @@ def _peft_name(module: str, part: str) -> str:
 
 
 def _module(path: Path, target: object) -> str:
-    """The module of PROJECTIONS that an entry of target_modules names by its last part."""
+    """The module of PROJECTIONS that an entry of target_modules names, in full or by its last part."""
     for projection in PROJECTIONS.values():
         if target in (projection.module, projection.module.partition(".")[2]):
             return projection.module
     known = ", ".join(dict.fromkeys(projection.module.partition(".")[2] for projection in PROJECTIONS.values()))
-    raise BadInput(f"{path}: target_modules has {target!r}, which is none of {known}")
+    raise BadInput(f"{path}: target_modules has {target!r}, which is not one of {known}")
 
 
 if __name__ == "__main__":

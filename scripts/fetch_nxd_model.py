@@ -1,8 +1,8 @@
-"""Fetch the Llama of neuronx-distributed's (NxD's) examples, which train_nxd.py trains and the package does not hold.
+"""Fetch the Llama modelling code for train_nxd.py, which is in neuronx-distributed's (NxD's) examples, not its package.
 
-It is downloaded from github.com/aws-neuron/neuronx-distributed at the commit of a release, or taken from a checkout
-(--folder), and must have the SHA-256 that is known of that release. Output: modeling_llama_nxd.py and source.json.
-The code is Apache-2.0; it goes to your machine alone.
+The file is downloaded from github.com/aws-neuron/neuronx-distributed at the commit of a release, or copied from a
+checkout (--folder), and must match the known SHA-256 of that release. Output: modeling_llama_nxd.py and source.json.
+The code is licensed under Apache-2.0 and is not redistributed: it is only copied to your machine.
 
     python scripts/fetch_nxd_model.py --release 2.29 --output modelling
     python scripts/fetch_nxd_model.py --release 2.29 --folder neuronx-distributed --output modelling
@@ -29,7 +29,7 @@ TIMEOUT = 60.0  # seconds without a byte
 
 
 class Release(NamedTuple):
-    """A release of the Neuron SDK: the repository's commit, and the SHA-256 of the modelling code there."""
+    """A release of the Neuron SDK: the repository's commit, and the SHA-256 of its modelling code."""
 
     commit: str
     sha256: str
@@ -46,13 +46,14 @@ RELEASES = {
 
 
 def run(args: argparse.Namespace) -> None:
+    """Fetch the file, verify its checksum and write it with a record of its source."""
     release = RELEASES[args.release]
     content, source = _from_folder(args.folder) if args.folder else _download(release)
     digest = hashlib.sha256(content).hexdigest()
     if digest != release.sha256:
         raise BadInput(
-            f"{source}: has SHA-256 {digest}, of release {args.release} is known {release.sha256}: "
-            "it is another version, or was changed"
+            f"{source}: SHA-256 is {digest}, expected {release.sha256} for release {args.release}: "
+            "the file is another version or was modified"
         )
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / NAME).write_bytes(content)
@@ -61,11 +62,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _from_folder(folder: Path) -> tuple[bytes, str]:
-    """The file in a checkout, or in a folder that holds it alone."""
+    """The content and path of the file in a checkout, or in a folder that contains just this file."""
     for path in (folder / INSIDE, folder / NAME):
         if path.is_file():
             return path.read_bytes(), str(path)
-    raise BadInput(f"--folder {folder}: holds neither {INSIDE} nor {NAME}")
+    raise BadInput(f"--folder {folder}: contains neither {INSIDE} nor {NAME}")
 
 
 def _download(release: Release) -> tuple[bytes, str]:
@@ -75,14 +76,15 @@ def _download(release: Release) -> tuple[bytes, str]:
             return answer.read(), url
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", error)
-        raise BadInput(f"{url}: {reason}: without a way to it, give a checkout with --folder") from None
+        raise BadInput(f"{url}: {reason}: without network access, name a checkout with --folder") from None
 
 
 def flags() -> argparse.ArgumentParser:
+    """The program's flags."""
     parser = program.parser(__doc__)
-    parser.add_argument("--release", choices=list(RELEASES), required=True, help="the Neuron SDK of the environment")
-    parser.add_argument("--folder", type=program.existing_folder, help="a checkout, in place of the network")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the file")
+    parser.add_argument("--release", choices=list(RELEASES), required=True, help="Neuron SDK of the environment")
+    parser.add_argument("--folder", type=program.existing_folder, help="copy from this checkout, without the network")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
     return parser
 
 

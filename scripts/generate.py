@@ -1,10 +1,10 @@
-"""Answer the questions of a file with a base model and its LoRA adapters, without a server.
+"""Answer the questions in a file with a base model and its LoRA adapters, without a server.
 
-Input:   a Hugging Face model folder, any number of PEFT folders, and a JSONL, JSON, CSV or Parquet file: a row
-         that has a column of --template is rendered with it; of any other row the column `prompt` is asked.
-Output:  answers.jsonl, each row with the answer of every model; summary.json, how many were cut off or are equal.
+Input:   a Hugging Face model folder, any number of PEFT folders, and a JSONL, JSON, CSV or Parquet file of questions.
+         A row with a column of --template is rendered with the template; of any other row the column `prompt` is sent.
+Output:  answers.jsonl, each row with every model's answer; summary.json, counts of truncated and identical answers.
 
---engine vllm needs a Python with vLLM, or an --image that has it; --engine embedded runs transformers on the CPU.
+--engine vllm needs a Python or an --image with vLLM; --engine embedded runs transformers on the CPU.
 
     python scripts/generate.py --engine embedded --model model --adapter sql=adapter/adapter --prompts rows.jsonl \\
         --template tokens/template.json --output answers
@@ -29,7 +29,7 @@ from common.program import BadInput, StageFailed
 from common.serving import processes, vllm_flags, vllm_options
 from common.serving.server_flags import check_names
 
-_INSIDE = "RUNNER_IN_CONTAINER"
+_IN_CONTAINER = "RUNNER_IN_CONTAINER"
 _CHUNK = 64  # questions per progress report
 
 
@@ -38,19 +38,19 @@ def flags() -> argparse.ArgumentParser:
     parser = program.parser(__doc__)
     vllm_flags.add(parser)
     vllm_flags.add_container(parser)
-    parser.add_argument("--engine", choices=("vllm", "embedded"), default="vllm", help="what generates")
+    parser.add_argument("--engine", choices=("vllm", "embedded"), default="vllm", help="engine that generates")
     add_flags(parser)
-    parser.add_argument("--top-k", type=program.at_least(1), help="sample among the k likeliest; default: all")
+    parser.add_argument("--top-k", type=program.at_least(1), help="sample from the k most likely tokens (default: all)")
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
     """Answer every question with every model, here or in the container of --image."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # exiting ends vLLM's processes too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a regular exit terminates vLLM's processes
     questions = read_questions(args.prompts, args.template)
     prompts = prompt_ids(args.model, questions)
     check_lengths(prompts, args)
-    if args.image and _INSIDE not in os.environ:
+    if args.image and _IN_CONTAINER not in os.environ:
         run_in_container(args, sys.argv[1:])
         return
     generate = vllm_answers if args.engine == "vllm" else embedded_answers
@@ -60,35 +60,36 @@ def run(args: argparse.Namespace) -> None:
 
 
 def run_in_container(args: argparse.Namespace, argv: list[str]) -> None:
-    """Run this program with the same `argv` in the image; the files that it names are mounted at the same paths."""
+    """Run this program with the same `argv` in the image, with the files that it names mounted at the same paths."""
     asked_models(args)
-    if "--template" in argv:  # which may be a file
+    if "--template" in argv:  # pass its content: it may name a file
         argv[argv.index("--template") + 1] = args.template.to_json()
     settings = vllm_flags.with_artifacts(args, vllm_flags.settings(args), {"image": args.image})
     args.output.mkdir(parents=True, exist_ok=True)
     stream = os.environ.get("RUNNER_EVENTS")
-    variables = {_INSIDE: "1"} | ({"RUNNER_EVENTS": stream, "RUNNER_STAGE": "generate"} if stream else {})
+    variables = {_IN_CONTAINER: "1"} | ({"RUNNER_EVENTS": stream, "RUNNER_STAGE": "generate"} if stream else {})
     writable = [args.output, *([Path(stream).parent] if stream else [])]
     read_only = [Path(__file__).parent, args.model, args.prompts, *(folder for _, folder in args.adapter)]
     container = vllm_flags.container(args, settings, f"generate-{os.getpid()}", read_only, writable)
     command = [*vllm_options.container_command(container, variables), str(Path(__file__).absolute()), *argv]
     status = subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
     if status:
-        raise (BadInput if status == 2 else StageFailed)(f"--image {args.image}: ended with status {status}; see above")
+        error = BadInput if status == 2 else StageFailed
+        raise error(f"--image {args.image}: the container exited with status {status}; see its output above")
 
 
 def asked_models(args: argparse.Namespace) -> dict[str, Path | None]:
-    """Served name → PEFT folder, None for the base model. Raises BadInput when no model is left."""
+    """Model name → PEFT folder, or None for the base model. Raises BadInput if there is no model to ask."""
     check_names(args.served_model_name, args.adapter)
     models: dict[str, Path | None] = {} if args.no_base else {args.served_model_name: None}
     models |= dict(args.adapter)
     if not models:
-        raise BadInput("--no-base: needs an --adapter to ask")
+        raise BadInput("--no-base: needs at least one --adapter")
     return models
 
 
 def prompt_ids(model: Path, questions: list[Question]) -> list[list[int]]:
-    """Token ids of every question, encoded as in training and serving."""
+    """The token ids of every question, encoded as in training and serving."""
     encoder = tokenizer.load(model)
     chat = None
     if any(question.messages for question in questions):
@@ -101,25 +102,20 @@ def prompt_ids(model: Path, questions: list[Question]) -> list[list[int]]:
 
 
 def check_lengths(prompts: list[list[int]], args: argparse.Namespace) -> None:
-    """Raise BadInput unless the longest prompt and --max-tokens fit into the model's context."""
+    """Raise BadInput unless the longest prompt plus --max-tokens fits the model's context."""
     positions = min(loading.limits(args.model).max_position_embeddings, args.max_model_len or sys.maxsize)
-    longest = max(map(len, prompts))
-    if longest + args.max_tokens > positions:
-        raise BadInput(
-            f"--max-tokens {args.max_tokens}: the longest prompt has {longest} tokens and the model takes {positions}; "
-            f"use at most {positions - longest}"
-        )
+    loading.check_context("--max-tokens", args.max_tokens, prompts, positions)
 
 
 def vllm_answers(args: argparse.Namespace, prompts: list[list[int]]) -> Iterator[tuple[str, list[Answer]]]:
-    """Generate with vLLM: chunks of answers, model by model."""
+    """Generate with vLLM; yields (model name, chunk of answers), model by model."""
     models = asked_models(args)
     settings = vllm_flags.settings(args)
     versions = {"image": args.image} if args.image else vllm_flags.installed(sys.executable)
     settings = vllm_flags.with_artifacts(args, settings, versions)
     vllm_flags.write_files(settings)
     os.environ.update(vllm_options.environment(args.generation, settings), PATH=processes.search_path(sys.executable))
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # otherwise its output hides ours
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its logs would hide ours
 
     from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports]  reads the variables
     from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
@@ -130,14 +126,14 @@ def vllm_answers(args: argparse.Namespace, prompts: list[list[int]]) -> Iterator
     for number, (name, adapter) in enumerate(models.items(), start=1):
         request = LoRARequest(name, number, str(adapter.resolve())) if adapter else None
         for chunk in _chunks(prompts):
-            asked = [{"prompt_token_ids": ids} for ids in chunk]
-            outputs = llm.generate(asked, sampling, lora_request=request, use_tqdm=False)
-            best = [output.outputs[0] for output in outputs]
-            yield name, [_answer(each.text, each.finish_reason, each.token_ids) for each in best]
+            inputs = [{"prompt_token_ids": ids} for ids in chunk]
+            outputs = llm.generate(inputs, sampling, lora_request=request, use_tqdm=False)
+            completions = [output.outputs[0] for output in outputs]
+            yield name, [_answer(c.text, c.finish_reason, c.token_ids) for c in completions]
 
 
 def embedded_answers(args: argparse.Namespace, prompts: list[list[int]]) -> Iterator[tuple[str, list[Answer]]]:
-    """Generate with transformers: chunks of answers, model by model."""
+    """Generate with transformers; yields (model name, chunk of answers), model by model."""
     models = asked_models(args)
     loading.check_model(args.model, [folder for _, folder in args.adapter])
     decoder = tokenizer.load(args.model)
@@ -151,10 +147,10 @@ def embedded_answers(args: argparse.Namespace, prompts: list[list[int]]) -> Iter
     for name, folder in models.items():
         adapter = name if folder else BASE
         for chunk in _chunks(prompts):
-            asked = [Sequence(ids, args.max_tokens, adapter, sampling) for ids in chunk]
-            for _ in generate(model, asked, args.max_num_seqs or _CHUNK, stop_ids):
+            sequences = [Sequence(ids, args.max_tokens, adapter, sampling) for ids in chunk]
+            for _ in generate(model, sequences, args.max_num_seqs or _CHUNK, stop_ids):
                 pass
-            yield name, [_answer(decoder.decode(s.token_ids), s.finish_reason, s.token_ids) for s in asked]
+            yield name, [_answer(decoder.decode(s.token_ids), s.finish_reason, s.token_ids) for s in sequences]
 
 
 def _answer(text: str, finish_reason: str | None, token_ids: list[int]) -> Answer:

@@ -1,10 +1,10 @@
-"""Serve a base model and its LoRA adapters over HTTP with OpenAI's protocol, on this machine's CPU.
+"""Serve a base model and its LoRA adapters with an OpenAI-compatible HTTP API, on this machine's CPU.
 
 Input:   a Hugging Face model folder and any number of PEFT folders.
-Output:  GET /health and /v1/models; POST /v1/completions and /v1/chat/completions, plain or streamed.
-         SIGTERM ends it with status 0.
+Output:  GET /health and /v1/models; POST /v1/completions and /v1/chat/completions, streaming or not.
+         On SIGTERM it exits with status 0.
 
-It stands in for vLLM where there is no accelerator; greedy answers are those of evaluate.py, token for token.
+It replaces vLLM where there is no accelerator. Greedy answers equal those of evaluate.py token for token.
 
     python scripts/serve_embedded.py --model model --adapter sql=adapter/adapter --port 8000
     curl localhost:8000/v1/completions -H 'Content-Type: application/json' \\
@@ -14,7 +14,6 @@ It stands in for vLLM where there is no accelerator; greedy answers are those of
 from __future__ import annotations
 
 import argparse
-import signal
 import socket
 import sys
 from typing import TYPE_CHECKING
@@ -24,15 +23,17 @@ from common.data import tokenizer
 from common.formats.dtypes import DTYPES
 from common.formats.peft_folder import BASE
 from common.inference import loading
+from common.serving.processes import exit_on_signals
 from common.serving.server_flags import bound_socket, check_names, named_folder, reachable
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-_GRACE = 5  # seconds that answers under way get when the server is told to stop
+_GRACE = 5  # seconds for unfinished answers once the server has been asked to stop
 
 
 def flags() -> argparse.ArgumentParser:
+    """The program's flags."""
     parser = program.parser(__doc__)
     parser.add_argument("--model", type=program.existing_folder, required=True, help="Hugging Face folder of the base")
     parser.add_argument("--served-model-name", default="base", help="the base model's name in requests")
@@ -40,15 +41,15 @@ def flags() -> argparse.ArgumentParser:
         "--adapter", type=named_folder, action="append", default=[], metavar="NAME=DIR", help="PEFT folder; repeatable"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=program.at_least(1), required=True)
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32", help="of the weights")
-    parser.add_argument("--max-batch", type=program.at_least(1), default=16, help="answers generated together")
+    parser.add_argument("--port", type=program.at_least(1), required=True, help="port to listen on")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32", help="data type of the weights")
+    parser.add_argument("--max-batch", type=program.at_least(1), default=16, help="answers generated at a time")
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    for number, status in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):  # uvicorn shuts down, then raises them again
-        signal.signal(number, lambda *_, status=status: sys.exit(status))
+    """Check the input, take the port, load the models and serve them until a signal arrives."""
+    exit_on_signals()  # uvicorn shuts down on a signal, then raises it again
     check_names(args.served_model_name, args.adapter)
     loading.check_model(args.model, [folder for _, folder in args.adapter])
     with bound_socket(args.host, args.port) as listener:
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def app(args: argparse.Namespace) -> Starlette:
-    """Load the model and its adapters."""
+    """The web application, with the model and its adapters loaded."""
     decoder = tokenizer.load(args.model)
     stop_ids = loading.stop_token_ids(args.model, decoder)
     limits = loading.limits(args.model)
@@ -67,17 +68,17 @@ def app(args: argparse.Namespace) -> Starlette:
     from common.serving.openai_server import ModelServer
 
     chat = ChatTemplate.of(args.model)
-
     model = loading.load_model(args.model, adapters, args.dtype)
     names = {args.served_model_name: BASE} | {name: name for name in adapters}
     return ModelServer(Engine(model, stop_ids, args.max_batch), names, decoder, chat, limits).app()
 
 
 def serve(app: Starlette, listener: socket.socket, models: list[str]) -> None:
+    """Serve `app` on a bound socket and report that `models` are available."""
     import uvicorn
 
     host, port = listener.getsockname()[:2]
-    listener.listen()  # from here on a request waits, and is not refused
+    listener.listen()  # from now on connections wait instead of being refused
     events.serving(f"http://{reachable(host)}:{port}", models)
     uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE)).run(sockets=[listener])
 

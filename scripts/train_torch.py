@@ -1,13 +1,13 @@
-"""Fine-tune a sharded Llama with LoRA in plain PyTorch, tensor-parallel: on CPU ranks, or on NeuronCores.
+"""Fine-tune a sharded Llama with LoRA in plain PyTorch, tensor-parallel, on CPUs or NeuronCores.
 
-Reads the shards that convert_checkpoint.py wrote (one a rank) and the packed sequences that tokenize_dataset.py
-wrote. Writes the sharded adapter as neuronx-distributed saves it (lora_adapter/), layout.json and training.json.
-Started again on an output folder with checkpoints of the same training, it continues to the same result.
+Reads the shards of convert_checkpoint.py (one per rank) and the packed sequences of tokenize_dataset.py.
+Writes the sharded adapter in neuronx-distributed's format (lora_adapter/), layout.json and training.json.
+Restarted on an output folder with checkpoints of the same training, it resumes and reaches the same result.
 
     torchrun --nproc-per-node 2 scripts/train_torch.py --shards shards --data tokens --output adapter --epochs 3
 
-With shards of tp_size 1 plain `python scripts/train_torch.py ...` does as well. --device neuron needs the native
-PyTorch of Neuron 2.33 or later (package torch-neuronx 2.14), and trains on one NeuronCore a process.
+With shards of tp_size 1, plain `python scripts/train_torch.py ...` works too. --device neuron needs the native
+PyTorch of Neuron 2.33 or later (package torch-neuronx 2.14) and trains on one NeuronCore per process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from common.training import flags as training_flags
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check what can be checked without torch, then train."""
+    """Check the ranks and shards, which needs no torch, then train."""
     with program.report_from_rank_0():
         training_flags.check_ranks(args)
         if args.device == "neuron":
@@ -34,7 +34,7 @@ def flags() -> argparse.ArgumentParser:
     """The program's flags."""
     parser = program.parser(__doc__)
     execution = training_flags.add_to(parser)
-    execution.add_argument("--device", choices=("cpu", "neuron"), default="cpu", help="what to compute on")
+    execution.add_argument("--device", choices=("cpu", "neuron"), default="cpu", help="device to train on")
     return parser
 
 

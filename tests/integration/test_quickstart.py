@@ -74,7 +74,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, victim: str) -> None:
     process = start(tmp_path, *SHORT)
     assert process.stdout
     for line in process.stdout:
-        if "steps in all" in line:  # the trainer's first words
+        if "steps in total" in line:  # the trainer's first words
             break
     executor = children(process.pid)[0]
     step = children(executor)[0]

@@ -112,7 +112,7 @@ def resumes(work: Path, source: Path) -> bool:
     said = nxd_training(case, shards, work, source, output)
     whole, resumed = export(work, work / "whole"), export(work, output)
     same = all(np.array_equal(whole[name], resumed[name]) for name in whole)
-    return told("killed and started again", same and "continuing from step 4" in said, "the same bits")
+    return told("killed and started again", same and "resuming from step 4" in said, "the same bits")
 
 
 def traces(work: Path, source: Path) -> bool:

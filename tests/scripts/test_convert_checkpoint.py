@@ -241,7 +241,7 @@ def refused(capsys: pytest.CaptureFixture[str], source: Path, output: Path, shar
         (add, "hf: tensor model.layers.2.mlp.up_proj.weight is unexpected"),
         (reshape, f"hf: tensor {Q_PROJ} has shape [4, 8], expected [8, 8]"),
         (integer, f"hf/model.safetensors: tensor {Q_PROJ} has type I8"),
-        (mix, "tensor model.layers.1.mlp.up_proj.weight is F16 and its gate_proj F32"),
+        (mix, "tensor model.layers.1.mlp.up_proj.weight is F16 but its gate_proj is F32"),
     ],
 )
 def test_weights_that_do_not_fit_the_config(
@@ -377,12 +377,12 @@ def change_a_type(folder: Path) -> None:
     ("change", "message"),
     [
         (change_layout, "layout.json: these shards are ShardLayout"),
-        (unlabel_and_swap, "the shards have another --layout or --kv-size-multiplier"),
+        (unlabel_and_swap, "try another --layout or --kv-size-multiplier"),
         (lose_a_rank, "dp_rank_00_tp_rank_02_pp_rank_00.pt: no such file"),
         (gain_a_rank, "dp_rank_00_tp_rank_04_pp_rank_00.pt: a rank file too many for tp_size 4"),
         (truncate, "dp_rank_00_tp_rank_02_pp_rank_00.pt: not a file of torch.save, or damaged or cut off"),
         (rename_a_key, "dp_rank_00_tp_rank_02_pp_rank_00.pt: tensor model.norm.weight is missing"),
-        (change_a_norm, "dp_rank_00_tp_rank_02_pp_rank_00.pt: the copy of model.norm.weight differs"),
+        (change_a_norm, "dp_rank_00_tp_rank_02_pp_rank_00.pt: its copy of model.norm.weight differs"),
         (change_a_type, "dp_rank_00_tp_rank_02_pp_rank_00.pt: tensor model.norm.weight is F16, in rank 0 F32"),
     ],
 )
@@ -399,7 +399,7 @@ def test_shards_that_do_not_fit(
 def test_an_output_that_is_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_model(tmp_path / "hf", TINY, random_state(TINY))
     assert convert(source, source, ShardLayout(1, 1, "trn1")) == 2
-    assert "holds a model already" in capsys.readouterr().err
+    assert "already contains a model" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert convert(source, tmp_path / "file" / "out", ShardLayout(1, 1, "trn1")) == 2
     assert "is not a folder" in capsys.readouterr().err

@@ -108,7 +108,7 @@ def test_references_that_do_not_run_are_told_and_left_out(tiny_model, tiny_adapt
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     failures = {"1": "no such table: nowhere"}
     assert report["sql"] == {"reference_failures": failures, "empty_references": 0, "invented_rows": 1}
-    assert "1 reference queries do not run" in capsys.readouterr().err
+    assert "execution_accuracy excludes 1 reference queries" in capsys.readouterr().err
     assert "execution_accuracy" not in lines(tmp_path / "out" / "samples.jsonl")[1]["base"]
 
 
@@ -128,22 +128,22 @@ def test_an_adapter_that_changes_no_answer_fails(tiny_model, tiny_adapter, tiny_
     tensors = {name: tensor * 1e-6 for name, tensor in load_file(weak / "adapter_model.safetensors").items()}
     save_file(tensors, weak / "adapter_model.safetensors")
     assert run(tiny_model, weak, tiny_tokens, tmp_path / "out") == 1
-    assert "exactly as the base model" in capsys.readouterr().err
+    assert "exactly like the base model" in capsys.readouterr().err
     assert not (tmp_path / "out" / "report.json").exists()
 
 
 @pytest.mark.parametrize(
     ("content", "flags", "message"),
     [
-        (b"", [], "holds no examples"),
+        (b"", [], "contains no examples"),
         (b"{", [], "line 1: not JSON"),
         (b"\xff\xfe", [], "line 1: not JSON"),
         (b"[]", [], "line 1: not a JSON object"),
         (b'{"prompt": "a", "prompt_ids": []}', [], "prompt_ids is missing, empty or not a list"),
-        (EXAMPLE.replace(b"[2]", b"[384]"), [], "token id 384 is outside of the model's 384"),
+        (EXAMPLE.replace(b"[2]", b"[384]"), [], "token id 384 is outside the model's vocabulary of 384"),
         (None, ["--max-new-tokens", "250"], "--max-new-tokens 250: the longest prompt has"),
         (None, ["--metrics", "sql"], "needs --sql-schema"),
-        (None, ["--metrics", "sql", "--sql-schema", "x"], "--sql-schema x: no such column; there are question"),
+        (None, ["--metrics", "sql", "--sql-schema", "x"], "--sql-schema x: no such column; the columns are question"),
         (None, ["--metrics", "sql", "--sql-schema", "question"], "no reference query runs on SQLite"),
     ],
 )

@@ -275,9 +275,9 @@ def cut_query_short(states: list[Tensors]) -> None:
 @pytest.mark.parametrize(
     ("change", "status", "message"),
     [
-        (zero_lora_b, 1, "every lora_B is zero"),
-        (break_value, 1, f"tp_rank_03_pp_rank_00.pt: {QUERY} is not finite"),
-        (overflow_value, 1, f"tp_rank_03_pp_rank_00.pt: {SHARED_A} is not finite"),
+        (zero_lora_b, 1, "all lora_B are zero"),
+        (break_value, 1, f"tp_rank_03_pp_rank_00.pt: {QUERY} has infinite or NaN values"),
+        (overflow_value, 1, f"tp_rank_03_pp_rank_00.pt: {SHARED_A} has infinite or NaN values"),
         (drift_shared_a, 1, f"tp_rank_02_pp_rank_00.pt: {SHARED_A} differs from rank 0's copy by"),
         (drift_key_copy, 1, f"tp_rank_02_pp_rank_00.pt: {KEY} differs from rank 0's copy by 10.0%"),
         (as_if_trn2, 1, "differs from rank 0's copy"),
@@ -319,7 +319,7 @@ def test_copies_rounded_each_its_own_way_are_accepted(tmp_path: Path) -> None:
         ({"lora_alpha": "6"}, "lora_alpha '6' is not a number"),
         ({"bias": "all"}, "bias 'all' is not supported"),
         ({"target_modules": []}, "target_modules [] is not a list of module names"),
-        ({"target_modules": ["q_proj"]}, "target_modules has 'q_proj', which is none of qkv_proj, o_proj"),
+        ({"target_modules": ["q_proj"]}, "target_modules has 'q_proj', which is not one of qkv_proj, o_proj"),
         ({"target_modules": MODULES[:3]}, "lora_A.weight is unexpected"),
     ],
 )
@@ -338,7 +338,7 @@ def test_a_module_without_tensors(tmp_path: Path, capsys: pytest.CaptureFixture[
     states = [{name: tensor for name, tensor in state.items() if "down_proj" not in name} for state in states]
     model = write_model(tmp_path / "hf", TINY, random_state(TINY))
     assert export(model, write_adapter(tmp_path / "trained", states, CUT), tmp_path / "out") == 2
-    assert "has no lora_B of target module mlp.down_proj" in capsys.readouterr().err
+    assert "has no lora_B for target module mlp.down_proj" in capsys.readouterr().err
 
 
 def test_an_unfinished_adapter_and_an_output_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -346,10 +346,10 @@ def test_an_unfinished_adapter_and_an_output_in_use(tmp_path: Path, capsys: pyte
     trained = sharded(tmp_path / "trained", random_adapter(TINY), TINY, CUT)
     (tmp_path / "out" / "merged").mkdir(parents=True)
     assert export(model, trained, tmp_path / "out") == 2
-    assert "holds merged already" in capsys.readouterr().err
+    assert "already contains merged" in capsys.readouterr().err
     (trained / "lora_adapter" / "lora" / "done").unlink()
     assert export(model, trained, tmp_path / "new") == 2
-    assert "the adapter was not saved to the end" in capsys.readouterr().err
+    assert "the adapter was not saved completely" in capsys.readouterr().err
 
 
 def test_another_model_s_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -361,7 +361,10 @@ def test_another_model_s_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_a_merge_that_rounds_away_or_overflows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = write_model(tmp_path / "hf", TINY, random_state(TINY, torch.float16))
-    for factor, message in ((1e-9, "too small to change any weight"), (1e6, "overflows F16 with the adapter added")):
+    for factor, message in (
+        (1e-9, "too small to change any weight"),
+        (1e6, "overflows F16 when the adapter is merged"),
+    ):
         adapter = {name: tensor * factor for name, tensor in random_adapter(TINY).items()}
         trained = sharded(tmp_path / f"trained-{factor}", adapter, TINY, CUT)
         assert export(model, trained, tmp_path / f"out-{factor}", "--merge") == 1
@@ -417,7 +420,7 @@ def test_a_peft_folder_that_is_no_plain_lora_of_the_model_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("value", "status", "message"), [(math.nan, 1, "is not finite"), (0.0, 2, "every lora_B is zero")]
+    ("value", "status", "message"), [(math.nan, 1, "has infinite or NaN values"), (0.0, 2, "every lora_B is zero")]
 )
 def test_a_peft_folder_of_a_failed_training_is_refused(
     tmp_path: Path, tiny_model: Path, tiny_adapter: Path, capsys: Any, value: float, status: int, message: str

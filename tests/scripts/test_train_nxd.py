@@ -66,18 +66,18 @@ def test_processes_must_be_copies_of_the_model(files, capsys, monkeypatch):
 
 def test_two_kinds_of_recomputation_are_refused(files, capsys):
     flags = ("--gradient-checkpointing", "--selective-checkpointing")
-    assert "leave --selective-checkpointing out" in refused(capsys, files, *flags)
+    assert "omit --selective-checkpointing" in refused(capsys, files, *flags)
 
 
 def test_sequence_parallelism_needs_a_sequence_that_can_be_cut(files, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     data = make_tokens(tmp_path / "tokens", seq_len=90)
     line = refused(capsys, files, "--sequence-parallel", "--data", data, shards="tp4")
-    assert "the 4 ranks do not divide the sequences of 90 tokens" in line
+    assert "the 4 ranks do not divide the sequence length 90" in line
 
 
 def test_modelling_code_must_be_there(files, tmp_path, capsys):
-    assert "make it with fetch_nxd_model.py" in refused(capsys, files, "--model-code", tmp_path)
+    assert "run fetch_nxd_model.py first" in refused(capsys, files, "--model-code", tmp_path)
 
 
 def test_heads_of_another_width_are_refused(files, tmp_path, capsys):
@@ -156,7 +156,7 @@ def test_modelling_code_is_downloaded_at_the_commit(release, tmp_path, monkeypat
 def test_without_network_a_checkout_is_asked_for(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fetch_nxd_model, "SITE", "http://127.0.0.1:9")
     assert fetch("--release", "2.29", "--output", tmp_path / "out") == 2
-    assert "give a checkout with --folder" in capsys.readouterr().err
+    assert "name a checkout with --folder" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -54,14 +54,14 @@ def refused(files: Path, capsys: pytest.CaptureFixture[str], *flags: str, model:
     [
         ({"model_type": "gpt2"}, [], 1, "model_type 'gpt2' is not supported, only llama, mistral, granite, qwen3"),
         ({"model_type": "mistral"}, [], 1, "'mistral' is not supported by the trainer optimum, only by torch, nxd"),
-        ({}, ["--tp-size", "2"], 3, "--tp-size 2: does not divide the 3 processes of this run"),
-        ({}, ["--tp-size", "3"], 3, "--tp-size 3: does not divide num_attention_heads"),
-        ({}, ["--targets", "gate_proj"], 1, "gate_proj, up_proj are one layer here: add up_proj, or take none"),
-        ({"num_key_value_heads": 1}, ["--tp-size", "2", "--targets", "q_proj", "v_proj"], 2, "here: add k_proj"),
+        ({}, ["--tp-size", "2"], 3, "--tp-size 2 does not divide the 3 processes of this run"),
+        ({}, ["--tp-size", "3"], 3, "--tp-size 3 does not divide num_attention_heads"),
+        ({}, ["--targets", "gate_proj"], 1, "gate_proj, up_proj are one fused layer: add up_proj, or drop all"),
+        ({"num_key_value_heads": 1}, ["--tp-size", "2", "--targets", "q_proj", "v_proj"], 2, "layer: add k_proj"),
         ({"rope_parameters": {"rope_theta": 5e5}}, [], 1, "does not read rope_parameters: add rope_theta 500000.0"),
-        ({"rope_parameters": LLAMA3_ROPE}, [], 1, "and rope_scaling, with what else stands there"),
-        ({}, ["--targets", "q_proj", "v_proj"], 1, "this Python has no optimum-neuron"),  # no head is copied: allowed
-        ({}, [], 1, "this Python has no optimum-neuron: pip install 'optimum-neuron[training]==0.4.5'"),
+        ({"rope_parameters": LLAMA3_ROPE}, [], 1, "and rope_scaling with its other values"),
+        ({}, ["--targets", "q_proj", "v_proj"], 1, "has no optimum-neuron"),  # no head is copied: allowed
+        ({}, [], 1, "has no optimum-neuron: pip install 'optimum-neuron[training]==0.4.5'"),
     ],
 )
 def test_what_the_library_cannot_do_is_refused(files, tmp_path, capsys, monkeypatch, changes, flags, world, message):

@@ -96,7 +96,7 @@ def train_ranks(files: Path, world: str, output: Path) -> Path:
     tp_size = WORLDS[world][0]
     statuses, said = finish(start_ranks(tp_size, train_command(files / world, files / "tokens", output, *FLAGS)))
     assert statuses == [0] * tp_size, said
-    assert said.count("steps in all") == 1
+    assert said.count("steps in total") == 1
     return output
 
 
@@ -193,7 +193,7 @@ def test_ranks_killed_while_training_continue_to_the_same_bits(files, tp2, tmp_p
     finish(ranks)
     statuses, said = finish(start_ranks(2, command))
     assert statuses == [0, 0], said
-    assert re.search(r"continuing from step [2-9]", said)
+    assert re.search(r"resuming from step [2-9]", said)
     assert_same(tmp_path, tp2)
 
 

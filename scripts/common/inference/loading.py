@@ -41,6 +41,16 @@ def limits(model: Path) -> Limits:
     return Limits(config["max_position_embeddings"], config["vocab_size"])
 
 
+def check_context(flag: str, new_tokens: int, prompts: Iterable[list[int]], positions: int) -> None:
+    """Raise BadInput, naming `flag`, unless `new_tokens` after the longest prompt fit a context of `positions`."""
+    longest = max(map(len, prompts))
+    if longest + new_tokens > positions:
+        raise BadInput(
+            f"{flag} {new_tokens}: the longest prompt has {longest} tokens and the model's context is {positions}; "
+            f"use at most {positions - longest}"
+        )
+
+
 def stop_token_ids(model: Path, tokenizer: Any) -> frozenset[int]:
     """Where an answer ends: the eos of config.json, of generation_config.json and of the tokenizer, and the end of
     a turn in the model's chat.

@@ -18,8 +18,14 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # <sys/prctl.h>
 
 
+def exit_on_signals() -> None:
+    """Exit with status 0 on SIGTERM and 130 on SIGINT, so that `finally` blocks run."""
+    for number, status in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
+        signal.signal(number, lambda *_, status=status: sys.exit(status))
+
+
 def end_with_parent() -> None:
-    """For Popen(preexec_fn=): have the kernel send SIGTERM to the child when the thread that started it is gone."""
+    """For Popen(preexec_fn=): have the kernel send the child SIGTERM when the thread that started it ends."""
     if _LIBC:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

@@ -1,4 +1,4 @@
-"""The flags that all trainers share, and the checks of them that need no torch."""
+"""The flags that all trainers share, and their checks that need no torch."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ from common.shards.layout import TARGETS, read_layout, shard_name
 
 
 def add_to(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add all flags; returns the group "execution", to which a trainer adds its own."""
+    """Add all flags for training from shards; returns the group "execution", to which a trainer adds its own."""
     parser.add_argument("--shards", type=program.existing_folder, required=True, help="folder of convert_checkpoint.py")
-    parser.add_argument("--data", type=program.existing_folder, required=True, help="folder of tokenize_dataset.py")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the adapter, and checkpoints until then")
+    add_data_and_output(parser)
     return add_settings(parser)
 
 
+def add_data_and_output(parser: argparse.ArgumentParser) -> None:
+    """Add the flags for the tokens and the output folder."""
+    parser.add_argument("--data", type=program.existing_folder, required=True, help="folder of tokenize_dataset.py")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the adapter, and checkpoints meanwhile")
+
+
 def add_settings(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add all flags but the files and folders; returns the group "execution"."""
+    """Add all flags except files and folders; returns the group "execution"."""
     _add_schedule(parser.add_argument_group("schedule"))
     _add_lora(parser.add_argument_group("LoRA"))
     execution = parser.add_argument_group("execution")
@@ -44,35 +49,39 @@ def check_ranks(args: argparse.Namespace, copies: bool = False) -> None:
 
 def _add_schedule(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--epochs", type=program.at_least(1), default=1, help="passes over the data")
-    group.add_argument("--max-steps", type=program.at_least(0), default=0, help="overrides --epochs; 0: --epochs")
-    group.add_argument("--batch-size", type=program.at_least(1), default=4, help="sequences per micro-step")
-    group.add_argument("--accumulate", type=program.at_least(1), default=1, help="micro-steps per optimizer step")
-    group.add_argument("--learning-rate", type=program.at_least(0, float), default=2e-4, help="after warm-up")
-    group.add_argument("--warmup-ratio", type=_share, default=0.03, help="share of all steps")
+    group.add_argument("--max-steps", type=program.at_least(0), default=0, help="number of steps; 0: use --epochs")
+    group.add_argument("--batch-size", type=program.at_least(1), default=4, help="sequences per micro-batch")
+    group.add_argument("--accumulate", type=program.at_least(1), default=1, help="micro-batches per optimizer step")
+    group.add_argument("--learning-rate", type=program.at_least(0, float), default=2e-4, help="peak, after warm-up")
+    group.add_argument("--warmup-ratio", type=_fraction, default=0.03, help="fraction of all steps")
     group.add_argument("--schedule", choices=("linear", "cosine", "constant"), default="linear", help="after warm-up")
-    group.add_argument("--weight-decay", type=program.at_least(0, float), default=0.0, help="of AdamW")
-    group.add_argument("--max-grad-norm", type=program.at_least(0, float), default=1.0, help="clip to it; 0: never")
+    group.add_argument("--weight-decay", type=program.at_least(0, float), default=0.0, help="weight decay of AdamW")
+    group.add_argument("--max-grad-norm", type=program.at_least(0, float), default=1.0, help="clip to this; 0: never")
 
 
 def _add_lora(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--rank", type=program.at_least(1), default=16, help="r of LoRA")
-    group.add_argument("--alpha", type=program.at_least(0, float), default=32, help="divided by rank: the scale")
-    group.add_argument("--dropout", type=_share, default=0.0, help="of the input of lora_A")
-    group.add_argument("--rslora", action=argparse.BooleanOptionalAction, default=False, help="alpha / sqrt(rank)")
+    group.add_argument("--rank", type=program.at_least(1), default=16, help="rank r")
+    group.add_argument("--alpha", type=program.at_least(0, float), default=32, help="the scale is alpha / rank")
+    group.add_argument("--dropout", type=_fraction, default=0.0, help="dropout rate of lora_A's input")
+    group.add_argument(
+        "--rslora", action=argparse.BooleanOptionalAction, default=False, help="use the scale alpha / sqrt(rank)"
+    )
     group.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS), help="adapted projections")
 
 
 def _add_execution(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--dtype", choices=tuple(DTYPES), default="fp32", help="of weights and activations")
+    group.add_argument("--dtype", choices=tuple(DTYPES), default="fp32", help="data type of weights and activations")
     group.add_argument(
         "--gradient-checkpointing", action=argparse.BooleanOptionalAction, default=False, help="less memory, slower"
     )
-    group.add_argument("--checkpoint-every", type=program.at_least(0), default=0, help="in steps; 0: never")
-    group.add_argument("--seed", type=program.at_least(0), default=0, help="of lora_A, data order and dropout")
+    group.add_argument(
+        "--checkpoint-every", type=program.at_least(0), default=0, help="steps between checkpoints; 0: none"
+    )
+    group.add_argument("--seed", type=program.at_least(0), default=0, help="seed of lora_A, data order and dropout")
     group.add_argument("--log-every", type=program.at_least(1), default=1, help="steps between metrics")
 
 
-def _share(text: str) -> float:
+def _fraction(text: str) -> float:
     value = float(text)
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")

@@ -1,4 +1,4 @@
-"""What the Llamas of both devices (training/cpu and training/neuron) share. Needs torch."""
+"""Parts of a Llama that the CPU and Neuron implementations share. Needs torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Weights = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Heads:
-    """The heads of one rank: `kv` key/value heads, each shared by `per_kv` query heads, of `size` elements."""
+    """The heads of one rank: `kv` key/value heads with `per_kv` query heads each, all of `size` elements."""
 
     kv: int
     per_kv: int
@@ -28,13 +28,13 @@ class Heads:
 
     @classmethod
     def on_rank(cls, shape: ModelShape, layout: ShardLayout) -> Heads:
-        """The heads that each rank holds; all ranks hold equally many."""
+        """The heads of each rank; all ranks have the same number."""
         kv = shape.num_key_value_heads * layout.kv_size_multiplier // layout.tp_size
         return cls(kv, shape.num_attention_heads // layout.tp_size // kv, shape.head_dim)
 
     @property
     def query(self) -> int:
-        """How many query heads."""
+        """The number of query heads."""
         return self.kv * self.per_kv
 
 
@@ -49,12 +49,12 @@ def inverse_frequencies(config: dict[str, Any], head_dim: int) -> torch.Tensor:
         return frequencies
     turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-    unscaled = ((turns - low) / (high - low)).clamp(0, 1)  # 1 where a wave fits often into the original context
+    unscaled = ((turns - low) / (high - low)).clamp(0, 1)  # 1 for waves much shorter than the original context
     return frequencies * (unscaled + (1 - unscaled) / rope["factor"])
 
 
 def check_shard(path: Path, shape: ModelShape, layout: ShardLayout) -> Path:
-    """Return `path`. Raises BadInput unless the file has exactly the tensors that shape and layout require."""
+    """Returns `path`. Raises BadInput unless the file has exactly the tensors that `shape` and `layout` require."""
     layouts.check_tensors(path, TorchZipFile(path).specs, layouts.shard_shapes(shape, layout))
     return path
 
@@ -68,7 +68,7 @@ def read_shard(path: Path, shape: ModelShape, layout: ShardLayout, dtype: torch.
 def layer_weights(
     weights: dict[str, torch.Tensor], index: int
 ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-    """Input norm, post-attention norm and linear layers (in the order of MODULES; q, k and v as one) of a layer."""
+    """A layer's input norm, post-attention norm and linear weights in the order of MODULES, q, k and v fused."""
     prefix = f"model.layers.{index}."
     qkv = torch.cat([weights[f"{prefix}self_attn.qkv_proj.weight_{part}"] for part in "qkv"])
     linears = [qkv, *(weights[f"{prefix}{module}.weight"] for module in MODULES[1:])]

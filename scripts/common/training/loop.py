@@ -1,4 +1,4 @@
-"""What trainings have in common, whatever computes them: the loop, metrics, checkpoints and the result. Needs torch."""
+"""The training loop of all devices: steps, metrics, checkpoints and the result. Needs torch."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from common.training.lora import Adapter
 from common.training.optimizer import Plan, Schedule
 from common.training.parallel import Ranks
 
-_PATHS = ("shards", "data", "output", "model_code")  # flags whose content counts, not their value
+_PATHS = ("shards", "data", "output", "model_code")  # flags whose value does not affect the result
 T = TypeVar("T")
 
 
 @dataclass
 class Record:
-    """What has been done so far; it goes into every checkpoint and in the end into training.json."""
+    """The progress of a training: part of every checkpoint and, in the end, of training.json."""
 
     steps: int = 0
     loss: float = math.nan
@@ -41,22 +41,22 @@ class Record:
 
 
 def build_on_all_ranks(ranks: Ranks, build: Callable[[], T]) -> T:
-    """The result of `build` on this rank. A BadInput on one rank is raised on all of them."""
-    result, problem = None, None
+    """The result of `build` on this rank. A BadInput on any rank is raised on all of them."""
+    result, message = None, None
     try:
         result = build()
     except BadInput as error:
-        problem = str(error)
-    problem = ranks.first_message(problem)
-    if result is None or problem is not None:
-        raise BadInput(str(problem))
+        message = str(error)
+    message = ranks.first_message(message)
+    if result is None or message is not None:
+        raise BadInput(str(message))
     return result
 
 
 class Training(ABC):
-    """One rank of one training. `copies` ranks with the same slice of the model share the batch, this is the `copy`-th.
+    """A training on one rank, which is in data-parallel copy `copy` of `copies` copies of the model.
 
-    `adapter` holds this rank's initial parameters and, after `read_adapter`, the trained ones.
+    `adapter` contains this rank's initial parameters and, after `read_adapter`, the trained ones.
     """
 
     def __init__(self, args: argparse.Namespace, ranks: Ranks, tp_rank: int, copies: int = 1, copy: int = 0) -> None:
@@ -76,39 +76,39 @@ class Training(ABC):
 
     @abstractmethod
     def step(self, step: int, read: bool) -> tuple[float, float] | None:
-        """One optimizer step, counting from 0, and its tokens added to the record.
+        """Do optimizer step `step` (from 0) and add its tokens to the record.
 
-        Returns the loss and the norm of the gradient before clipping. None where `read` is false and reading
-        them would wait for the device.
+        Returns the loss and the norm of the gradient before clipping, or None if `read` is false and reading them
+        would wait for the device.
         """
 
     @abstractmethod
     def evaluate(self) -> float | None:
-        """The mean loss over the labelled tokens of the evaluation split, None when there is none."""
+        """The mean loss over the labelled tokens of the evaluation split; None if the split is empty."""
 
     @abstractmethod
     def read_adapter(self) -> None:
-        """Put the trained parameters into `adapter`."""
+        """Copy the trained parameters from the device to `adapter`."""
 
     @abstractmethod
     def write_adapter(self) -> None:
-        """The other way round: train on from what is in `adapter`."""
+        """Copy the parameters from `adapter` to the device, to train from them."""
 
     @abstractmethod
     def optimizer_state(self) -> dict[str, Any]:
-        """What `restore_optimizer` needs to go on from here, on the CPU."""
+        """The optimizer's state on the CPU, for `restore_optimizer`."""
 
     @abstractmethod
     def restore_optimizer(self, state: dict[str, Any]) -> None:
-        """Go on from what `optimizer_state` returned."""
+        """Resume from a state that `optimizer_state` returned."""
 
     def eval_sequences(self) -> list[np.ndarray]:
-        """The evaluation split in micro-batches, always in the same order."""
+        """Sequence numbers of the evaluation split in micro-batches, always in the same order."""
         plan = Plan(len(self.eval_set), self.args.batch_size, 1, 1, 0, seed=0)
         return [plan.batches(step)[0] for step in range(plan.steps)]
 
     def run(self) -> None:
-        """Train to the last step and write the adapter."""
+        """Train from the newest checkpoint, or from the start, to the last step and write the adapter."""
         self._log_plan()
         self._resume()
         if self.record.eval_loss_start is None:
@@ -126,7 +126,7 @@ class Training(ABC):
         self._write(self.evaluate())
 
     def _advance(self, step: int, read: bool) -> float:
-        """Do one step; returns the norm of its gradient where that was read. StageFailed when the training diverged."""
+        """Do one step; returns the norm of its gradient, NaN if not read. Raises StageFailed if training diverged."""
         started = time.perf_counter()
         measured = self.step(step, read)
         self.record.steps = step + 1
@@ -149,7 +149,7 @@ class Training(ABC):
         self.adapter.weights.copy_(state["weights"])
         self.write_adapter()
         self.restore_optimizer(state["optimizer"])
-        self._log(f"continuing from step {self.record.steps}")
+        self._log(f"resuming from step {self.record.steps}")
 
     def _state(self) -> dict[str, Any]:
         self.read_adapter()
@@ -160,7 +160,7 @@ class Training(ABC):
         }
 
     def _settings(self) -> str:
-        """A digest of all that decides the result: a checkpoint is continued only where it is the same."""
+        """A digest of everything that affects the result: training only resumes from checkpoints with the same one."""
         shards = [(self.args.shards / "model" / shard_name(rank)).stat() for rank in range(self.layout.tp_size)]
         content = {
             "config": (self.args.shards / "config.json").read_text(encoding="utf-8"),
@@ -173,7 +173,7 @@ class Training(ABC):
         return settings_digest(self.args, _PATHS, content)
 
     def _write(self, eval_loss: float | None) -> None:
-        """Write the adapter once every rank has found it sound."""
+        """Write the adapter. Raises StageFailed on all ranks if one of them finds a fault in it."""
         self.read_adapter()
         fault = self.ranks.first_message(self.adapter.fault())
         if fault is not None:
@@ -191,7 +191,7 @@ class Training(ABC):
         self._log(f"trained {self.record.steps} steps: eval loss {self.record.eval_loss_start} -> {eval_loss}")
 
     def _report(self, norm: float, since: tuple[float, int]) -> tuple[float, int]:
-        """Tell the metrics of the last step and the speed since the last report; returns the start of the next."""
+        """Report the last step's metrics and the speed since (time, tokens); returns the new (time, tokens)."""
         now, record = time.perf_counter(), self.record
         values = {
             "loss": record.loss,
@@ -208,9 +208,9 @@ class Training(ABC):
         plan, adapter = self.plan, self.adapter
         parameters = adapter.replicated + (len(adapter.weights) - adapter.replicated) * self.layout.tp_size
         self._log(
-            f"{plan.sequences} sequences, {plan.steps_per_epoch} steps an epoch, {plan.steps} steps in all, "
-            f"{self.schedule.warmup_steps} of warm-up; {parameters} parameters to train, "
-            f"{torch.get_num_threads()} threads a rank"
+            f"{plan.sequences} sequences, {plan.steps_per_epoch} steps per epoch, {plan.steps} steps in total, "
+            f"{self.schedule.warmup_steps} of warm-up; {parameters} trainable parameters, "
+            f"{torch.get_num_threads()} threads per rank"
         )
 
     def _log(self, message: str) -> None:

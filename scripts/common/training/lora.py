@@ -1,8 +1,8 @@
 """The LoRA adapter of a tensor-parallel Llama: one flat fp32 buffer of parameters, and its file format.
 
-A parameter is either replicated (every rank holds all of it, and its gradient is the sum of the ranks'
-shares) or sharded (a rank holds its slice and the whole gradient of it). Flat, with the replicated part
-first, a step's gradients need one all-reduce and the optimizer one update.
+A parameter is either replicated (every rank has all of it; its gradient is summed over the ranks) or sharded (a rank
+has a slice, with its complete gradient). As they are one flat buffer, with the replicated ones first, a step needs one
+all-reduce for the gradients and one update of the optimizer.
 
 As in neuronx-distributed (NxD), q, k and v share one lora_A, and so do gate and up:
 
@@ -12,8 +12,8 @@ As in neuronx-distributed (NxD), q, k and v share one lora_A, and so do gate and
     mlp.gate_up_proj     (rank, hidden) replicated           gate, up: rows of this rank
     mlp.down_proj        columns of this rank                (hidden, rank) replicated
 
-NxD holds the k and v rows of a rank's own heads and sums their gradients over the ranks that share a head.
-Here every rank holds all of them and picks its own: the same sum, for any order of the copies.
+In NxD a rank has the k and v rows of its own heads, and gradients are summed over the ranks that share a head. Here
+every rank has all rows and selects its own, which gives the same sum for any order of the copies.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from common.shards.layout import PROJECTIONS, ModelShape, ShardLayout, projectio
 
 MODULES = tuple(dict.fromkeys(projection.module for projection in PROJECTIONS.values()))
 _KEY_VALUE = ("self_attn.k_proj", "self_attn.v_proj")
-Views = dict[tuple[int, str, str], torch.Tensor]  # by layer, module, and lora_A or the projection of a lora_B
+Views = dict[tuple[int, str, str], torch.Tensor]  # keys: layer, module, and lora_A or the projection of a lora_B
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """The size of one parameter on a rank, and whether every rank holds all of it."""
+    """The size of a parameter on one rank, and whether it is replicated on all ranks."""
 
     size: tuple[int, int]
     replicated: bool
@@ -45,7 +45,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class ModuleLora:
-    """The adapter of one fused layer: lora_A, and lora_B of each projection in it that is targeted."""
+    """The adapter of one fused layer: lora_A, and lora_B of each targeted projection."""
 
     lora_a: torch.Tensor  # (rank, in features of this rank)
     parts: dict[str, torch.Tensor]
@@ -53,26 +53,33 @@ class ModuleLora:
     key_value_rows: slice  # this rank's rows of all K/V heads
 
     def lora_b(self) -> torch.Tensor:
-        """(out features of this rank, rank): all projections in order, zero rows for one that is not targeted."""
-        found = [self._part(name) for name in self.widths]
-        return found[0] if len(found) == 1 else torch.cat(found)
+        """(out features of this rank, rank): all projections in order, with zero rows for those not targeted."""
+        parts = [self._part(name) for name in self.widths]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def sharing(self, parameter: str) -> list[str]:
+        """The projections whose rows are in NxD's tensor lora_B.`parameter`, in order; gate and up share one."""
+        return [name for name in self.widths if PROJECTIONS[name].parameter == parameter]
+
+    def parameters(self) -> list[str]:
+        """The names, in NxD, of the lora_B tensors with a targeted projection."""
+        return list(dict.fromkeys(PROJECTIONS[name].parameter for name in self.parts))
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """lora_A and lora_B under NxD's names. Gate and up are one tensor there: a half not targeted is zero."""
-        found = {"lora_A.weight": self.lora_a}
-        for name in self.parts:
-            parameter = PROJECTIONS[name].parameter
-            shared = [other for other in self.widths if PROJECTIONS[other].parameter == parameter]
-            found[f"lora_B.{parameter}"] = torch.cat([self._part(other) for other in shared])
-        return found
+        """lora_A and lora_B under NxD's names, with zero rows for projections that are not targeted."""
+        lora_b = {
+            f"lora_B.{parameter}": torch.cat([self._part(name) for name in self.sharing(parameter)])
+            for parameter in self.parameters()
+        }
+        return {"lora_A.weight": self.lora_a, **lora_b}
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """The inverse of `tensors`. Rows that are not this rank's stay as they are."""
+        """The inverse of `tensors`. Rows of other ranks are left unchanged."""
         self.lora_a.data.copy_(tensors["lora_A.weight"])
-        for parameter in dict.fromkeys(PROJECTIONS[name].parameter for name in self.parts):
-            sharing = [name for name in self.widths if PROJECTIONS[name].parameter == parameter]
-            rows = tensors[f"lora_B.{parameter}"].split([self.widths[name] for name in sharing])
-            for name, own in zip(sharing, rows, strict=True):
+        for parameter in self.parameters():
+            names = self.sharing(parameter)
+            rows = tensors[f"lora_B.{parameter}"].split([self.widths[name] for name in names])
+            for name, own in zip(names, rows, strict=True):
                 if name in _KEY_VALUE and name in self.parts:
                     self.parts[name].data[self.key_value_rows] = own
                 elif name in self.parts:
@@ -85,7 +92,10 @@ class ModuleLora:
 
 
 class Adapter:
-    """All trainable parameters of one rank: `weights` and `gradient`, flat, and the modules' views of them."""
+    """All trainable parameters of one rank: flat `weights` and `gradient`, and the modules' views of them.
+
+    `replicated` is the number of elements, at the start, that all ranks share.
+    """
 
     def __init__(self, shape: ModelShape, layout: ShardLayout, rank: int, config: LoraConfig, seed: int) -> None:
         self.config, self._layout, self._shape, self._rank = config, layout, shape, rank
@@ -105,13 +115,13 @@ class Adapter:
 
     @property
     def anchor(self) -> torch.Tensor:
-        """Some parameter: what takes it as an input has a gradient."""
+        """Any parameter: an operation that takes it as an input requires a gradient."""
         return next(iter(self._views.values()))
 
     def module(self, layer: int, module: str, views: Views | None = None) -> ModuleLora | None:
-        """The adapter of one layer's `module` (one of MODULES), None where nothing in it is targeted.
+        """The adapter of one layer's `module` (of MODULES); None if nothing in it is targeted.
 
-        It computes with `weights`, or with the `views` of another tensor.
+        It uses `weights`, or the `views` of another tensor.
         """
         names, views = targeted(self.config, module), views or self._views
         if not names:
@@ -124,24 +134,27 @@ class Adapter:
         )
 
     def views(self, flat: torch.Tensor) -> Views:
-        """The parameters in `flat`, a tensor like `weights` on any device, whose gradient becomes one flat tensor."""
+        """Views of the parameters in `flat`, a tensor like `weights` on any device, which takes their gradients."""
         pieces = flat.split([math.prod(size) for size in self._sizes.values()])
         return {place: piece.view(size) for (place, size), piece in zip(self._sizes.items(), pieces, strict=True)}
 
     def fault(self) -> str | None:
-        """What is wrong with the trained parameters of this rank: one not finite, or a lora_B still zero."""
+        """A message if a trained parameter of this rank is not finite or still zero; None if all are fine."""
         for (layer, module, name), view in self._views.items():
             if not torch.isfinite(view).all():
-                return f"layer {layer} {module} {name} of the adapter is not finite"
+                return f"layer {layer} {module}: {name} of the adapter has infinite or NaN values"
             if not view.any():
-                return f"layer {layer} {module} {name} of the adapter is all zero: nothing was learned there"
+                return f"layer {layer} {module}: {name} of the adapter is all zero: nothing was learned there"
         return None
 
     def modules(self) -> dict[str, ModuleLora]:
         """The adapter of every targeted layer, by NxD's name of the layer."""
-        places = ((layer, module) for layer in range(self._shape.num_hidden_layers) for module in MODULES)
-        found = {f"model.layers.{layer}.{module}": self.module(layer, module) for layer, module in places}
-        return {name: lora for name, lora in found.items() if lora}
+        return {
+            f"model.layers.{layer}.{module}": lora
+            for layer in range(self._shape.num_hidden_layers)
+            for module in MODULES
+            if (lora := self.module(layer, module))
+        }
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Copies of this rank's tensors under NxD's names."""
@@ -164,7 +177,7 @@ class Adapter:
         torch.save(self.tensors(), target / shard_name(self._rank))
 
     def save_config(self, folder: Path) -> None:
-        """Write what `folder`/lora_adapter holds once, not a rank: the configuration and NxD's two markers."""
+        """Write the files of `folder`/lora_adapter that all ranks share: the configuration and NxD's markers."""
         content = {
             "lora_rank": self.config.rank,
             "lora_alpha": self.config.alpha,
@@ -179,25 +192,26 @@ class Adapter:
             (folder / "lora_adapter" / "lora" / marker).write_text("1", encoding="utf-8")
 
     def _leaves(self) -> Views:
-        """Leaves whose values and gradients lie in the flat buffers."""
+        """Leaf tensors whose values and gradients are views of the flat buffers."""
         leaves = {place: view.detach().requires_grad_() for place, view in self.views(self.weights).items()}
         for place, gradient in self.views(self.gradient).items():
             leaves[place].grad = gradient
         return leaves
 
     def _draw_lora_a(self, seed: int) -> None:
-        """Kaiming-uniform with a = sqrt(5), PEFT's and NxD's default: ±1 / sqrt(in features).
+        """Initialize lora_A Kaiming-uniform with a = sqrt(5), PEFT's and NxD's default: ±1 / sqrt(in features).
 
-        Drawn whole and then cut, so that every tp_size starts from the same adapter. lora_B stays zero.
+        The full tensors are drawn and then sharded, so that every tp_size starts from the same adapter. lora_B stays
+        zero.
         """
         generator = torch.Generator().manual_seed(seed)
         for (_, module, name), view in sorted(self._views.items()):
             if name == "lora_A":
                 projection = projections(module)[0]
                 in_features = self._shape.projection(projection)[1]
-                whole = torch.empty(self.config.rank, in_features).uniform_(-1, 1, generator=generator)
-                columns = _own(self._shape, self._layout, projection, self._rank)
-                own = whole[:, columns] if PROJECTIONS[projection].axis == 1 else whole
+                full = torch.empty(self.config.rank, in_features).uniform_(-1, 1, generator=generator)
+                columns = _own_indices(self._shape, self._layout, projection, self._rank)
+                own = full[:, columns] if PROJECTIONS[projection].axis == 1 else full
                 view.data.copy_(own / math.sqrt(in_features))
 
 
@@ -207,38 +221,39 @@ def projections(module: str) -> list[str]:
 
 
 def targeted(config: LoraConfig, module: str) -> list[str]:
-    """Those of `projections(module)` that `config` targets."""
+    """The members of `projections(module)` that `config` targets."""
     return [name for name in projections(module) if name.partition(".")[2] in config.targets]
 
 
 def _parameters(shape: ModelShape, layout: ShardLayout, config: LoraConfig, module: str) -> dict[str, Parameter]:
-    """lora_A and each lora_B of one layer's `module`; empty where nothing in it is targeted."""
-    found = {}
+    """lora_A and each lora_B of one layer's `module`; empty if nothing in it is targeted."""
+    parameters = {}
     for name in targeted(config, module):
         out_features, in_features = shape.projection(name)
         if PROJECTIONS[name].axis == 1:
-            found["lora_A"] = Parameter((config.rank, in_features // layout.tp_size), replicated=False)
-            found[name] = Parameter((out_features, config.rank), replicated=True)
+            parameters["lora_A"] = Parameter((config.rank, in_features // layout.tp_size), replicated=False)
+            parameters[name] = Parameter((out_features, config.rank), replicated=True)
         else:
-            found["lora_A"] = Parameter((config.rank, in_features), replicated=True)
-            whole = name in _KEY_VALUE
-            found[name] = Parameter((out_features // (1 if whole else layout.tp_size), config.rank), replicated=whole)
-    return found
+            parameters["lora_A"] = Parameter((config.rank, in_features), replicated=True)
+            all_heads = name in _KEY_VALUE
+            rows = out_features if all_heads else out_features // layout.tp_size
+            parameters[name] = Parameter((rows, config.rank), replicated=all_heads)
+    return parameters
 
 
 def _width(shape: ModelShape, layout: ShardLayout, name: str) -> int:
     """The out features of a projection on one rank."""
-    return len(_own(shape, layout, name, 0)) if PROJECTIONS[name].axis == 0 else shape.projection(name)[0]
+    return len(_own_indices(shape, layout, name, 0)) if PROJECTIONS[name].axis == 0 else shape.projection(name)[0]
 
 
 def _key_value_rows(shape: ModelShape, layout: ShardLayout, rank: int) -> slice:
-    """The rows of all K/V heads that lie on `rank`: neighbours, as it holds one head or several that are no copies."""
+    """The rows of `rank` among those of all K/V heads: contiguous, as it has one head or several distinct ones."""
     segments = projection_segments(shape, layout, _KEY_VALUE[0])
     [own] = [segment for segment in segments if segment.rank == rank]
     return slice(own.start, own.start + own.length)
 
 
-def _own(shape: ModelShape, layout: ShardLayout, name: str, rank: int) -> torch.Tensor:
-    """The rows (columns of a row-parallel layer) of a whole projection that lie on `rank`, in its order."""
+def _own_indices(shape: ModelShape, layout: ShardLayout, name: str, rank: int) -> torch.Tensor:
+    """The rows (columns of a row-parallel layer) of a full projection that `rank` has, in its order."""
     segments = (segment for segment in projection_segments(shape, layout, name) if segment.rank == rank)
     return torch.from_numpy(np.concatenate([np.arange(s.start, s.start + s.length) for s in segments]))

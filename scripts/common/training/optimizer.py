@@ -1,6 +1,6 @@
-"""The length of a training, its learning rate, and AdamW over one flat parameter.
+"""The steps of a training, its learning rate, and AdamW over one flat parameter.
 
-torch.optim would do, but its first step imports the compiler, which takes longer than a short training.
+torch.optim's AdamW would work, but its first step imports the compiler, which takes longer than a short training.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SCHEDULES = ("linear", "cosine", "constant")
 
 @dataclass(frozen=True)
 class Plan:
-    """Which sequences each optimizer step takes: a seeded permutation an epoch, the last step of one shorter.
+    """The sequences of each optimizer step: a seeded permutation per epoch, whose last step may be shorter.
 
     >>> plan = Plan(sequences=10, batch_size=2, accumulate=2, epochs=3, max_steps=0, seed=0)
     >>> plan.steps_per_epoch, plan.steps, [len(batch) for batch in plan.batches(2)]
@@ -34,25 +34,26 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> int:
+        """The optimizer steps of one pass over the data."""
         return math.ceil(self.sequences / (self.batch_size * self.accumulate))
 
     @property
     def steps(self) -> int:
-        """max_steps where given, as in Hugging Face whether fewer or more than the epochs have."""
+        """All optimizer steps: max_steps if set, else those of the epochs, as in Hugging Face's Trainer."""
         return self.max_steps or self.steps_per_epoch * self.epochs
 
     def batches(self, step: int) -> list[np.ndarray]:
-        """The sequence numbers of each micro-batch of `step`, which counts from 0."""
+        """The sequence numbers of each micro-batch of `step` (from 0)."""
         epoch, position = divmod(step, self.steps_per_epoch)
         order = np.random.default_rng((self.seed, epoch)).permutation(self.sequences)
         start = position * self.batch_size * self.accumulate
-        own = order[start : start + self.batch_size * self.accumulate]
-        return [own[i : i + self.batch_size] for i in range(0, len(own), self.batch_size)]
+        batch = order[start : start + self.batch_size * self.accumulate]
+        return [batch[i : i + self.batch_size] for i in range(0, len(batch), self.batch_size)]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up from 0, then `kind` to 0 at the last of `steps`: the formulas of transformers.optimization."""
+    """Linear warm-up from 0 to `peak`, then `kind` to 0 at the end of `steps`: transformers.optimization's formulas."""
 
     kind: str
     peak: float
@@ -61,14 +62,17 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if 0 < self.steps <= self.warmup_steps:
-            raise BadInput(f"--warmup-ratio: {self.warmup_ratio:g} of {self.steps} step(s) leaves none after it; try 0")
+            raise BadInput(
+                f"--warmup-ratio {self.warmup_ratio:g}: warm-up would take all of the {self.steps} step(s); try 0"
+            )
 
     @property
     def warmup_steps(self) -> int:
+        """The steps of warm-up."""
         return math.ceil(self.warmup_ratio * self.steps)
 
     def learning_rate(self, step: int) -> float:
-        """At `step`, which counts from 0."""
+        """The learning rate of `step` (from 0)."""
         if step < self.warmup_steps:
             return self.peak * step / self.warmup_steps
         done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
@@ -87,12 +91,12 @@ class AdamW:
 
     @classmethod
     def rates(cls, learning_rate: float, number: int) -> tuple[float, float, float]:
-        """The learning rate, the size of step `number` (from 1), and the root of the second moment's correction."""
+        """Learning rate, bias-corrected step size and second moment's correction of step `number` (from 1)."""
         first, second = cls.BETAS
         return learning_rate, learning_rate / (1 - first**number), math.sqrt(1 - second**number)
 
     def step(self, gradient: torch.Tensor, learning_rate: float, number: int) -> None:
-        """Update the weights; `number` counts from 1."""
+        """Update the weights in step `number` (from 1)."""
         first, second = self.BETAS
         _, size, correction = self.rates(learning_rate, number)
         self.weights.mul_(1 - learning_rate * self.weight_decay)

@@ -1,7 +1,7 @@
-"""Tensor-parallel ranks on gloo, and the two collectives a tensor-parallel layer needs as autograd functions.
+"""Tensor-parallel ranks on gloo, and the two collectives of a tensor-parallel layer as autograd functions.
 
-The pair is Megatron-LM's f and g (Shoeybi et al. 2019, section 3): what enters a column-parallel layer is
-copied forward and summed backward, what leaves a row-parallel layer is summed forward and copied backward.
+They are f and g of Megatron-LM (Shoeybi et al. 2019, section 3): the input of a column-parallel layer is copied in
+the forward pass and its gradient is summed; the output of a row-parallel layer is summed and its gradient is copied.
 
     RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT    set by torchrun; without them there is one rank
 """
@@ -20,9 +20,9 @@ from common.program import BadInput, StageFailed
 
 @dataclass(frozen=True)
 class Ranks:
-    """The ranks that share one model. Alone (size 1) there is no process group and a collective does nothing.
+    """The ranks that share one model. With one rank there is no process group and collectives do nothing.
 
-    `group` is where they meet; None: torch's default group.
+    `group` is their process group; None: torch's default group.
     """
 
     rank: int = 0
@@ -31,11 +31,11 @@ class Ranks:
 
     @classmethod
     def from_environment(cls) -> Ranks:
-        """Rank and world size as torchrun sets them; joins no process group yet."""
+        """Rank and world size as set by torchrun; does not join a process group."""
         return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
     def join(self) -> None:
-        """Meet the other ranks."""
+        """Join the process group, waiting for the other ranks."""
         if self.size > 1:
             dist.init_process_group("gloo", rank=self.rank, world_size=self.size)
 
@@ -43,34 +43,34 @@ class Ranks:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Leave the process group in step with the other ranks.
+        """Leave the process group together with the other ranks.
 
-        BadInput and StageFailed are raised on every rank. Any other error is this rank's alone: the others never come
-        to the barrier, so it is not waited for.
+        BadInput and StageFailed are raised on every rank. Any other error is raised on this rank only: the others
+        never reach the barrier, so do not wait for them.
         """
         if self.size > 1 and (kind is None or issubclass(kind, (BadInput, StageFailed))):
             dist.barrier(self.group)
             dist.destroy_process_group()
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait for all ranks."""
         if self.size > 1:
             dist.barrier(self.group)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """`tensor` summed over the ranks, in place."""
+        """Sum `tensor` over the ranks, in place."""
         if self.size > 1:
             dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def max(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The elementwise maximum of `tensor` over the ranks, in place."""
+        """Take the elementwise maximum of `tensor` over the ranks, in place."""
         if self.size > 1:
             dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.group)
         return tensor
 
     def first_message(self, message: str | None) -> str | None:
-        """The message of the lowest rank that has one: so all ranks end together, for the same reason."""
+        """The message of the lowest rank that has one, so that all ranks fail together for the same reason."""
         if self.size == 1:
             return message
         messages: list[str | None] = [None] * self.size
@@ -78,11 +78,11 @@ class Ranks:
         return next((text for text in messages if text is not None), None)
 
     def scatter(self, hidden: torch.Tensor) -> torch.Tensor:
-        """`hidden` into a column-parallel layer: its gradient is the sum of the ranks' shares."""
+        """The input of a column-parallel layer: its gradient is summed over the ranks."""
         return hidden if self.size == 1 else _SumBackward.apply(hidden)
 
     def gather(self, partial: torch.Tensor) -> torch.Tensor:
-        """The sum of the ranks' `partial` outputs of a row-parallel layer."""
+        """The output of a row-parallel layer: the sum of the ranks' `partial` outputs."""
         return partial if self.size == 1 else _SumForward.apply(partial)
 
 
@@ -111,9 +111,9 @@ class _SumForward(torch.autograd.Function):
 
 
 def use_fair_share_of_cores() -> None:
-    """As many threads as this rank's share of the cores: ranks × threads beyond the cores halve the speed.
+    """Limit torch's threads to this rank's share of the cores: more threads than cores halve the speed.
 
-    OMP_NUM_THREADS goes first, as everywhere in torch; torchrun sets it to 1 where nobody did.
+    OMP_NUM_THREADS takes precedence, as usual in torch; torchrun sets it to 1 if it is not set.
     """
     if "OMP_NUM_THREADS" in os.environ:
         return

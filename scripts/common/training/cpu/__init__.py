@@ -1,1 +1,1 @@
-"""train_torch.py on a CPU: tensor-parallel ranks over gloo."""
+"""Training on CPUs: tensor-parallel ranks over gloo."""

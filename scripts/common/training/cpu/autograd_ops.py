@@ -1,7 +1,7 @@
-"""The operations of a Llama layer with a frozen base, each with its own backward.
+"""The operations of a Llama layer with a frozen base, each with its own backward pass.
 
-A frozen weight needs no gradient, so nothing is saved for one: a linear layer keeps its input only for
-lora_A, a norm keeps its scale, and the loss keeps the gradient of its input alone.
+Frozen weights need no gradient, so nothing is saved for them: a linear layer saves its input only for lora_A, a norm
+saves its scale, and the loss saves only the gradient of its input.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from common.data.token_dataset import Group
 from common.training.llama import Heads
 from common.training.parallel import Ranks
 
-_QUERY_BLOCK = 128  # queries whose keys are cut at the last of them: nearly half of a causal square is never computed
-_LOSS_ROWS = 1024  # labelled rows whose logits exist at one time
+_QUERY_BLOCK = 128  # queries per block: keys after a block are skipped, nearly half of the causal square
+_LOSS_ROWS = 1024  # labelled rows per chunk of logits
 
 
 class RmsNorm(Function):
-    """x / sqrt(mean(x²) + eps) · weight over the last dimension (Zhang & Sennrich 2019), in fp32 inside."""
+    """x / sqrt(mean(x²) + eps) · weight over the last dimension (Zhang & Sennrich 2019), computed in fp32."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -89,8 +89,8 @@ class LoraLinear(Function):
 class Attention(Function):
     """Causal grouped-query attention with rotary positions over (tokens, [query, key, value heads]).
 
-    cos and sin are (tokens, 1, head size / 2). The probabilities are kept for the backward: at the lengths
-    of instruction data this is little, and gradient checkpointing keeps them for one layer only.
+    cos and sin are (tokens, 1, head size / 2). The probabilities are saved for the backward pass: at the lengths of
+    instruction data they are small, and with gradient checkpointing they exist for one layer at a time.
     """
 
     @staticmethod
@@ -117,15 +117,15 @@ class Attention(Function):
 
 
 def _rotate(qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads: Heads, direction: int) -> torch.Tensor:
-    """Query and key heads turned by their position's angles, or back by them (direction -1); values copied.
+    """Rotate query and key heads by their position's angles, or back (direction -1); values are copied.
 
-    Each head's first half is the real and its second half the imaginary part, as Hugging Face stores Llama.
+    The first half of a head is the real part and the second half the imaginary part, as in Hugging Face's Llama.
     """
-    result, turned = torch.empty_like(qkv), (heads.query + heads.kv) * heads.size
-    result[:, turned:] = qkv[:, turned:]
+    result, width = torch.empty_like(qkv), (heads.query + heads.kv) * heads.size
+    result[:, width:] = qkv[:, width:]
     shape = (len(qkv), heads.query + heads.kv, heads.size)
-    real, imaginary = qkv[:, :turned].view(shape).chunk(2, dim=-1)
-    to_real, to_imaginary = result[:, :turned].view(shape).chunk(2, dim=-1)
+    real, imaginary = qkv[:, :width].view(shape).chunk(2, dim=-1)
+    to_real, to_imaginary = result[:, :width].view(shape).chunk(2, dim=-1)
     torch.mul(real, cos, out=to_real).addcmul_(imaginary, sin, value=-direction)
     torch.mul(imaginary, cos, out=to_imaginary).addcmul_(real, sin, value=direction)
     return result
@@ -148,7 +148,7 @@ def _spans(length: int) -> list[tuple[int, int]]:
 
 
 def _rows(heads_first: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-    """Places start:stop of (count, kv, per_kv, length, size) for a matmul: (count · kv, per_kv · places, size)."""
+    """Positions start:stop of (count, kv, per_kv, length, size), for a matmul: (count · kv, per_kv · rows, size)."""
     count, kv, _, _, size = heads_first.shape
     return heads_first[:, :, :, start:stop].reshape(count * kv, -1, size)
 
@@ -174,7 +174,7 @@ def _weighted(value: torch.Tensor, blocks: list, heads: Heads) -> torch.Tensor:
 
 
 def _attention_backward(to_out, query, key, value, blocks: list, heads: Heads) -> torch.Tensor:
-    """Gradient of (count, length, [query, key, value heads]) from that of the output, heads first."""
+    """The gradient of (count, length, [query, key, value heads]), from that of the output with heads first."""
     count, kv, _, length, size = key.shape
     result = key.new_empty(count, length, (heads.query + 2 * heads.kv) * size)
     to_query, to_key, to_value = _split(result, heads)
@@ -195,8 +195,8 @@ def _attention_backward(to_out, query, key, value, blocks: list, heads: Heads) -
 class CrossEntropy(Function):
     """Sum of -log softmax(hidden headᵀ)[target] over the rows, the vocabulary split over the ranks.
 
-    hidden (rows, hidden_size) is the same on every rank, head (vocab / tp_size, hidden_size) begins with
-    token `first`. The gradient is made along the way, so that logits exist for a chunk of rows at a time.
+    hidden (rows, hidden_size) is the same on every rank; head (vocab / tp_size, hidden_size) starts at token `first`.
+    The gradient is computed in the forward pass, so that logits only exist for a chunk of rows at a time.
     """
 
     @staticmethod
@@ -219,7 +219,7 @@ class CrossEntropy(Function):
 
 
 def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor, ranks: Ranks) -> tuple[torch.Tensor, torch.Tensor]:
-    """Losses (rows,) and their gradient by this rank's logits; a target outside 0:width is another rank's."""
+    """Losses (rows,) and their gradients by this rank's logits; targets outside 0:width belong to other ranks."""
     logits = logits.float()
     logits -= ranks.max(logits.amax(dim=-1, keepdim=True))
     mine = (targets >= 0) & (targets < logits.shape[-1])
@@ -233,10 +233,10 @@ def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor, ranks: Ranks) ->
 
 
 class Checkpointed(Function):
-    """Run `block(hidden)` keeping only its input, and run it again for the backward (Chen et al. 2016).
+    """Run `block(hidden)`, save only its input, and run it again in the backward pass (Chen et al. 2016).
 
-    The block's parameters are leaves whose .grad is filled by the inner backward. `anchor` is any tensor
-    that requires a gradient: the first block's input does not.
+    The block's parameters are leaves whose .grad is filled by the inner backward pass. `anchor` is any tensor that
+    requires a gradient, because the first block's input does not.
     """
 
     @staticmethod

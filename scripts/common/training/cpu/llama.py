@@ -1,11 +1,11 @@
-"""A Llama for LoRA training on CPU ranks: frozen tensor-parallel weights as NxD shards them, and an adapter.
+"""A Llama for LoRA training on CPU ranks: frozen tensor-parallel weights in NxD's shards, and an adapter.
 
     shape, layout = read_shape(shards), read_layout(shards)
     adapter = Adapter(shape, layout, ranks.rank, lora_config, seed=0)
     model = Llama(shards, torch.float32, adapter, ranks)
-    model.loss(batch, dropout).backward()      # into adapter.gradient
+    model.loss(batch, dropout).backward()      # accumulates into adapter.gradient
 
-One forward pass computes a sum of losses over the labelled tokens of a flat micro-batch (common.data.token_dataset).
+A forward pass computes the sum of losses over the labelled tokens of a flat micro-batch (common.data.token_dataset).
 """
 
 from __future__ import annotations
@@ -28,42 +28,42 @@ from common.training.lora import MODULES, Adapter, ModuleLora
 from common.training.parallel import Ranks
 
 Rotary = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, (tokens, 1, head_dim / 2)
-_LEVELS = 1 << 16  # a dropout mask takes 16 random bits an element
+_LEVELS = 1 << 16  # a dropout mask uses 16 random bits per element
 
 
 @dataclass(frozen=True)
 class Dropout:
-    """Masks that follow from `seed` and a place in the model alone: a step run again draws them again."""
+    """Dropout masks that only depend on `seed` and a key in the model, so that a repeated step draws the same."""
 
     rate: float = 0.0
     seed: tuple[int, ...] = ()
 
     @property
     def kept(self) -> float:
-        """The share that stays, exactly as the masks have it."""
+        """The expected fraction of elements that a mask keeps."""
         return 1 - round(self.rate * _LEVELS) / _LEVELS
 
-    def keep(self, size: torch.Size, place: tuple[int, ...]) -> torch.Tensor | None:
-        """A boolean mask of `size`, True where the input stays; None when nothing is dropped."""
+    def keep(self, size: torch.Size, key: tuple[int, ...]) -> torch.Tensor | None:
+        """A boolean mask of `size`, True where the input is kept; None if nothing is dropped."""
         if self.kept == 1:
             return None
-        bits = np.random.default_rng((*self.seed, *place)).integers(0, _LEVELS, tuple(size), dtype=np.uint16)
+        bits = np.random.default_rng((*self.seed, *key)).integers(0, _LEVELS, tuple(size), dtype=np.uint16)
         return torch.from_numpy(bits >= round(self.rate * _LEVELS))
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A frozen linear layer with or without LoRA; `place` tells its dropout masks from those of the others."""
+    """A frozen linear layer with or without LoRA; `dropout_key` is unique to the layer."""
 
     weight: torch.Tensor  # (out features, in features) of this rank
     lora: ModuleLora | None
     scale: float
-    place: tuple[int, ...]
+    dropout_key: tuple[int, ...]
 
     def __call__(self, x: torch.Tensor, dropout: Dropout) -> torch.Tensor:
         if self.lora is None:
             return functional.linear(x, self.weight)
-        keep = dropout.keep(x.shape, self.place)
+        keep = dropout.keep(x.shape, self.dropout_key)
         return LoraLinear.apply(x, self.weight, self.lora.lora_a, self.lora.lora_b(), self.scale / dropout.kept, keep)
 
 
@@ -80,7 +80,7 @@ class Layer:
 
 
 class Llama:
-    """The model of one rank. `checkpointing` trades a second forward pass for the memory of activations."""
+    """The model of one rank. `checkpointing` recomputes activations in the backward pass to save memory."""
 
     def __init__(self, shards: Path, dtype: torch.dtype, adapter: Adapter, ranks: Ranks, checkpointing: bool) -> None:
         shape, layout = layouts.read_shape(shards), layouts.read_layout(shards)
@@ -101,7 +101,7 @@ class Llama:
         return CrossEntropy.apply(hidden, self.head, batch.targets, self._first_token, self._ranks)
 
     def hidden_states(self, batch: Batch, rows: torch.Tensor, dropout: Dropout = Dropout()) -> torch.Tensor:
-        """What the head reads at `rows` of the batch: (rows, hidden_size), the same on every rank."""
+        """The head's input at `rows` of the batch: (rows, hidden_size), the same on every rank."""
         angles = batch.positions.unsqueeze(-1) * self._frequencies
         rotary = angles.cos().to(self.head.dtype).unsqueeze(1), angles.sin().to(self.head.dtype).unsqueeze(1)
         hidden = self._embed(batch.input_ids)
@@ -123,8 +123,8 @@ class Llama:
         return hidden + ranks.gather(layer.down(activated, dropout))
 
     def _embed(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """The rows of a vocabulary split over the ranks: a rank gives zero for a token that is not its own."""
-        local = input_ids - self._ranks.rank * len(self._embedding)
+        """Embeddings (tokens, hidden_size); each rank contributes the tokens in its part of the vocabulary."""
+        local = input_ids - self._first_token
         mine = (local >= 0) & (local < len(self._embedding))
         rows = functional.embedding(local.clamp(0, len(self._embedding) - 1), self._embedding)
         return self._ranks.sum(rows.mul_(mine.unsqueeze(-1)))
@@ -135,7 +135,7 @@ class Llama:
         return Layer(input_norm, qkv, o, post_attention_norm, gate_up, down)
 
     def _linear(self, weight: torch.Tensor, index: int, order: int) -> Linear:
-        """The ranks drop the same elements of an input they share, and each its own of an input that is split."""
-        split = MODULES[order] in ("self_attn.o_proj", "mlp.down_proj")
-        place = (index, order, self._ranks.rank if split else 0)
-        return Linear(weight, self._adapter.module(index, MODULES[order]), self._adapter.config.scale, place)
+        """The ranks draw the same dropout mask for an input they share, and different ones for a sharded input."""
+        sharded_input = MODULES[order] in ("self_attn.o_proj", "mlp.down_proj")
+        key = (index, order, self._ranks.rank if sharded_input else 0)
+        return Linear(weight, self._adapter.module(index, MODULES[order]), self._adapter.config.scale, key)

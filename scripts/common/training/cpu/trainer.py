@@ -1,4 +1,4 @@
-"""The training of train_torch.py: a Llama on CPU ranks over gloo. Needs torch."""
+"""The training of train_torch.py on CPU ranks over gloo. Needs torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from common.training.parallel import Ranks, use_fair_share_of_cores
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train by the flags of train_torch.py. A fault of one rank is raised on every rank."""
+    """Train with the flags of train_torch.py. An error of one rank is raised on every rank."""
     use_fair_share_of_cores()
     with Ranks.from_environment() as ranks:
         ranks.join()
@@ -24,7 +24,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 class Trainer(Training):
-    """One rank of one training."""
+    """A training on one rank."""
 
     def __init__(self, args: argparse.Namespace, ranks: Ranks) -> None:
         super().__init__(args, ranks, tp_rank=ranks.rank)
@@ -42,7 +42,7 @@ class Trainer(Training):
         return loss, norm
 
     def accumulate(self, batches: list[Batch], step: int) -> float:
-        """Fill the gradient; returns the mean loss over the labelled tokens of all micro-batches together."""
+        """Compute the gradient of the mean loss over the labelled tokens of all micro-batches; returns that loss."""
         labelled = max(1, sum(len(batch.rows) for batch in batches))
         self.adapter.gradient.zero_()
         total = 0.0
@@ -65,10 +65,10 @@ class Trainer(Training):
         return total / labelled
 
     def read_adapter(self) -> None:
-        """Nothing to do: the model computes with the adapter's own buffer."""
+        """Does nothing: the model uses the adapter's buffer directly."""
 
     def write_adapter(self) -> None:
-        """Nothing to do: the model computes with the adapter's own buffer."""
+        """Does nothing: the model uses the adapter's buffer directly."""
 
     def optimizer_state(self) -> dict[str, Any]:
         return {"first_moment": self.optimizer.first_moment, "second_moment": self.optimizer.second_moment}
@@ -78,7 +78,7 @@ class Trainer(Training):
         self.optimizer.second_moment.copy_(state["second_moment"])
 
     def _reduce_gradient(self) -> float:
-        """Sum the replicated part over the ranks and clip the whole; returns its norm, each parameter counted once."""
+        """Sum the replicated part over the ranks and clip; returns the norm before, counting each parameter once."""
         gradient, shared = self.adapter.gradient, self.adapter.replicated
         self.ranks.sum(gradient[:shared])
         squares = self.ranks.sum(gradient[shared:].square().sum()) + gradient[:shared].square().sum()

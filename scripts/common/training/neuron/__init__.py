@@ -1,1 +1,1 @@
-"""train_torch.py on Neuron: native PyTorch."""
+"""Training on NeuronCores with native PyTorch."""

@@ -1,9 +1,9 @@
 """A Llama for LoRA training on a device that compiles its programs: native PyTorch on Neuron. Needs torch.
 
-The frozen weights, the adapter and the numbers are those of common.training.cpu.llama. What differs is the form:
-every program (prepare, a decoder layer, the loss) is a function of tensors alone, with shapes that never change and
-no value read on the way, so that it is compiled once; the layers share one. What differs from rank to rank is a
-tensor, never a constant of a program, so that the ranks share them too. The only collective is a sum.
+It has the frozen weights, adapter and results of common.training.cpu.llama, but is written for a compiler: every
+program (prepare, a decoder layer, the loss) is a function of tensors with constant shapes that reads no value from
+the device, so it is compiled once, and all layers share one program. Values that differ between ranks are tensors
+instead of constants, so that ranks share the programs too. The only collective is a sum.
 
     model = NeuronLlama(shards, torch.bfloat16, adapter, ranks, checkpointing=True, device=NEURON)
     model.loss(flat_weights, padded_batch, factor, dropout).backward()
@@ -39,14 +39,14 @@ _QKV, _O, _GATE_UP, _DOWN = range(4)
 
 @dataclass(frozen=True)
 class Device:
-    """Where a training computes, by torch's names: the device, its collectives, and the compiler of its programs."""
+    """Names that torch uses for a device, its backend of collectives, and its compiler."""
 
     name: str
     collectives: str
     compiler: str | Callable[..., Any]
 
     def compile(self, program: Callable[..., Any]) -> Callable[..., Any]:
-        """`program` compiled whole for the shapes that it is called with; an error where that cannot be."""
+        """Compile `program` as one graph with static shapes; fails if that is not possible."""
         return torch.compile(program, backend=self.compiler, fullgraph=True, dynamic=False)
 
 
@@ -55,19 +55,19 @@ NEURON = Device("neuron", collectives="neuron", compiler="neuron")
 
 @dataclass(frozen=True)
 class Dropout:
-    """Masks drawn on the device, from seeds that follow from the training's and a place: a step run again redraws them.
+    """Dropout masks drawn on the device, with seeds that only depend on `key` and the layer, so steps are repeatable.
 
-    Every rank draws the same: of an input that the ranks share it must be.
+    All ranks draw the same masks, as they must for inputs that they share.
     """
 
     rate: float = 0.0
-    place: tuple[int, ...] = ()
+    key: tuple[int, ...] = ()
 
     def masks(self, layer: int, sizes: list[tuple[int, ...] | None], device: str) -> list[torch.Tensor | None]:
-        """A mask of each size, 1 / (1 - rate) where the input stays; None for a size of None, or without dropout."""
+        """A mask for each size, 1 / (1 - rate) where the input is kept; None for a size of None, or without dropout."""
         if not self.rate:
             return [None] * len(sizes)
-        torch.manual_seed(dropout_seed((*self.place, layer)))
+        torch.manual_seed(dropout_seed((*self.key, layer)))
         keep = 1 - self.rate
         return [None if size is None else (torch.rand(size, device=device) < keep) / keep for size in sizes]
 
@@ -84,8 +84,8 @@ class Layer(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What all layers read of a micro-batch: cosines and sines (rows, seq_len, 1, head size / 2), and the places that
-    a token does not see, (rows, 1, 1, seq_len, seq_len)."""
+    """Inputs of all layers: cosines and sines (rows, seq_len, 1, head size / 2), and the positions that a token must not
+    attend to, bool (rows, 1, 1, seq_len, seq_len)."""
 
     cos: torch.Tensor
     sin: torch.Tensor
@@ -93,7 +93,7 @@ class Context(NamedTuple):
 
 
 class NeuronLlama:
-    """The model of one rank on `device`. `checkpointing` trades a second forward pass for the memory of activations."""
+    """The model of one rank on `device`. `checkpointing` recomputes activations in the backward pass."""
 
     def __init__(
         self, shards: Path, dtype: torch.dtype, adapter: Adapter, ranks: Ranks, checkpointing: bool, device: Device
@@ -118,16 +118,16 @@ class NeuronLlama:
         self._loss = device.compile(partial(summed_loss, eps=eps, alone=alone))
 
     def loss(self, flat: torch.Tensor, tensors: Tensors, dropout: Dropout = NO_DROPOUT) -> torch.Tensor:
-        """The sum of the losses of a micro-batch's labels times their weights, the same on every rank.
+        """The weighted sum of the losses of a micro-batch's labels, the same on every rank.
 
-        `flat` has the adapter's parameters (`Adapter.weights`) and takes the gradient.
+        `flat` contains the adapter's parameters (like `Adapter.weights`) and receives their gradients.
         """
-        input_ids, segments, targets = (self._moved(array) for array in (tensors[0], tensors[2], tensors[3]))
+        input_ids, segments, targets = map(self._to_device, (tensors[0], tensors[2], tensors[3]))
         with torch.no_grad():
             hidden, masked = self._prepare(input_ids, segments, self._embedding, self._first)
         cos, sin = self._rotary(tensors.positions)
         context = Context(cos, sin, masked)
-        hidden.requires_grad_(torch.is_grad_enabled())  # else the first layer would be a program of its own
+        hidden.requires_grad_(torch.is_grad_enabled())  # otherwise the first layer would need a program of its own
         views = self._adapter.views(flat)
         for index in range(len(self._layers)):
             block = partial(self._block, index, self._loras(views, index), dropout, context)
@@ -135,7 +135,7 @@ class NeuronLlama:
                 hidden = checkpoint(block, hidden, use_reentrant=False, preserve_rng_state=False)
             else:
                 hidden = block(hidden)
-        weights = self._moved(tensors.weights)
+        weights = self._to_device(tensors.weights)
         return self._loss(hidden, targets, weights, self._norm, self._head, self._first, self._own)
 
     def _block(self, index: int, loras: list, dropout: Dropout, context: Context, hidden: torch.Tensor) -> torch.Tensor:
@@ -144,16 +144,16 @@ class NeuronLlama:
         return self._decode(hidden, context, layer, loras, dropout.masks(index, sizes, self._device.name))
 
     def _loras(self, views: Views, index: int) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
-        """lora_A and lora_B of each of MODULES; which rows are this rank's is no matter of the compiled program."""
-        found: list[ModuleLora | None] = [self._adapter.module(index, module, views) for module in MODULES]
-        return [lora and (lora.lora_a, lora.lora_b()) for lora in found]
+        """lora_A and lora_B of each of MODULES; this rank's rows are selected outside of the compiled program."""
+        modules: list[ModuleLora | None] = [self._adapter.module(index, module, views) for module in MODULES]
+        return [lora and (lora.lora_a, lora.lora_b()) for lora in modules]
 
     def _rotary(self, positions: np.ndarray) -> list[torch.Tensor]:
         angles = torch.from_numpy(positions).unsqueeze(-1) * self._frequencies
         return [part.to(self._dtype).unsqueeze(2).to(self._device.name) for part in (angles.cos(), angles.sin())]
 
-    def _moved(self, array: np.ndarray) -> torch.Tensor:
-        """On the device, numbers of 32 bits: it has no arithmetic for 64."""
+    def _to_device(self, array: np.ndarray) -> torch.Tensor:
+        """The array on the device, with int64 cast to int32: the device has no 64-bit arithmetic."""
         small = array.astype(np.int32) if array.dtype == np.int64 else array
         return torch.from_numpy(small).to(self._device.name)
 
@@ -161,7 +161,7 @@ class NeuronLlama:
 def prepare(
     input_ids: torch.Tensor, segments: torch.Tensor, table: torch.Tensor, first: torch.Tensor, alone: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embeddings (rows, seq_len, hidden_size) out of a vocabulary split over the ranks, and Context.masked."""
+    """Embeddings (rows, seq_len, hidden_size) from a vocabulary split over the ranks, and Context.masked."""
     local = input_ids - first
     mine = (local >= 0) & (local < len(table))
     rows = functional.embedding(local.clamp(0, len(table) - 1), table) * mine.unsqueeze(-1)
@@ -172,8 +172,8 @@ def decode(
     hidden: torch.Tensor, context: Context, layer: Layer, loras: list, masks: list,
     heads: Heads, eps: float, scale: float, alone: bool,
 ) -> torch.Tensor:  # fmt: skip
-    """One decoder layer: (rows, seq_len, hidden_size) to the same."""
-    enter, leave = (_same, _same) if alone else (SumBackward.apply, SumForward.apply)
+    """One decoder layer: hidden states (rows, seq_len, hidden_size) to the next ones."""
+    enter, leave = (_identity, _identity) if alone else (SumBackward.apply, SumForward.apply)
 
     def linear(x: torch.Tensor, module: int) -> torch.Tensor:
         frozen = functional.linear(x, layer.linears[module])
@@ -204,12 +204,12 @@ def summed_loss(
     hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor,
     norm: torch.Tensor, head: torch.Tensor, first: torch.Tensor, own: torch.Tensor, eps: float, alone: bool,
 ) -> torch.Tensor:  # fmt: skip
-    """Cross-entropy of every place times its weight, summed; the vocabulary is split over the ranks.
+    """The weighted sum of the cross-entropy over all positions; the vocabulary is split over the ranks.
 
-    The logarithm of the sum over the vocabulary is that of the ranks' own sums. They are put side by side, each rank's
-    in the column that `own` (a one among zeros) marks, by adding: so no maximum need be agreed on.
+    The log-sum-exp over the vocabulary is that over the ranks' own values. A sum collects them side by side, each
+    rank's in the column of the one-hot vector `own`, so no maximum over the ranks is needed.
     """
-    enter, leave = (_same, _same) if alone else (SumBackward.apply, SumForward.apply)
+    enter, leave = (_identity, _identity) if alone else (SumBackward.apply, SumForward.apply)
     logits = (enter(_rms_norm(hidden, norm, eps)) @ head.T).float()
     columns = torch.arange(logits.shape[-1], dtype=torch.int32, device=logits.device)
     chosen = columns == (targets - first).unsqueeze(-1)
@@ -219,7 +219,7 @@ def summed_loss(
 
 
 class SumBackward(Function):
-    """What enters a column-parallel layer: its gradient is the sum of the ranks' shares (Shoeybi et al. 2019)."""
+    """The input of a column-parallel layer: its gradient is summed over the ranks (Shoeybi et al. 2019)."""
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -231,7 +231,7 @@ class SumBackward(Function):
 
 
 class SumForward(Function):
-    """The sum of the ranks' outputs of a row-parallel layer; every rank has its gradient already."""
+    """The output of a row-parallel layer: the sum over the ranks; its gradient is already the same on all of them."""
 
     @staticmethod
     def forward(ctx: Any, partial: torch.Tensor) -> torch.Tensor:
@@ -243,11 +243,11 @@ class SumForward(Function):
 
 
 def summed(tensor: torch.Tensor) -> torch.Tensor:
-    """Summed over the ranks, as an operation that a compiler can have in its program."""
+    """The sum over the ranks, as an operation that can be compiled."""
     return collectives.wait_tensor(collectives.all_reduce(tensor.contiguous(), "sum", dist.group.WORLD))  # pyright: ignore[reportArgumentType]
 
 
-def _same(tensor: torch.Tensor) -> torch.Tensor:
+def _identity(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
@@ -262,7 +262,7 @@ def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor
 
 
 def _rotate(heads: torch.Tensor, context: Context) -> torch.Tensor:
-    """(rows, seq_len, heads, size) turned by their position's angles; each head is [real half, imaginary half]."""
+    """Rotate (rows, seq_len, heads, size) by their position's angles; each head is [real half, imaginary half]."""
     real, imaginary = heads.chunk(2, dim=-1)
     cos, sin = context.cos, context.sin
     return torch.cat([real * cos - imaginary * sin, imaginary * cos + real * sin], dim=-1)

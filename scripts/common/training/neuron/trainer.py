@@ -1,8 +1,8 @@
-"""The training of train_torch.py --device neuron: native PyTorch on NeuronCores, one process a core. Needs torch.
+"""The training of train_torch.py --device neuron: native PyTorch on NeuronCores, one process per core. Needs torch.
 
-Nothing is read from the device but where a metric or a checkpoint is due, for reading waits for it; and what changes
-from step to step (the learning rate, the weights of the labels) reaches it as data, for a constant that changes is
-another program to compile.
+Values are only read from the device when a metric or checkpoint is due, because reading waits for the device. Values
+that change between steps (the learning rate, the weights of labels) are passed as tensors, because a changed constant
+would compile another program.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from common.training.parallel import Ranks, use_fair_share_of_cores
 
 
 def train(args: argparse.Namespace, device: Device = NEURON) -> None:
-    """Train by the flags of train_torch.py. A fault of one rank is raised on every rank."""
+    """Train with the flags of train_torch.py. An error of one rank is raised on every rank."""
     use_fair_share_of_cores()
     if device is NEURON:
         _check_environment()
@@ -37,7 +37,7 @@ def train(args: argparse.Namespace, device: Device = NEURON) -> None:
 
 
 def join(device: Device) -> Ranks:
-    """Meet the other ranks: on the device for the model, and on the hosts for messages and files."""
+    """Join the process groups: the device's for the model, and a gloo group of the hosts for messages."""
     ranks = Ranks.from_environment()
     if ranks.size == 1:
         return ranks
@@ -46,7 +46,7 @@ def join(device: Device) -> Ranks:
 
 
 class NeuronTraining(Training):
-    """One rank of one training: `weights` and the moments are flat tensors on the device, as `Adapter.weights` is."""
+    """A training on one rank: weights and moments are flat tensors on the device, like `Adapter.weights`."""
 
     def __init__(self, args: argparse.Namespace, ranks: Ranks, device: Device) -> None:
         super().__init__(args, ranks, tp_rank=ranks.rank)
@@ -110,10 +110,10 @@ def update(
     weights: torch.Tensor, gradient: torch.Tensor, first: torch.Tensor, second: torch.Tensor, rates: torch.Tensor,
     shared: int, clip: float, decay: float, alone: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """AdamW with the gradient summed over the ranks where they share a parameter, and clipped.
+    """A step of AdamW after summing the gradients of replicated parameters over the ranks, and clipping.
 
-    All flat, the first `shared` numbers the ranks' common ones; `rates` as `AdamW.rates` has them. Returns new
-    weights, first and second moment, and the norm of the gradient before clipping, each parameter counted once.
+    All tensors are flat; the first `shared` elements are replicated. `rates` are those of `AdamW.rates`. Returns new
+    weights, first and second moments, and the norm of the gradient before clipping, counting each parameter once.
     """
     if not alone:
         gradient = torch.cat([llama.summed(gradient[:shared]), gradient[shared:]])
@@ -130,13 +130,15 @@ def update(
 
 
 def _check_environment() -> None:
-    """BadInput where torch has no Neuron device, or the machine none that is free."""
+    """Raise BadInput if torch does not support Neuron, or no NeuronCore is available."""
     try:
         importlib.import_module("torch_neuronx")
     except ImportError as error:
-        raise BadInput(f"--device neuron: {error}; run with the environment of Neuron 2.33 or later") from None
+        raise BadInput(f"--device neuron: {error}; use the environment of Neuron 2.33 or later") from None
     neuron = getattr(torch, "neuron", None)
     if neuron is None:
-        raise BadInput("--device neuron: this torch-neuronx is the one for XLA; Neuron 2.33 has the native one")
+        raise BadInput(
+            "--device neuron: this torch-neuronx is based on XLA; use the native one of Neuron 2.33 or later"
+        )
     if not neuron.is_available():
-        raise BadInput("--device neuron: torch finds no NeuronCore; see neuron-ls, or train with --device cpu")
+        raise BadInput("--device neuron: torch finds no NeuronCore; check neuron-ls, or use --device cpu")

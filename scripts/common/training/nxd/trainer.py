@@ -1,8 +1,8 @@
-"""The training of train_nxd.py: steps on NeuronCores through torch-xla, or on a CPU under NXD_CPU_MODE=1. Needs NxD.
+"""The training of train_nxd.py: on NeuronCores through torch-xla, or on a CPU under NXD_CPU_MODE=1. Needs NxD.
 
-torch-xla records operations and compiles what it has recorded at each mark_step. So that a step is always the same
-program, micro-batches keep their shape, and what changes from step to step is data, not a constant. Nothing is read
-from the device but where a metric or a checkpoint is due: reading waits for it.
+torch-xla records operations and compiles them at each mark_step. To keep every step the same program, micro-batches
+have a constant shape, and values that change between steps are tensors instead of constants. Values are only read from
+the device when a metric or checkpoint is due, because reading waits for the device.
 """
 
 # pyright: reportMissingImports=false
@@ -37,11 +37,11 @@ from common.training.nxd import model
 from common.training.optimizer import AdamW
 from common.training.parallel import Ranks, use_fair_share_of_cores
 
-_TRACED_STEPS = 3  # the first (learning rate 0), the second (the optimizer has a state), and one more to see it settled
+_TRACED_STEPS = 3  # the first (learning rate 0), the second (with optimizer state), and one for the steady state
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train by the flags of train_nxd.py. A fault of one rank is raised on every rank."""
+    """Train with the flags of train_nxd.py. An error of one rank is raised on every rank."""
     use_fair_share_of_cores()
     with _join() as ranks:
         _check_generation(read_layout(args.shards))
@@ -52,25 +52,25 @@ def train(args: argparse.Namespace) -> None:
 
 
 class NxdTraining(Training):
-    """One rank of one training."""
+    """A training on one rank."""
 
     def __init__(self, args: argparse.Namespace, ranks: Ranks, modelling: ModuleType, config: dict[str, Any]) -> None:
         tp_rank = parallel_state.get_tensor_model_parallel_rank()
         copies, copy = parallel_state.get_data_parallel_size(), parallel_state.get_data_parallel_rank()
         super().__init__(args, ranks, tp_rank, copies, copy)
         self.device, self.segments = get_device(), model.Segments()
-        # Found by all ranks together: while NxD builds the model they wait for each other.
+        # Check on all ranks first: they wait for each other while NxD builds the model.
         path = args.shards / "model" / shard_name(tp_rank)
         shard = build_on_all_ranks(ranks, partial(check_shard, path, self.shape, self.layout))
         self.model = model.build(args, modelling, config, shard, self.segments)
         self.trained = model.trained(self.model, self.adapter, self.layout, args.sequence_parallel)
-        self.write_adapter()  # before the optimizer: with ZeRO-1 it takes its slices of them now
-        parameters = [one.parameter for one in self.trained]
+        self.write_adapter()  # before the optimizer: with ZeRO-1 it copies its slices when it is created
+        parameters = [trained.parameter for trained in self.trained]
         settings = {"lr": args.learning_rate, "betas": AdamW.BETAS, "eps": AdamW.EPS, "weight_decay": args.weight_decay}
         self.optimizer = initialize_optimizer_from_class(config, torch.optim.AdamW, parameters, **settings)
 
     def trace(self) -> None:
-        """Go once through every program that a training compiles; neuron_parallel_compile collects them."""
+        """Run every program of a training once, so that neuron_parallel_compile collects them."""
         self._log_plan()
         self.evaluate()
         for step in range(min(_TRACED_STEPS, self.plan.steps)):
@@ -86,7 +86,7 @@ class NxdTraining(Training):
         total = torch.zeros(1, device=self.device)
         for index, batch in enumerate(self._own(batches)):
             self._seed_dropout(step, index)
-            # The gradients of the copies are averaged, and this is their mean over all labels: hence the factor.
+            # Gradients are averaged over the copies; the factor makes that the mean over all labels.
             loss = self._loss(batch, self.copies / labelled)
             loss.backward()
             total += loss.detach()
@@ -126,59 +126,58 @@ class NxdTraining(Training):
         self.optimizer.load_state_dict(state)
 
     def _own(self, batches: list[PaddedBatch]) -> list[PaddedBatch]:
-        """This copy's share of the micro-batches: as many as any other's, the last may be padding alone."""
+        """This copy's share of the micro-batches: all copies get the same number, the last may be only padding."""
         empty = padded_batch.batch(self.train_set, np.arange(0), self.args.batch_size)
         count = -(-len(batches) // self.copies)
         full = batches + [empty] * (count * self.copies - len(batches))
         return full[self.copy :: self.copies]
 
     def _loss(self, batch: PaddedBatch, factor: float) -> torch.Tensor:
-        """The sum of the losses of the batch's labels, times `factor`."""
+        """The weighted sum of the losses of the batch's labels, times `factor`."""
         weights = batch.tensors.weights * np.float32(factor)
         arrays = batch.tensors._replace(weights=weights)
         input_ids, positions, segments, targets, weights = (torch.from_numpy(a).to(self.device) for a in arrays)
         self.segments.set(segments)
         logits = self.model(input_ids=input_ids, position_ids=positions).logits
-        # A copy, since NxD's function writes into what it is given.
+        # Clone, because NxD's function modifies its input.
         losses = parallel_cross_entropy(logits.flatten(0, 1).clone(), targets.flatten())
         return (losses * weights.flatten()).sum()
 
     def _reduce_gradient(self) -> torch.Tensor:
-        """Reduce over the ranks and clip; returns the norm before, each parameter counted once.
+        """Reduce the gradients over the ranks and clip; returns the norm before, counting each parameter once.
 
         NxD's own norm counts a K/V head once for each rank that has a copy of it.
         """
         if self.args.sequence_parallel:
             grads.allreduce_sequence_parallel_gradients(self.optimizer)
-        found = [(one.share, one.parameter.grad.data) for one in self.trained if one.parameter.grad is not None]
+        gradients = [(t.share, t.parameter.grad.data) for t in self.trained if t.parameter.grad is not None]
         if self.copies > 1:
-            grads.bucket_allreduce_gradients([gradient for _, gradient in found])
+            grads.bucket_allreduce_gradients([gradient for _, gradient in gradients])
         squares = torch.zeros(1, device=self.device)
-        for share, gradient in found:
+        for share, gradient in gradients:
             squares += share * gradient.square().sum()
         dist.all_reduce(squares, group=parallel_state.get_tensor_model_parallel_group())
         norm = squares.sqrt()
         if self.args.max_grad_norm > 0:
             scale = (self.args.max_grad_norm / norm).clamp(max=1.0)
-            for _, gradient in found:
+            for _, gradient in gradients:
                 gradient.mul_(scale)
         return norm
 
     def _seed_dropout(self, step: int, index: int) -> None:
-        """The ranks of a model draw the same masks, as an input they share needs; so does a step run again."""
+        """Make all ranks of a copy draw the same masks, as their shared inputs require, in each run of a step."""
         if self.args.dropout > 0:
-            place = (self.args.seed, step, index, self.copy)
-            seed = dropout_seed(place)
+            seed = dropout_seed((self.args.seed, step, index, self.copy))
             torch.manual_seed(seed)
             xm.set_rng_state(seed)
 
     def _sum(self, value: torch.Tensor) -> float:
-        """A number of the device summed over all ranks, on the hosts."""
+        """A device's number summed over all ranks, on the hosts."""
         return self.ranks.sum(value.cpu().double()).item()
 
 
 def _join() -> Ranks:
-    """Meet the other ranks: on the device for the model, and on the hosts for messages, files and numbers."""
+    """Join the process groups: the device's for the model, and a gloo group of the hosts for messages and numbers."""
     ranks = Ranks.from_environment()
     alone: dict[str, Any] = {}
     if "MASTER_ADDR" not in os.environ:  # not under torchrun
@@ -186,24 +185,24 @@ def _join() -> Ranks:
     if cpu_mode():
         dist.init_process_group("gloo", **alone)
         return ranks
-    import torch_xla.distributed.xla_backend  # noqa: F401  makes the backend "xla" known
+    import torch_xla.distributed.xla_backend  # noqa: F401  registers the backend "xla"
 
     dist.init_process_group("xla", **alone)
     return Ranks(ranks.rank, ranks.size, dist.new_group(backend="gloo"))
 
 
 def _check_generation(layout: ShardLayout) -> None:
-    """BadInput when copies of K/V heads lie in another order than this accelerator sums their gradients in."""
+    """Raise BadInput if copies of K/V heads are in another order than the one in which NxD sums gradients here."""
     machine = hardware(get_platform_target()).value
     if layout.kv_size_multiplier > 1 and machine != layout.layout:
         raise BadInput(
-            f"--shards: cut in the order of heads of {layout.layout}, and this machine is {machine}: "
+            f"--shards: their layout is {layout.layout}, but this machine is {machine}: "
             f"convert the checkpoint again with --layout {machine}"
         )
 
 
 def _on_cpu(state: Any) -> Any:
-    """Nested containers of tensors, copied from the device."""
+    """Copy nested containers of tensors to the CPU."""
     if isinstance(state, torch.Tensor):
         return state.detach().cpu()
     if isinstance(state, dict):

@@ -1,8 +1,8 @@
 """The training of train_optimum.py: our data, order, schedule, checkpoints and events around NeuronSFTTrainer.
 
-What optimum-neuron 0.4 leaves to its caller, or does otherwise than one would think, is dealt with here: it cannot
-resume or evaluate, shuffles with its own seed, seeds no rank, and trains the whole model where peft_config is None.
-Needs optimum-neuron[training] and the Neuron SDK.
+This module works around optimum-neuron 0.4, which cannot resume or evaluate, shuffles with a seed of its own, does
+not seed the ranks, and trains the whole model if peft_config is None. Needs optimum-neuron[training] and the Neuron
+SDK.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from common.training.optimum.data import Collator, Stream
 from common.training.parallel import Ranks
 
 _ATTENTION = {"masked": "eager", "flash": "flash_attention_2"}
-_PATHS = ("model", "data", "output")  # flags whose content counts, not their value
+_PATHS = ("model", "data", "output")  # flags whose value does not affect the result
 
 
 @dataclass
 class Record:
-    """What has been done so far; it goes into every checkpoint and in the end into training.json."""
+    """The progress of a training: part of every checkpoint and, in the end, of training.json."""
 
     steps: int = 0
     loss: float = math.nan
@@ -53,10 +53,10 @@ class Record:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train by the flags of train_optimum.py and leave the consolidated adapter."""
+    """Train with the flags of train_optimum.py and write the consolidated adapter."""
     data = TokenSet(args.data, "train")
     data.check(read_json(args.model / "config.json")["vocab_size"])
-    _warn(args, data)
+    _warn_about_flash(args, data)
     settings = training_arguments(args, data.seq_len)  # joins the ranks
     ranks = XlaRanks(*astuple(Ranks.from_environment()))
     copies = settings.trn_config.data_parallel_size
@@ -66,10 +66,10 @@ def train(args: argparse.Namespace) -> None:
 
 
 def training_arguments(args: argparse.Namespace, seq_len: int) -> NeuronSFTConfig:
-    """What NeuronSFTTrainer is told. The data come packed and in order; the schedule and the checkpoints are ours.
+    """The configuration of NeuronSFTTrainer for packed, ordered data; schedule and checkpoints are ours.
 
-    Sequence parallelism stays off: its ranks each see a part of the tokens, and the library (0.4.5) does not sum the
-    gradients of a replicated lora_A or lora_B over them. ZeRO-1 is what keeps float32 copies of bf16 LoRA weights.
+    Sequence parallelism is off: each rank sees only some of the tokens, and the library (0.4.5) does not sum the
+    gradients of a replicated lora_A or lora_B over the ranks. ZeRO-1 keeps float32 copies of bf16 LoRA weights.
     """
     bf16 = args.dtype == "bf16"
     return NeuronSFTConfig(
@@ -104,7 +104,7 @@ def training_arguments(args: argparse.Namespace, seq_len: int) -> NeuronSFTConfi
 
 
 class Training:
-    """One rank of one training."""
+    """A training on one rank."""
 
     def __init__(self, args: argparse.Namespace, data: TokenSet, plan: Plan, ranks: XlaRanks) -> None:
         self.args, self.data, self.plan, self.ranks = args, data, plan, ranks
@@ -117,9 +117,24 @@ class Training:
         state = self.checkpoints.latest()
         if state:
             self.record = Record(**state["record"])
-            self.log(f"continuing from step {self.record.steps}")
+            self.log(f"resuming from step {self.record.steps}")
+        set_seed(self.args.seed)  # the same on every rank: replicated LoRA weights must start equal
         dtype = getattr(torch, DTYPES[self.args.dtype].torch)
-        set_seed(self.args.seed)  # the same on every rank: replicated LoRA weights must begin equal
+        trainer = self._build_trainer(settings, dtype, state)
+        parameters = lora_parameters(trainer.model)
+        sum_gradients_in(dtype, trainer.model)
+        draw_lora_a(parameters, self.args.seed, get_tensor_model_parallel_rank(), self.args.tp_size)
+        self._log_plan(parameters)
+        # For dropout: the ranks of one copy of the model must draw the same masks, different copies must not.
+        xm.set_rng_state(self.args.seed + 1000 * self.record.steps + get_data_parallel_rank())
+        trainer.train()
+        if is_precompilation():
+            self.log("compiled; no adapter is written under neuron_parallel_compile")
+            return
+        self._write(trainer)
+
+    def _build_trainer(self, settings: NeuronSFTConfig, dtype: torch.dtype, state: dict[str, Any] | None) -> _Trainer:
+        """The library's trainer for the steps that are left, which restores the optimizer from `state`."""
         trainer = _Trainer(
             model=NeuronModelForCausalLM.from_pretrained(
                 str(self.args.model),
@@ -137,20 +152,10 @@ class Training:
         )
         trainer.schedule, trainer.first_step = self.schedule, self.record.steps
         trainer.copies = settings.trn_config.data_parallel_size
-        parameters = lora_parameters(trainer.model)
-        sum_gradients_in(dtype, trainer.model)
-        draw_lora_a(parameters, self.args.seed, get_tensor_model_parallel_rank(), self.args.tp_size)
-        self._log_plan(parameters)
-        # Of dropout: the ranks that share one copy of the model must drop the same, the copies must not.
-        xm.set_rng_state(self.args.seed + 1000 * self.record.steps + get_data_parallel_rank())
-        trainer.train()
-        if is_precompilation():
-            self.log("compiled; under neuron_parallel_compile nothing is trained and no adapter is written")
-            return
-        self._write(trainer)
+        return trainer
 
     def _write(self, trainer: _Trainer) -> None:
-        """Save the shards, join them into OUTPUT/adapter on the first rank, and remove what is no longer needed."""
+        """Save the shards, consolidate them into OUTPUT/adapter on rank 0, and remove temporary files."""
         sharded = self.args.output / "library" / "trained"
         trainer.save_model(str(sharded))
         self.ranks.barrier()
@@ -166,7 +171,7 @@ class Training:
         self.log(f"trained {self.record.steps} steps: loss {self.record.loss:.4f}")
 
     def _settings(self) -> str:
-        """A digest of all that decides the result: a checkpoint is continued only where it is the same."""
+        """A digest of everything that affects the result: training only resumes from checkpoints with the same one."""
         weights = sorted(self.args.model.glob("*.safetensors"))
         content = {
             "config": (self.args.model / "config.json").read_text(encoding="utf-8"),
@@ -178,19 +183,20 @@ class Training:
 
     def _log_plan(self, parameters: dict[str, torch.nn.Parameter]) -> None:
         plan, copies = self.plan, self.ranks.size // self.args.tp_size
-        count = sum(each.numel() * (self.args.tp_size if _is_cut(each) else 1) for each in parameters.values())
+        count = sum(p.numel() * (self.args.tp_size if _is_sharded(p) else 1) for p in parameters.values())
         self.log(
-            f"{plan.sequences} sequences, {plan.steps_per_epoch} steps an epoch, {plan.steps} steps in all, "
-            f"{self.schedule.warmup_steps} of warm-up; {count} parameters to train, {copies} copies of the model"
+            f"{plan.sequences} sequences, {plan.steps_per_epoch} steps per epoch, {plan.steps} steps in total, "
+            f"{self.schedule.warmup_steps} of warm-up; {count} trainable parameters, {copies} copies of the model"
         )
 
     def log(self, message: str) -> None:
+        """Log a message once, on rank 0."""
         if self.ranks.rank == 0:
             events.log(message)
 
 
 def lora_config(args: argparse.Namespace) -> LoraConfig:
-    """The adapter, in PEFT's words."""
+    """The adapter's configuration for PEFT."""
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=args.rank,
@@ -203,20 +209,20 @@ def lora_config(args: argparse.Namespace) -> LoraConfig:
 
 
 def lora_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """All that is trained. StageFailed when that is not an adapter and nothing else."""
-    found = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    others = [name for name in found if ".lora_" not in name]
-    if not found or others:
-        raise StageFailed(f"the library would train {others[0] if others else 'nothing'}, not the adapter")
-    return found
+    """All trainable parameters. Raises StageFailed if there are none, or any that are not LoRA."""
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    others = [name for name in trainable if ".lora_" not in name]
+    if not trainable or others:
+        raise StageFailed(f"the library would train {others[0] if others else 'nothing'} instead of the adapter")
+    return trainable
 
 
 def sum_gradients_in(dtype: torch.dtype, model: torch.nn.Module) -> None:
-    """Have the input gradients of column-parallel layers summed over the ranks in `dtype`, that of the weights.
+    """Make column-parallel layers sum the gradients of their inputs over the ranks in `dtype`, that of the weights.
 
-    neuronx-distributed (to 0.18) sums a copy in reduce_dtype, float32 by default, and goes on with the unsummed
-    original: with bf16 weights and no sequence parallelism every gradient is wrong, the lower the layer the more.
-    Its layer of q, k and v goes on with the sum, and float32 is better there.
+    neuronx-distributed (up to 0.18) sums a copy in reduce_dtype, float32 by default, but passes on the unsummed
+    original: with bf16 weights and no sequence parallelism every gradient is wrong, more so in lower layers. Its layer
+    for q, k and v passes on the sum, so it keeps the more precise float32.
     """
     for module in model.modules():
         if isinstance(module, ColumnParallelLinear):
@@ -224,34 +230,37 @@ def sum_gradients_in(dtype: torch.dtype, model: torch.nn.Module) -> None:
 
 
 def draw_lora_a(parameters: dict[str, torch.nn.Parameter], seed: int, tp_rank: int, tp_size: int) -> None:
-    """Kaiming-uniform with a = sqrt(5), PEFT's default: ±1 / sqrt(in features). lora_B stays zero.
+    """Initialize lora_A Kaiming-uniform with a = sqrt(5), PEFT's default: ±1 / sqrt(in features). lora_B stays zero.
 
-    Drawn whole and then cut, in train_torch.py's order, so that every tp_size starts from the same adapter. The
-    library draws a rank's columns of a row-parallel lora_A alone: equal on all ranks, and sqrt(tp_size) too wide.
+    The full tensors are drawn, in train_torch.py's order, and then sharded, so that every tp_size starts from the same
+    adapter. The library draws a row-parallel lora_A per rank: equal on all ranks, and sqrt(tp_size) times too large.
     """
     generator = torch.Generator().manual_seed(seed)
-    for _, _, parameter in sorted((*_place(name), each) for name, each in parameters.items() if ".lora_A." in name):
+    for _, _, parameter in sorted(
+        (*_layer_and_module(name), p) for name, p in parameters.items() if ".lora_A." in name
+    ):
         rank, columns = parameter.shape
-        whole = torch.empty(rank, columns * (tp_size if _is_cut(parameter) else 1))
-        whole.uniform_(-1, 1, generator=generator)
-        own = whole[:, tp_rank * columns : (tp_rank + 1) * columns] if _is_cut(parameter) else whole
-        parameter.data.copy_(own / math.sqrt(whole.shape[1]))
+        full = torch.empty(rank, columns * (tp_size if _is_sharded(parameter) else 1))
+        full.uniform_(-1, 1, generator=generator)
+        own = full[:, tp_rank * columns : (tp_rank + 1) * columns] if _is_sharded(parameter) else full
+        parameter.data.copy_(own / math.sqrt(full.shape[1]))
 
 
-def _place(name: str) -> tuple[int, str]:
+def _layer_and_module(name: str) -> tuple[int, str]:
     """Layer and module of "base_model.model.model.layers.3.mlp.down_proj.lora_A.default.weight"."""
     layer, _, module = name.partition(".layers.")[2].partition(".lora_")[0].partition(".")
     return int(layer), module
 
 
-def _is_cut(parameter: torch.nn.Parameter) -> bool:
+def _is_sharded(parameter: torch.nn.Parameter) -> bool:
     return getattr(parameter, "tensor_model_parallel", False)
 
 
 class XlaRanks(Ranks):
-    """All ranks of the training, through torch_xla: its process group knows no CPU tensors."""
+    """All ranks of the training, through torch_xla: its process group does not support CPU tensors."""
 
     def barrier(self) -> None:
+        """Wait for all ranks."""
         if self.size > 1:
             xm.rendezvous("train_optimum.barrier")
 
@@ -264,7 +273,7 @@ class XlaRanks(Ranks):
 
 
 class _Trainer(NeuronSFTTrainer):
-    """NeuronSFTTrainer with our order of the data, our weight of a token and our learning rate."""
+    """NeuronSFTTrainer with our data order, token weights and learning rate."""
 
     schedule: Schedule
     first_step: int
@@ -274,15 +283,15 @@ class _Trainer(NeuronSFTTrainer):
         return torch.utils.data.SequentialSampler(train_dataset or self.train_dataset)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[Any, float]:
-        """The micro-batches of a step, and what their sum of losses is divided by before the copies' mean is taken.
+        """The micro-batches of a step, and the divisor of their summed loss before the mean over the copies.
 
-        The library divides by the copy's own labelled tokens: a token would count less in a copy that has more.
+        The library divides by the labelled tokens of its own copy: tokens of a copy with more of them would count less.
         """
         samples, _ = super().get_batch_samples(*args, **kwargs)
         return samples, self.train_dataset.tokens(self.first_step + self.state.global_step)[1] / self.copies
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """`num_training_steps` are those still to do; the schedule is that of the whole training."""
+        """The schedule of the whole training; `num_training_steps` only counts the remaining steps."""
         shape = Schedule(self.schedule.kind, 1.0, self.schedule.warmup_ratio, self.schedule.steps)
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer or self.optimizer, lambda done: shape.learning_rate(self.first_step + done)
@@ -292,7 +301,7 @@ class _Trainer(NeuronSFTTrainer):
 
 
 class _Reporter(TrainerCallback):
-    """Tells progress and metrics, saves checkpoints, and continues from one."""
+    """Reports progress and metrics, saves checkpoints, and restores one."""
 
     def __init__(self, training: Training, state: dict[str, Any] | None) -> None:
         self.training, self.state = training, state
@@ -300,20 +309,21 @@ class _Reporter(TrainerCallback):
         self.started = (0.0, 0)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """The weights are on the device now and the optimizer is made: put the checkpoint's in their place."""
+        """Restore weights and optimizer from the checkpoint: both exist on the device now."""
         if self.state:
             with torch.no_grad():
                 for name, parameter in lora_parameters(model).items():
                     parameter.copy_(self.state["weights"][name].to(parameter.device))
             kwargs["optimizer"].load_state_dict(self.state["optimizer"])
             self.state = None
-        # The library gives the scheduler the optimizer that ZeRO-1 was made from. Where that has parameter groups of
-        # its own (loaded ones, or a newer torch's copies) no learning rate would come through.
+        # The library's scheduler refers to the optimizer that ZeRO-1 wraps. If that has other parameter groups
+        # (loaded ones, or copies made by newer versions of torch), it would not receive the learning rate.
         kwargs["lr_scheduler"].optimizer = kwargs["optimizer"].optimizer
         self.started = (time.perf_counter(), self.training.record.tokens)
         self.begun = time.perf_counter() - self.training.record.seconds
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Update the record, save a checkpoint if one is due, and report progress."""
         training, record = self.training, self.training.record
         tokens, label_tokens = self.stream.tokens(record.steps)
         record.steps, record.tokens = record.steps + 1, record.tokens + tokens
@@ -327,7 +337,7 @@ class _Reporter(TrainerCallback):
             events.progress(record.steps, training.plan.steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
-        """Metrics of the steps since the last time. StageFailed, on every rank, when the training diverged."""
+        """Report metrics since the last report. Raises StageFailed, on every rank, if the training diverged."""
         if "loss" not in logs:
             return
         training, record = self.training, self.training.record
@@ -346,6 +356,6 @@ class _Reporter(TrainerCallback):
             events.metric(values, at=record.steps)
 
 
-def _warn(args: argparse.Namespace, data: TokenSet) -> None:
+def _warn_about_flash(args: argparse.Namespace, data: TokenSet) -> None:
     if args.attention == "flash" and data.segment_ids.max() > 1 and Ranks.from_environment().rank == 0:
-        events.log("--attention flash: packed examples see those before them in their sequence", "warning")
+        events.log("--attention flash: packed examples attend to earlier ones in the same sequence", "warning")

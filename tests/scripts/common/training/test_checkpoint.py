@@ -47,7 +47,7 @@ def flip_a_bit(folder) -> None:
     [
         (truncate, "not a zip file"),
         (flip_a_bit, "damaged"),
-        (lambda folder: (folder / "complete").unlink(), "not finished"),
+        (lambda folder: (folder / "complete").unlink(), "incomplete"),
         (lambda folder: (folder / "rank_0.pt").unlink(), "No such file"),
     ],
 )
@@ -57,7 +57,7 @@ def test_unusable_checkpoint_is_skipped_with_a_reason(checkpoints, tmp_path, cap
     assert state is not None
     assert state["step"] == 9
     said = capsys.readouterr().err
-    assert "step_10 is skipped" in said
+    assert "ignoring checkpoint" in said and "step_10: " in said
     assert reason in said
     assert step_names(tmp_path) == {"step_9"}
 
