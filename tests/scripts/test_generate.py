@@ -123,7 +123,7 @@ def test_a_server_gives_the_same_answers(tiny_model, tiny_adapter, prompts, tmp_
         ('{"question": "a"}\n', [], "prompts.jsonl:1: the template's '{context}' names the column 'context'"),
         ("[1]\n", [], "prompts.jsonl:1: a list, not an object"),
         ('{"prompt": "a"}\n', ["--max-tokens", "500"], "--max-tokens 500: the longest prompt has 1 tokens"),
-        ('{"prompt": "a"}\n', ["--served-model-name", "sql.1"], "two models would be served under one name"),
+        ('{"prompt": "a"}\n', ["--served-model-name", "sql.1"], "two models have the same name"),
         ('{"prompt": "a"}\n', ["--engine", "vllm"], "has no vLLM; `make setup-vllm`"),
     ],
 )

@@ -195,8 +195,8 @@ def test_content_may_be_parts_of_text(server, text):
     [
         ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, "messages[0].content: every part"),
         ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content: every part"),
-        ({"role": "user", "content": []}, "messages[0].content must be a text or"),
-        ({"role": "user"}, "messages[0].content must be a text or"),
+        ({"role": "user", "content": []}, "messages[0].content must be a string or"),
+        ({"role": "user"}, "messages[0].content must be a string or"),
         ({"content": "a"}, "messages[0].role is missing"),
         ({"role": "assistant", "content": "a", "tool_calls": [{}]}, "messages[0].tool_calls is not supported"),
     ],
@@ -247,7 +247,7 @@ def test_what_asks_for_nothing_is_accepted(server):
         ({"temperature": -1}, "temperature", "a number from 0.0"),
         ({"top_p": 0}, "top_p", "a number from"),
         ({"top_p": 1.1}, "top_p", "a number from"),
-        ({"stop": [""]}, "stop", "none empty"),
+        ({"stop": [""]}, "stop", "stop must be a non-empty string"),
         ({"prompt": []}, "prompt", "not empty"),
         ({"prompt": {"a": 1}}, "prompt", "a text"),
         ({"prompt": [999]}, "prompt", "Token id 999 is out of vocabulary"),
@@ -270,7 +270,7 @@ def test_errors_have_openai_s_shape(server):
     }  # fmt: skip
     assert server.post("/v1/completions", content=b"{").json()["error"]["message"].endswith("not valid JSON")
     half = server.post("/v1/completions", content=rb'{"model": "base", "prompt": "\ud800"}').json()["error"]
-    assert half["message"].endswith("half of a surrogate pair, which is no text")
+    assert half["message"].endswith("an unpaired surrogate, which is not valid text")
     assert server.get("/nowhere").json()["error"]["code"] == 404
     assert server.get("/v1/completions").json()["error"]["code"] == 405
 
@@ -282,7 +282,7 @@ def test_a_port_in_use_and_a_bad_adapter_are_one_line(tiny_model, tiny_adapter, 
         process = start(tiny_model, {}, taken.getsockname()[1])
         line = process.communicate(timeout=20)[1]
     assert process.returncode == 2
-    assert re.fullmatch(r"serve_embedded.py: --port \d+: cannot listen on 127.0.0.1: .*; end its server .*\n", line)
+    assert re.fullmatch(r"serve_embedded.py: --port \d+: cannot listen on 127.0.0.1: .*; stop its server .*\n", line)
     process = start(tiny_model, {"x": tmp_path}, free_port())
     assert "adapter_config.json: no such file" in process.communicate(timeout=20)[1]
     assert process.returncode == 2

@@ -201,7 +201,9 @@ def test_docker_is_asked_to_run_the_image(tiny_model, tmp_path, stand_in):
     words[words.index("0,1")] = "x"
     assert "--devices x: no Neuron device" in finished(tiny_model, tmp_path / "out", *words, env=environment)[2]
     environment["PATH"] = "/nowhere"
-    assert "no docker command on this machine" in finished(tiny_model, tmp_path / "out", *words, env=environment)[2]
+    assert (
+        "docker is not installed on this machine" in finished(tiny_model, tmp_path / "out", *words, env=environment)[2]
+    )
 
 
 def test_a_dry_run_prints_a_command_and_writes_nothing(tiny_model, tiny_adapter, tmp_path):
@@ -216,8 +218,8 @@ def test_a_dry_run_prints_a_command_and_writes_nothing(tiny_model, tiny_adapter,
     ("words", "message"),
     [
         (["--max-lora-rank", "8", "--adapter", "big={big}"], "--adapter big: its rank 9 is above the 8 that"),
-        (["--adapter", "a={adapter}", "--adapter", "a={adapter}"], "two models would be served under one name"),
-        (["--generation", "native", "--adapter", "a={adapter}"], "serves no LoRA; serve the merged model"),
+        (["--adapter", "a={adapter}", "--adapter", "a={adapter}"], "two models have the same name"),
+        (["--generation", "native", "--adapter", "a={adapter}"], "has no LoRA; serve a merged model"),
         (["--no-base"], "--no-base: needs an --adapter to serve"),
         (["--spare-adapters", "2"], "--spare-adapters: needs at least one --adapter"),
         (["--adapter", "a={model}"], "adapter_config.json: no such file"),

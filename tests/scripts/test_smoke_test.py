@@ -200,8 +200,8 @@ def test_the_embedded_server_serves_what_was_evaluated(evaluation, tiny_model, t
         ({"base": "c", "adapter": "a"}, {}, [], 1, "first difference: base: served 'c', evaluated 'b'"),
         (GOOD, {"extra": {"prompt_token_ids": [9, 1, 2]}}, [], 1, "prompt to 3 tokens, which are not the 2 evaluated"),
         (GOOD, {"anybody": "x"}, [], 1, "unknown model no-such-model returned status 200"),
-        ({"base": "b"}, {}, [], 1, "the server refuses model adapter"),
-        ({"adapter": "a"}, {}, [], 1, "the server answers for base with status 404"),
+        ({"base": "b"}, {}, [], 1, "the server rejects model adapter"),
+        ({"adapter": "a"}, {}, [], 1, "the server responded for base with status 404"),
         (GOOD, {"dies_on_the_prompts": True}, [], 1, "engine lost"),
     ],
 )

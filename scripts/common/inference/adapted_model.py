@@ -1,6 +1,6 @@
-"""LoRA adapters on a transformers model, several at once: each row of a batch names its own, or the base model.
+"""LoRA adapters on a transformers model, where each row of a batch uses its own adapter or the base model.
 
-Computes what PEFT computes for a mixed batch, with torch alone: the environments of a Deep Learning AMI have no PEFT.
+Equivalent to PEFT's mixed batches, but only needs torch: the environments of a Deep Learning AMI have no PEFT.
 
     model = AdaptedModel(causal_lm)
     model.add("sql", Path("adapter"))
@@ -22,18 +22,18 @@ from common.formats import peft_folder
 from common.formats.peft_folder import BASE
 from common.program import BadInput
 
-Rows = dict[str, Any]  # adapter → the index of its rows in the batch
+Rows = dict[str, Any]  # adapter → indices of its rows in the batch
 
 
 class AdaptedModel:
-    """A causal language model whose linear layers add the adapter that a row names."""
+    """A causal language model whose linear layers add the adapter of each row."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._rows: Rows = {}  # of the forward pass under way; all layers share it
+        self._rows: Rows = {}  # of the current forward pass; shared by all layers
         self._names = {BASE}
-        self._columns = _parameter(model, "logits_to_keep", "num_logits_to_keep")  # the latter until 4.49
-        self._cache = _parameter(model, "cache", "past_key_values")  # the latter until 5.23
+        self._columns = _parameter(model, "logits_to_keep", "num_logits_to_keep")  # the latter before 4.49
+        self._cache = _parameter(model, "cache", "past_key_values")  # the latter before 5.23
 
     def add(self, name: str, folder: Path) -> None:
         """Load an adapter that `peft_folder.check_adapter` has passed."""
@@ -57,7 +57,7 @@ class AdaptedModel:
         return self.model(**inputs, **options).logits[:, -columns:]
 
     def _lora_layer(self, module: str) -> LoraLinear:
-        """The layer of that name, which from now on takes adapters."""
+        """The linear layer of that name, wrapped for adapters. Raises BadInput if it is not linear."""
         parent_name, _, name = module.rpartition(".")
         parent = self.model.get_submodule(parent_name)
         layer = getattr(parent, name)
@@ -70,7 +70,7 @@ class AdaptedModel:
 
 
 class LoraLinear(nn.Module):
-    """A linear layer that adds scale * B(A(x)) to the rows of each adapter."""
+    """A linear layer that adds scale * B(A(x)) to each adapter's rows."""
 
     def __init__(self, base: nn.Linear, rows: Rows) -> None:
         super().__init__()
@@ -79,10 +79,12 @@ class LoraLinear(nn.Module):
         self._adapters: dict[str, _Lora] = {}
 
     def add(self, name: str, lora_a: torch.Tensor, lora_b: torch.Tensor, scale: float) -> None:
+        """Add an adapter with lora_a (rank, in features) and lora_b (out features, rank)."""
         dtype = self.base.weight.dtype
         self._adapters[name] = _Lora(lora_a.to(dtype), lora_b.to(dtype), scale)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The output for x (rows, ..., in features), with the adapters' updates."""
         output = self.base(x)
         for name, rows in self._rows.items():
             if name in self._adapters:
@@ -98,7 +100,7 @@ class _Lora(NamedTuple):
 
 
 def _parameter(model: Any, *names: str) -> str:
-    """The one of `names` that the installed transformers has; what it does not know it ignores without a word."""
+    """The parameter name that the installed transformers knows: it silently ignores unknown ones."""
     known = inspect.signature(model.forward).parameters
     return next(name for name in names if name in known)
 
@@ -106,5 +108,5 @@ def _parameter(model: Any, *names: str) -> str:
 def _rows(adapters: list[str]) -> Rows:
     names = set(adapters) - {BASE}
     if names == set(adapters) and len(names) == 1:
-        return {adapters[0]: slice(None)}  # no rows are copied
+        return {adapters[0]: slice(None)}  # avoids copying rows
     return {name: torch.tensor([row for row, other in enumerate(adapters) if other == name]) for name in names}

@@ -1,4 +1,4 @@
-"""A Hugging Face model folder and its LoRA adapters, checked and loaded. Loading needs torch and transformers."""
+"""Checks and loads a Hugging Face model folder and its LoRA adapters. Loading needs torch and transformers."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ if TYPE_CHECKING:
 
 
 def check_model(model: Path, adapters: Iterable[Path]) -> None:
-    """Read the header of every weight file: BadInput for a damaged one and for an adapter that does not fit."""
+    """Read the headers of all weight files. Raises BadInput for a damaged one or an adapter that does not fit."""
     open_model(model)
     for adapter in adapters:
         check_adapter(adapter, model)
 
 
 class Limits(NamedTuple):
-    """What a model can take: tokens of prompt and answer together, and token ids below `vocab_size`."""
+    """The limits of a model: tokens of prompt plus answer, and the exclusive upper bound of token ids."""
 
     max_position_embeddings: int
     vocab_size: int
 
 
 def limits(model: Path) -> Limits:
+    """The limits in the model's config.json. Raises BadInput if one is missing."""
     config = read_json(model / "config.json")
     for key in Limits._fields:
         if not isinstance(config.get(key), int):
@@ -52,11 +53,10 @@ def check_context(flag: str, new_tokens: int, prompts: Iterable[list[int]], posi
 
 
 def stop_token_ids(model: Path, tokenizer: Any) -> frozenset[int]:
-    """Where an answer ends: the eos of config.json, of generation_config.json and of the tokenizer, and the end of
-    a turn in the model's chat.
+    """The tokens that end an answer: eos of config.json, generation_config.json and the tokenizer, and end of turn.
 
     They may differ (a base model with the tokenizer of its instruct version), so any of them ends an answer, as in
-    vLLM. `tokenizer` is a tokenizers.Tokenizer.
+    vLLM. `tokenizer` is a tokenizers.Tokenizer. Raises BadInput if there are none.
     """
     files = (model / name for name in ("config.json", "generation_config.json"))
     settings = [read_json(path) for path in files if path.is_file()]
@@ -68,14 +68,14 @@ def stop_token_ids(model: Path, tokenizer: Any) -> frozenset[int]:
         ids.update(eos if isinstance(eos, list) else [eos])
     ids.discard(None)
     if not ids:
-        raise BadInput(f"{model}: no end token: set eos_token in tokenizer_config.json to one of the vocabulary")
+        raise BadInput(f"{model}: no end token: set eos_token in tokenizer_config.json to a token of the vocabulary")
     return frozenset(ids)
 
 
 def load_model(model: Path, adapters: dict[str, Path], dtype: str) -> AdaptedModel:
-    """The causal language model in evaluation mode, its adapters loaded under the given names.
+    """Load the causal language model in evaluation mode, with its adapters under the given names.
 
-    Raises BadInput for weights that are not the model's, and for an adapter that does not fit.
+    Raises BadInput for missing or unexpected weights, and for an adapter that does not fit.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -89,15 +89,15 @@ def load_model(model: Path, adapters: dict[str, Path], dtype: str) -> AdaptedMod
     options: Any = {"config": config, "local_files_only": True, "output_loading_info": True}
     default = torch.get_default_dtype()
     try:
-        # Not as an argument: its name differs between releases. Older ones build the model in this dtype.
+        # Set as default: the argument's name differs between releases. Older ones build the model in this dtype.
         torch.set_default_dtype(torch_dtype)
-        loaded, found = cast("tuple[Any, Any]", AutoModelForCausalLM.from_pretrained(model, **options))
+        loaded, info = cast("tuple[Any, Any]", AutoModelForCausalLM.from_pretrained(model, **options))
     finally:
         torch.set_default_dtype(default)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if found[kind]:
-            raise BadInput(f"{model}: {kind.replace('_', ' ')} in its weights: {sorted(map(str, found[kind]))[:5]}")
-    for parameter in loaded.parameters():  # newer ones keep the weights' own. Buffers stay: they hold rotary angles
+        if info[kind]:
+            raise BadInput(f"{model}: {kind.replace('_', ' ')} in its weights: {sorted(map(str, info[kind]))[:5]}")
+    for parameter in loaded.parameters():  # newer ones keep the dtype of the weights; buffers keep rotary angles exact
         parameter.data = parameter.data.to(torch_dtype)
     adapted = AdaptedModel(loaded.eval())
     for name, folder in adapters.items():

@@ -1,4 +1,4 @@
-"""The embedded server's generation thread: all requests under way advance together. Needs torch, tokenizers.
+"""The generation thread of the embedded server, with continuous batching. Needs torch, tokenizers.
 
 engine = Engine(model, stop_ids, max_batch=16)
 engine.start()
@@ -24,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Piece(NamedTuple):
-    """What is new in an answer; `finish_reason` is None until the last piece: "stop", "length" or "error"."""
+    """New text of an answer; `finish_reason` is None until the last piece: "stop", "length" or "error"."""
 
     text: str
     token_ids: list[int]
@@ -32,7 +32,7 @@ class Piece(NamedTuple):
 
 
 class Request:
-    """A sequence, its text so far, and where the pieces go (`deliver` is called on the engine's thread)."""
+    """A sequence, its text so far, and `deliver`, which gets its pieces on the engine's thread."""
 
     def __init__(
         self, sequence: Sequence, tokenizer: Tokenizer, stop: list[str], deliver: Callable[[Piece], Any]
@@ -43,11 +43,11 @@ class Request:
         self._answered = False
 
     def cancel(self) -> None:
-        """Nobody wants the answer any more. May be called from any thread."""
+        """Drop the request. May be called from any thread."""
         self.sequence.finish_reason = "cancelled"
 
     def advance(self) -> None:
-        """Deliver what the newest token brings. An error ends this request alone."""
+        """Deliver the text of the newest token. An error only ends this request."""
         sequence = self.sequence
         if sequence.finish_reason == "cancelled" or self._answered:
             return
@@ -61,7 +61,7 @@ class Request:
             self.fail(f"{error}" or type(error).__name__)
 
     def fail(self, message: str) -> None:
-        """Tell that there will be no answer, unless nobody waits for it or can be told."""
+        """Deliver an error, unless the request is already answered or cancelled."""
         if self.sequence.finish_reason == "cancelled" or self._answered:
             return
         self.sequence.finish_reason, self._answered = "error", True
@@ -80,60 +80,61 @@ class Request:
 
 
 class TextStream:
-    """Text out of tokens: never half a character, never the beginning of what may become a stop string.
+    """Decodes tokens to text incrementally, without incomplete characters or beginnings of stop strings.
 
-    Tokens are decoded in a window: those of the newest text, for context, and what came after. Bytes that are no
-    character decode to U+FFFD, and other bytes after them may change that, so it waits for what follows.
+    Tokens are decoded in a window: those of the newest text, for context, and the ones after it. An incomplete
+    character decodes to U+FFFD, which later bytes may change, so the stream waits for them.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: list[str]) -> None:
         self._tokenizer = tokenizer
         self._stop = stop
         self._window: list[int] = []
-        self._known = 0  # tokens at the window's beginning whose text is in _text
+        self._decoded_count = 0  # tokens at the start of the window whose text is in _text
         self._text = ""
         self._taken = 0
-        self._allowed = 0  # a stop string may end after this place
+        self._allowed = 0  # stop strings only count if they end after this position
 
     def push(self, token_id: int, may_stop: bool = True) -> bool:
-        """Add a token; True when a stop string is complete (the text then ends before it)."""
+        """Add a token; returns whether a stop string is complete (the text then ends before it)."""
         self._window.append(token_id)
         self._extend(until_end=False)
         if not may_stop:
             self._allowed = len(self._text)
-        starts = [self._text.find(stop, max(self._taken, self._allowed + 1 - len(stop))) for stop in self._stop]
-        found = [start for start in starts if start >= 0]
-        if found:
-            self._text = self._text[: min(found)]
-        return bool(found)
+        positions = [self._text.find(stop, max(self._taken, self._allowed + 1 - len(stop))) for stop in self._stop]
+        matches = [position for position in positions if position >= 0]
+        if matches:
+            self._text = self._text[: min(matches)]
+        return bool(matches)
 
     def close(self) -> None:
-        """No token follows: a broken character at the end stays as it is."""
+        """No more tokens follow: keep an incomplete character at the end."""
         self._extend(until_end=True)
 
     def take(self, last: bool) -> str:
-        """What can be told since the last call."""
+        """The new text since the last call that later tokens cannot change; all of it if `last`."""
         end = len(self._text) if last else len(self._text) - self._held_back()
         text, self._taken = self._text[self._taken : end], max(self._taken, end)
         return text
 
     def _extend(self, until_end: bool) -> None:
-        known, whole = self._decoded(self._window[: self._known]), self._decoded(self._window)
-        if len(whole) > len(known) and (until_end or not whole.endswith("\ufffd")):
-            self._text += whole[len(known) :]
-            self._window = self._window[self._known :]
-            self._known = len(self._window)
+        known, text = self._decode(self._window[: self._decoded_count]), self._decode(self._window)
+        if len(text) > len(known) and (until_end or not text.endswith("\ufffd")):
+            self._text += text[len(known) :]
+            self._window = self._window[self._decoded_count :]
+            self._decoded_count = len(self._window)
 
-    def _decoded(self, token_ids: list[int]) -> str:
+    def _decode(self, token_ids: list[int]) -> str:
         return self._tokenizer.decode(token_ids, skip_special_tokens=True)
 
     def _held_back(self) -> int:
-        beginnings = (stop[:length] for stop in self._stop for length in range(1, len(stop)))
-        return max((len(text) for text in beginnings if self._text.endswith(text)), default=0)
+        """The length of the longest beginning of a stop string at the end of the text."""
+        prefixes = (stop[:length] for stop in self._stop for length in range(1, len(stop)))
+        return max((len(prefix) for prefix in prefixes if self._text.endswith(prefix)), default=0)
 
 
 class Engine:
-    """Runs requests on one thread, up to `max_batch` together; new ones join between two tokens."""
+    """Runs up to `max_batch` requests at a time on one thread; new ones join between two tokens."""
 
     def __init__(self, model: Any, stop_ids: frozenset[int], max_batch: int) -> None:
         self._model, self._stop_ids, self._max_batch = model, stop_ids, max_batch
@@ -144,18 +145,21 @@ class Engine:
         self._thread = Thread(target=self._run, name="engine")
 
     def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
     def is_alive(self) -> bool:
+        """Whether the thread is running."""
         return self._thread.is_alive()
 
     def submit(self, request: Request) -> None:
+        """Queue a request; it fails if the thread is not running."""
         self._arriving.put(request)
         if not self.is_alive():
-            self._fail_all("the engine has ended")
+            self._fail_all("the engine has stopped")
 
     def stop(self) -> None:
-        """End after the current step; what is unfinished fails."""
+        """Stop after the current step; unfinished requests fail."""
         self._arriving.put(None)
         self._thread.join()
 
@@ -164,23 +168,23 @@ class Engine:
             while self._take_arrivals(block=not self._running and not self._waiting):
                 self._advance()
         finally:
-            self._fail_all("the engine has ended")
+            self._fail_all("the engine has stopped")
 
     def _advance(self) -> None:
-        """Read the prompts of new requests if there is room, else choose everyone's next token."""
-        new = self._admitted(self._max_batch - len(self._running))
+        """Prefill new requests if there is space for any, otherwise decode the next token of all running ones."""
+        new = self._admit(self._max_batch - len(self._running))
         self._running += new
         if new:
-            self._read(new)
+            self._prefill(new)
         elif self._batch.sequences:
-            self._together(self._batch.step)
+            self._update_batch(self._batch.step)
         for request in new or self._running:
             request.advance()
-        self._together(self._batch.drop_finished)
+        self._update_batch(self._batch.drop_finished)
         self._running = [request for request in self._running if request.sequence.finish_reason is None]
 
-    def _read(self, requests: list[Request]) -> None:
-        """Read prompts together; where that fails one by one, so that only the one at fault fails."""
+    def _prefill(self, requests: list[Request]) -> None:
+        """Process prompts as one batch; if that raises, one by one, so that only the faulty one fails."""
         try:
             self._batch.add([request.sequence for request in requests])
         except Exception as error:
@@ -188,19 +192,19 @@ class Engine:
                 requests[0].sequence.fail(error)
                 return
             for request in requests:
-                self._read([request])
+                self._prefill([request])
 
-    def _together(self, work: Callable[[], Any]) -> None:
-        """Do what concerns all under way. An error, for want of memory say, leaves the cache half changed: all fail."""
+    def _update_batch(self, work: Callable[[], Any]) -> None:
+        """Do work on the batch. After an error (such as out of memory) its cache is inconsistent: all requests fail."""
         try:
             work()
         except Exception as error:
-            _LOG.error("all requests under way failed", exc_info=error)
+            _LOG.error("all running requests failed", exc_info=error)
             self._fail_running(f"{error}" or type(error).__name__)
             self._batch = Batch(self._model, self._stop_ids)
 
     def _take_arrivals(self, block: bool) -> bool:
-        """Move what has arrived to the waiting line; False when it is time to stop."""
+        """Move new requests to the waiting queue; returns False if the engine should stop."""
         while block or not self._arriving.empty():
             request = self._arriving.get()
             if request is None:
@@ -209,10 +213,11 @@ class Engine:
             block = False
         return True
 
-    def _admitted(self, free: int) -> list[Request]:
-        wanted = [request for request in self._waiting if request.sequence.finish_reason is None]
-        self._waiting = deque(wanted[free:])
-        return wanted[:free]
+    def _admit(self, free: int) -> list[Request]:
+        """Take up to `free` requests from the waiting queue, without cancelled ones."""
+        waiting = [request for request in self._waiting if request.sequence.finish_reason is None]
+        self._waiting = deque(waiting[free:])
+        return waiting[:free]
 
     def _fail_running(self, message: str) -> None:
         for request in self._running:
@@ -221,7 +226,7 @@ class Engine:
 
     def _fail_all(self, message: str) -> None:
         while not self._take_arrivals(block=False):
-            pass  # a stop among the arrivals
+            pass  # skip stop markers
         self._running += self._waiting
         self._waiting.clear()
         self._fail_running(message)

@@ -1,4 +1,4 @@
-"""The part of OpenAI's completions protocol that the embedded server speaks, worded as vLLM words it.
+"""The part of OpenAI's completions API that the embedded server supports, with vLLM's error messages.
 
 Reference: https://platform.openai.com/docs/api-reference, and vLLM's own parameters in
 https://docs.vllm.ai/en/stable/serving/openai_compatible_server/
@@ -22,10 +22,10 @@ _OPTIONS = {
     "return_token_ids",
 }  # fmt: skip
 _OWN_OPTIONS = {"completion": {"prompt"}, "chat": {"messages", "max_completion_tokens"}}
-# They say who asks, or where a request belongs: no answer depends on them.
-_NOTES = {"user", "metadata", "safety_identifier", "service_tier", "prompt_cache_key", "request_id", "cache_salt"}
-# Options that this server does not have, each with the values that ask for nothing.
-_WITHOUT = {
+# Metadata of a request: no answer depends on it.
+_METADATA = {"user", "metadata", "safety_identifier", "service_tier", "prompt_cache_key", "request_id", "cache_salt"}
+# Options that this server does not support, each with the values that have no effect.
+_UNSUPPORTED = {
     "n": (1,),
     "best_of": (1,),
     "echo": (False,),
@@ -58,12 +58,12 @@ _WITHOUT = {
     "store": (False,),
 }
 _MESSAGE = {"role", "content", "name"}
-_MOST = 2**31
+_MAX_INT = 2**31
 _DEFAULT_MAX_TOKENS = 16  # of a completion, as OpenAI's
 
 
 class ApiError(Exception):
-    """A request that gets an error object for an answer."""
+    """A request that is answered with an error object."""
 
     def __init__(
         self, message: str, param: str | None = None, status: int = 400, kind: str = "BadRequestError"
@@ -75,7 +75,7 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """How to answer. `max_tokens` None is as many as the model has positions for."""
+    """How to answer. `max_tokens` None means up to the model's maximum length."""
 
     model: str
     max_tokens: int | None
@@ -89,7 +89,7 @@ class Options:
 
 @dataclass
 class Answer:
-    """One prompt's answer, complete."""
+    """The answer to one prompt."""
 
     prompt_ids: list[int]
     text: str
@@ -98,15 +98,15 @@ class Answer:
 
 
 def parse_body(content: bytes, kind: str) -> dict[str, Any]:
-    """The fields of a request of `kind` ("completion" or "chat") that are set; null is as good as left out.
+    """The fields of a request of `kind` ("completion" or "chat") that are not null.
 
-    An option that the server does not have is refused where vLLM would ignore it: the answer would be another one.
+    Raises ApiError for an unsupported option, even where vLLM would ignore it: the answer would not be as requested.
     """
     try:
         body = json.loads(content)
         json.dumps(body, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise ApiError("The request body holds half of a surrogate pair, which is no text") from None
+        raise ApiError("The request body contains an unpaired surrogate, which is not valid text") from None
     except (ValueError, RecursionError):
         raise ApiError("The request body is not valid JSON") from None
     if not isinstance(body, dict):
@@ -118,28 +118,28 @@ def parse_body(content: bytes, kind: str) -> dict[str, Any]:
 
 
 def _check_known(name: str, value: Any, options: set[str]) -> None:
-    if name in options or name in _NOTES:
+    if name in options or name in _METADATA:
         return
-    if name not in _WITHOUT:
+    if name not in _UNSUPPORTED:
         close = difflib.get_close_matches(name, options, 1)
         hint = f"did you mean {close[0]}?" if close else f"the options are {', '.join(sorted(options))}"
         raise ApiError(f"Unrecognized request argument: {name}; {hint}", name)
-    if not any(type(value) is type(neutral) and value == neutral for neutral in _WITHOUT[name]):
+    if not any(type(value) is type(neutral) and value == neutral for neutral in _UNSUPPORTED[name]):
         raise ApiError(f"{name} is not supported by this server; leave it out", name)
 
 
 def parse_options(body: dict[str, Any], chat: bool, vocab_size: int) -> Options:
-    """The options of a completion, or of a chat. Raises ApiError that names the field."""
+    """The options of a completion or a chat. Raises ApiError naming the field."""
     stop = body.get("stop", [])
     stop = [stop] if isinstance(stop, str) else stop
     if not isinstance(stop, list) or not all(isinstance(text, str) and text for text in stop):
-        raise ApiError("stop must be a text or a list of texts, none empty", "stop")
+        raise ApiError("stop must be a non-empty string or a list of these", "stop")
     limit = "max_completion_tokens" if chat and "max_completion_tokens" in body else "max_tokens"
-    max_tokens = _number(body, limit, int, None if chat else _DEFAULT_MAX_TOKENS, 1, _MOST)
+    max_tokens = _number(body, limit, int, None if chat else _DEFAULT_MAX_TOKENS, 1, _MAX_INT)
     return Options(
         model=_of_type(body, "model", str, None),
         max_tokens=max_tokens,
-        sampling=_sampling(body, max_tokens or _MOST, vocab_size),
+        sampling=_sampling(body, max_tokens or _MAX_INT, vocab_size),
         seed=_number(body, "seed", int, None, -(2**63), 2**63 - 1),
         stop=stop,
         stream=_of_type(body, "stream", bool, False),
@@ -151,7 +151,7 @@ def parse_options(body: dict[str, Any], chat: bool, vocab_size: int) -> Options:
 def _sampling(body: dict[str, Any], max_tokens: int, vocab_size: int) -> Sampling:
     return Sampling(
         temperature=_number(body, "temperature", float, 1.0, 0.0, 2.0),
-        top_k=_number(body, "top_k", int, 0, -1, _MOST),
+        top_k=_number(body, "top_k", int, 0, -1, _MAX_INT),
         top_p=_number(body, "top_p", float, 1.0, 1e-9, 1.0),
         min_p=_number(body, "min_p", float, 0.0, 0.0, 1.0),
         repetition_penalty=_number(body, "repetition_penalty", float, 1.0, 1e-9, 1e9),
@@ -164,19 +164,19 @@ def _sampling(body: dict[str, Any], max_tokens: int, vocab_size: int) -> Samplin
 
 
 def parse_prompts(body: dict[str, Any]) -> list[str | list[int]]:
-    """The prompts of a completion: a text, token ids, or a list of either."""
+    """The prompts of a completion, given as a string, token ids, or a list of either."""
     prompt: Any = body.get("prompt")
-    if isinstance(prompt, str) or _are(int, prompt):
+    if isinstance(prompt, str) or _is_list_of(int, prompt):
         return [prompt]
-    if isinstance(prompt, list) and prompt and all(isinstance(each, str) or _are(int, each) for each in prompt):
+    if isinstance(prompt, list) and prompt and all(isinstance(p, str) or _is_list_of(int, p) for p in prompt):
         return prompt
-    raise ApiError("prompt must be a text, a list of token ids, or a list of these, and not empty", "prompt")
+    raise ApiError("prompt must be a string, a list of token ids, or a list of these, and not empty", "prompt")
 
 
 def parse_messages(body: dict[str, Any]) -> list[dict[str, str]]:
-    """The turns of a chat, each content as one text."""
+    """The messages of a chat, with the content of each as one string."""
     messages: Any = body.get("messages")
-    if not _are(dict, messages):
+    if not _is_list_of(dict, messages):
         raise ApiError("messages must be a list of objects with role and content, and not empty", "messages")
     return [_message(f"messages[{number}]", message) for number, message in enumerate(messages)]
 
@@ -188,18 +188,18 @@ def _message(place: str, message: dict[str, Any]) -> dict[str, str]:
             raise ApiError(f"{place}.{name} is not supported by this server; leave it out", "messages")
     for name in _MESSAGE - {"content"}:
         if not isinstance(message.get(name, ""), str):
-            raise ApiError(f"{place}.{name} must be a text", "messages")
+            raise ApiError(f"{place}.{name} must be a string", "messages")
     if "role" not in message:
         raise ApiError(f"{place}.role is missing", "messages")
     return {**message, "content": _content(f"{place}.content", message.get("content"))}
 
 
 def _content(place: str, content: Any) -> str:
-    """A text, or parts that are all texts, which vLLM joins by newlines."""
+    """The content as one string; parts of type text are joined with newlines, as in vLLM."""
     if isinstance(content, str):
         return content
-    if not _are(dict, content):
-        raise ApiError(f"{place} must be a text or a list of text parts", "messages")
+    if not _is_list_of(dict, content):
+        raise ApiError(f"{place} must be a string or a list of text parts", "messages")
     for part in content:
         if part.get("type") != "text" or not isinstance(part.get("text"), str):
             raise ApiError(f'{place}: every part must be {{"type": "text", "text": ...}}', "messages")
@@ -207,7 +207,7 @@ def _content(place: str, content: Any) -> str:
 
 
 def check_token_ids(token_ids: list[int], name: str, vocab_size: int) -> list[int]:
-    """The same ids. Raises ApiError for one that the model does not have."""
+    """Returns `token_ids`. Raises ApiError for one outside the vocabulary."""
     for token_id in token_ids:
         if not 0 <= token_id < vocab_size:
             raise ApiError(f"Token id {token_id} is out of vocabulary", name)
@@ -215,7 +215,7 @@ def check_token_ids(token_ids: list[int], name: str, vocab_size: int) -> list[in
 
 
 def check_length(prompt_ids: list[int], max_tokens: int | None, max_length: int) -> int:
-    """How many tokens the answer may have. Raises ApiError when prompt and answer do not fit the model."""
+    """The maximum number of tokens of the answer. Raises ApiError if prompt and answer exceed the model's length."""
     room = max_length - len(prompt_ids)
     if room < (max_tokens or 1):
         raise ApiError(
@@ -228,7 +228,7 @@ def check_length(prompt_ids: list[int], max_tokens: int | None, max_length: int)
 
 
 def model_list(names: Sequence[str]) -> dict[str, Any]:
-    """The first name is the base model, the others are its adapters."""
+    """The response of /v1/models; the first name is the base model, the others are its adapters."""
     created = int(time.time())
     return {
         "object": "list",
@@ -240,7 +240,7 @@ def model_list(names: Sequence[str]) -> dict[str, Any]:
 
 
 class Format:
-    """The shape of answers and stream chunks, of a completion or of a chat."""
+    """The format of responses and stream chunks, for completions or chats."""
 
     def __init__(self, options: Options, chat: bool) -> None:
         self._options, self._chat = options, chat
@@ -251,13 +251,14 @@ class Format:
         }
 
     def response(self, answers: list[Answer]) -> dict[str, Any]:
+        """The complete response with one choice per answer."""
         kind = "chat.completion" if self._chat else "text_completion"
         choices = [self._choice(index, answer) for index, answer in enumerate(answers)]
         response = {**self._head, "object": kind, "choices": choices, "usage": usage(answers)}
         return response | self._chat_prompt(answers[0])
 
     def chunk(self, index: int, piece: Answer, first: bool) -> dict[str, Any]:
-        """One event of a stream; `piece` holds what is new, its prompt_ids only matter in the first."""
+        """An event of a stream; `piece` contains the new text, its prompt_ids are only used in the first one."""
         kind = "chat.completion.chunk" if self._chat else "text_completion"
         choice: dict[str, Any] = {"index": index, "finish_reason": piece.finish_reason, "logprobs": None}
         if self._chat:
@@ -268,7 +269,7 @@ class Format:
         return {**self._head, "object": kind, "choices": [choice]} | (self._chat_prompt(piece) if first else {})
 
     def last_chunk(self, answers: list[Answer]) -> dict[str, Any]:
-        """The event that tells the usage, when stream_options ask for it."""
+        """The event with the usage, for stream_options.include_usage."""
         kind = "chat.completion.chunk" if self._chat else "text_completion"
         return {**self._head, "object": kind, "choices": [], "usage": usage(answers)}
 
@@ -284,23 +285,25 @@ class Format:
         return {"token_ids": answer.token_ids, **prompt}
 
     def _chat_prompt(self, answer: Answer) -> dict[str, Any]:
-        """Of a chat the prompt's ids stand beside the choices."""
+        """In a chat the prompt's token ids are next to the choices."""
         return {"prompt_token_ids": answer.prompt_ids} if self._chat and self._options.return_token_ids else {}
 
 
 def usage(answers: list[Answer]) -> dict[str, int]:
+    """The token counts of all answers."""
     prompt = sum(len(answer.prompt_ids) for answer in answers)
     completion = sum(len(answer.token_ids) for answer in answers)
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def _are(kind: type, values: Any) -> bool:
+def _is_list_of(kind: type, values: Any) -> bool:
+    """Whether `values` is a non-empty list of instances of exactly `kind`."""
     return isinstance(values, list) and bool(values) and all(type(value) is kind for value in values)
 
 
 def _token_ids(body: dict[str, Any], name: str, vocab_size: int) -> frozenset[int]:
     ids: Any = body.get(name, [])
-    if ids != [] and not _are(int, ids):
+    if ids != [] and not _is_list_of(int, ids):
         raise ApiError(f"{name} must be a list of token ids", name)
     return frozenset(check_token_ids(ids, name, vocab_size))
 

@@ -24,11 +24,11 @@ from common.serving import openai_api
 from common.serving.engine import Engine, Piece, Request
 from common.serving.openai_api import Answer, ApiError, Format, Options
 
-_CLIENT_GONE = 499  # nginx's; nobody reads it
+_CLIENT_GONE = 499  # nginx's status; never received
 
 
 class ModelServer:
-    """The models that can be asked by name, and the endpoints.
+    """The endpoints, and the models that they serve by name.
 
     Args:
         adapters: served name → the adapter's name inside the engine's model, the base model first.
@@ -45,6 +45,7 @@ class ModelServer:
         self._limits = limits
 
     def app(self) -> Starlette:
+        """The web application, which runs the engine as long as it lives."""
         routes = [
             Route("/health", self.health),
             Route("/v1/models", self.models),
@@ -55,22 +56,26 @@ class ModelServer:
         return Starlette(routes=routes, lifespan=self._lifespan, exception_handlers=handlers)
 
     async def health(self, _: HttpRequest) -> Response:
+        """GET /health: 200 while the engine runs."""
         return Response(status_code=200 if self._engine.is_alive() else 503)
 
     async def models(self, _: HttpRequest) -> Response:
+        """GET /v1/models."""
         return JSONResponse(openai_api.model_list(list(self._adapters)))
 
     async def completions(self, http: HttpRequest) -> Response:
+        """POST /v1/completions."""
         body = openai_api.parse_body(await http.body(), "completion")
         options = self._options(body, chat=False)
         prompts = [self._prompt_ids(prompt) for prompt in openai_api.parse_prompts(body)]
         return await self._answer(http, options, prompts, Format(options, chat=False))
 
     async def chat_completions(self, http: HttpRequest) -> Response:
+        """POST /v1/chat/completions."""
         body = openai_api.parse_body(await http.body(), "chat")
         options = self._options(body, chat=True)
         prompt = self._chat_prompt(openai_api.parse_messages(body))
-        prompt_ids = self._tokenizer.encode(prompt, add_special_tokens=False).ids  # the template has written them
+        prompt_ids = self._tokenizer.encode(prompt, add_special_tokens=False).ids  # the template adds them
         return await self._answer(http, options, [prompt_ids], Format(options, chat=True))
 
     @asynccontextmanager
@@ -121,7 +126,7 @@ class ModelServer:
 
 
 class Exchange:
-    """The answers to one HTTP request: filled by the engine's thread, read by the event loop."""
+    """The answers to one HTTP request, passed from the engine's thread to the event loop."""
 
     def __init__(self, sequences: list[Sequence], tokenizer: Tokenizer, stop: list[str]) -> None:
         self.answers = [Answer(sequence.prompt_ids, "", [], None) for sequence in sequences]
@@ -132,11 +137,12 @@ class Exchange:
         ]
 
     def submit(self, engine: Engine) -> None:
+        """Submit all prompts to the engine."""
         for request in self._requests:
             engine.submit(request)
 
     async def pieces(self) -> AsyncGenerator[tuple[int, Piece], None]:
-        """What arrives, with the number of its prompt, until all are answered; leaving early cancels the rest."""
+        """(prompt's index, new piece) until all prompts are answered; closing it early cancels the rest."""
         try:
             while any(answer.finish_reason is None for answer in self.answers):
                 index, piece = await self._arrived.get()
@@ -152,6 +158,7 @@ class Exchange:
                 request.cancel()
 
     async def finished(self) -> list[Answer]:
+        """Wait for all answers."""
         async with aclosing(self.pieces()) as pieces:
             async for _ in pieces:
                 pass
@@ -162,7 +169,7 @@ class Exchange:
 
 
 async def _complete(http: HttpRequest, exchange: Exchange, shape: Format) -> Response:
-    """The whole answer, unless the client goes away first."""
+    """The complete response, unless the client disconnects first."""
     work = asyncio.ensure_future(exchange.finished())
     gone = asyncio.ensure_future(_disconnected(http))
     try:
@@ -179,7 +186,7 @@ async def _disconnected(http: HttpRequest) -> None:
 
 
 async def _events(exchange: Exchange, shape: Format, include_usage: bool) -> AsyncIterator[str]:
-    """Server-sent events, one a token that brings text or ends an answer."""
+    """Server-sent events, one per token that adds text or ends an answer."""
     started: set[int] = set()
     try:
         async with aclosing(exchange.pieces()) as pieces:

@@ -1,7 +1,7 @@
-"""Processes that must not outlive the one that started them. Linux; elsewhere the kernel's help is missing.
+"""Child processes that must not outlive their parent. Only Linux supports this; elsewhere the functions do less.
 
-A process group is not enough for that: SIGKILL to a server's main process leaves its engine processes alive, and
-SIGKILL to a group's owner ends nobody.
+A process group is not enough: SIGKILL to a server's main process leaves its engine processes running, and SIGKILL to
+the owner of a group terminates no other process.
 """
 
 from __future__ import annotations
@@ -31,25 +31,22 @@ def end_with_parent() -> None:
 
 
 def search_path(python: str) -> str:
-    """PATH for a Python's processes, beginning with its own folder: Neuron's tools are called by their bare names.
+    """PATH for processes of `python`, starting with its folder: Neuron's tools are called by their bare names.
 
-    The folder where it is named, not where a link leads: an environment's `python` often links to /usr/bin.
+    Links are not resolved: the `python` of an environment often links to /usr/bin.
     """
-    found = os.environ.get("PATH", os.defpath)
-    return f"{Path(python).absolute().parent}{os.pathsep}{found}" if os.sep in python else found
+    path = os.environ.get("PATH", os.defpath)
+    return f"{Path(python).absolute().parent}{os.pathsep}{path}" if os.sep in python else path
 
 
 def adopt_orphans() -> None:
-    """Become the parent of every descendant whose own parent dies, so that `end_children` finds it."""
+    """Become the parent of descendants whose own parent ends, so that `end_children` finds them."""
     if _LIBC:
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def end_children(process: subprocess.Popen[bytes], patience: float) -> None:
-    """Ask `process` to end, wait `patience` seconds, then kill whatever this process has for children, adopted or not.
-
-    No other child of this process may be wanted any more.
-    """
+    """Send SIGTERM to `process`, wait `patience` seconds, then kill all children of this process, also adopted ones."""
     with suppress(subprocess.TimeoutExpired):
         process.terminate()
         process.wait(patience)
@@ -57,14 +54,14 @@ def end_children(process: subprocess.Popen[bytes], patience: float) -> None:
         for pid in children:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            with suppress(ChildProcessError):  # the kernel hands each one's children over when it is gone
+            with suppress(ChildProcessError):  # then the kernel makes its children ours
                 os.waitpid(pid, 0)
 
 
 def _children(pid: int) -> list[int]:
-    """Children of every thread of a process."""
-    found: list[int] = []
+    """The children of all threads of a process."""
+    children: list[int] = []
     for listing in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
-            found += [int(word) for word in listing.read_text(encoding="utf-8").split()]
-    return found
+            children += map(int, listing.read_text(encoding="utf-8").split())
+    return children

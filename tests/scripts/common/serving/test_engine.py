@@ -229,7 +229,7 @@ def test_nobody_waits_for_an_engine_that_has_ended(engine, tokenizer):
     engine.stop()
     asked = Asked(Sequence([5], 3), tokenizer)
     engine.submit(asked.request)
-    assert asked.last_piece() == Piece("the engine has ended", [], "error")
+    assert asked.last_piece() == Piece("the engine has stopped", [], "error")
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -19,7 +19,7 @@ def test_a_named_folder(tmp_path: Path) -> None:
 
 def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
     server_flags.check_names("base", [("sql", tmp_path)])
-    with pytest.raises(BadInput, match="under one name"):
+    with pytest.raises(BadInput, match="the same name"):
         server_flags.check_names("sql", [("sql", tmp_path)])
 
 

@@ -49,7 +49,7 @@ def test_warm_up_rounds_up_as_transformers_does(tmp_path, ratio, steps):
 
 @pytest.mark.parametrize(("ratio", "steps"), [(0.05, 1), (0.6, 2), (1.0, 7)])
 def test_a_training_that_only_warms_up_is_refused(ratio, steps):
-    with pytest.raises(BadInput, match=f"--warmup-ratio: {ratio:g} of {steps} step"):
+    with pytest.raises(BadInput, match=f"--warmup-ratio {ratio:g}: warm-up would take all of the {steps} step"):
         Schedule("linear", 1.0, ratio, steps)
 
 

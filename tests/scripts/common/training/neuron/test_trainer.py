@@ -134,5 +134,5 @@ def test_without_the_device_there_is_one_line(files, tmp_path, capsys):
     arguments = train_command(files / "tp1", files / "tokens", tmp_path / "out", "--device", "neuron")
     assert program.main(train_torch.run, train_torch.flags(), arguments) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert re.search("--device neuron: No module named 'torch_neuronx'; run with the environment of Neuron 2.33", line)
+    assert re.search("--device neuron: No module named 'torch_neuronx'; use the environment of Neuron 2.33", line)
     assert not (tmp_path / "out").exists()
