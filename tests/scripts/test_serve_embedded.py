@@ -249,7 +249,7 @@ def test_what_asks_for_nothing_is_accepted(server):
         ({"top_p": 1.1}, "top_p", "a number from"),
         ({"stop": [""]}, "stop", "stop must be a non-empty string"),
         ({"prompt": []}, "prompt", "not empty"),
-        ({"prompt": {"a": 1}}, "prompt", "a text"),
+        ({"prompt": {"a": 1}}, "prompt", "a string"),
         ({"prompt": [999]}, "prompt", "Token id 999 is out of vocabulary"),
         ({"prompt": ""}, "prompt", "no tokens"),
         ({"model": None}, "model", "missing"),
