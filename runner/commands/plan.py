@@ -4,20 +4,118 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
 
 from runner import targets
+from runner.commands import tables
 from runner.commands.arguments import add_recipe
 from runner.commands.lifecycle import say_notes
 from runner.commands.tables import terminal
 from runner.compose.recipe import compose
+from runner.compose.schema import Architecture, Recipe
+from runner.execute.store import Store
 from runner.plan import text
+from runner.plan.checks import feasibility
+from runner.plan.checks.feasibility import gib
+from runner.plan.checks.memory import Estimate
+from runner.plan.model import Plan, Step
+
+
+def show(recipe: Recipe, plan: Plan, console: Console) -> None:
+    """Print the steps with their state, the values derived from the recipe, and every command line."""
+    store = Store(plan.store)
+    steps = tables.table("step", "state", "artifact")
+    for number, step in enumerate(plan.steps, 1):
+        steps.add_row(Text(f"{number} {step.title}"), _state(step, store), step.key if step.cached else "")
+    console.print(steps)
+    derived = tables.table("", "", show_header=False)
+    for name, value in _derived(recipe, plan, store):
+        derived.add_row(name, Text(value))
+    console.print(derived)
+    for number, step in enumerate(plan.steps, 1):
+        print(f"# [{number}/{len(plan.steps)}] {step.title}\n{text.command_line(step)}\n")
+
+
+def _state(step: Step, store: Store) -> str:
+    if not step.cached:
+        return "runs every time"
+    if store.has(step.key):
+        return "cached"
+    return "will run, from its last checkpoint" if _resumes(step, store) else "will run"
+
+
+def _resumes(step: Step, store: Store) -> bool:
+    return step.resumable and any(store.partial(step.key).glob("checkpoints/*"))
+
+
+def _derived(recipe: Recipe, plan: Plan, store: Store) -> Iterator[tuple[str, str]]:
+    """The names and values of what follows from the recipe."""
+    architecture = feasibility.architecture_of(recipe)
+    if architecture:
+        yield from _shapes(recipe, architecture)
+    yield "training steps", steps_line(recipe, _statistics(plan, store))
+    if architecture:
+        yield from _needs(recipe, feasibility.estimate(recipe, architecture))
+    if recipe.serve.engine == "vllm" and recipe.sdk.vllm_install and not recipe.serve.image:
+        yield "install first", recipe.sdk.vllm_install
+    hardware = recipe.hardware
+    if hardware.price_per_hour:
+        price = f"${hardware.price_per_hour:g} an hour, on demand in {hardware.price_region}, {hardware.price_date}"
+        yield "price", price
+
+
+def _shapes(recipe: Recipe, shapes: Architecture) -> Iterator[tuple[str, str]]:
+    tp_size, multiplier = recipe.parallel.tp_size, feasibility.kv_size_multiplier(recipe, shapes)
+    yield (
+        "model",
+        f"{shapes.num_hidden_layers} layers of {shapes.hidden_size}, {shapes.num_attention_heads} query and "
+        f"{shapes.num_key_value_heads} K/V heads, {shapes.vocab_size} tokens",
+    )
+    yield (
+        "one rank of",
+        f"{tp_size}: {shapes.num_attention_heads // tp_size} query and "
+        f"{shapes.num_key_value_heads * multiplier // tp_size} K/V heads (kv_size_multiplier {multiplier}), "
+        f"{shapes.intermediate_size // tp_size} of the MLP, {shapes.vocab_size // tp_size} tokens",
+    )
+
+
+def _needs(recipe: Recipe, needs: Estimate) -> Iterator[tuple[str, str]]:
+    limit = recipe.hardware.core_memory_gb
+    core = f"one core {gib(needs.core)}{f' of {limit:g} GiB' if limit else ''}"
+    parts = f"weights {gib(needs.weights)}, LoRA and optimizer {gib(needs.adapter)}"
+    yield "memory", f"{core} ({parts}, activations {gib(needs.activations)}); host {gib(needs.host[needs.peak_stage])}"
+    yield "disk", gib(sum(needs.disk.values()))
+
+
+def _statistics(plan: Plan, store: Store) -> Path:
+    step = next(step for step in plan.steps if step.stage == "tokenize")
+    return store.path(step.key) / "statistics.json"
+
+
+def steps_line(recipe: Recipe, statistics: Path) -> str:
+    """The number of optimizer steps and how it is computed; unknown until the rows are tokenized."""
+    train = recipe.train
+    if train.max_steps:
+        return f"{train.max_steps}: train.max_steps"
+    if not statistics.is_file():
+        return "known when the rows are tokenized (packing decides)"
+    sequences = json.loads(statistics.read_text(encoding="utf-8"))["train"]["sequences"]
+    copies = recipe.parallel.dp_size * recipe.parallel.nodes
+    per_epoch = -(-sequences // (train.batch_size * train.accumulate * copies))
+    batch = f"{train.batch_size} batch x {train.accumulate} accumulated" + (f" x {copies} copies" if copies > 1 else "")
+    steps = per_epoch * train.epochs
+    return f"{steps}: {sequences} sequences / ({batch}) x {train.epochs} epoch(s)"
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
-    """A recipe and the form in which its plan is printed."""
+    """A recipe, and how to print its plan."""
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as JSON")
-    form.add_argument("--shell", action="store_true", help="as a bash script that does the same by hand")
+    form.add_argument("--shell", action="store_true", help="as a bash script that runs the same steps by hand")
     form.add_argument("--manifests", action="store_true", help="what Slurm, Kubernetes or Ray would receive")
     add_recipe(parser, "*")
     parser.set_defaults(command=_plan)
@@ -36,5 +134,5 @@ def _plan(args: argparse.Namespace) -> int:
     elif args.manifests:
         print(target.manifests(plan), end="")
     else:
-        text.show(recipe, plan, terminal())
+        show(recipe, plan, terminal())
     return 0

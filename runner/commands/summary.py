@@ -8,11 +8,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from runner.commands import tables
 from runner.metrics import EVALUATION, served
 from runner.record.runs import Run
 
@@ -31,12 +31,13 @@ def show(run: Run, console: Console) -> None:
 
 
 def _comparison(report: dict[str, Any]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=f"{report['examples']} held-out examples", title_justify="left")
-    for heading in ("", "base", "adapter"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for name, figure in EVALUATION.items():
+    title = f"{report['examples']} held-out examples"
+    table = tables.table("", "base", "adapter", title=title, title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, metric in EVALUATION.items():
         if name in report["base"]:
-            table.add_row(figure.title, *(figure.text(report[side][name]) for side in ("base", "adapter")))
+            table.add_row(metric.title, *(metric.text(report[side][name]) for side in ("base", "adapter")))
     return table
 
 

@@ -100,8 +100,8 @@ def started(runs: list[Run], run: Run) -> KubernetesTarget:
 def there(run: Run, *command: str) -> bytes:
     """What a command prints on the volume."""
     target = target_of(run)
-    load = target._load_of(run)
-    return call(target._cluster, load, lambda access: inside(load, *command))
+    job_spec = target._job_spec_of(run)
+    return call(target._cluster, job_spec, lambda access: inside(job_spec, *command))
 
 
 def end(run: Run) -> None:
@@ -110,7 +110,7 @@ def end(run: Run) -> None:
 
 def pods_of(run: Run) -> list[dict[str, Any]]:
     target = target_of(run)
-    name = target._load_of(run).run
+    name = target._job_spec_of(run).run
     found = {"label_selector": manifests.selector(name, "run")}
     return target._cluster.ask("core.list_namespaced_pod", target._cluster.namespace, **found)["items"]
 
@@ -179,7 +179,7 @@ def test_a_pod_that_is_killed_is_replaced_and_the_run_goes_on(tmp_path: Path, ru
     starts = [event for event in run.events() if event["event"] == "run" and event["state"] == "started"]
     assert len(starts) >= 3
     assert run.state == "finished"
-    assert there(run, "cat", f"runs/{target_of(run)._load_of(run).run}/events.jsonl") == (
+    assert there(run, "cat", f"runs/{target_of(run)._job_spec_of(run).run}/events.jsonl") == (
         run.folder / "events.jsonl").read_bytes()  # fmt: skip
 
 
@@ -194,7 +194,7 @@ def test_cancel_leaves_nothing(tmp_path: Path, runs: list[Run], monkeypatch: pyt
     stream = target.follow(run)
     while not counted([next(stream)]):
         pass
-    name = target._load_of(run).run
+    name = target._job_spec_of(run).run
     assert {one.partition("/")[0] for one in objects_of(name).split()} == {"job.batch", "pod", "configmap", "secret"}
     assert target.state(run) == "running"
     assert target.cancel(run) == "stopped"
@@ -284,7 +284,7 @@ def test_a_server_is_reached_from_here_and_stopped(tmp_path: Path) -> None:
     models = httpx.get(f"http://127.0.0.1:{here}/v1/models", timeout=30).json()
     assert {model["id"] for model in models["data"]} == {"base", "adapter"}
     [one] = every(tmp_path / "runs")
-    name = target_of(one)._load_of(one).run
+    name = target_of(one)._job_spec_of(one).run
     kubectl("rollout", "status", f"deployment/{name}", "--timeout=60s")  # it is ready, asked by the kubelet
     assert "stopped" in done(command(tmp_path, "stop", "last"))
     run.communicate(timeout=120)
@@ -310,4 +310,4 @@ def test_a_shell_beside_the_files_of_a_run(tmp_path: Path, runs: list[Run]) -> N
             seen += piece
     assert shell.wait() == 0, seen
     assert b"hello\r\n" in seen
-    assert objects_of(target_of(run)._load_of(run).run).count("pod/") == 1  # that of the Job
+    assert objects_of(target_of(run)._job_spec_of(run).run).count("pod/") == 1  # that of the Job

@@ -61,7 +61,7 @@ ON_THE_COMMAND_LINE = {
     "train.epochs=1,2": "add -m",
     # combinations and files
     "parallel.tp_size=3": "try 1, 2, 4, 8",
-    "parallel.kv_size_multiplier=3": "leave the key out",
+    "parallel.kv_size_multiplier=3": "remove the key to derive it",
     "dataset.seq_len=100000": "more than the 512 positions",
     "epochs=3 train.epochs=4": "set train.epochs=3",
     "model.path=": "model.path: ",

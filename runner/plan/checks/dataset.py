@@ -1,6 +1,6 @@
-"""Whether the rows of a local data set are such that the recipe can be trained and measured on them, before any work.
+"""Checks that the recipe can be trained and evaluated on the rows of a local data set, before any work.
 
-What cannot be seen so cheaply (rows of a hub, and all but the first of a large file) the stage programs find.
+The stage programs check what is not cheap to read: rows on the hub, and all but the first of a large file.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from runner.plan.checks import rows
 from runner.plan.checks import template as prompt
 from runner.plan.checks.rows import Row
 
-_HINTS = {"evaluate.sql_schema": "; answers that are no SQL are measured with evaluate=text"}
-_LARGE = 32 * 2**20  # bytes; of a larger file the first row alone is looked at
+_HINTS = {"evaluate.sql_schema": "; for answers that are not SQL, use evaluate=text"}
+_LARGE = 32 * 2**20  # bytes; only the first row of a larger file is read
 
 
 def check(recipe: Recipe) -> None:
-    """Raises RecipeError for a template that teaches nothing, and for rows that it does not fit."""
+    """Raises RecipeError for a template without a column to learn, and for rows that lack its columns."""
     dataset = recipe.dataset
     _check_template(dataset.template)
     if dataset.source != "files" or not dataset.path:
@@ -32,16 +32,16 @@ def check(recipe: Recipe) -> None:
     elif count is not None and count <= dataset.eval_rows:
         raise RecipeError(
             f"dataset.eval_rows: {dataset.eval_rows} of the {count} rows in {dataset.path}{_condition(dataset)} leave "
-            "nothing to train on; hold out fewer, or name a file with dataset.eval_path"
+            "nothing to train on; hold out fewer, or set dataset.eval_path to a file"
         )
 
 
 def _check_template(template: Template) -> None:
     if not prompt.has_placeholder(template.response):
-        raise RecipeError('dataset.template.response: names no column to learn; for example "{response}"')
+        raise RecipeError('dataset.template.response: names no column to learn; try "{response}"')
     if template.system is not None and not template.chat:
         raise RecipeError(
-            "dataset.template.system: is a turn of a chat; say dataset.template.chat=true, or make it the first section"
+            "dataset.template.system: is only for chats; set dataset.template.chat=true, or make it the first section"
         )
     for key, text in _texts(template):
         _names(key, text, ())
@@ -61,7 +61,7 @@ def _names(key: str, text: str, columns: Collection[str]) -> list[str]:
 
 
 def _check_file(recipe: Recipe, name: str) -> int | None:
-    """The number of rows that the conditions leave; None where it is not known. Raises RecipeError."""
+    """The number of rows that match dataset.where; None if it is not known. Raises RecipeError."""
     key, dataset = f"dataset.{name}", recipe.dataset
     path = Path(getattr(dataset, name)).expanduser()
     try:
@@ -69,22 +69,22 @@ def _check_file(recipe: Recipe, name: str) -> int | None:
         _check_kind(path, key)
         if not rows.can_be_read(path):
             return None
-        named = _named(recipe, _first(path, key, status.st_mtime_ns).fields)
-        count = _count(path, status.st_size, status.st_mtime_ns, tuple(named), tuple(dataset.where.items()))
+        columns = _required_columns(recipe, _first(path, key, status.st_mtime_ns).fields)
+        count = _count(path, status.st_size, status.st_mtime_ns, tuple(columns), tuple(dataset.where.items()))
     except rows.BadRow as error:
         raise RecipeError(f"{key}: {error}") from None
     except OSError as error:
         raise RecipeError(f"{key}: {path}: {error.strerror}") from None
     if count == 0:
-        raise RecipeError(f"dataset.where: {path} holds no row{_condition(dataset)}")
+        raise RecipeError(f"dataset.where: {path} has no row{_condition(dataset)}")
     return count
 
 
 def _check_kind(path: Path, key: str) -> None:
     if path.is_dir():
-        raise RecipeError(f"{key}: {path}: is a folder; name a file in it")
+        raise RecipeError(f"{key}: {path}: is a folder; set it to a file in that folder")
     if path.suffix not in DATA_SUFFIXES:
-        raise RecipeError(f"{key}: {path}: its suffix is none of {', '.join(DATA_SUFFIXES)}")
+        raise RecipeError(f"{key}: {path}: the file name must end in one of {', '.join(DATA_SUFFIXES)}")
 
 
 def _condition(dataset: Dataset) -> str:
@@ -92,8 +92,8 @@ def _condition(dataset: Dataset) -> str:
     return f" with {where}" if where else ""
 
 
-def _named(recipe: Recipe, columns: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Every column that the recipe names, with the key that does. Raises RecipeError for a response without any."""
+def _required_columns(recipe: Recipe, columns: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Every key of the recipe that names a column, with the column. Raises RecipeError for a response without any."""
     for key, text in _texts(recipe.dataset.template):
         names = _names(key, text, columns)
         if key == "dataset.template.response" and not names:
@@ -108,18 +108,18 @@ def _named(recipe: Recipe, columns: Collection[str]) -> Iterator[tuple[str, str]
 def _first(path: Path, key: str, changed: int) -> Row:
     row = next(rows.read(path), None)
     if row is None:
-        raise RecipeError(f"{key}: {path}: holds no rows")
+        raise RecipeError(f"{key}: {path}: contains no rows")
     return row
 
 
 @functools.cache
 def _count(
-    path: Path, size: int, changed: int, named: tuple[tuple[str, str], ...], where: tuple[tuple[str, str], ...]
+    path: Path, size: int, changed: int, columns: tuple[tuple[str, str], ...], where: tuple[tuple[str, str], ...]
 ) -> int | None:
-    """How many rows the conditions leave, each of them looked at; None for a large file."""
+    """Check the columns of every row and count the rows that match `where`; None for a large file."""
     count = 0
     for row in rows.read(path):
-        for key, column in named:
+        for key, column in columns:
             _check_column(row, key, column)
         if size > _LARGE:
             return None
@@ -130,11 +130,11 @@ def _count(
 def _check_column(row: Row, key: str, column: str) -> None:
     in_template = key.startswith("dataset.template.")
     if column not in row.fields:
-        hint = f"; the text {{{column}}} is written {{{{{column}}}}}" if in_template else _HINTS.get(key, "")
+        hint = f"; for the literal text {{{column}}}, write {{{{{column}}}}}" if in_template else _HINTS.get(key, "")
         raise RecipeError(f"{key}: {row.place} has no column {column!r}; {_nearest(column, row.fields)}{hint}")
     if in_template and isinstance(row.fields[column], (list, dict)):
         kind = type(row.fields[column]).__name__
-        raise RecipeError(f"{key}: {row.place}: the column {column!r} holds a {kind}, not text; write it as text first")
+        raise RecipeError(f"{key}: {row.place}: the column {column!r} contains a {kind}, not text; convert it first")
 
 
 def _nearest(column: str, columns: Collection[str]) -> str:

@@ -1,6 +1,6 @@
-"""Whether a recipe can work at all, before any work. The rules of the shard format are NxD's.
+"""Checks that a recipe can work, before any work. The rules of the shard format are NxD's.
 
-A rule is a generator of reasons: each names the key, the number it needs, the number there is, and what to try.
+A rule yields problems: each names the key, the value that is needed, the value that is given, and what to try.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from runner.plan.trainers import trainer_of
 
 
 def check(recipe: Recipe) -> None:
-    """Raises RecipeError with the first thing that cannot work."""
+    """Raises RecipeError with the first problem."""
     for problem in problems(recipe):
         raise RecipeError(problem)
 
 
 def problems(recipe: Recipe) -> Iterator[str]:
-    """Everything that cannot work, a line each. Raises RecipeError for a model that cannot be read."""
+    """All problems of a recipe, a line each. Raises RecipeError for a model that cannot be read."""
     for rule in _RULES:
         yield from rule(recipe)
     if recipe.model.source == "folder":
@@ -39,7 +39,7 @@ def problems(recipe: Recipe) -> Iterator[str]:
 
 
 def _folder(recipe: Recipe) -> Iterator[str]:
-    """What is wrong with a model that lies in a folder. Raises RecipeError for one that cannot be read."""
+    """Problems of a model in a local folder. Raises RecipeError for a model that cannot be read."""
     model, folder = recipe.model, Path(recipe.model.path).expanduser()
     weights.check_kind(folder, "model.path")
     config = model_config.read(folder, "model.path")
@@ -53,14 +53,14 @@ def _folder(recipe: Recipe) -> Iterator[str]:
 
 
 def architecture_of(recipe: Recipe) -> Architecture | None:
-    """Shapes of the model: what the recipe says, or config.json of a local folder; None if neither does."""
+    """Shapes of the model, from the recipe or from the config.json of a local folder; None if neither has them."""
     if recipe.model.architecture or recipe.model.source != "folder":
         return recipe.model.architecture
     return model_config.architecture(Path(recipe.model.path).expanduser(), "model.path")
 
 
 def kv_size_multiplier(recipe: Recipe, architecture: Architecture) -> int:
-    """Copies of each K/V head: as the recipe says, or so many that every rank holds a whole one.
+    """Copies of each K/V head: the recipe's value, or the number with which every rank has a whole head.
 
     >>> kv_size_multiplier(Recipe(parallel=Parallel(tp_size=32)), llama3_8b)  # 8 K/V heads
     4
@@ -81,7 +81,7 @@ def _cores(recipe: Recipe) -> Iterator[str]:
     if hardware.cores and processes > hardware.cores:
         yield (
             f"parallel.tp_size: {product} is more than the {hardware.cores} cores of {hardware.name}; "
-            f"tp_size times dp_size may be {hardware.cores}"
+            f"tp_size times dp_size can be at most {hardware.cores}"
         )
     elif hardware.processes and processes not in hardware.processes:
         yield (
@@ -92,24 +92,24 @@ def _cores(recipe: Recipe) -> Iterator[str]:
 
 def _copies(tp_size: int, allowed: list[int]) -> str:
     fitting = [str(count // tp_size) for count in allowed if count % tp_size == 0]
-    return f"say parallel.dp_size={' or '.join(fitting)}" if fitting else "take another tp_size"
+    return f"set parallel.dp_size={' or '.join(fitting)}" if fitting else "try another tp_size"
 
 
 def _training(recipe: Recipe) -> Iterator[str]:
     train = recipe.train
     if not train.lora.targets:
-        yield "train.lora.targets: no layer gets an adapter; name some, such as [q_proj,v_proj]"
+        yield "train.lora.targets: no layer gets an adapter; try [q_proj,v_proj]"
     elif len(set(train.lora.targets)) < len(train.lora.targets):
-        yield f"train.lora.targets: a layer is named twice in [{','.join(train.lora.targets)}]; name each once"
+        yield f"train.lora.targets: [{','.join(train.lora.targets)}] lists a layer twice; list each once"
     if train.learning_rate == 0:
-        yield "train.learning_rate: 0 learns nothing; LoRA takes about 2e-4"
+        yield "train.learning_rate: with 0, nothing is learned; try 2e-4"
     if train.warmup_ratio >= 1 or 0 < train.max_steps <= math.ceil(train.warmup_ratio * train.max_steps):
         steps = train.max_steps or "all"
-        yield f"train.warmup_ratio: {train.warmup_ratio:g} of {steps} steps leaves none after warm-up; say 0"
+        yield f"train.warmup_ratio: {train.warmup_ratio:g} of {steps} steps leaves none after warm-up; try 0"
     if recipe.dataset.train_rows and not recipe.dataset.pack and recipe.dataset.train_rows < recipe.parallel.dp_size:
         yield (
             f"parallel.dp_size: {recipe.parallel.dp_size} copies of the model share {recipe.dataset.train_rows} rows "
-            "of dataset.train_rows; a copy needs one"
+            "of dataset.train_rows; each copy needs at least one"
         )
 
 
@@ -128,10 +128,10 @@ def _requirements(recipe: Recipe) -> Iterator[str]:
                 Requirement(text)
             except InvalidRequirement as error:
                 reason = str(error).splitlines()[0]
-                yield f"sdk.{key}: {text}: not a pip requirement, say one such as transformers==4.48.*: {reason}"
+                yield f"sdk.{key}: {text}: not a pip requirement such as transformers==4.48.*: {reason}"
 
 
-def _cut(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
+def _tensor_parallel(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
     tp_size, multiplier = recipe.parallel.tp_size, kv_size_multiplier(recipe, architecture)
     heads = architecture.num_key_value_heads * multiplier
     for name in ("num_attention_heads", "intermediate_size", "vocab_size"):
@@ -144,7 +144,7 @@ def _cut(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
     if heads != tp_size if multiplier > 1 else heads % tp_size:
         yield (
             f"parallel.kv_size_multiplier: {architecture.num_key_value_heads} K/V heads x {multiplier} do not fit "
-            f"tp_size {tp_size}: copies of heads must give every rank one; leave the key out to have it derived"
+            f"tp_size {tp_size}: every rank needs a whole head; remove the key to derive it"
         )
 
 
@@ -159,8 +159,8 @@ def _length(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
         yield f"dataset.seq_len: {asked} is more than the {longest} positions of {recipe.model.name}"
     if recipe.evaluate.enabled and recipe.evaluate.max_new_tokens >= longest:
         yield (
-            f"evaluate.max_new_tokens: {recipe.evaluate.max_new_tokens} leaves none of the {longest} positions of "
-            f"{recipe.model.name} for the prompt"
+            f"evaluate.max_new_tokens: {recipe.evaluate.max_new_tokens} leaves no room for the prompt in the {longest} "
+            f"positions of {recipe.model.name}"
         )
 
 
@@ -173,31 +173,31 @@ def _rank(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
 
 
 def _memory(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
-    if any(_cut(recipe, architecture)):
-        return  # the shapes of a core are not known
+    if any(_tensor_parallel(recipe, architecture)):
+        return  # the shapes on a core are not known
     hardware, needs = recipe.hardware, estimate(recipe, architecture)
     if not _fits_core(recipe, architecture):
         yield (
-            f"hardware={hardware.name}: training needs {gib(needs.core)} of memory a core (weights "
+            f"hardware={hardware.name}: training needs {gib(needs.core)} of memory per core (weights "
             f"{gib(needs.weights)}, LoRA and optimizer {gib(needs.adapter)}, activations {gib(needs.activations)}), "
-            f"a core has {hardware.core_memory_gb:g} GiB; {_smaller(recipe, architecture)}"
+            f"but a core has {hardware.core_memory_gb:g} GiB; {_smaller(recipe, architecture)}"
         )
     stage, host = needs.peak_stage, needs.host[needs.peak_stage]
     if hardware.host_memory_gb and host > hardware.host_memory_gb * memory.GIB:
         yield (
-            f"hardware={hardware.name}: {stage} needs {gib(host)} of the host's memory, which has "
+            f"hardware={hardware.name}: {stage} needs {gib(host)} of host memory, but the host has "
             f"{hardware.host_memory_gb:g} GiB; {memory.HOST_ADVICE[stage]}"
         )
     disk = sum(needs.disk.values())
     if hardware.disk_gb and disk > hardware.disk_gb * 10**9:
         yield (
-            f"hardware={hardware.name}: the artifacts need {gib(disk)} of disk, it has "
+            f"hardware={hardware.name}: the artifacts need {gib(disk)} of disk, but it has "
             f"{gib(hardware.disk_gb * 10**9)}; put paths.store on a larger disk and set hardware.disk_gb"
         )
 
 
 def gib(size: float) -> str:
-    """A number of bytes for people.
+    """A number of bytes as text.
 
     >>> gib(3 * 2**30)
     '3.0 GiB'
@@ -206,14 +206,14 @@ def gib(size: float) -> str:
 
 
 def _smaller(recipe: Recipe, architecture: Architecture) -> str:
-    """The overrides that would make the training fit a core: first those that keep the result, then a larger cut."""
+    """Overrides with which the training fits a core: first those that keep the result, then a larger tp_size."""
     for overrides in _changes(recipe, architecture):
         smaller = _with(recipe, overrides)
-        rules = (_cores(smaller), _cut(smaller, architecture), _trainer_of_model(smaller, architecture))
+        rules = (_cores(smaller), _tensor_parallel(smaller, architecture), _trainer_of_model(smaller, architecture))
         if not any(map(any, rules)) and _fits_core(smaller, architecture):
             differing = {key: value for key, value in overrides.items() if value != _value(recipe, key)}
             return "try " + " ".join(f"{key}={str(value).lower()}" for key, value in differing.items())
-    return "no smaller batch fits: take a smaller dataset.seq_len, or hardware with more memory"
+    return "no smaller batch fits: try a smaller dataset.seq_len, or hardware with more memory"
 
 
 def _fits_core(recipe: Recipe, architecture: Architecture) -> bool:
@@ -224,18 +224,18 @@ def _fits_core(recipe: Recipe, architecture: Architecture) -> bool:
 def _changes(recipe: Recipe, architecture: Architecture) -> Iterator[dict[str, Any]]:
     savers = trainer_of(recipe).memory_savers(recipe)
     yield from savers
-    again = savers[-1]
-    sequences = recipe.train.batch_size * recipe.train.accumulate  # of one copy of the model, an optimizer step
-    one = {"train.batch_size": 1, "train.accumulate": sequences}
-    yield from (one, again | one, again | one | {"train.dtype": "bf16"})
+    recompute = savers[-1]
+    sequences = recipe.train.batch_size * recipe.train.accumulate  # per optimizer step and copy of the model
+    accumulate = {"train.batch_size": 1, "train.accumulate": sequences}
+    yield from (accumulate, recompute | accumulate, recompute | accumulate | {"train.dtype": "bf16"})
     for tp_size in _divisors(architecture):
         if tp_size > recipe.parallel.tp_size:
-            sequences_of_all = {"train.accumulate": sequences * recipe.parallel.dp_size}
-            yield again | one | sequences_of_all | {"parallel.tp_size": tp_size, "parallel.dp_size": 1}
+            one_copy = {"train.accumulate": sequences * recipe.parallel.dp_size}
+            yield recompute | accumulate | one_copy | {"parallel.tp_size": tp_size, "parallel.dp_size": 1}
 
 
 def _with(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
-    """The recipe with keys such as train.batch_size set; copies of K/V heads follow a new tp_size."""
+    """The recipe with overrides by dotted key. A new tp_size resets kv_size_multiplier, which depends on it."""
     if "parallel.tp_size" in overrides:
         overrides = overrides | {"parallel.kv_size_multiplier": None}
     for key, value in overrides.items():
@@ -256,5 +256,5 @@ _RULES: tuple[Callable[[Recipe], Iterator[str]], ...] = (
     releases.problems, _requirements, _cores, _training, _trainer,
 )  # fmt: skip
 _MODEL_RULES: tuple[Callable[[Recipe, Architecture], Iterator[str]], ...] = (
-    _cut, _length, _trainer_of_model, _rank, _memory,
+    _tensor_parallel, _length, _trainer_of_model, _rank, _memory,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How much memory and disk a recipe needs, from its shapes alone."""
+"""Estimates how much memory and disk a recipe needs, from its shapes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from runner.plan.trainers import trainer_of
 GIB = 2**30
 _BYTES = {"fp32": 4, "bf16": 2}
 _STORED = 2  # bytes a parameter of a checkpoint on disk: bf16, as Llama is published
-COMPILED, COMPILED_SHARE = ("fork", "nxdi"), 1.2  # vLLM's that keep a compiled model, as a share of the model's bytes
-_PROCESS = 0.25 * GIB  # a process that has loaded the trainer, before any tensor; 220 MiB in tests/bench/memory.py
+COMPILED, COMPILED_SHARE = ("fork", "nxdi"), 1.2  # vLLM generations that keep a compiled model; its relative size
+_PROCESS = 0.25 * GIB  # a process with the trainer loaded and no tensor; 220 MiB in tests/bench/memory.py
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes. `weights`, `adapter` (LoRA, its gradient and AdamW's moments) and `activations` are those of one core;
-    `host` and `disk` of one machine, by stage: stages run one after the other, their files stay.
+    """Sizes in bytes.
+
+    `weights`, `adapter` (LoRA, its gradient and AdamW's moments) and `activations` are those of one core; `host` and
+    `disk` are those of one machine, by stage. Stages run one after the other, and their files stay.
     """
 
     weights: int
@@ -35,32 +37,33 @@ class Estimate:
 
     @property
     def peak_stage(self) -> str:
-        """The stage that needs most memory of the host."""
+        """The stage that needs the most host memory."""
         return max(self.host, key=lambda stage: self.host[stage])
 
 
 def estimate(recipe: Recipe, architecture: Architecture, kv_copies: int) -> Estimate:
-    """What the recipe needs. `kv_copies`: kv_size_multiplier.
+    """Estimate what the recipe needs; `kv_copies` is the kv_size_multiplier.
 
     On a core, with t = tp_size, h = hidden_size, i = intermediate_size, s = seq_len, a = attention heads,
     k = K/V heads x kv_copies, d = h / a, v = vocab_size, L = layers, r = LoRA rank, n = batch_size x s tokens:
 
-    - weights: (L (2 a d h + 2 k d h + 3 h i) + 2 v h) / t and the norms; the output layer is stored even where tied.
+    - weights: (L (2 a d h + 2 k d h + 3 h i) + 2 v h) / t and the norms; the output layer is stored even if it is tied.
       An element has 2 or 4 bytes, by train.dtype.
-    - adapter: of q, k, v one lora_A (r, h) whole and lora_B cut over t, gate and up likewise; of o and down lora_A
-      cut and lora_B (h, r) whole, as NxD has them. 16 bytes a parameter: weight, gradient and two moments in fp32.
-    - activations, kept for the backward: a layer 4 h + (2 a d + 2 k d + 4 i) / t + a s / t elements a token: input
-      and output of both norms, q, k, v, attention's result, gate, up, silu(gate), their product; and the scores of
-      attention. This counts for Llama with a frozen base what Korthikanti et al. 2022 (Reducing Activation
-      Recomputation in Large Transformer Models, sections 4 and 5) count for GPT. Their sequence parallelism makes
-      4 h to 4 h / t; their selective recomputation keeps neither scores nor silu(gate) (the product stays: it is
-      what lora_A of down reads); with checkpointing a layer keeps h. Dropout keeps a mask of what each lora_A reads,
-      2 h + (a d + i) / t. Once, for the layer that is worked on, there are all of it, and where it was computed
-      again the gradients of as much; and for the loss logits, their softmax and its gradient (v / t). What each
-      trainer does of this: `Trainer.activation_memory`.
+    - adapter: as in NxD, q, k and v share a replicated lora_A (r, h) and shard lora_B over t, and so do gate and up;
+      o and down shard lora_A and replicate lora_B (h, r). A parameter has 16 bytes: weight, gradient and two moments
+      in fp32.
+    - activations kept for the backward pass: 4 h + (2 a d + 2 k d + 4 i) / t + a s / t elements per layer and token:
+      input and output of both norms, q, k, v, attention's output, gate, up, silu(gate), their product; and the scores
+      of attention. This is, for Llama with a frozen base, the count of Korthikanti et al. 2022 (Reducing Activation
+      Recomputation in Large Transformer Models, sections 4 and 5) for GPT. Their sequence parallelism reduces 4 h to
+      4 h / t; their selective recomputation keeps neither scores nor silu(gate) (it keeps the product, the input of
+      down's lora_A); with checkpointing, a layer keeps h. Dropout keeps a mask of the input of each lora_A,
+      2 h + (a d + i) / t. In addition, the layer being computed needs all of these, and as much again for gradients
+      if it is recomputed; and the loss needs logits, their softmax and its gradient (v / t). Which of these apply to
+      a trainer: `Trainer.activation_memory`.
 
-    The Neuron runtime, compiled programs and fragmentation come on top: what exceeds a core's memory here cannot fit,
-    what comes near it may not.
+    The Neuron runtime, compiled programs and fragmentation are not included: an estimate above a core's memory cannot
+    fit, one slightly below it may not fit.
     """
     copies = recipe.parallel.tp_size * recipe.parallel.dp_size
     weights = _weights(recipe, architecture, kv_copies) * _BYTES[recipe.train.dtype]
@@ -77,18 +80,18 @@ def estimate(recipe: Recipe, architecture: Architecture, kv_copies: int) -> Esti
 
 
 def parameters(architecture: Architecture) -> int:
-    """Parameters of the whole model, embedding and output layer counted apart."""
-    return _cut(architecture, tp_size=1, kv_copies=1)
+    """Parameters of the whole model; embedding and output layer count separately, even if tied."""
+    return _rank_parameters(architecture, tp_size=1, kv_copies=1)
 
 
 def _weights(recipe: Recipe, architecture: Architecture, kv_copies: int) -> int:
-    return _cut(architecture, recipe.parallel.tp_size, kv_copies)
+    return _rank_parameters(architecture, recipe.parallel.tp_size, kv_copies)
 
 
-def _cut(a: Architecture, tp_size: int, kv_copies: int) -> int:
+def _rank_parameters(a: Architecture, tp_size: int, kv_copies: int) -> int:
     h = a.hidden_size
-    cut = 2 * h * h + 2 * _kv_width(a, kv_copies) * h + 3 * h * a.intermediate_size
-    return a.num_hidden_layers * (cut // tp_size + 2 * h) + 2 * a.vocab_size * h // tp_size + h
+    sharded = 2 * h * h + 2 * _kv_width(a, kv_copies) * h + 3 * h * a.intermediate_size
+    return a.num_hidden_layers * (sharded // tp_size + 2 * h) + 2 * a.vocab_size * h // tp_size + h
 
 
 def _kv_width(a: Architecture, kv_copies: int) -> int:
@@ -98,11 +101,11 @@ def _kv_width(a: Architecture, kv_copies: int) -> int:
 def _trained(recipe: Recipe, a: Architecture, kv_copies: int) -> int:
     """LoRA parameters of one rank."""
     tp_size, h, kv = recipe.parallel.tp_size, a.hidden_size, _kv_width(a, kv_copies)
-    targets = set(recipe.train.lora.targets)
-    cut = {"q_proj": h, "k_proj": kv, "v_proj": kv, "gate_proj": a.intermediate_size, "up_proj": a.intermediate_size}
-    rows = sum(width // tp_size for name, width in cut.items() if name in targets)
+    i, targets = a.intermediate_size, set(recipe.train.lora.targets)
+    sharded = {"q_proj": h, "k_proj": kv, "v_proj": kv, "gate_proj": i, "up_proj": i}
+    rows = sum(width // tp_size for name, width in sharded.items() if name in targets)
     rows += h * bool(targets & {"q_proj", "k_proj", "v_proj"}) + h * bool(targets & {"gate_proj", "up_proj"})
-    rows += (h // tp_size + h) * ("o_proj" in targets) + (a.intermediate_size // tp_size + h) * ("down_proj" in targets)
+    rows += (h // tp_size + h) * ("o_proj" in targets) + (i // tp_size + h) * ("down_proj" in targets)
     return a.num_hidden_layers * recipe.train.lora.rank * rows
 
 
@@ -129,7 +132,7 @@ HOST_ADVICE = {
 
 
 def _host(recipe: Recipe, a: Architecture, training: int) -> dict[str, int]:
-    """Memory of the stages that hold a whole model; conversion and export hold a tensor at a time."""
+    """Memory of the stages that load a whole model; conversion and export load one tensor at a time."""
     processes = recipe.parallel.tp_size * recipe.parallel.dp_size
     needs = {"train": training + int(processes * _PROCESS)}
     evaluate, kv = recipe.evaluate, 2 * a.num_hidden_layers * _kv_width(a, 1)
@@ -144,17 +147,17 @@ def _host(recipe: Recipe, a: Architecture, training: int) -> dict[str, int]:
 def _disk(recipe: Recipe, a: Architecture, kv_copies: int, trained: int) -> dict[str, int]:
     """Files of the stages: the model, its shards, adapters, two checkpoints of weights and moments, the served model.
 
-    Programs that the Neuron compiler keeps come on top: their size is known when they are compiled.
+    The Neuron compiler's cache is not included: its size is not known before.
     """
     model = parameters(a) * (_BYTES[recipe.model.dtype] if recipe.model.source == "gguf" else _STORED)
     shards = _weights(recipe, a, kv_copies) * recipe.parallel.tp_size * _STORED
     checkpoints = 2 * 12 * trained if recipe.train.checkpoint_every else 0
     merge = recipe.export.merge or releases.merged(recipe)
-    keeps = recipe.serve.engine == "vllm" and recipe.sdk.vllm in COMPILED
+    keeps_compiled = recipe.serve.engine == "vllm" and recipe.sdk.vllm in COMPILED
     return {
         "fetch": model,
         "convert": shards if trainer_of(recipe).reads_shards else 0,
         "train": 4 * trained + checkpoints,
         "export": 4 * trained + (model if merge else 0),
-        "serve": int(model * COMPILED_SHARE) if keeps else 0,
+        "serve": int(model * COMPILED_SHARE) if keeps_compiled else 0,
     }

@@ -1,6 +1,6 @@
-"""The config.json of a local model, checked before any work as the stage programs check it.
+"""Checks the config.json of a local model as the stage programs do, before any work.
 
-What they support is listed in scripts/common/formats/model_config.json, which both sides read;
+Both read scripts/common/formats/model_config.json, which lists what is supported;
 scripts/common/formats/model_config.py explains it.
 """
 
@@ -22,13 +22,13 @@ Config = dict[str, Any]
 
 
 def read(folder: Path, key: str) -> Config:
-    """The keys of config.json that are set, and those that transformers assumes for the model's type.
+    """The keys that config.json sets, with the defaults of transformers for the model's type.
 
-    Raises RecipeError that names `key`, the recipe's.
+    Raises RecipeError, with the recipe's `key`.
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise RecipeError(f"{key}: {path}: no such file; {key} names a Hugging Face folder")
+        raise RecipeError(f"{key}: {path}: no such file; {key} must be a Hugging Face folder")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -41,9 +41,9 @@ def read(folder: Path, key: str) -> Config:
 
 
 def architecture(folder: Path, key: str) -> Architecture:
-    """The shapes of a local model; a Llama 1 has as many key/value heads as heads."""
+    """The shapes of a local model. Raises RecipeError, with the recipe's `key`."""
     config = read(folder, key)
-    config.setdefault("num_key_value_heads", config.get("num_attention_heads"))
+    config.setdefault("num_key_value_heads", config.get("num_attention_heads"))  # Llama 1 does not have the key
     names = [name for name, _, _ in keys(Architecture)]
     for name in names:
         if config.get(name) is None:
@@ -61,7 +61,7 @@ def architecture(folder: Path, key: str) -> Architecture:
 
 
 def problems(config: Config, trainer: str) -> Iterator[str]:
-    """Why `trainer` would not compute this model exactly, a line each."""
+    """The reasons why `trainer` cannot train this model exactly; a line each."""
     kind = config.get("model_type")
     trainers = supported()["trainers"].get(kind) if isinstance(kind, str) else None
     if trainers is None:
@@ -82,19 +82,19 @@ def supported() -> dict[str, Any]:
     return json.loads((SCRIPTS / "common" / "formats" / "model_config.json").read_text(encoding="utf-8"))
 
 
-def _unsupported(config: Mapping[str, Any], values: Mapping[str, list[Any]], inside: str = "") -> Iterator[str]:
+def _unsupported(config: Mapping[str, Any], values: Mapping[str, list[Any]], prefix: str = "") -> Iterator[str]:
     for key, known in values.items():
         given = config.get(key)
         elements = given if isinstance(given, list) else [given]
         if any(element not in known for element in elements if element is not None):
-            yield f"{inside}{key} {_shown(given)} is not supported, only {', '.join(map(json.dumps, known or [None]))}"
+            yield f"{prefix}{key} {_shown(given)} is not supported, only {', '.join(map(json.dumps, known or [None]))}"
 
 
-def _not_positive(config: Mapping[str, Any], names: list[str], inside: str = "") -> Iterator[str]:
+def _not_positive(config: Mapping[str, Any], names: list[str], prefix: str = "") -> Iterator[str]:
     for key in names:
         value = config.get(key, 1)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            yield f"{inside}{key} must be a number above 0, it is {_shown(value)}"
+            yield f"{prefix}{key} must be a number above 0, it is {_shown(value)}"
 
 
 def _rope_problems(config: Config) -> Iterator[str]:

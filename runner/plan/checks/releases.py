@@ -1,4 +1,4 @@
-"""Whether the trainer, the hardware and the Neuron SDK release of a recipe go together, and what to choose instead."""
+"""Checks that the trainer, the hardware and the Neuron SDK release of a recipe are compatible."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def family(hardware: Hardware) -> str:
     """
     if hardware.device == "cpu":
         return "cpu"
-    named = re.match(r"trn\d", hardware.name)
-    return named.group() if named else hardware.layout
+    match = re.match(r"trn\d", hardware.name)
+    return match.group() if match else hardware.layout
 
 
 def merged(recipe: Recipe) -> bool:
@@ -36,7 +36,7 @@ def merged(recipe: Recipe) -> bool:
 
 
 def problems(recipe: Recipe) -> Iterator[str]:
-    """Reasons why this trainer, this hardware and this SDK do not go together, and what to choose."""
+    """The reasons why the trainer, the hardware and the SDK are not compatible, and what to choose."""
     hardware, kind = recipe.hardware, family(recipe.hardware)
     trainer = trainer_of(recipe)
     if kind != "cpu" and hardware.layout != kind:
@@ -56,19 +56,19 @@ def problems(recipe: Recipe) -> Iterator[str]:
 
 
 def advice(recipe: Recipe) -> str:
-    """What to choose: a release that can do all that the recipe asks for, or else another trainer that has one."""
+    """Suggest a release that supports the recipe, or else another trainer with such a release."""
     fitting = _fitting(recipe)
     if fitting:
         return f"choose {' or '.join(f'sdk={name}' for name in fitting)}"
     for name, trainer in TRAINERS.items():
         other = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, backend=name))
         if recipe.hardware.device in trainer.devices and _fitting(other):
-            return f"no release can do that: try train={trainer.option} with sdk={_fitting(other)[-1]}"
-    return "no release can do that: try serve=none"
+            return f"no release supports that: try train={trainer.option} with sdk={_fitting(other)[-1]}"
+    return "no release supports that: try serve=none"
 
 
 def _fitting(recipe: Recipe) -> list[str]:
-    """The profiles that lack nothing for the recipe, the trainer's modelling code included."""
+    """The profiles that support the recipe and have the trainer's modelling code."""
     trainer = trainer_of(recipe)
     return [
         name
@@ -95,7 +95,7 @@ def _names(names: list[str]) -> str:
 
 
 def _releases() -> Iterator[tuple[str, Sdk]]:
-    """Every profile in configs/sdk by its option, without the aliases of others."""
+    """The option and the profile of every file in configs/sdk, except aliases."""
     for path in sorted((CONFIGS / "sdk").glob("*.yaml")):
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         if "defaults" not in values:

@@ -1,4 +1,4 @@
-"""Rows of a local data file, read and chosen as the stage programs do it (scripts/common/data/rows.py)."""
+"""Reads and selects the rows of a local data file as the stage programs do (scripts/common/data/rows.py)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 
 class BadRow(ValueError):
-    """A file or a row that cannot be read: one line that names the place."""
+    """A file or a row that cannot be read. The message is one line that names the file and line."""
 
 
 class Row(NamedTuple):
-    """One example: where it stands (file:line, for messages) and its columns."""
+    """One example: its place (file:line, for messages) and its columns."""
 
     place: str
     fields: dict[str, Any]
@@ -31,15 +31,15 @@ def read(path: Path) -> Iterator[Row]:
 
 
 def can_be_read(path: Path) -> bool:
-    """Whether the packages for this kind of file are here; of Parquet they may be with the stage programs alone."""
+    """Whether the packages to read this file are installed here; pyarrow may be only where the stages run."""
     return path.suffix != ".parquet" or find_spec("pyarrow") is not None
 
 
 def matches(fields: Mapping[str, Any], where: Mapping[str, str]) -> bool:
-    """Whether a row that has these columns has these values in them.
+    """Whether the columns of a row have the values in `where`.
 
-    A text is compared as it is; another value with what JSON reads in the condition, so that `true`, `null`, `5`
-    and `5.0` find true, null and 5.
+    A string is compared as it is; another value is compared with the condition parsed as JSON, so that `true`, `null`,
+    `5` and `5.0` match true, null and 5.
     """
     return all(_is(fields[column], wanted) for column, wanted in where.items())
 
@@ -48,8 +48,8 @@ def _is(value: Any, wanted: str) -> bool:
     if isinstance(value, str):
         return value == wanted
     if value is None or isinstance(value, (bool, int, float)):
-        meant = _json_value(wanted)
-        return isinstance(meant, bool) == isinstance(value, bool) and meant == value
+        parsed = _json_value(wanted)
+        return isinstance(parsed, bool) == isinstance(value, bool) and parsed == value
     return str(value) == wanted  # dates and decimals of Parquet
 
 
@@ -78,13 +78,13 @@ def _json(path: Path) -> Iterator[Row]:
 
 
 def _csv(path: Path) -> Iterator[Row]:
-    csv.field_size_limit(2**31 - 1)  # the default refuses a text of more than 128 KiB
+    csv.field_size_limit(2**31 - 1)  # the default is 128 KiB
     with path.open(encoding="utf-8-sig", newline="") as file:
         table = csv.DictReader(file, strict=True)
         try:
             for fields in table:
                 if None in fields or None in fields.values():
-                    raise BadRow(f"{path}:{table.line_num}: not as many values as line 1 has columns")
+                    raise BadRow(f"{path}:{table.line_num}: has a different number of values than line 1 has columns")
                 yield Row(f"{path}:{table.line_num}", fields)
         except csv.Error as error:
             raise BadRow(f"{path}:{table.reader.line_num}: broken CSV: {error}") from error
@@ -112,7 +112,7 @@ def _parsed(place: str, text: str) -> Any:
 
 def _object(place: str, value: Any) -> Row:
     if not isinstance(value, dict):
-        raise BadRow(f"{place}: a {type(value).__name__}, not an object with columns")
+        raise BadRow(f"{place}: is a {type(value).__name__}, not an object with columns")
     return Row(place, value)
 
 

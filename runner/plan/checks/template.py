@@ -1,4 +1,4 @@
-"""The columns that a prompt template names, by the rule of scripts/common/data/template.py, which renders it."""
+"""The columns that a prompt template names, by the rules of scripts/common/data/template.py, which renders it."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ class AmbiguousBraces(ValueError):
 
 
 def names(text: str, columns: Collection[str]) -> list[str]:
-    """The columns that `{name}` stands for in a text, and the names that look like one and are none.
+    """The names in braces that are columns, or that look like one.
 
-    Raises AmbiguousBraces for a text with single braces beside doubled ones.
+    Raises AmbiguousBraces for a text with both single and doubled literal braces.
 
     >>> names('{q?} {{b}} {typo}', ["q?", "b"]), names('{"a": 1}', ["b"])
     (['q?', 'typo'], [])
     """
-    found, kinds = [], set()
+    placeholders, kinds = [], set()
     for brace in _BRACES.finditer(text):
         name = brace[1]
         if name and (name in columns or _NAME.fullmatch(name)):
-            found.append(name)
+            placeholders.append(name)
         else:
             kinds.add(brace[0] in ("{{", "}}"))
     if len(kinds) > 1:
-        raise AmbiguousBraces(f"{text!r} has single braces beside {{{{ or }}}}: write each literal brace twice")
-    return found
+        raise AmbiguousBraces(f"{text!r} mixes single braces with {{{{ or }}}}; double every literal brace")
+    return placeholders
 
 
 def has_placeholder(text: str) -> bool:
-    """Whether a text may name a column, whatever the columns are called."""
+    """Whether a text may name a column, for some set of columns."""
     return any(_BRACES.findall(text))

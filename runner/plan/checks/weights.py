@@ -1,4 +1,4 @@
-"""Whether a local folder is a whole model with a tokenizer: a look at its files, before any work."""
+"""Checks that a local folder contains a complete model and a tokenizer, before any work."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _INDEX = "model.safetensors.index.json"
 
 
 def check_kind(folder: Path, key: str) -> None:
-    """Raises RecipeError that names `key`, the recipe's, for a folder that holds something else than a model."""
+    """Raises RecipeError, with the recipe's `key`, for a folder that contains something other than a model."""
     adapter = folder / "adapter_config.json"
     if adapter.is_file() and not any(folder.glob("model*.safetensors")):
-        raise RecipeError(f"{key}: {folder}: this is a LoRA adapter{_base(adapter)}; name its base model")
+        raise RecipeError(f"{key}: {folder}: is a LoRA adapter{_base(adapter)}; set the key to its base model")
     if any((folder / "model").glob("dp_rank_*.pt")):
-        raise RecipeError(f"{key}: {folder}: these are shards of a model; name the Hugging Face folder")
+        raise RecipeError(f"{key}: {folder}: contains shards of a model; set the key to the Hugging Face folder")
 
 
 def _base(adapter: Path) -> str:
@@ -29,37 +29,37 @@ def _base(adapter: Path) -> str:
 
 
 def check_tokenizer(folder: Path, key: str) -> None:
-    """Raises RecipeError for a folder without the tokenizer file that the stages read."""
+    """Raises RecipeError, with the recipe's `key`, for a folder without the tokenizer file that the stages read."""
     if not (folder / "tokenizer.json").is_file():
         raise RecipeError(
             f"{key}: {folder}: no tokenizer.json; save it there with transformers' "
-            "AutoTokenizer.from_pretrained(...).save_pretrained(...), or name another model in model.tokenizer"
+            "AutoTokenizer.from_pretrained(...).save_pretrained(...), or set model.tokenizer to another model"
         )
 
 
 def check(folder: Path, key: str) -> None:
-    """Raises RecipeError that names `key` and the file for a model folder without whole safetensors files.
+    """Raises RecipeError, with the recipe's `key`, for a model folder with a missing or truncated safetensors file.
 
-    The format: 8 bytes length of the header, little-endian; the header, JSON that gives every tensor's place in
-    the data; the data (https://github.com/huggingface/safetensors).
+    The format is 8 bytes for the length of the header, little-endian; the header, JSON with every tensor's offsets in
+    the data; and the data (https://github.com/huggingface/safetensors).
     """
     for file in _files(folder, key):
         if not file.is_file():
-            raise RecipeError(f"{key}: {file}: no such file, but {_INDEX} names it; copy or download it again")
+            raise RecipeError(f"{key}: {file}: no such file, although {_INDEX} lists it; copy or download it again")
         missing = _expected_size(file, key) - file.stat().st_size
         if missing > 0:
-            raise RecipeError(f"{key}: {file}: {missing} bytes are missing at its end; copy or download it again")
+            raise RecipeError(f"{key}: {file}: {missing} bytes are missing at the end; copy or download it again")
 
 
 def _files(folder: Path, key: str) -> list[Path]:
-    """The weight files, as the stages find them."""
+    """The files with the weights, by the rule of the stage programs."""
     single, index = folder / "model.safetensors", folder / _INDEX
     if single.is_file():
         return [single]
     if not index.is_file():
         others = " (its *.bin files can run code when they are loaded)" if any(folder.glob("*.bin")) else ""
         raise RecipeError(
-            f"{key}: {folder}: neither model.safetensors nor {_INDEX}; save the model with transformers' "
+            f"{key}: {folder}: contains neither model.safetensors nor {_INDEX}; save the model with transformers' "
             f"save_pretrained{others}"
         )
     try:
@@ -76,4 +76,4 @@ def _expected_size(file: Path, key: str) -> int:
         ends = (tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__")
         return 8 + length + max(ends, default=0)
     except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RecipeError(f"{key}: {file}: not a safetensors file, or cut off; copy or download it again") from error
+        raise RecipeError(f"{key}: {file}: not a safetensors file, or truncated; copy or download it again") from error

@@ -1,4 +1,4 @@
-"""The volume of a Kubernetes run, reached through a pod: the run's own while it works, else a small one."""
+"""Reads and writes the volume of a Kubernetes run, through a running pod of the run or else through a small pod."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from runner.errors import RecipeError
 from runner.targets.bundle import code_name
 from runner.targets.kubernetes import manifests, pods
 from runner.targets.kubernetes.cluster import Cluster, ClusterLost, Missing, Object
-from runner.targets.kubernetes.manifests import ACCESS, RUN, SERVER, Load
+from runner.targets.kubernetes.manifests import ACCESS, RUN, SERVER, JobSpec
 from runner.targets.transport.base import CommandFailed
 
-_LOOK_EVERY = 0.5  # seconds
-_START = 600.0  # seconds that the pod may take to start, a new node included
-_LIFE = 4 * 3600  # seconds after which it ends by itself, should nobody end it
+_POLL = 0.5  # seconds
+_START = 600.0  # seconds for the pod to start, including a new node
+_LIFE = 4 * 3600  # seconds after which the pod ends by itself, if it was not deleted
 
 
 @dataclass(frozen=True)
 class Access:
-    """A running container that has the volume."""
+    """A running container in which the volume is mounted."""
 
     cluster: Cluster
     pod: str
@@ -31,61 +31,61 @@ class Access:
     python: str
 
     def call(self, command: Sequence[str], feed: Callable[[IO[bytes]], None] | None = None) -> bytes:
-        """What a command prints; `feed` writes its standard input. Raises RecipeError."""
+        """Output of a command; `feed` writes its standard input. Raises RecipeError."""
         try:
             return self.cluster.call(self.pod, self.container, command, feed)
         except CommandFailed as error:
             raise RecipeError(f"target.kubernetes: {error}") from error
 
     def lines(self, command: Sequence[str]) -> Iterator[bytes]:
-        """What a command prints, line by line as it comes. Raises RecipeError."""
+        """Output of a command, line by line as it comes. Raises RecipeError."""
         try:
             yield from self.cluster.lines(self.pod, self.container, command)
         except CommandFailed as error:
             raise RecipeError(f"target.kubernetes: {error}") from error
 
-    def host(self, load: Load, verb: str, *flags: str) -> list[str]:
-        """A verb of `runner.execute.agent` for a run, in the folder that plans run in."""
-        code = next((word for step in load.plan["steps"] for word in step["argv"] if word.startswith("code/")), None)
-        path = "/".join(code.split("/")[:2]) if code else code_name()  # of the run, which may be another version's
+    def agent_command(self, job_spec: JobSpec, verb: str, *flags: str) -> list[str]:
+        """The command line of `runner.execute.agent` for a run, in the folder that plans run in."""
+        code = next((arg for step in job_spec.plan["steps"] for arg in step["argv"] if arg.startswith("code/")), None)
+        path = "/".join(code.split("/")[:2]) if code else code_name()  # the run may use another version of the code
         python = ["env", f"PYTHONPATH={path}", self.python, "-m", "runner.execute.agent"]
-        return inside(load, *python, verb, load.folder, *flags)
+        return inside(job_spec, *python, verb, job_spec.folder, *flags)
 
 
-def inside(load: Load, *command: str) -> list[str]:
+def inside(job_spec: JobSpec, *command: str) -> list[str]:
     """A command in the folder that plans run in."""
-    return ["sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", load.root, *command]
+    return ["sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", job_spec.root, *command]
 
 
-def call(cluster: Cluster, load: Load, command: Callable[[Access], list[str]]) -> bytes:
-    """What a command prints beside the volume; begun again where the container of the run ended under it."""
+def call(cluster: Cluster, job_spec: JobSpec, command: Callable[[Access], list[str]]) -> bytes:
+    """Output of a command in a container with the volume; repeated if a container of the run ends meanwhile."""
     while True:
-        with beside(cluster, load) as there:
+        with container_with_volume(cluster, job_spec) as container:
             try:
-                return there.call(command(there))
+                return container.call(command(container))
             except (RecipeError, ClusterLost, Missing):
-                if there.container == ACCESS:
+                if container.container == ACCESS:
                     raise
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL)
 
 
 @contextmanager
-def beside(cluster: Cluster, load: Load) -> Iterator[Access]:
-    """A container with the volume: one of the run that works now, else that of a pod made for it."""
+def container_with_volume(cluster: Cluster, job_spec: JobSpec) -> Iterator[Access]:
+    """A container with the volume: a running one of the run, otherwise one in a pod that is created for it."""
     for component in (RUN, SERVER):
-        for pod in pods_of(cluster, load.run, component):
+        for pod in pods_of(cluster, job_spec.run, component):
             if pods.running(pod, component):
-                yield Access(cluster, pod["metadata"]["name"], component, load.python)
+                yield Access(cluster, pod["metadata"]["name"], component, job_spec.python)
                 return
-    with access_pod(cluster, load) as name:
+    with access_pod(cluster, job_spec) as name:
         yield Access(cluster, name, ACCESS, "python3")
 
 
 @contextmanager
-def access_pod(cluster: Cluster, load: Load) -> Iterator[str]:
-    """Start a pod beside the volume and remove it afterwards; yields its name. Raises RecipeError."""
-    name = f"{load.run}-{secrets.token_hex(3)}"
-    cluster.create(manifests.access_pod(load.settings, load.run, name, _LIFE))
+def access_pod(cluster: Cluster, job_spec: JobSpec) -> Iterator[str]:
+    """Start a pod with the volume and delete it afterwards; yields its name. Raises RecipeError."""
+    name = f"{job_spec.run}-{secrets.token_hex(3)}"
+    cluster.create(manifests.access_pod(job_spec.settings, job_spec.run, name, _LIFE))
     try:
         _wait(cluster, name)
         yield name
@@ -96,18 +96,18 @@ def access_pod(cluster: Cluster, load: Load) -> Iterator[str]:
 
 def pods_of(cluster: Cluster, run: str, component: str | None = None) -> list[Object]:
     """The pods of a run."""
-    found = {"label_selector": manifests.selector(run, component)}
-    return cluster.ask("core.list_namespaced_pod", cluster.namespace, **found)["items"]
+    selector = manifests.selector(run, component)
+    return cluster.ask("core.list_namespaced_pod", cluster.namespace, label_selector=selector)["items"]
 
 
 def _wait(cluster: Cluster, name: str) -> None:
-    """Until the pod runs; what keeps it from that is said when it has had its time."""
+    """Wait until the pod runs. Raises RecipeError, with the reason, if it does not start in time."""
     until = time.monotonic() + _START
     while True:
         pod = cluster.ask("core.read_namespaced_pod", name, cluster.namespace)
         if pods.running(pod, ACCESS):
             return
         if time.monotonic() > until or pod["status"]["phase"] in ("Failed", "Succeeded"):
-            reason = "; ".join(pods.why_not(pod)) or pod["status"]["phase"]
-            raise RecipeError(f"target.kubernetes: the pod that brings files does not start: {reason}")
-        time.sleep(_LOOK_EVERY)
+            reason = "; ".join(pods.pending_reasons(pod)) or pod["status"]["phase"]
+            raise RecipeError(f"target.kubernetes: the pod that copies files does not start: {reason}")
+        time.sleep(_POLL)

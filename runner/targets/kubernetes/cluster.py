@@ -1,8 +1,8 @@
-"""The wire to a Kubernetes cluster: its objects as plain values, logs as they grow, commands and ports in pods.
+"""The connection to a Kubernetes cluster: objects as plain values, logs as they grow, commands and ports in pods.
 
-The official client reads the kubeconfig (contexts, certificates, `aws eks get-token`) and connects; what it leaves open
-is here: it repeats what failed without a word, waits for ever on a link that is cut, and stops reading a command's
-output while TLS still holds some.
+The official client reads the kubeconfig (contexts, certificates, `aws eks get-token`) and connects. This module works
+around three of its habits: it retries silently, waits for ever on a broken connection, and stops reading a command's
+output while TLS still has some buffered.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ class ClusterLost(ConnectionLost):
 
 
 class Missing(Exception):
-    """There is no such object."""
+    """The object does not exist."""
 
 
 class Refused(RecipeError):
-    """The API server will not do it; the text is its reason."""
+    """The API server refused the request; the text is its reason."""
 
 
 class Cluster:
-    """The cluster and namespace that the settings choose, connected to when first needed."""
+    """The cluster and namespace that the settings choose. It connects when first needed."""
 
     def __init__(self, settings: Kubernetes) -> None:
         self._settings = settings
@@ -55,31 +55,32 @@ class Cluster:
 
     @property
     def namespace(self) -> str:
+        """The namespace of the settings, or else the one of the context."""
         return self._settings.namespace or self._connection()["namespace"]
 
     def forget(self) -> None:
-        """Give the connection up; the next question makes a new one, with new credentials."""
+        """Drop the connection; the next request makes a new one, with new credentials."""
         self._apis = {}
 
-    def create(self, made: Object, dry_run: bool = False) -> Object:
-        """Make an object, or only ask whether it could be made; returns it as the server has it."""
-        return self.ask(_CREATE[made["kind"]], self.namespace, made, **({"dry_run": "All"} if dry_run else {}))
+    def create(self, item: Object, dry_run: bool = False) -> Object:
+        """Create an object, or only check whether it could be created; returns it as the server has it."""
+        return self.ask(_CREATE[item["kind"]], self.namespace, item, **({"dry_run": "All"} if dry_run else {}))
 
-    def ask(self, call: str, *words: Any, **options: Any) -> Any:
-        """What a method of the client answers, as plain values; `call` is api.method, such as core.list_node.
+    def ask(self, call: str, *args: Any, **options: Any) -> Any:
+        """Call a method of the client, such as `core.list_node`; returns its answer as plain values.
 
         Raises Missing, Refused, ClusterLost.
         """
         api, _, method = call.partition(".")
         apis = self._connection()
-        with _in_words():
-            answer = getattr(apis[api], method)(*words, _request_timeout=(_CONNECT, _ANSWER), **options)
+        with _translated_errors():
+            answer = getattr(apis[api], method)(*args, _request_timeout=(_CONNECT, _ANSWER), **options)
             return apis["client"].sanitize_for_serialization(answer)
 
     def log(self, pod: str, container: str) -> Iterator[bytes]:
-        """What a container printed so far and prints until it ends, line by line. Raises as `ask` does."""
+        """The output of a container from its start until it ends, line by line. Raises as `ask` does."""
         core = self._connection()["core"]
-        with _in_words():
+        with _translated_errors():
             answer = core.read_namespaced_pod_log(
                 pod, self.namespace, container=container, follow=True,
                 _preload_content=False, _request_timeout=(_CONNECT, None),
@@ -90,11 +91,11 @@ class Cluster:
                 answer.close()
 
     def call(self, pod: str, container: str, command: Sequence[str], feed: Callable[[IO[bytes]], None] | None) -> bytes:
-        """What a command in a pod prints; `feed` writes its standard input. Raises CommandFailed, and as `ask` does."""
+        """Output of a command in a pod; `feed` writes its standard input. Raises CommandFailed, and as `ask` does."""
         return b"".join(self._output(pod, container, command, feed))
 
     def lines(self, pod: str, container: str, command: Sequence[str]) -> Iterator[bytes]:
-        """What a command in a pod prints, line by line as it comes. Raises as `call` does."""
+        """Output of a command in a pod, line by line as it comes. Raises as `call` does."""
         return _lines(self._output(pod, container, command, None))
 
     def port(self, pod: str, port: int) -> socket.socket:
@@ -102,37 +103,37 @@ class Cluster:
         connect = self._connection()["core"].connect_get_namespaced_pod_portforward
         from kubernetes.stream import portforward
 
-        with _in_words():
+        with _translated_errors():
             forward: Any = portforward(connect, pod, self.namespace, ports=str(port))
             return forward.socket(port)
 
     def _output(
         self, pod: str, container: str, command: Sequence[str], feed: Callable[[IO[bytes]], None] | None
     ) -> Iterator[bytes]:
-        """Standard output of a command, in pieces."""
-        connect, said = self._connection()["core"].connect_get_namespaced_pod_exec, b""
+        """Standard output of a command, in chunks."""
+        connect, errors = self._connection()["core"].connect_get_namespaced_pod_exec, b""
         from kubernetes.stream import stream
 
-        with _in_words():
+        with _translated_errors():
             opened: Any = stream(
                 connect, pod, self.namespace, container=container, command=list(command), stdin=feed is not None,
                 stdout=True, stderr=True, tty=False, binary=True, _preload_content=False,
             )  # fmt: skip
-            wire = opened.sock
-            wire.settimeout(_SILENCE)
+            websocket = opened.sock
+            websocket.settimeout(_SILENCE)
             try:
                 if feed:
-                    _feed(wire, feed)
-                for channel, data in _frames(wire):
+                    _feed(websocket, feed)
+                for channel, data in _frames(websocket):
                     if channel == _STDOUT:
                         yield data
                     elif channel == _STDERR:
-                        said += data
+                        errors += data
                     elif channel == _STATUS:
-                        _check(json.loads(data), said)
+                        _check(json.loads(data), errors)
                         return
             finally:
-                wire.close()
+                websocket.close()
         raise ClusterLost("the connection was closed")
 
     def _connection(self) -> dict[str, Any]:
@@ -159,9 +160,9 @@ def _connect(context: str | None) -> dict[str, Any]:
         reason = _first_line(str(error)).removeprefix("Invalid kube-config file. ")
         raise RecipeError(
             f"target.kubernetes.context: {context or 'the current one'}: {reason}; "
-            "`kubectl config get-contexts` lists them, `aws eks update-kubeconfig --name CLUSTER` adds one"
+            "`kubectl config get-contexts` lists the contexts, `aws eks update-kubeconfig --name CLUSTER` adds one"
         ) from None
-    chosen = next((one for one in contexts if one["name"] == context), current)
+    chosen = next((entry for entry in contexts if entry["name"] == context), current)
     return {
         "client": connected,
         "namespace": chosen["context"].get("namespace", "default"),
@@ -174,15 +175,15 @@ def _connect(context: str | None) -> dict[str, Any]:
 
 
 def _keepalive() -> list[tuple[int, int, int]]:
-    """Have the kernel find a cut link in about half a minute, also where nothing is said for hours."""
+    """Let the kernel detect a broken connection in about half a minute, even if it is idle for hours."""
     wanted = {"TCP_NODELAY": 1, "TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
     known = {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}
-    return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *((socket.IPPROTO_TCP, *one) for one in known.items())]
+    return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *((socket.IPPROTO_TCP, *option) for option in known.items())]
 
 
 @contextmanager
-def _in_words() -> Iterator[None]:
-    """The client's exceptions as ours."""
+def _translated_errors() -> Iterator[None]:
+    """Convert the client's exceptions to ours."""
     from kubernetes.client import ApiException
     from urllib3.exceptions import HTTPError
     from websocket import WebSocketException
@@ -190,17 +191,17 @@ def _in_words() -> Iterator[None]:
     try:
         yield
     except ApiException as error:
-        raise _ours(error) from error
+        raise _translated(error) from error
     except AttributeError as error:
         if not isinstance(error.__context__, ApiException):
             raise
-        raise _ours(error.__context__) from error  # the client stumbles over a WebSocket's error, which has no body
+        raise _translated(error.__context__) from error  # the client fails on a WebSocket error, which has no body
     except (HTTPError, WebSocketException, OSError) as error:
         raise ClusterLost(_first_line(str(error)) or type(error).__name__) from error
 
 
-def _ours(error: Any) -> Exception:
-    """Which of our exceptions tells what the API answered."""
+def _translated(error: Any) -> Exception:
+    """Our exception for an ApiException."""
     reason = _reason(error)
     status = error.status or int((re.match(r"Handshake status (\d+)", reason) or [0, 0])[1])
     if status == 404:
@@ -218,45 +219,45 @@ def _first_line(text: str) -> str:
     return text.strip().partition("\n")[0]
 
 
-def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
     rest = b""
-    for piece in pieces:
-        *lines, rest = (rest + piece).split(b"\n")
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
         yield from lines
 
 
-def _frames(wire: Any) -> Iterator[tuple[int, bytes]]:
-    """Channel and content of what comes over a WebSocket, until it is closed."""
+def _frames(websocket: Any) -> Iterator[tuple[int, bytes]]:
+    """Channel and content of each frame of a WebSocket, until it is closed."""
     from websocket import ABNF
 
     while True:
-        kind, frame = wire.recv_data_frame(True)
+        kind, frame = websocket.recv_data_frame(True)
         if kind == ABNF.OPCODE_CLOSE:
             return
         if kind in (ABNF.OPCODE_BINARY, ABNF.OPCODE_TEXT) and frame.data:
             yield frame.data[0], frame.data[1:]
 
 
-def _feed(wire: Any, feed: Callable[[IO[bytes]], None]) -> None:
-    """A command that ends early closes its input: what it says and its status tell more than that."""
+def _feed(websocket: Any, feed: Callable[[IO[bytes]], None]) -> None:
+    """Write the input of a command. If it ends early and closes its input, its output and status tell why."""
     with suppress(BrokenPipeError, ConnectionResetError):
-        stream: Any = _Input(wire)
+        stream: Any = _Input(websocket)
         feed(stream)
 
 
 class _Input:
-    """Standard input of a command. It is never at its end: the protocol has no word for that before version 5."""
+    """Standard input of a command. It cannot be closed: the protocol has no message for that before version 5."""
 
-    def __init__(self, wire: Any) -> None:
-        self._wire = wire
+    def __init__(self, websocket: Any) -> None:
+        self._websocket = websocket
 
     def write(self, data: bytes) -> int:
         for start in range(0, len(data), _CHUNK):
-            self._wire.send_binary(_STDIN + bytes(data[start : start + _CHUNK]))
+            self._websocket.send_binary(_STDIN + bytes(data[start : start + _CHUNK]))
         return len(data)
 
 
-def _check(status: Object, said: bytes) -> None:
+def _check(status: Object, errors: bytes) -> None:
     if status["status"] != "Success":
-        last = said.decode(errors="replace").strip().rpartition("\n")[2]
+        last = errors.decode(errors="replace").strip().rpartition("\n")[2]
         raise CommandFailed(1, last or status.get("message", "it failed"))

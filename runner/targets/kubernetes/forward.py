@@ -1,4 +1,4 @@
-"""A port of this machine that leads to a port of a pod."""
+"""Forwards a port of this machine to a port of a pod."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from runner.targets.kubernetes.cluster import Cluster, ClusterLost, Missing
 
 
 @contextmanager
-def forwarding(cluster: Cluster, pod: str, there: int, here: int) -> Iterator[None]:
-    """Have the port `here` of this machine, on loopback alone, lead to the port `there` of a pod."""
+def forwarding(cluster: Cluster, pod: str, remote_port: int, local_port: int) -> Iterator[None]:
+    """Forward `local_port` of this machine (on loopback only) to `remote_port` of a pod. Raises RecipeError."""
     try:
-        listener = socket.create_server(("127.0.0.1", here))
+        listener = socket.create_server(("127.0.0.1", local_port))
     except OSError as error:
-        raise RecipeError(f"target.forward: {here}: {error.strerror}; name another port of this machine") from error
+        raise RecipeError(f"target.forward: {local_port}: {error.strerror}; try another port") from error
     with listener:
-        threading.Thread(target=_serve, args=(listener, cluster, pod, there), daemon=True).start()
+        threading.Thread(target=_serve, args=(listener, cluster, pod, remote_port), daemon=True).start()
         try:
             yield
         finally:
@@ -30,16 +30,16 @@ def forwarding(cluster: Cluster, pod: str, there: int, here: int) -> Iterator[No
 def _serve(listener: socket.socket, cluster: Cluster, pod: str, port: int) -> None:
     with suppress(OSError):
         while True:
-            near, _ = listener.accept()
-            threading.Thread(target=_join, args=(near, cluster, pod, port), daemon=True).start()
+            local, _ = listener.accept()
+            threading.Thread(target=_join, args=(local, cluster, pod, port), daemon=True).start()
 
 
-def _join(near: socket.socket, cluster: Cluster, pod: str, port: int) -> None:
-    """Pass on what comes from either side, until one ends; a pod that cannot be reached ends the near side."""
-    with near, suppress(ClusterLost, Missing, RecipeError), closing(cluster.port(pod, port)) as far:
-        back = threading.Thread(target=_copy, args=(far, near), daemon=True)
+def _join(local: socket.socket, cluster: Cluster, pod: str, port: int) -> None:
+    """Copy data in both directions until one side closes; if the pod cannot be reached, close the local side."""
+    with local, suppress(ClusterLost, Missing, RecipeError), closing(cluster.port(pod, port)) as remote:
+        back = threading.Thread(target=_copy, args=(remote, local), daemon=True)
         back.start()
-        _copy(near, far)
+        _copy(local, remote)
         back.join()
 
 

@@ -1,4 +1,4 @@
-"""Whether the container images that a recipe names can do what it asks: what they have is said, never guessed."""
+"""Checks that the container images of a recipe have what it needs, by what the recipe says of them."""
 
 from __future__ import annotations
 
@@ -10,45 +10,46 @@ _KEY = "target.kubernetes"
 
 
 def problems(recipe: Recipe) -> Iterator[str]:
-    """Why the images and the recipe do not go together, and what to do."""
-    yield from _of_training(recipe)
+    """Why the images do not fit the recipe, and what to do."""
+    yield from _stage_image(recipe)
     if recipe.serve.engine == "vllm":
-        yield from _of_serving(recipe)
+        yield from _serve_image(recipe)
 
 
-def _of_training(recipe: Recipe) -> Iterator[str]:
+def _stage_image(recipe: Recipe) -> Iterator[str]:
     named, backend, wanted = recipe.target.kubernetes, recipe.train.backend, _option(recipe)
-    says = f"{_KEY}.image=ADDRESS {_KEY}.image_sdk={wanted} {_KEY}.image_trains=[{backend}]"
+    settings = f"{_KEY}.image=ADDRESS {_KEY}.image_sdk={wanted} {_KEY}.image_trains=[{backend}]"
     if not named.image:
-        yield f"{_KEY}.image: names no image; {_build(recipe, backend)}, and say {says}"
+        yield f"{_KEY}.image: not set; {_build(recipe, backend)}, and set {settings}"
     elif recipe.hardware.device == "cpu":
-        return  # any environment of the stages will do: the run looks at its packages before it starts
+        return  # any image with the packages works; the run checks them before it starts
     elif named.image_sdk != wanted:
-        has = f"has the software of {named.image_sdk}" if named.image_sdk else "is not said to have any Neuron release"
+        has = f"contains {named.image_sdk}" if named.image_sdk else "contains an unknown Neuron release"
         yield (
-            f"{_KEY}.image_sdk: {named.image} {has}, the recipe wants {wanted} (sdk.name); "
-            f"{_build(recipe, backend)}, and say {says}"
+            f"{_KEY}.image_sdk: {named.image} {has}, the recipe needs {wanted} (sdk.name); "
+            f"{_build(recipe, backend)}, and set {settings}"
         )
     elif backend not in named.image_trains:
         has = " and ".join(named.image_trains) or "no trainer"
-        yield f"{_KEY}.image_trains: {named.image} has {has}, not {backend}; {_build(recipe, backend)}, and say {says}"
+        advice = f"{_build(recipe, backend)}, and set {settings}"
+        yield f"{_KEY}.image_trains: {named.image} has {has}, not {backend}; {advice}"
 
 
-def _of_serving(recipe: Recipe) -> Iterator[str]:
-    """vLLM has an image of its own, in which a Deployment runs; the steps of the Job run in the image of the stages."""
+def _serve_image(recipe: Recipe) -> Iterator[str]:
+    """vLLM has a separate image for the Deployment; the steps of the Job run in the image of the stages."""
     named = recipe.target.kubernetes
     if not named.serve_image:
-        says = f"say {_KEY}.serve_image=ADDRESS"
-        yield f"{_KEY}.serve_image: serve=vllm needs an image with vLLM; {_build(recipe, 'vllm')}, and {says}"
+        settings = f"{_KEY}.serve_image=ADDRESS"
+        yield f"{_KEY}.serve_image: serve=vllm needs an image with vLLM; {_build(recipe, 'vllm')}, and set {settings}"
     elif recipe.serve.mode == "smoke" and named.serve_image != named.image:
         yield (
             "serve.mode: the smoke test would run in the image of the stages, which has no vLLM; "
-            "say serve.mode=foreground, which serves in target.kubernetes.serve_image, or serve=none"
+            "set serve.mode=foreground, which serves in target.kubernetes.serve_image, or serve=none"
         )
 
 
 def _option(recipe: Recipe) -> str:
-    """The sdk= option of the recipe's release."""
+    """The option of the group sdk for the recipe's release."""
     name = recipe.sdk.name
     return name if name == "cpu" else f"neuron_{name.replace('.', '_')}"
 

@@ -1,4 +1,4 @@
-"""What the API says of a pod (as plain values): whether a container has started or ended, and why it does not."""
+"""The state of a pod, from the API's plain values: whether a container has started or ended, and why not."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from typing import Any
 
 from runner.targets.kubernetes.cluster import Object
 
-_USUAL = ("ContainerCreating", "PodInitializing")  # on the way to a start
+_USUAL = ("ContainerCreating", "PodInitializing")  # normal while a container starts
 _INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 def newest(pods: Sequence[Object], container: str | None = None) -> Object | None:
-    """The pod created last of a run's first node; with `container` among those where that has started."""
+    """The newest pod of a run's first node; with `container`, the newest one in which that has started."""
     first = (pod for pod in pods if pod["metadata"].get("annotations", {}).get(_INDEX, "0") == "0")
-    begun = (pod for pod in first if container is None or _begun(pod, container))
-    return max(begun, key=lambda pod: pod["metadata"]["creationTimestamp"], default=None)
+    started_pods = (pod for pod in first if container is None or _started_status(pod, container))
+    return max(started_pods, key=lambda pod: pod["metadata"]["creationTimestamp"], default=None)
 
 
 def started(pod: Object, container: str) -> str | None:
-    """A name for this start of the container; None as long as it has not started."""
-    found = _begun(pod, container)
-    return f"{pod['metadata']['uid']}/{found['restartCount']}" if found else None
+    """An id of this start of the container; None if it has not started."""
+    status = _started_status(pod, container)
+    return f"{pod['metadata']['uid']}/{status['restartCount']}" if status else None
 
 
 def running(pod: Object, container: str) -> bool:
-    """Whether the container runs, so that a command may be run in it."""
-    found = _begun(pod, container)
-    return bool(found and "running" in found["state"]) and "deletionTimestamp" not in pod["metadata"]
+    """Whether the container is running, so that commands can run in it."""
+    status = _started_status(pod, container)
+    return bool(status and "running" in status["state"]) and "deletionTimestamp" not in pod["metadata"]
 
 
-def why_not(pod: Object) -> Iterator[str]:
-    """What keeps a pod from starting, or ended it without a word."""
+def pending_reasons(pod: Object) -> Iterator[str]:
+    """Why a pod does not start, or why it ended without reporting."""
     for condition in pod["status"].get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] != "True":
             yield condition.get("message", condition.get("reason", "not scheduled"))
@@ -45,15 +45,15 @@ def why_not(pod: Object) -> Iterator[str]:
         yield f"{pod['status']['reason']}: {pod['status'].get('message', '')}"
 
 
-def failed_first(pod: Object) -> str | None:
-    """The init container that ended with an error."""
+def failed_init_container(pod: Object) -> str | None:
+    """The name of the init container that failed; None if none did."""
     for status in pod["status"].get("initContainerStatuses", []):
         if status["state"].get("terminated", {}).get("exitCode"):
             return status["name"]
     return None
 
 
-def _begun(pod: Object, container: str) -> Object | None:
+def _started_status(pod: Object, container: str) -> Object | None:
     named = (status for status in pod["status"].get("containerStatuses", []) if status["name"] == container)
     return next((status for status in named if {"running", "terminated"} & set(status["state"])), None)
 

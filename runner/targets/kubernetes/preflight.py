@@ -1,4 +1,4 @@
-"""What a Kubernetes cluster has beside what a run needs of it. Nothing is made: objects are only tried (dry run)."""
+"""Checks that a Kubernetes cluster has what a run needs. It creates nothing: objects are submitted as a dry run."""
 
 from __future__ import annotations
 
@@ -7,39 +7,41 @@ from collections.abc import Iterator
 from runner.targets.finding import Finding
 from runner.targets.kubernetes import manifests
 from runner.targets.kubernetes.cluster import Cluster, Missing, Object, Refused
-from runner.targets.kubernetes.manifests import NEURON, Load
+from runner.targets.kubernetes.manifests import NEURON, JobSpec
 
-# Verb, resource, subresource: what a dry run of the objects does not ask; of a server more.
+# Verb, resource, subresource: rights that a dry run of the objects does not check; a server needs more.
 _RIGHTS = (("get", "pods", "log"), ("create", "pods", "exec"), ("list", "pods", ""), ("delete", "jobs", ""))
-_OF_SERVERS = (("patch", "deployments", "scale"), ("create", "pods", "portforward"))
+_SERVER_RIGHTS = (("patch", "deployments", "scale"), ("create", "pods", "portforward"))
 _GROUPS = {"jobs": "batch", "deployments": "apps"}
 
 
-def findings(cluster: Cluster, load: Load, waits: bool) -> Iterator[Finding]:
-    """One for each thing that is, or is not, as it must be; one `waits` for nodes to come. Raises ClusterLost."""
-    space = cluster.namespace
+def findings(cluster: Cluster, job_spec: JobSpec, waits: bool) -> Iterator[Finding]:
+    """A finding for each check; with `waits`, a Job may wait for an autoscaler's node. Raises ClusterLost."""
+    namespace = cluster.namespace
     try:
-        cluster.ask("core.read_namespace", space)
-        yield Finding("ok", "namespace", space)
+        cluster.ask("core.read_namespace", namespace)
+        yield Finding("ok", "namespace", namespace)
     except Missing:
-        yield Finding("error", "namespace", f"there is no {space}", f"make it: kubectl create namespace {space}")
+        yield Finding(
+            "error", "namespace", f"there is no {namespace}", f"create it: kubectl create namespace {namespace}"
+        )
         return
-    except Refused:  # one may use a namespace without the right to look at it
-        yield Finding("ok", "namespace", space)
-    yield from _claim(cluster, load)
-    yield from _secret(cluster, load)
-    yield from _rights(cluster, load)
-    yield from _objects(cluster, load)
-    yield from _devices(cluster, load, waits)
+    except Refused:  # a user may lack the right to read the namespace
+        yield Finding("ok", "namespace", namespace)
+    yield from _claim(cluster, job_spec)
+    yield from _secret(cluster, job_spec)
+    yield from _rights(cluster, job_spec)
+    yield from _objects(cluster, job_spec)
+    yield from _devices(cluster, job_spec, waits)
 
 
-def _claim(cluster: Cluster, load: Load) -> Iterator[Finding]:
-    name, space = load.settings.claim, cluster.namespace
+def _claim(cluster: Cluster, job_spec: JobSpec) -> Iterator[Finding]:
+    name, namespace = job_spec.settings.claim, cluster.namespace
     try:
-        claim = cluster.ask("core.read_namespaced_persistent_volume_claim", name, space)
+        claim = cluster.ask("core.read_namespaced_persistent_volume_claim", name, namespace)
     except Missing:
-        yield Finding("error", "volume", f"there is no PersistentVolumeClaim {name} in {space}",
-                      "make it (the guide's is an FSx for Lustre), or set target.kubernetes.claim")  # fmt: skip
+        yield Finding("error", "volume", f"there is no PersistentVolumeClaim {name} in {namespace}",
+                      "create it (the guide's is an FSx for Lustre), or set target.kubernetes.claim")  # fmt: skip
         return
     phase, modes = claim["status"].get("phase"), claim["spec"].get("accessModes", [])
     if phase == "Bound" or (phase == "Pending" and _binds_late(cluster, claim)):
@@ -47,13 +49,13 @@ def _claim(cluster: Cluster, load: Load) -> Iterator[Finding]:
     else:
         yield Finding("error", "volume", f"{name}: {phase}", f"see kubectl describe pvc {name}")
     if "ReadWriteMany" not in modes:
-        level = "error" if load.nodes > 1 else "warning"
-        yield Finding(level, "volume", f"{name}: {', '.join(modes)}: pods of one node alone can use it",
-                      "take a ReadWriteMany volume, such as FSx for Lustre or EFS")  # fmt: skip
+        level = "error" if job_spec.nodes > 1 else "warning"
+        yield Finding(level, "volume", f"{name}: {', '.join(modes)}: only pods of one node can use it",
+                      "use a ReadWriteMany volume, such as FSx for Lustre or EFS")  # fmt: skip
 
 
 def _binds_late(cluster: Cluster, claim: Object) -> bool:
-    """Whether a claim is bound when the first pod wants it."""
+    """Whether a claim is bound only when the first pod uses it."""
     name = claim["spec"].get("storageClassName")
     try:
         return bool(name) and (
@@ -63,18 +65,18 @@ def _binds_late(cluster: Cluster, claim: Object) -> bool:
         return False
 
 
-def _secret(cluster: Cluster, load: Load) -> Iterator[Finding]:
-    name, key = load.settings.secret, load.settings.secret_key
-    if not (name and manifests.asks_hub(load.plan)):
+def _secret(cluster: Cluster, job_spec: JobSpec) -> Iterator[Finding]:
+    name, key = job_spec.settings.secret, job_spec.settings.secret_key
+    if not (name and manifests.asks_hub(job_spec.plan)):
         return
     try:
         keys = cluster.ask("core.read_namespaced_secret", name, cluster.namespace).get("data", {})
     except Missing:
         yield Finding("error", "secret", f"there is no Secret {name} in {cluster.namespace}",
-                      f'make it: kubectl create secret generic {name} --from-literal={key}="$HF_TOKEN"')  # fmt: skip
+                      f'create it: kubectl create secret generic {name} --from-literal={key}="$HF_TOKEN"')  # fmt: skip
         return
     except Refused:
-        yield Finding("warning", "secret", f"{name}: may not be looked at")
+        yield Finding("warning", "secret", f"{name}: no permission to read it")
         return
     if key in keys:
         yield Finding("ok", "secret", f"{name}: has {key}")
@@ -83,8 +85,8 @@ def _secret(cluster: Cluster, load: Load) -> Iterator[Finding]:
                       "set target.kubernetes.secret_key")  # fmt: skip
 
 
-def _rights(cluster: Cluster, load: Load) -> Iterator[Finding]:
-    for verb, resource, below in (*_RIGHTS, *(_OF_SERVERS if load.server else ())):
+def _rights(cluster: Cluster, job_spec: JobSpec) -> Iterator[Finding]:
+    for verb, resource, below in (*_RIGHTS, *(_SERVER_RIGHTS if job_spec.server else ())):
         asked = {"namespace": cluster.namespace, "verb": verb, "resource": resource, "subresource": below,
                  "group": _GROUPS.get(resource, "")}  # fmt: skip
         review = {"spec": {"resourceAttributes": asked}}
@@ -93,21 +95,21 @@ def _rights(cluster: Cluster, load: Load) -> Iterator[Finding]:
             yield Finding("error", "rights", f"may not {verb} {what} in {cluster.namespace}", "ask for a Role that may")
 
 
-def _objects(cluster: Cluster, load: Load) -> Iterator[Finding]:
-    """Quota, rights and admission rules, as the API server applies them: to the objects, and to the pod of the Job."""
-    job = manifests.job(load)
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": load.run, **job["spec"]["template"]["metadata"]}}
+def _objects(cluster: Cluster, job_spec: JobSpec) -> Iterator[Finding]:
+    """Quota, rights and admission rules: a dry run of the objects, and of the Job's pod."""
+    job = manifests.job(job_spec)
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": job_spec.run, **job["spec"]["template"]["metadata"]}}
     pod["spec"] = job["spec"]["template"]["spec"]
-    for made in (job, pod, *manifests.owned(load, b"")):
+    for item in (job, pod, *manifests.owned(job_spec, b"")):
         try:
-            cluster.create(made, dry_run=True)
+            cluster.create(item, dry_run=True)
         except Refused as refused:
-            yield Finding("error", made["kind"].lower(), str(refused).partition(": ")[2])
+            yield Finding("error", item["kind"].lower(), str(refused).partition(": ")[2])
 
 
-def _devices(cluster: Cluster, load: Load, waits: bool) -> Iterator[Finding]:
-    """Whether a node has as many Neuron devices. An autoscaler may yet start one, so the Job may wait for it."""
-    asked = manifests.devices(load, load.plan["steps"])
+def _devices(cluster: Cluster, job_spec: JobSpec, waits: bool) -> Iterator[Finding]:
+    """Whether a node has enough Neuron devices. An autoscaler may start one later, so the Job may wait for it."""
+    asked = manifests.devices(job_spec, job_spec.plan["steps"])
     if not asked:
         return
     try:
@@ -115,7 +117,7 @@ def _devices(cluster: Cluster, load: Load, waits: bool) -> Iterator[Finding]:
     except Refused:
         return
     most = max((int(node["status"].get("allocatable", {}).get(NEURON, 0)) for node in nodes), default=0)
-    says = f"{asked} {NEURON} are asked for, a node has {most}" if most else f"no node has {NEURON}"
+    says = f"{asked} {NEURON} are requested, but a node has at most {most}" if most else f"no node has {NEURON}"
     if most >= asked:
         yield Finding("ok", "neuron", says)
     else:

@@ -1,7 +1,7 @@
-"""A Kubernetes cluster, such as EKS: a run is a Job, what it writes lies on a volume, its log is the event stream.
+"""A Kubernetes cluster, such as EKS: a run is a Job that writes to a shared volume; its log is the event stream.
 
-The run belongs to the cluster; a lost link, or nobody who follows, does not hurt it. Everything that it made goes with
-its Job. The objects are in `runner.targets.kubernetes.manifests`.
+The run does not depend on the connection or on the runner. Its objects, which `runner.targets.kubernetes.manifests`
+defines, are deleted with its Job.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from runner.record.runs import Run
 from runner.targets import bundle
 from runner.targets.finding import Finding
 from runner.targets.kubernetes import images, manifests, pods, preflight
-from runner.targets.kubernetes.access import access_pod, beside, call, pods_of
+from runner.targets.kubernetes.access import access_pod, call, container_with_volume, pods_of
 from runner.targets.kubernetes.cluster import Cluster, ClusterLost, Missing, Object
-from runner.targets.kubernetes.job_log import ENDS, JobLog, condition, gone, job_of
-from runner.targets.kubernetes.manifests import ACCESS, RUN, SERVER, Load
+from runner.targets.kubernetes.job_log import ENDED, JobLog, condition, gone, job_of
+from runner.targets.kubernetes.manifests import ACCESS, RUN, SERVER, JobSpec
 from runner.targets.mirror import Mirror
 from runner.targets.mirrored import MirroredTarget, check_room, log_flags
 
-_LOOK_EVERY = 1.0  # seconds
-_ARCHIVE = 700_000  # bytes that a ConfigMap's 1 MiB holds as base64, beside the rest
+_POLL = 1.0  # seconds
+_ARCHIVE = 700_000  # bytes that fit into a ConfigMap (1 MiB) as base64, with the rest of it
 
 
 class KubernetesTarget(MirroredTarget):
@@ -54,44 +54,44 @@ class KubernetesTarget(MirroredTarget):
     def place(self, recipe: Recipe) -> Place:
         for key in ("access_image", "claim"):
             if not getattr(self._kubernetes, key):
-                raise RecipeError(f"target.kubernetes.{key}: must be named; see configs/target/kubernetes.yaml")
-        memory = Path(recipe.paths.runs).expanduser().absolute() / ".digests"
+                raise RecipeError(f"target.kubernetes.{key}: not set; see configs/target/kubernetes.yaml")
+        digests = Path(recipe.paths.runs).expanduser().absolute() / ".digests"
         code, inputs = Path(bundle.code_name()), Path("inputs")
-        return Place(code, Path("store"), self._settings.python, inputs, memory, container=True)
+        return Place(code, Path("store"), self._settings.python, inputs, digests, container=True)
 
     def problems(self, recipe: Recipe) -> Iterator[str]:
         yield from super().problems(recipe)
         yield from images.problems(recipe)
 
     def probe(self, program: Path, flags: Sequence[str]) -> None:
-        """A node may not exist before the run: its image and `findings` count instead."""
+        """None: a node may not exist before the run. `findings` checks the cluster and the images instead."""
 
     def manifests(self, plan: Plan) -> str:
-        """YAML for kubectl; its first lines say what else the plan needs."""
+        """YAML for kubectl. Comments at its start list what else the plan needs."""
         plain = json.loads(json.dumps(plan.as_json()))
-        load = self._load(manifests.unique_name(plan.recipe, json.dumps(plain)), plain)
+        job_spec = self._job_spec(manifests.unique_name(plan.recipe, json.dumps(plain)), plain)
 
         def write_record(archive: tarfile.TarFile) -> None:
-            bundle.add(archive, f"{load.folder}/plan.json", json.dumps(plain).encode())
-            bundle.add(archive, f"{load.folder}/{run_folder.EVENTS}", b"")
+            bundle.add(archive, f"{job_spec.folder}/plan.json", json.dumps(plain).encode())
+            bundle.add(archive, f"{job_spec.folder}/{run_folder.EVENTS}", b"")
 
-        archive, left = _pack(load, write_record)
-        made = [*manifests.owned(load, archive), manifests.job(load)]
-        return _preamble(load, left) + yaml.safe_dump_all(made, sort_keys=False, width=120)
+        archive, too_large = _pack(job_spec, write_record)
+        objects = [*manifests.owned(job_spec, archive), manifests.job(job_spec)]
+        return _preamble(job_spec, too_large) + yaml.safe_dump_all(objects, sort_keys=False, width=120)
 
     def start(self, run: Run, attached: bool) -> None:
         token = None if self._kubernetes.secret else next(iter(bundle.secrets(run.plan).values()), None)
-        load = self._load(_name(run), run.plan, has_token=bool(token))
-        archive, left = _pack(load, lambda archive: bundle.write_record(archive, run, load.folder))
-        with _told():
-            for finding in preflight.findings(self._cluster, load, self._waits):
+        job_spec = self._job_spec(_name(run), run.plan, has_token=bool(token))
+        archive, too_large = _pack(job_spec, lambda archive: bundle.write_record(archive, run, job_spec.folder))
+        with _errors_explained():
+            for finding in preflight.findings(self._cluster, job_spec, self._waits):
                 if finding.level == "error":
                     todo = f"; {finding.todo}" if finding.todo else ""
                     raise RecipeError(f"target.kubernetes: {finding.about}: {finding.says}{todo}")
-            if left:
-                self._bring(load, left)
-            secret = [manifests.secret(load, token)] if token else []
-            self._create(load, [*secret, *manifests.owned(load, archive)])
+            if too_large:
+                self._copy_to_volume(job_spec, too_large)
+            secret = [manifests.secret(job_spec, token)] if token else []
+            self._create(job_spec, [*secret, *manifests.owned(job_spec, archive)])
 
     def start_all(self, runs: Sequence[Run]) -> None:
         started: list[Run] = []
@@ -105,174 +105,179 @@ class KubernetesTarget(MirroredTarget):
             raise
 
     def new_events(self, run: Run, mirror: Mirror) -> Callable[[], Iterator[bytes]]:
-        return JobLog(self._cluster, self._load_of(run), mirror, self._settings.forward).lines
+        return JobLog(self._cluster, self._job_spec_of(run), mirror, self._settings.forward).lines
 
     def log(self, run: Run, stage: str | None, live: bool) -> Iterator[bytes]:
-        load, flags = self._load_of(run), log_flags(stage, live)
-        heard = 0
+        job_spec, flags = self._job_spec_of(run), log_flags(stage, live)
+        received = 0
         while True:
-            with _told(), beside(self._cluster, load) as there:
-                lines = (line for line in there.lines(there.host(load, "log", *flags)) if line)
+            with _errors_explained(), container_with_volume(self._cluster, job_spec) as container:
+                lines = (line for line in container.lines(container.agent_command(job_spec, "log", *flags)) if line)
                 try:
-                    for line in itertools.islice(lines, heard, None):
-                        heard += 1
+                    for line in itertools.islice(lines, received, None):
+                        received += 1
                         yield line[1:]
                     return
                 except (RecipeError, ClusterLost, Missing):
-                    if there.container == ACCESS:
-                        raise  # else the container has ended, and with it this command: the rest lies on the volume
-            time.sleep(_LOOK_EVERY)
+                    if container.container == ACCESS:
+                        raise  # otherwise the container has ended; the rest of the log is on the volume
+            time.sleep(_POLL)
 
     def detach(self) -> None:
         self._cluster.forget()
 
     def state(self, run: Run) -> str:
-        """As `runner.execute.agent.state`, or that no pod of it runs yet."""
-        load, said = self._load_of(run), run_folder.last_state(run.folder)
-        with _told():
-            job = job_of(self._cluster, load.run)
+        """As `runner.execute.agent.state`, or `waiting: no pod runs yet`."""
+        job_spec, reported = self._job_spec_of(run), run_folder.last_state(run.folder)
+        with _errors_explained():
+            job = job_of(self._cluster, job_spec.run)
             if job is None or condition(job, "Failed"):
-                return said if said in ENDS else "killed"
-            if condition(job, "Complete") and not load.server:
+                return reported if reported in ENDED else "killed"
+            if condition(job, "Complete") and not job_spec.server:
                 return "finished"
             component = SERVER if condition(job, "Complete") else RUN
-            pod = pods.newest(pods_of(self._cluster, load.run, component))
+            pod = pods.newest(pods_of(self._cluster, job_spec.run, component))
             return "running" if pod and pods.running(pod, component) else "waiting: no pod runs yet"
 
     def cancel(self, run: Run) -> str:
-        """Delete the Job with all that goes with it; returns when nothing of that is left."""
-        load = self._load_of(run)
-        with _told():
-            job = job_of(self._cluster, load.run)
-            if job and (condition(job, "Failed") or (condition(job, "Complete") and not load.server)):
-                list(self.follow(run))  # its last words are heard, before its log goes
-            self._delete(load.run)
+        """Delete the Job and the objects that it owns; returns when they are gone."""
+        job_spec = self._job_spec_of(run)
+        with _errors_explained():
+            job = job_of(self._cluster, job_spec.run)
+            if job and (condition(job, "Failed") or (condition(job, "Complete") and not job_spec.server)):
+                list(self.follow(run))  # receive its last events before its log is deleted
+            self._delete(job_spec.run)
         with Mirror(run.folder / run_folder.EVENTS) as mirror:
             list(gone(mirror))
-        said = run_folder.last_state(run.folder)
-        return said if said in ENDS else "stopped"  # one who follows writes it
+        reported = run_folder.last_state(run.folder)
+        return reported if reported in ENDED else "stopped"  # another process follows the run and will write it
 
     def send(self, run: Run, flags: Sequence[str]) -> bytes:
-        load = self._load_of(run)
-        with _told():
-            return call(self._cluster, load, lambda there: there.host(load, "send", *flags))
+        job_spec = self._job_spec_of(run)
+        with _errors_explained():
+            return call(self._cluster, job_spec, lambda container: container.agent_command(job_spec, "send", *flags))
 
     def shell(self, run: Run) -> int:
-        """A shell in a pod beside the run's files, with kubectl; the pod goes with the shell."""
-        load = self._load_of(run)
-        with _told(), access_pod(self._cluster, load) as pod:
+        """Open a shell in a pod with the volume, using kubectl; the pod is deleted afterwards."""
+        job_spec = self._job_spec_of(run)
+        with _errors_explained(), access_pod(self._cluster, job_spec) as pod:
             context = ["--context", self._kubernetes.context] if self._kubernetes.context else []
             enter = 'cd "$1" && exec "$(command -v bash || command -v sh)"'
-            command = ["--", "sh", "-c", enter, "sh", f"{load.root}/{load.folder}"]
+            command = ["--", "sh", "-c", enter, "sh", f"{job_spec.root}/{job_spec.folder}"]
             where = [*context, "--namespace", self._cluster.namespace, pod, "--container", ACCESS]
             try:
                 return subprocess.run(["kubectl", "exec", "-it", *where, *command]).returncode
             except FileNotFoundError:
-                raise RecipeError("shell: kubectl is missing; `runner fetch` and `runner logs` do without") from None
+                raise RecipeError("shell: kubectl is missing; use `runner fetch` or `runner logs`") from None
 
     def findings(self, plan: Plan) -> list[Finding]:
-        """What of the cluster is, or is not, in the way of a plan."""
+        """Check that the cluster has what a plan needs. Raises RecipeError."""
         plain = json.loads(json.dumps(plan.as_json()))
-        with _told():
-            load = self._load(manifests.unique_name(plan.recipe), plain)
-            return list(preflight.findings(self._cluster, load, self._waits))
+        with _errors_explained():
+            job_spec = self._job_spec(manifests.unique_name(plan.recipe), plain)
+            return list(preflight.findings(self._cluster, job_spec, self._waits))
 
     @property
     def _waits(self) -> bool:
         return self._settings.busy == "wait"
 
-    def _load(self, name: str, plan: Mapping[str, Any], has_token: bool = False) -> Load:
-        return Load(name, plan, self._settings.python, self._kubernetes, has_token)
+    def _job_spec(self, name: str, plan: Mapping[str, Any], has_token: bool = False) -> JobSpec:
+        return JobSpec(name, plan, self._settings.python, self._kubernetes, has_token)
 
-    def _load_of(self, run: Run) -> Load:
-        return self._load(_name(run), run.plan)
+    def _job_spec_of(self, run: Run) -> JobSpec:
+        return self._job_spec(_name(run), run.plan)
 
-    def _create(self, load: Load, owned: list[Object]) -> None:
-        """The Job, then what it owns, so that nothing is ever left without it; a pod that starts sooner waits."""
-        job = self._cluster.create(manifests.job(load))
-        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": load.run, "uid": job["metadata"]["uid"]}
+    def _create(self, job_spec: JobSpec, owned: list[Object]) -> None:
+        """Create the Job first and then the objects that it owns, so that all are deleted with it.
+
+        A pod that starts before they exist waits for them.
+        """
+        job = self._cluster.create(manifests.job(job_spec))
+        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job_spec.run, "uid": job["metadata"]["uid"]}
         try:
-            for made in owned:
-                made["metadata"]["ownerReferences"] = [{**owner, "blockOwnerDeletion": True}]
-                self._cluster.create(made)
+            for item in owned:
+                item["metadata"]["ownerReferences"] = [{**owner, "blockOwnerDeletion": True}]
+                self._cluster.create(item)
         except BaseException:
-            self._delete(load.run)
+            self._delete(job_spec.run)
             raise
 
     def _delete(self, name: str) -> None:
-        space = self._cluster.namespace
+        namespace = self._cluster.namespace
         if job_of(self._cluster, name):
-            self._cluster.ask("batch.delete_namespaced_job", name, space, propagation_policy="Foreground")
-        of_access = manifests.selector(name, ACCESS)
-        self._cluster.ask("core.delete_collection_namespaced_pod", space, label_selector=of_access)
-        while job_of(self._cluster, name) or any(pods_of(self._cluster, name, one) for one in (RUN, SERVER)):
-            time.sleep(_LOOK_EVERY)
+            self._cluster.ask("batch.delete_namespaced_job", name, namespace, propagation_policy="Foreground")
+        access = manifests.selector(name, ACCESS)
+        self._cluster.ask("core.delete_collection_namespaced_pod", namespace, label_selector=access)
+        while job_of(self._cluster, name) or any(pods_of(self._cluster, name, kind) for kind in (RUN, SERVER)):
+            time.sleep(_POLL)
 
-    def _bring(self, load: Load, carried: Mapping[str, str]) -> None:
-        """Put files onto the volume, as far as they are not there."""
-        with beside(self._cluster, load) as there:
-            land = [there.python, "-c", Path(bootstrap.__file__).read_text(encoding="utf-8")]
-            found = json.loads(there.call([*land, "look", load.root, *map(bundle.entry, carried)]))
-            missing = {name: here for name, here in carried.items() if bundle.entry(name) not in found["there"]}
-            check_room(missing, found["free"], f"volume {load.settings.claim}", "target.kubernetes.claim")
+    def _copy_to_volume(self, job_spec: JobSpec, carried: Mapping[str, str]) -> None:
+        """Copy the files that are missing to the volume."""
+        with container_with_volume(self._cluster, job_spec) as container:
+            receiver = [container.python, "-c", Path(bootstrap.__file__).read_text(encoding="utf-8")]
+            report = json.loads(container.call([*receiver, "look", job_spec.root, *map(bundle.entry, carried)]))
+            missing = {name: path for name, path in carried.items() if bundle.entry(name) not in report["there"]}
+            check_room(missing, report["free"], f"volume {job_spec.settings.claim}", "target.kubernetes.claim")
 
             def write(stream: IO[bytes]) -> None:
                 with bundle.archive(stream) as archive:
                     bundle.write_carried(archive, missing)
 
             if missing:
-                there.call([*land, "receive", load.root], write)
+                container.call([*receiver, "receive", job_spec.root], write)
 
 
 def _name(run: Run) -> str:
-    """Of a run's objects: the manifest tells it from all others, those of other computers too."""
+    """The name of a run's objects. The manifest makes it unique, also among the runs of other computers."""
     manifest = (run.folder / "manifest.json").read_text(encoding="utf-8")
     return manifests.unique_name(run.plan["recipe"], run.name, manifest)
 
 
-def _pack(load: Load, write_record: Callable[[tarfile.TarFile], None]) -> tuple[bytes, dict[str, str]]:
-    """What the ConfigMap holds, as a tar; and the carried files that are left because they do not fit."""
-    carried: dict[str, str] = load.plan["carried"]
-    if bundle.size(carried) < 16 * _ARCHIVE:  # text packs well
-        whole = _archive(load, write_record, carried)
-        if len(whole) <= _ARCHIVE:
-            return whole, {}
-    packed = _archive(load, write_record, {})
+def _pack(job_spec: JobSpec, write_record: Callable[[tarfile.TarFile], None]) -> tuple[bytes, dict[str, str]]:
+    """The tar for the ConfigMap, and the carried files that do not fit into it. Raises RecipeError."""
+    carried: dict[str, str] = job_spec.plan["carried"]
+    if bundle.size(carried) < 16 * _ARCHIVE:  # text compresses well
+        packed = _archive(job_spec, write_record, carried)
+        if len(packed) <= _ARCHIVE:
+            return packed, {}
+    packed = _archive(job_spec, write_record, {})
     if len(packed) > _ARCHIVE:
         raise RecipeError("target.kubernetes: code and uncommitted changes do not fit into a ConfigMap; commit them")
     return packed, carried
 
 
-def _archive(load: Load, write_record: Callable[[tarfile.TarFile], None], carried: Mapping[str, str]) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz", dereference=True) as archive:
+def _archive(job_spec: JobSpec, write_record: Callable[[tarfile.TarFile], None], carried: Mapping[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", dereference=True) as archive:
         bundle.write_code(archive)
         write_record(archive)
-        for name, content in load.parts():
-            bundle.add(archive, f"{load.folder}/{name}", content)
+        for name, content in job_spec.parts():
+            bundle.add(archive, f"{job_spec.folder}/{name}", content)
         bundle.write_carried(archive, carried)
-    return packed.getvalue()
+    return buffer.getvalue()
 
 
-def _preamble(load: Load, left: Mapping[str, str]) -> str:
-    """Comments that say what kubectl must find: the token, files that are too large for a ConfigMap."""
+def _preamble(job_spec: JobSpec, too_large: Mapping[str, str]) -> str:
+    """Comments that list what must exist: the token, and files that are too large for a ConfigMap."""
     lines = []
-    if bundle.asks_hub(load.plan) and not load.settings.secret:
-        made = f'kubectl create secret generic {load.run} --from-literal={load.settings.secret_key}="$HF_TOKEN"'
-        lines.append(f"# for gated models: {made}")
-    lines += [f"# must be at {load.root}/{there}: {here}" for there, here in left.items()]
-    if load.server:
-        lines.append(f"# when the Job is complete: kubectl scale deployment {load.run} --replicas=1")
+    if bundle.asks_hub(job_spec.plan) and not job_spec.settings.secret:
+        create = (
+            f'kubectl create secret generic {job_spec.run} --from-literal={job_spec.settings.secret_key}="$HF_TOKEN"'
+        )
+        lines.append(f"# for gated models: {create}")
+    lines += [f"# copy {local} to {job_spec.root}/{remote}" for remote, local in too_large.items()]
+    if job_spec.server:
+        lines.append(f"# when the Job is complete: kubectl scale deployment {job_spec.run} --replicas=1")
     return "".join(f"{line}\n" for line in lines)
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """What cannot be done now, as a line for a person."""
+def _errors_explained() -> Iterator[None]:
+    """Convert errors of the cluster to RecipeError."""
     try:
         yield
     except ClusterLost as lost:
-        said = f"no answer from the cluster: {lost}; does `kubectl get pods` work?"
-        raise RecipeError(f"target.kubernetes: {said}") from lost
+        problem = f"no answer from the cluster: {lost}; does `kubectl get pods` work?"
+        raise RecipeError(f"target.kubernetes: {problem}") from lost
     except Missing as missing:
         raise RecipeError(f"target.kubernetes: {missing}") from missing

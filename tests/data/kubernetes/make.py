@@ -44,8 +44,8 @@ def manifests(words: list[str]) -> str:
 def text(words: list[str]) -> str:
     """The same, without what differs from machine to machine and from edit to edit."""
     made = manifests(words).replace(str(ROOT), "ROOT")
-    made = re.sub(r"(?m)^(  delivery.tar.gz:).*(\n    .*)*", r"\1 TAR", made)
-    made = re.sub(r"(?ms)^(  landing.py:).*?(?=^\S)", r"\1 PROGRAM\n", made)
+    made = re.sub(r"(?m)^(  bundle.tar.gz:).*(\n    .*)*", r"\1 TAR", made)
+    made = re.sub(r"(?ms)^(  bootstrap.py:).*?(?=^\S)", r"\1 PROGRAM\n", made)
     made = re.sub(r"\b(code|inputs)/[0-9a-f]{16}", r"\1/DIGEST", made)
     return re.sub(r"-[0-9a-f]{12}\b", "-DIGEST", made)
 

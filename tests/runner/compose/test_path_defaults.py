@@ -77,4 +77,7 @@ def test_an_adapter_is_no_model(tmp_path: Path, config: str, capsys: pytest.Capt
     (tmp_path / "adapter_model.safetensors").touch()
     assert main(["plan", "quickstart", f"model.path={tmp_path}"]) == 2
     of = " of me/base" if "me/base" in config else ""
-    assert f"runner: model.path: {tmp_path}: this is a LoRA adapter{of}; name its base model" in capsys.readouterr().err
+    assert (
+        f"runner: model.path: {tmp_path}: is a LoRA adapter{of}; set the key to its base model"
+        in capsys.readouterr().err
+    )

@@ -51,14 +51,14 @@ def test_rows_that_fit(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("a.txt", "x", r"dataset.path: .*a\.txt: its suffix is none of \.jsonl, \.json, \.csv, \.parquet"),
-        ("a.jsonl", "", r"dataset.path: .*a\.jsonl: holds no rows"),
-        ("a.jsonl", "\n\n", r"holds no rows"),
-        ("a.json", "[]", r"holds no rows"),
-        ("a.csv", "q,a\n", r"holds no rows"),
-        ("a.csv", "q,a\n1,2\n3\n", r"a\.csv:3: not as many values as line 1 has columns"),
+        ("a.txt", "x", r"dataset.path: .*a\.txt: the file name must end in one of \.jsonl, \.json, \.csv, \.parquet"),
+        ("a.jsonl", "", r"dataset.path: .*a\.jsonl: contains no rows"),
+        ("a.jsonl", "\n\n", r"contains no rows"),
+        ("a.json", "[]", r"contains no rows"),
+        ("a.csv", "q,a\n", r"contains no rows"),
+        ("a.csv", "q,a\n1,2\n3\n", r"a\.csv:3: has a different number of values than line 1 has columns"),
         ("a.jsonl", '{"q": 1, "a": 2}\n{"q": \n', r"dataset.path: .*a\.jsonl:2: not JSON"),
-        ("a.json", '[{"q": 1, "a": 2}, 3]', r"a\.json: entry 2: a int, not an object"),
+        ("a.json", '[{"q": 1, "a": 2}, 3]', r"a\.json: entry 2: is a int, not an object"),
         ("a.parquet", "not Parquet", r"a\.parquet: truncated or not Parquet"),
         ("a.jsonl", [{"q": "", "a": ""}, {"q": ""}], r"a\.jsonl:2 has no column 'a'; the columns are q"),
         ("a.json", [{"q": "", "answer": ""}], r"entry 1 has no column 'a'; the columns are q, answer"),
@@ -71,21 +71,23 @@ def test_a_file_that_cannot_be_trained_on(tmp_path: Path, name: str, content: An
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="dataset.path: .*: is a folder; name a file in it"):
+    with pytest.raises(RecipeError, match="dataset.path: .*: is a folder; set it to a file in that folder"):
         check(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet"])
 def test_a_list_is_no_text(tmp_path: Path, name: str) -> None:
     path = write(tmp_path, name, [ROW, ROW])
-    with pytest.raises(RecipeError, match="dataset.template.sections: .* the column 'tags' holds a list, not text"):
+    with pytest.raises(RecipeError, match="dataset.template.sections: .* the column 'tags' contains a list, not text"):
         check(path, sections="{tags}")
     check(path, sections="{n}")
 
 
 def test_a_typo_in_the_template_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", [{"question?": "Who?", "a": "Ann"}] * 2)
-    with pytest.raises(RecipeError, match=r"no column 'question'; did you mean question\?\?; the text {question} is"):
+    with pytest.raises(
+        RecipeError, match=r"no column 'question'; did you mean question\?\?; for the literal text {question}, write"
+    ):
         check(path, sections="{question}")
     check(path, sections="{question?} {{question}}")
 
@@ -99,7 +101,7 @@ def test_a_response_that_is_a_text_only_is_refused(tmp_path: Path) -> None:
 def test_braces_that_can_be_read_in_two_ways_are_refused_of_a_hub_too() -> None:
     recipe = compose("quickstart", ["dataset=dolly"]).recipe
     recipe.dataset.template.response = '{"a": {"b": {response}}}'
-    with pytest.raises(RecipeError, match="dataset.template.response: .* write each literal brace twice"):
+    with pytest.raises(RecipeError, match="dataset.template.response: .* double every literal brace"):
         dataset.check(recipe)
 
 
@@ -108,7 +110,7 @@ def test_conditions_count(tmp_path: Path) -> None:
     check(path, "dataset.where.ok=true")
     with pytest.raises(RecipeError, match="dataset.eval_rows: 2 of the 2 rows in .* with ok=true leave nothing"):
         check(path, "dataset.where.ok=true", eval_rows=2)
-    with pytest.raises(RecipeError, match="dataset.where: .* holds no row with ok=null"):
+    with pytest.raises(RecipeError, match="dataset.where: .* has no row with ok=null"):
         check(path, "dataset.where.ok=null")
 
 

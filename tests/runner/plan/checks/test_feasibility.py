@@ -24,7 +24,10 @@ LLAMA = ["model=llama3_8b", "dataset.seq_len=1024"]
         ([*LLAMA, "tp_size=8", "parallel.kv_size_multiplier=3"], "8 K/V heads x 3"),
         (["dataset.seq_len=100000"], "more than the 512 positions"),
         (["hardware=trn2"], "2.29 trains nxd on trn1 and trn2, not torch on trn2; choose sdk=neuron_2_33"),
-        (["hardware=trn1", "sdk=neuron_2_33"], "2.33 trains torch on trn2, not torch on trn1; no release can do that"),
+        (
+            ["hardware=trn1", "sdk=neuron_2_33"],
+            "2.33 trains torch on trn2, not torch on trn1; no release supports that",
+        ),
         (["hardware=trn2", "sdk=neuron_2_33", "parallel.dp_size=2"], "torch_lora trains one copy"),
         (["model.path=/nowhere"], "model.path: /nowhere/config.json: no such file"),
     ],

@@ -190,7 +190,7 @@ def test_what_does_not_fit_a_core_is_refused_with_what_would(
     recipe = changed(composed(hardware), "train", batch_size=batch_size, accumulate=2)
     recipe = changed(changed(recipe, "dataset", seq_len=seq_len), "parallel", tp_size=tp_size)
     reason = refusal(recipe)
-    assert "of memory a core" in reason
+    assert "of memory per core" in reason
     assert f"a core has {recipe.hardware.core_memory_gb:g} GiB" in reason
     assert list(feasibility.problems(followed(recipe, reason))) == []
 
@@ -207,17 +207,17 @@ def followed(recipe: Recipe, reason: str) -> Recipe:
 
 
 MISTAKES = [
-    ("train", {"learning_rate": 0.0}, "train.learning_rate: 0 learns nothing"),
+    ("train", {"learning_rate": 0.0}, "train.learning_rate: with 0, nothing is learned"),
     ("train", {"warmup_ratio": 1.0}, "train.warmup_ratio: 1 of all steps"),
     ("train", {"warmup_ratio": 0.05, "max_steps": 1}, "train.warmup_ratio: 0.05 of 1 steps"),
     ("train", {"warmup_ratio": 0.6, "max_steps": 2}, "train.warmup_ratio: 0.6 of 2 steps"),
     ("train", {"lora": schema.Lora(targets=[])}, "train.lora.targets: no layer"),
-    ("train", {"lora": schema.Lora(targets=["q_proj", "q_proj"])}, "named twice"),
+    ("train", {"lora": schema.Lora(targets=["q_proj", "q_proj"])}, "lists a layer twice"),
     ("dataset", {"seq_len": 8193}, "dataset.seq_len: 8193 is more than the 8192 positions"),
-    ("evaluate", {"enabled": True, "max_new_tokens": 8192}, "evaluate.max_new_tokens: 8192 leaves none"),
+    ("evaluate", {"enabled": True, "max_new_tokens": 8192}, "evaluate.max_new_tokens: 8192 leaves no room"),
     ("hardware", {"layout": "trn2"}, "hardware.layout: trn2 shards train wrongly on trn1.32xlarge"),
-    ("hardware", {"host_memory_gb": 8.0}, "train needs 17.0 GiB of the host's memory, which has 8 GiB"),
-    ("hardware", {"disk_gb": 20.0}, "of disk, it has 18.6 GiB"),
+    ("hardware", {"host_memory_gb": 8.0}, "train needs 17.0 GiB of host memory, but the host has 8 GiB"),
+    ("hardware", {"disk_gb": 20.0}, "of disk, but it has 18.6 GiB"),
     ("parallel", {"kv_size_multiplier": 3}, "8 K/V heads x 3 do not fit tp_size 8"),
     ("parallel", {"tp_size": 32, "kv_size_multiplier": 2}, "8 K/V heads x 2 do not fit tp_size 32"),
 ]

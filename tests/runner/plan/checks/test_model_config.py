@@ -82,14 +82,14 @@ def test_an_adapter_is_not_a_model(model: Path) -> None:
     (model / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "meta-llama/Llama-3.2-1B"}))
     for _ in range(2):
         message = refusal(model)
-        assert "this is a LoRA adapter of meta-llama/Llama-3.2-1B; name its base model" in message
+        assert "is a LoRA adapter of meta-llama/Llama-3.2-1B; set the key to its base model" in message
         (model / "config.json").unlink(missing_ok=True)
 
 
 def test_shards_are_not_a_model(model: Path) -> None:
     (model / "model").mkdir()
     (model / "model" / "dp_rank_00_tp_rank_00_pp_rank_00.pt").touch()
-    assert "these are shards of a model" in refusal(model)
+    assert "contains shards of a model" in refusal(model)
 
 
 def test_a_folder_without_tokenizer(model: Path, tmp_path: Path) -> None:

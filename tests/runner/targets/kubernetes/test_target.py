@@ -128,8 +128,8 @@ def test_names_are_dns_labels(recipe: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["target.kubernetes.image=null"], "target.kubernetes.image: names no image; build recipes/images/cpu.Docker"),
-        (["target.kubernetes.claim=null"], "target.kubernetes.claim: must be named"),
+        (["target.kubernetes.image=null"], "target.kubernetes.image: not set; build recipes/images/cpu.Docker"),
+        (["target.kubernetes.claim=null"], "target.kubernetes.claim: not set"),
         (["target.kubernetes.tolerations=[neuron]"], "tolerations: neuron: not a taint"),
     ],
 )
@@ -140,8 +140,8 @@ def test_wrong_settings_are_one_line(overrides: list[str], expected: str) -> Non
 
 DOLLY = ["llama3_8b_dolly_trn2", "serve=none"]
 OTHER_IMAGES = [
-    (DOLLY, "target.kubernetes.image: names no image; build recipes/images/nxd_2_29.Dockerfile"),
-    ([*DOLLY, "target.kubernetes.image=mine"], "image_sdk: mine is not said to have any Neuron release"),
+    (DOLLY, "target.kubernetes.image: not set; build recipes/images/nxd_2_29.Dockerfile"),
+    ([*DOLLY, "target.kubernetes.image=mine"], "image_sdk: mine contains an unknown Neuron release"),
     ([*DOLLY, *make.OPTIMUM], "image_sdk: registry/trainium-recipes:optimum-2.26 has the software of neuron_2_26"),
     (["llama3_8b_sql_trn1", *make.image("a", "neuron_2_26", "nxd")], "image_trains: .* has nxd, not optimum"),
     ([*DOLLY, *make.NXD, "serve=vllm"], "serve_image: serve=vllm needs an image with vLLM; build"),
@@ -205,10 +205,10 @@ def test_when_something_cannot_be_made_the_job_goes_too(cluster: FakeCluster, tm
 @pytest.mark.parametrize(
     ("change", "overrides", "expected"),
     [
-        (lambda c: c.objects.pop("namespaces"), [], "there is no team; make it: kubectl create namespace team"),
+        (lambda c: c.objects.pop("namespaces"), [], "there is no team; create it: kubectl create namespace team"),
         (lambda c: c.objects.pop("persistentvolumeclaims"), [], "no PersistentVolumeClaim fsx-static-pvc in team"),
         (lambda c: c.objects["persistentvolumeclaims"]["fsx-static-pvc"].update(status={"phase": "Lost"}), [], "Lost"),
-        (lambda c: None, ["target.kubernetes.secret=hub"], "no Secret hub in team; make it: kubectl create secret"),
+        (lambda c: None, ["target.kubernetes.secret=hub"], "no Secret hub in team; create it: kubectl create secret"),
         (lambda c: c.put("secrets", "hub", data={"token": ""}), ["target.kubernetes.secret=hub"], "has token, not HF"),
         (lambda c: c.denied.add("pods"), [], "may not get pods/log in team"),
         (lambda c: c.refuse.update(pods="exceeded quota: neuron, requested: 16"), [], "pod: exceeded quota: neuron"),
@@ -235,7 +235,7 @@ def test_doctor_shows_the_cluster(cluster: FakeCluster, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "ok      volume      fsx-static-pvc: Bound" in done.stdout
-    assert "warning neuron      16 aws.amazon.com/neuron are asked for, a node has 8" in done.stdout
+    assert "warning neuron      16 aws.amazon.com/neuron are requested, but a node has at most 8" in done.stdout
     refusing = subprocess.run([*command, "target.busy=refuse"], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert refusing.returncode == 1
     assert cluster.made() == []
@@ -360,8 +360,8 @@ def test_the_plan_of_a_server_comes_in_two_parts() -> None:
     recipe = compose("quickstart", ["target=kubernetes", *make.CPU, "serve.mode=foreground", "serve.port=8123"]).recipe
     target = targets.of(recipe.target)
     plan = json.loads(json.dumps(target.plan(recipe).as_json()))
-    load = manifests.Load("name", plan, "python3", recipe.target.kubernetes)
-    parts = {name: [step["stage"] for step in json.loads(text)["steps"]] for name, text in load.parts()}
+    job_spec = manifests.JobSpec("name", plan, "python3", recipe.target.kubernetes)
+    parts = {name: [step["stage"] for step in json.loads(text)["steps"]] for name, text in job_spec.parts()}
     assert parts["server.json"] == ["serve"]
     assert parts["job.json"] == [step["stage"] for step in plan["steps"][:-1]]
-    assert load.port == 8123
+    assert job_spec.port == 8123
