@@ -142,7 +142,7 @@ DOLLY = ["llama3_8b_dolly_trn2", "serve=none"]
 OTHER_IMAGES = [
     (DOLLY, "target.kubernetes.image: not set; build recipes/images/nxd_2_29.Dockerfile"),
     ([*DOLLY, "target.kubernetes.image=mine"], "image_sdk: mine contains an unknown Neuron release"),
-    ([*DOLLY, *make.OPTIMUM], "image_sdk: registry/trainium-recipes:optimum-2.26 has the software of neuron_2_26"),
+    ([*DOLLY, *make.OPTIMUM], "image_sdk: registry/trainium-recipes:optimum-2.26 contains neuron_2_26"),
     (["llama3_8b_sql_trn1", *make.image("a", "neuron_2_26", "nxd")], "image_trains: .* has nxd, not optimum"),
     ([*DOLLY, *make.NXD, "serve=vllm"], "serve_image: serve=vllm needs an image with vLLM; build"),
     ([*DOLLY, *make.NXD, "serve=vllm", "target.kubernetes.serve_image=b"], "serve.mode: the smoke test would run in"),
