@@ -158,5 +158,5 @@ def test_a_trial_of_an_edited_recipe_is_done_again(folder: Path) -> None:
     subprocess.run([*command, *data], cwd=folder, check=True)
     recipe.write_text(text.replace("learning_rate: ", "learning_rate: 1"))
     output = subprocess.run([*command, *data], cwd=folder, check=True, capture_output=True, text=True).stdout
-    assert output.count("changed since it was finished") == 2
+    assert output.count("changed since it finished") == 2
     assert count(sweep_of(folder))["train", "finished"] == 2

@@ -85,7 +85,7 @@ ON_THE_COMMAND_LINE = {
     "--multi train.lora.rank=4": "did you mean --multirun?",
     "--nonsense": "no such flag",
     "-m train.lora.rank=4,8,0": "trial 2",
-    "-m 'train.lora.rank=range(3,1)'": "makes no trial",
+    "-m 'train.lora.rank=range(3,1)'": "no trials",
     "-m sweep.objective=speed train.seed=1,2": "choose from",
 }  # fmt: skip
 

@@ -16,13 +16,13 @@ _PLUGINS = Path(__file__).with_name("plugins")
 
 
 def prepare() -> None:
-    """Make our own known to Hydra as hydra/launcher=queue."""
+    """Register our launcher with Hydra as hydra/launcher=queue."""
     if str(_PLUGINS) not in sys.path:
         sys.path.append(str(_PLUGINS))
     Plugins.instance().register(import_module("hydra_plugins.runner_queue").QueueLauncher)
 
 
-def chosen(target: Target, words: Sequence[str]) -> list[str]:
-    """The override that chooses it for a target with a queue, unless the user chose another launcher."""
-    given = any(word.startswith("hydra/launcher=") for word in words)
-    return ["hydra/launcher=queue"] if targets.of(target).has_queue and not given else []
+def chosen(target: Target, overrides: Sequence[str]) -> list[str]:
+    """The override that chooses it for a target with a queue; none if the user chose a launcher."""
+    is_chosen = any(override.startswith("hydra/launcher=") for override in overrides)
+    return ["hydra/launcher=queue"] if targets.of(target).has_queue and not is_chosen else []

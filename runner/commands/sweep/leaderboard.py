@@ -21,26 +21,26 @@ def show(runs: Sequence[Run], objective: Objective, keys: Sequence[str], console
     for run in sorted(runs, key=lambda run: (objective.sort_key(objective.of(run)), run.name)):
         values = values_of(run.manifest["overrides"])
         value = objective.of(run)
-        figure = "-" if value is None else RANKING[objective.metric].text(value)
-        cells = (run.name, *(values.get(key, "-") for key in keys), figure, f"{run.seconds():.1f}", run.state)
+        score = "-" if value is None else RANKING[objective.metric].text(value)
+        cells = (run.name, *(values.get(key, "-") for key in keys), score, f"{run.seconds():.1f}", run.state)
         table.add_row(*map(Text, cells), style="red" if run.state == "failed" else "")
     console.print(table)
 
 
 def _headings(keys: Sequence[str]) -> list[str]:
-    """The last part of each key, where that is clear."""
+    """The last part of each key, or the whole keys if these are not unique."""
     last = [key.rpartition(".")[2] for key in keys]
     return last if len(set(last)) == len(last) else list(keys)
 
 
 def values_of(overrides: Sequence[str]) -> dict[str, str]:
-    """Overrides by key or group; long fractions are rounded, as they are for reading.
+    """The values of overrides by key or group, with long fractions rounded for display.
 
     >>> values_of(["train.learning_rate=0.00038177675111", "tp_size='2'"])
     {'train.learning_rate': '0.0003818', 'tp_size': '2'}
     """
-    words = (word.partition("=") for word in overrides)
-    return {name: _short(value.strip("'")) for name, _, value in words}
+    parts = (override.partition("=") for override in overrides)
+    return {name: _short(value.strip("'")) for name, _, value in parts}
 
 
 def _short(value: str) -> str:

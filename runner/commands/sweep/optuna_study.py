@@ -1,7 +1,7 @@
-"""The study of an Optuna sweep, kept in the sweep's folder so that it goes on where it was.
+"""The study of an Optuna sweep, kept in the sweep's folder so that the sweep can be resumed.
 
-Hydra's sweeper always asks for `n_trials` new trials, numbers them from 0 and forgets those that were
-interrupted; what is here says how many are missing, and has the interrupted ones done again.
+Hydra's sweeper always runs `n_trials` new trials, numbers them from 0 and forgets those that were interrupted. This
+module computes how many are missing, and repeats the interrupted ones.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from omegaconf import DictConfig
 
 
 def settings(config: DictConfig, folder: Path, direction: str) -> tuple[int, list[str]]:
-    """The number of trials that have ended, and the overrides with which Hydra's sweeper does the rest.
+    """The number of trials that have ended, and the overrides with which Hydra's sweeper runs the rest.
 
-    `config` is Hydra's composed config, `folder` the sweep's.
+    `config` is Hydra's composed config, `folder` that of the sweep.
     """
     sweeper = config.hydra.sweeper
     storage, name = sweeper.storage or f"sqlite:///{folder.absolute()}/study.db", sweeper.study_name or folder.name
@@ -51,7 +51,7 @@ def _reopen(storage: str, name: str, direction: str) -> int:
 
 
 def quoted(value: Any) -> str:
-    """A value as an override takes it."""
+    """A value as it is written in an override."""
     if not isinstance(value, str):
         return str(value)
     escaped = value.replace("'", "\\'")

@@ -6,12 +6,11 @@
     runner run quickstart -m hydra/sweeper=optuna hydra.sweeper.n_trials=20 'train.lora.rank=choice(4,8,16)' \
         'train.learning_rate=tag(log,interval(1e-4,1e-2))'
 
-Hydra's sweepers choose the trials and its launchers start them. What they lack is here: every trial is
-planned before the first one starts, an interrupted sweep goes on, failures are collected, trials ranked.
+Hydra's sweepers choose the trials and its launchers start them. This module adds what they lack: every trial is
+planned before the first one starts, an interrupted sweep is resumed, failures are collected, and trials are ranked.
 
-Keys that vary together are given as mappings, which Hydra merges into the section of that name. It is
-Hydra's own grammar, so every sweeper and launcher takes it; what belongs together stands together, and
-two lists of unequal length cannot be written.
+Keys that vary together are given as mappings, which Hydra merges into the section of that name. This is Hydra's own
+grammar, so every sweeper and launcher supports it, and two lists of different lengths cannot occur.
 """
 
 from __future__ import annotations
@@ -50,15 +49,21 @@ from runner.execute import files
 from runner.execute.run_folder import LOCK, SWEEP
 from runner.record import create, ranking, runs, trackers
 
-# One line a trial is said by the trial itself.
+# Each trial prints a line itself.
 _HYDRA = ("hydra.mode=MULTIRUN", "hydra/hydra_logging=disabled", "hydra/job_logging=disabled")
-# Overrides that say how a sweep is done, not what it is: with others of these it is still the same sweep.
-_HOW = ("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.n_trials=", "hydra.sweeper.n_jobs=", "sweep.stop_on_fail")
+# Overrides of how a sweep is executed: with other values, it is still the same sweep.
+_EXECUTION = (
+    "hydra/launcher=",
+    "hydra.launcher.",
+    "hydra.sweeper.n_trials=",
+    "hydra.sweeper.n_jobs=",
+    "sweep.stop_on_fail",
+)
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep will do: `keys` vary, `size` trials, in `folder`."""
+    """A planned sweep: `size` trials in `folder`, in which `keys` vary."""
 
     source: Path
     overrides: Sequence[str]
@@ -69,19 +74,18 @@ class Sweep:
     objective: ranking.Objective
 
 
-def sweep(source: Path, words: Sequence[str], console: Console) -> int:
-    """Do, or go on with, the sweep that the overrides `words` make of the recipe at `source`.
+def sweep(source: Path, overrides: Sequence[str], console: Console) -> int:
+    """Run or resume the sweep of the recipe at `source` with `overrides`.
 
-    Returns 0 if every trial is finished, 1 if one failed, 130 if it was stopped. Raises RecipeError before
-    any work.
+    Returns 0 if every trial has finished, 1 if one failed, 130 if it was stopped. Raises RecipeError before any work.
     """
     prepare_hydra()
     launcher.prepare()
     try:
         with initialize_config_dir(config_dir=str(source.parent), version_base="1.3"):
-            one = _draft(source, hydra_overrides(words))
-            with _alone(one.folder):
-                return _do(one, console)
+            planned = _plan(source, hydra_overrides(overrides))
+            with _exclusive(planned.folder):
+                return _run(planned, console)
     except (HydraException, OmegaConfBaseException) as error:
         raise RecipeError(f"{source}: {one_line(error)}{_missing_plugin(str(error))}") from error
 
@@ -90,40 +94,40 @@ def _missing_plugin(problem: str) -> str:
     return '; install joblib and optuna with `pip install ".[sweep]"`' if "Could not find 'hydra/" in problem else ""
 
 
-def _draft(source: Path, words: Sequence[str]) -> Sweep:
-    """Compose and plan every trial, or examples where their number has no end. Raises RecipeError."""
+def _plan(source: Path, args: Sequence[str]) -> Sweep:
+    """Compose and plan every trial, or examples if a search chooses them. Raises RecipeError."""
     hydra = GlobalHydra.instance().hydra
     assert hydra
-    if any(word.startswith("hydra.sweeper.direction=") for word in words):
-        raise RecipeError("command line: hydra.sweeper.direction: say sweep.direction=minimize or =maximize")
-    overrides = [*_HYDRA, *words]
+    if any(arg.startswith("hydra.sweeper.direction=") for arg in args):
+        raise RecipeError("command line: hydra.sweeper.direction: set sweep.direction=minimize or =maximize instead")
+    overrides = [*_HYDRA, *args]
     config = hydra.compose_config(source.name, overrides, RunMode.MULTIRUN)
-    asked = _asked(config)
-    keys = [key for key, one in asked.items() if one.is_sweep_override()]
-    trials = _grid(asked) if _is_grid(config) else _examples(asked)
+    by_key = _overrides_by_key(config)
+    keys = [key for key, override in by_key.items() if override.is_sweep_override()]
+    trials = _grid(by_key) if _is_grid(config) else _examples(by_key)
     if not trials:
-        raise RecipeError(f"command line: {' '.join(words)}: makes no trial: a glob or range is empty")
+        raise RecipeError(f"command line: {' '.join(args)}: no trials: a glob or range is empty")
     composed = [
         _plan_trial(source, config, trial, f"trial {number} ({varying(trial, keys)})")
         for number, trial in enumerate(trials)
     ]
     say_notes(composed[0])
-    recipes = [one.recipe for one in composed]
-    overrides += launcher.chosen(recipes[0].target, words)
+    recipes = [trial.recipe for trial in composed]
+    overrides += launcher.chosen(recipes[0].target, args)
     size = len(trials) if _is_grid(config) else config.hydra.sweeper.n_trials
     objective = ranking.objective(recipes[0])
     create.prepare_folders(recipes[0], targets.of(recipes[0].target).local_store)
-    folder = _folder(source, words, Path(recipes[0].paths.runs))
+    folder = _folder(source, args, Path(recipes[0].paths.runs))
     return Sweep(source, overrides, config, keys, size, folder, objective)
 
 
-def _asked(config: DictConfig) -> dict[str, Override]:
-    """The overrides of a preset and of the command line by key; the last one of a key counts."""
+def _overrides_by_key(config: DictConfig) -> dict[str, Override]:
+    """The last override of each key, from the sweeper's preset and from the command line."""
     hydra = GlobalHydra.instance().hydra
     preset = (config.hydra.sweeper.get("params") or {}).items()
-    words = [*(f"{key}={value}" for key, value in preset), *config.hydra.overrides.task]
+    args = [*(f"{key}={value}" for key, value in preset), *config.hydra.overrides.task]
     parser = OverridesParser.create(config_loader=hydra and hydra.config_loader)
-    return {override.get_key_element(): override for override in parser.parse_overrides(words)}
+    return {override.get_key_element(): override for override in parser.parse_overrides(args)}
 
 
 def _is_optuna(config: DictConfig) -> bool:
@@ -131,22 +135,22 @@ def _is_optuna(config: DictConfig) -> bool:
 
 
 def _is_grid(config: DictConfig) -> bool:
-    """Whether Hydra's own sweeper does it: every combination, in order. Others search."""
+    """Whether Hydra's basic sweeper runs every combination, in order. Other sweepers search."""
     return config.hydra.sweeper._target_.endswith(".BasicSweeper")
 
 
 def _grid(overrides: Mapping[str, Override]) -> list[tuple[str, ...]]:
     """Every combination, in the order of Hydra's sweeper: the last key varies fastest."""
-    for one in overrides.values():
-        if one.is_interval_sweep():
-            raise RecipeError(f"command line: {one.input_line}: an interval is searched by hydra/sweeper=optuna")
-    return list(product(*(_values(key, one) for key, one in overrides.items())))
+    for override in overrides.values():
+        if override.is_interval_sweep():
+            raise RecipeError(f"command line: {override.input_line}: an interval needs hydra/sweeper=optuna")
+    return list(product(*(_values(key, override) for key, override in overrides.items())))
 
 
 def _examples(overrides: Mapping[str, Override]) -> list[tuple[str, ...]]:
-    """So many combinations that every choice, and both ends of every range, occur in one."""
-    values = [_ends(key, one) or _values(key, one) for key, one in overrides.items()]
-    return [tuple(one[n % len(one)] for one in values) for n in range(max(map(len, values), default=0))]
+    """A set of combinations in which every choice, and both ends of every range, occur."""
+    values = [_ends(key, override) or _values(key, override) for key, override in overrides.items()]
+    return [tuple(choices[n % len(choices)] for choices in values) for n in range(max(map(len, values), default=0))]
 
 
 def _ends(key: str, override: Override) -> list[str]:
@@ -154,7 +158,7 @@ def _ends(key: str, override: Override) -> list[str]:
     if override.is_interval_sweep():
         return [f"{key}={value.start}", f"{key}={value.end}"]
     if override.is_range_sweep():
-        return [f"{key}={value.start}", f"{key}={value.stop}"]  # Optuna takes both
+        return [f"{key}={value.start}", f"{key}={value.stop}"]  # Optuna includes both
     return []
 
 
@@ -166,79 +170,79 @@ def _values(key: str, override: Override) -> list[str]:
     return [f"{key}={override.get_value_element_as_str()}"]
 
 
-def _plan_trial(source: Path, config: DictConfig, overrides: Sequence[str], named: str) -> Composed:
+def _plan_trial(source: Path, config: DictConfig, overrides: Sequence[str], label: str) -> Composed:
     hydra = GlobalHydra.instance().hydra
     assert hydra
     try:
-        one = hydra.config_loader.load_sweep_config(config, list(overrides))
-        composed = from_hydra(one, one.hydra, source)
+        trial = hydra.config_loader.load_sweep_config(config, list(overrides))
+        composed = from_hydra(trial, trial.hydra, source)
         targets.of(composed.recipe.target).plan(composed.recipe)
         trackers.of(composed.recipe.tracker)
     except (RecipeError, HydraException, OmegaConfBaseException) as error:
         problem = str(error) if isinstance(error, RecipeError) else one_line(error)
-        raise RecipeError(f"{named}: {problem}") from error
+        raise RecipeError(f"{label}: {problem}") from error
     return composed
 
 
-def _folder(source: Path, words: Sequence[str], records: Path) -> Path:
-    """Named after recipe and overrides, unless hydra.sweep.dir says where."""
-    given = [word.partition("=")[2].strip("'\"") for word in words if word.startswith("hydra.sweep.dir=")]
-    if given:
-        return Path(given[-1]).absolute()
-    what = [word for word in words if not word.startswith(_HOW)]
-    digest = hashlib.sha256(json.dumps([str(source), *what]).encode()).hexdigest()
+def _folder(source: Path, args: Sequence[str], records: Path) -> Path:
+    """The folder that hydra.sweep.dir sets, or one named after the recipe and a digest of the overrides."""
+    folders = [arg.partition("=")[2].strip("'\"") for arg in args if arg.startswith("hydra.sweep.dir=")]
+    if folders:
+        return Path(folders[-1]).absolute()
+    identity = [arg for arg in args if not arg.startswith(_EXECUTION)]
+    digest = hashlib.sha256(json.dumps([str(source), *identity]).encode()).hexdigest()
     return records.absolute() / "sweeps" / f"{create.file_name(source.stem)}-{digest[:8]}"
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the sweep's folder. Raises RecipeError if the same sweep is at work."""
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Lock the sweep's folder. Raises RecipeError if the same sweep is running."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("wb") as lock:
         if not files.try_lock(lock):
-            raise RecipeError(f"{folder}: this sweep is running already")
+            raise RecipeError(f"{folder}: this sweep is already running")
         yield
 
 
-def _do(one: Sweep, console: Console) -> int:
-    _write_about(one)
-    console.print(Text(f"sweep of {one.size} trials in {one.folder}"), soft_wrap=True)
+def _run(planned: Sweep, console: Console) -> int:
+    _write_description(planned)
+    console.print(Text(f"sweep of {planned.size} trials in {planned.folder}"), soft_wrap=True)
     try:
         with terminate_as_interrupt():
-            _launch(one)
+            _launch(planned)
     except (KeyboardInterrupt, SweepStopped) as stop:
-        _end_trials(one.folder)
+        _end_trials(planned.folder)
         interrupted = isinstance(stop, KeyboardInterrupt)
-        _show(one, console, "stopped" if interrupted else "stopped at the first failure")
+        _show(planned, console, "stopped" if interrupted else "stopped at the first failure")
         return 130 if interrupted else 1
-    return 0 if _show(one, console, "") >= one.size else 1
+    return 0 if _show(planned, console, "") >= planned.size else 1
 
 
-def _write_about(one: Sweep) -> None:
-    about = {
-        "recipe": str(one.source),
+def _write_description(planned: Sweep) -> None:
+    description = {
+        "recipe": str(planned.source),
         "command": sys.argv,
-        "keys": list(one.keys),
-        "objective": one.objective.metric,
-        "direction": one.objective.direction,
-        "trials": one.size,
+        "keys": list(planned.keys),
+        "objective": planned.objective.metric,
+        "direction": planned.objective.direction,
+        "trials": planned.size,
     }
-    (one.folder / SWEEP).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    (planned.folder / SWEEP).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
-def _launch(one: Sweep) -> None:
+def _launch(planned: Sweep) -> None:
     hydra = GlobalHydra.instance().hydra
     assert hydra
-    first, more = 0, [f"hydra.sweep.dir={optuna_study.quoted(str(one.folder))}"]
-    if _is_optuna(one.config):
-        first, settings = optuna_study.settings(one.config, one.folder, one.objective.direction)
+    first, more = 0, [f"hydra.sweep.dir={optuna_study.quoted(str(planned.folder))}"]
+    if _is_optuna(planned.config):
+        first, settings = optuna_study.settings(planned.config, planned.folder, planned.objective.direction)
         more += settings
-    stop = one.config.sweep.stop_on_failure
-    job = Job(one.source, one.folder, one.objective, tuple(one.keys), stop, first, os.getpid())
+    stop = planned.config.sweep.stop_on_failure
+    job = Job(planned.source, planned.folder, planned.objective, tuple(planned.keys), stop, first, os.getpid())
     try:
-        hydra.multirun(one.source.name, job, [*one.overrides, *more])
-    except ValueError:  # the Optuna sweeper's last words are the best trial, and there is none
-        if any(trial.state == "finished" for trial in runs.every(one.folder)):
+        hydra.multirun(planned.source.name, job, [*planned.overrides, *more])
+    except ValueError:  # the Optuna sweeper ends by reporting the best trial, which fails if no trial finished
+        if any(trial.state == "finished" for trial in runs.every(planned.folder)):
             raise
 
 
@@ -249,14 +253,14 @@ def _end_trials(folder: Path) -> None:
         wait(trial.folder)
 
 
-def _show(one: Sweep, console: Console, stopped: str) -> int:
-    """Print the trials so far and what to do next. Returns how many are finished."""
-    trials = runs.every(one.folder)
+def _show(planned: Sweep, console: Console, stopped: str) -> int:
+    """Print the trials so far and how to resume. Returns how many have finished."""
+    trials = runs.every(planned.folder)
     finished = sum(trial.state == "finished" for trial in trials)
     if trials:
-        leaderboard.show(trials, one.objective, one.keys, console)
+        leaderboard.show(trials, planned.objective, planned.keys, console)
     if stopped:
-        text = f"{stopped} with {finished} of {one.size} trials finished. Run the same command to resume."
+        text = f"{stopped} with {finished} of {planned.size} trials finished. Run the same command to resume."
         console.print(Text(text, style="yellow"), soft_wrap=True)
-    console.print(Text(f"sweep    {one.folder}"), soft_wrap=True)
+    console.print(Text(f"sweep    {planned.folder}"), soft_wrap=True)
     return finished

@@ -1,4 +1,4 @@
-"""The trials of a sweep: each found finished, found at work, or run in its own folder."""
+"""The trials of a sweep. Each is already finished, already running, or run in its own folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class SweepStopped(BaseException):
-    """A trial failed and the sweep shall end. Not an Exception: Hydra would note that and go on."""
+    """A trial failed, so the sweep ends. Not an Exception, because Hydra would catch that and continue."""
 
 
 class _Failed(Exception):
@@ -40,7 +40,7 @@ class _Failed(Exception):
 
 
 class _Bar(Follower):
-    """The bar of the stage at work without lines: a sweep says one when a trial starts and one when it ends."""
+    """Shows only the progress bar of the current stage: a sweep prints a line when a trial starts and when it ends."""
 
     def _say(self, text: str, style: str) -> None:
         pass
@@ -48,22 +48,22 @@ class _Bar(Follower):
 
 @dataclass(frozen=True)
 class Trial:
-    """One that is planned: `run` is its record, `is_done` and `is_at_work` say what is left to do."""
+    """A planned trial: `run` is its record, `is_done` and `is_running` tell what is left to do."""
 
     number: int
     run: Run
     plan: Plan
     target: targets.Target
     is_done: bool
-    is_at_work: bool
+    is_running: bool
 
 
 @dataclass(frozen=True)
 class Job:
-    """What Hydra's launchers call for each trial, in this process or in one of joblib's.
+    """The function that Hydra's launchers call for each trial, in this process or in one of joblib.
 
-    `keys` is what varies, `first` the number of the first trial that this call of the sweep starts,
-    `sweep_pid` the process of the sweep.
+    `keys` are the keys that vary, `first` is the number of the first trial of this execution of the sweep, and
+    `sweep_pid` is its process.
     """
 
     source: Path
@@ -83,23 +83,23 @@ class Job:
             return trial and self._attempt(trial.number, lambda: self._run(trial))
         except KeyboardInterrupt:
             if os.getpid() != self.sweep_pid != os.getppid():
-                os._exit(130)  # a process of joblib's would wait on for work from a sweep that is no more
+                os._exit(130)  # a process of joblib would keep waiting for work from a sweep that has ended
             raise
 
     def prepare(self, config: DictConfig) -> Trial | None:
-        """Plan and record the trial that Hydra has composed, or find it; None if it cannot be."""
+        """Plan and record the trial that Hydra has composed, or find its record; None if that fails."""
         prepare_hydra()
         number = self.first + HydraConfig.get().job.num
         return self._attempt(number, lambda: self._prepare(number, config))
 
     def run_together(self, trials: Sequence[Trial | None]) -> list[float | None]:
-        """Start them all at once where a scheduler has them wait for their turn. Returns their objectives."""
-        begun = [trial for trial in trials if trial and not trial.is_done]
-        _start_together([trial for trial in begun if not trial.is_at_work])
+        """Submit all trials to the target's queue and follow them. Returns their objectives; None for a failed one."""
+        started = [trial for trial in trials if trial and not trial.is_done]
+        _start_together([trial for trial in started if not trial.is_running])
         try:
-            return [trial and self._attempt(trial.number, lambda one=trial: self._end(one)) for trial in trials]
+            return [trial and self._attempt(trial.number, lambda trial=trial: self._end(trial)) for trial in trials]
         except BaseException:
-            for trial in begun:
+            for trial in started:
                 trial.target.cancel(trial.run)
             raise
 
@@ -119,20 +119,20 @@ class Job:
         folder, plan = folder_of(self.sweep, number), target.plan(composed.recipe)
         wait(folder)
         done = is_done(folder, plan)
-        at_work = not done and is_planned_so(folder, plan) and is_at_work(Run(folder))
-        if not done and not at_work:
+        running = not done and has_steps_of(folder, plan) and is_running(Run(folder))
+        if not done and not running:
             self._record(number, composed, plan, folder)
-        return Trial(number, Run(folder), plan, target, done, at_work)
+        return Trial(number, Run(folder), plan, target, done, running)
 
     def _record(self, number: int, composed: Composed, plan: Plan, folder: Path) -> None:
         if folder.exists():
             if is_finished(folder):
-                self._say(number, "recipe, data or a program changed since it was finished; it is done again", "yellow")
+                self._say(number, "recipe, data or a program changed since it finished; repeating it", "yellow")
             shutil.rmtree(folder)
         create.create(composed, plan, folder)
 
     def _run(self, trial: Trial) -> float | None:
-        if not trial.is_done and not trial.is_at_work:
+        if not trial.is_done and not trial.is_running:
             start(trial.run, trial.target, attached=True)
         try:
             return self._end(trial)
@@ -143,18 +143,18 @@ class Job:
             raise
 
     def _end(self, trial: Trial) -> float | None:
-        """Follow a trial that was started to its end."""
-        how = "finished before"
+        """Follow a started trial to its end and return its objective."""
+        outcome = "finished before"
         if not trial.is_done:
             self._follow(trial)
-            how = f"finished in {trial.run.seconds():.1f} s"
+            outcome = f"finished in {trial.run.seconds():.1f} s"
         value = self.objective.of(trial.run)
-        self._say(trial.number, f"{how}: {self.objective.text(value)}", "green")
+        self._say(trial.number, f"{outcome}: {self.objective.text(value)}", "green")
         return value
 
     def _follow(self, trial: Trial) -> None:
-        in_sight = os.getpid() == self.sweep_pid  # bars of several processes would overwrite each other
-        follower = _Bar(trial.plan.steps, Console(quiet=not in_sight))
+        visible = os.getpid() == self.sweep_pid  # bars of several processes would overwrite each other
+        follower = _Bar(trial.plan.steps, Console(quiet=not visible))
         follow(trial.run, trial.target, follower, Console())
         if follower.state != "finished":
             raise _Failed(f"{follower.failed_stage or 'run'}: {follower.reason}")
@@ -164,7 +164,7 @@ class Job:
 
 
 def _start_together(trials: Sequence[Trial]) -> None:
-    """All or none: of those that cannot be started no record is left. Raises RecipeError."""
+    """Start all trials, or none: if that fails, their records are removed. Raises RecipeError."""
     try:
         if trials:
             trials[0].target.start_all([trial.run for trial in trials])
@@ -175,7 +175,7 @@ def _start_together(trials: Sequence[Trial]) -> None:
 
 
 def varying(overrides: Sequence[str], keys: Sequence[str]) -> str:
-    """What a trial's overrides set `keys` to, for reading."""
+    """The values of `keys` in a trial's overrides, as text."""
     values = values_of(overrides)
     return " ".join(f"{key}={values[key]}" for key in keys)
 
@@ -186,20 +186,20 @@ def folder_of(sweep: Path, number: int) -> Path:
 
 
 def is_done(folder: Path, plan: Plan) -> bool:
-    """Whether a trial is finished, and by the very steps of `plan`: options, programs and inputs."""
-    return is_finished(folder) and is_planned_so(folder, plan)
+    """Whether a trial has finished with exactly the steps of `plan`: options, programs and inputs."""
+    return is_finished(folder) and has_steps_of(folder, plan)
 
 
-def is_planned_so(folder: Path, plan: Plan) -> bool:
-    """Whether a trial is recorded with the very steps of `plan`."""
+def has_steps_of(folder: Path, plan: Plan) -> bool:
+    """Whether a trial is recorded with exactly the steps of `plan`."""
     try:
         return [step["key"] for step in Run(folder).plan["steps"]] == [step.key for step in plan.steps]
     except (OSError, ValueError):
         return False
 
 
-def is_at_work(run: Run) -> bool:
-    """Whether a trial that outlived its sweep is still running, or has ended meanwhile, where it was started."""
+def is_running(run: Run) -> bool:
+    """Whether a remote trial that outlived its sweep is still running, or has finished meanwhile."""
     if run.state != "away":
         return False
     try:
@@ -210,7 +210,7 @@ def is_at_work(run: Run) -> bool:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a trial is finished and all of its record is there: a kill or power loss may leave a part of it."""
+    """Whether a trial has finished and its record is complete: a kill or power loss may leave it incomplete."""
     run = Run(folder)
     try:
         return run.state == "finished" and bool(run.plan and run.manifest and run.metrics())
@@ -219,5 +219,5 @@ def is_finished(folder: Path) -> bool:
 
 
 def wait(folder: Path) -> None:
-    """Wait for the end of an executor that is stopping: it outlives a sweep that was killed by some seconds."""
+    """Wait for an executor that is stopping: it may outlive a killed sweep by some seconds."""
     files.wait_until_unlocked(folder / LOCK)

@@ -37,7 +37,7 @@ def runner(folder: Path, *words: str) -> subprocess.CompletedProcess:
         (["hydra/sweeper=optuna", "train.lora.rank=choice(4,8,0)"], "(train.lora.rank=0): "),
         (["hydra/sweeper=optuna", "train.seed=choice(1,2)", "hydra.sweeper.direction=maximize"], "sweep.direction"),
         (["hydra/launcher=jobli", "train.seed=1,2"], "jobli"),
-        (["model=glob(x*)"], "makes no trial"),
+        (["model=glob(x*)"], "no trials"),
         (["train.seed=1,2", "--cfg", "job"], "--cfg job"),
     ],
 )

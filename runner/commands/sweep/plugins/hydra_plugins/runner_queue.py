@@ -1,6 +1,6 @@
-"""Hydra's launcher for targets with a queue of their own: all trials of a batch are submitted, then followed.
+"""A Hydra launcher for targets with a queue: it submits all trials of a batch, then follows them.
 
-Hydra takes launchers from packages called hydra_plugins alone; `runner.commands.sweep.launcher` lets it find this one.
+Hydra finds launchers only in packages named hydra_plugins; `runner.commands.sweep.launcher` adds this one to its path.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from hydra.core.utils import JobReturn
 
 
 class QueueLauncher(BasicLauncher):
-    """Composes the trials one after the other, as Hydra must, and runs them together."""
+    """Composes the trials one after the other, as Hydra requires, and runs them together."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         job: Any = self.task_function  # a runner.commands.sweep.trial.Job
         self.task_function = job.prepare
         returned = super().launch(job_overrides, initial_job_idx)
-        values = job.run_together([one.return_value for one in returned])
-        for one, value in zip(returned, values, strict=True):
-            one.return_value = value
+        values = job.run_together([result.return_value for result in returned])
+        for result, value in zip(returned, values, strict=True):
+            result.return_value = value
         self.task_function = job
         return returned
 
