@@ -1,4 +1,4 @@
-"""Copying more bytes than fit in memory: in tiles, by two threads, with progress."""
+"""Copying more data than fits in memory: in tiles, with two threads, reporting progress."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ class ByteCount:
         self._done, self._total, self._lock = 0, total, threading.Lock()
 
     def add(self, count: int) -> None:
+        """Add `count` bytes and report progress."""
         with self._lock:
             self._done += count
             events.progress(self._done, self._total, "byte")
 
 
 def each(work: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
-    """`work` of every job, in their order; the first error ends it and is raised."""
+    """The results of `work` for all jobs, in order. Raises the first error."""
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(work, jobs))
 
 
 def row_ranges(rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of tiles of at most TILE_BYTES, but a row at least."""
+    """(start, stop) of tiles of at most TILE_BYTES, but at least one row."""
     step = max(1, TILE_BYTES // row_bytes)
     for start in range(0, rows, step):
         yield start, min(start + step, rows)

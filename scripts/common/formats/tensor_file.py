@@ -1,4 +1,4 @@
-"""Files of named tensors, larger than memory: read through a map, written at an offset."""
+"""Files of named tensors that may exceed memory: memory-mapped reading, and writing at an offset."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TensorFile:
         raise NotImplementedError
 
     def release(self) -> None:
-        """Give the pages read so far back: without it all that is read once stays in our resident set."""
+        """Release the pages read so far, which would otherwise stay in the resident set."""
         self.map.madvise(mmap.MADV_DONTNEED)
 
 
@@ -45,14 +45,16 @@ class StoredTensor(NamedTuple):
 
     @property
     def spec(self) -> TensorSpec:
+        """The tensor's type and shape."""
         return self.file.specs[self.name]
 
     def bits(self) -> np.ndarray:
+        """The tensor's bit patterns in its shape, read-only and memory-mapped."""
         return self.file.bits(self.name)
 
 
 def write_all(descriptor: int, data: memoryview | bytes, offset: int) -> None:
-    """Write all of `data` (contiguous) at `offset`: one system call may take less than it was given."""
+    """Write all of contiguous `data` at `offset`: a single system call may write less."""
     view = memoryview(data).cast("B")
     while view:
         written = os.pwrite(descriptor, view, offset)

@@ -1,6 +1,6 @@
 """Generation with a K/V cache over an `AdaptedModel` of transformers. Needs torch and transformers.
 
-evaluate.py and serve_embedded.py decode with the same `Batch`, so what was evaluated is what is served:
+evaluate.py and serve_embedded.py decode with the same `Batch`, so served answers equal the evaluated ones:
 
     for sequence in generate(model, sequences, batch_size=16, stop_ids=frozenset({2})):
         print(sequence.token_ids, sequence.finish_reason)
@@ -40,8 +40,8 @@ class NearTie(NamedTuple):
 class Sequence:
     """One prompt and the tokens generated so far, the stop token included.
 
-    `finish_reason` is None while running, then "stop", "length" or "error": then `error` is why.
-    `near_ties` is an empty list where they are to be noted.
+    `finish_reason` is None while running, then "stop", "length" or "error", with the exception in `error`.
+    `near_ties` is a list if near ties are to be recorded, else None.
     """
 
     prompt_ids: list[int]
@@ -55,7 +55,7 @@ class Sequence:
     near_ties: list[NearTie] | None = None
 
     def advance(self, logits: torch.Tensor, stop_ids: frozenset[int]) -> None:
-        """Choose the next token and notice the end. A failure is this sequence's alone, and ends it."""
+        """Choose the next token and detect the end. An error only ends this sequence."""
         try:
             token_id = self.sampling.choose(logits, self.prompt_ids, self.token_ids, stop_ids, self.generator)
         except Exception as error:
@@ -75,10 +75,10 @@ class Sequence:
 
 
 class Batch:
-    """Sequences that advance together, one token a step; others may join between two steps.
+    """Sequences that advance together, one token per step; others may join between two steps.
 
-    The newest token of every row stands in the last column of `mask` (rows, columns) and of the cache's
-    keys and values (rows, num_key_value_heads, columns, head_dim).
+    The newest token of every row is in the last column of `mask` (rows, columns) and of the cache's keys and values
+    (rows, num_key_value_heads, columns, head_dim).
     """
 
     def __init__(self, model: AdaptedModel, stop_ids: frozenset[int]) -> None:
@@ -90,7 +90,7 @@ class Batch:
 
     @torch.inference_mode()
     def add(self, sequences: list[Sequence]) -> None:
-        """Read the prompts of new sequences and choose their first tokens; where it raises, nothing has changed."""
+        """Prefill new sequences and choose their first tokens; if it raises, the batch is unchanged."""
         input_ids, mask = _left_padded([sequence.prompt_ids for sequence in sequences])
         cache = DynamicCache()
         logits = self._forward(sequences, input_ids, mask, cache)
@@ -106,7 +106,7 @@ class Batch:
         self._choose(self.sequences, self._forward(self.sequences, input_ids, self._mask, self._cache))
 
     def drop_finished(self) -> list[Sequence]:
-        """Take out the sequences that have a finish_reason, and the columns nobody else needs."""
+        """Remove and return the sequences that have a finish_reason, with the columns that no other one needs."""
         finished = [sequence for sequence in self.sequences if sequence.finish_reason]
         if finished:
             rows = [row for row, sequence in enumerate(self.sequences) if not sequence.finish_reason]

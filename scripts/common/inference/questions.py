@@ -1,4 +1,4 @@
-"""What generate.py and ask_server.py share: questions from a file, and the answers of several models to them."""
+"""Questions from a file, and the answers of several models to them, for generate.py and ask_server.py."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Question:
     messages: list[dict[str, str]] | None
 
     def body(self) -> dict[str, Any]:
-        """The question's part of a request in OpenAI's protocol."""
+        """The question's fields in a request to OpenAI's API."""
         return {"prompt": self.prompt} if self.messages is None else {"messages": self.messages}
 
 
@@ -118,7 +118,7 @@ def _line(number: int, question: Question, answers: Mapping[str, Sequence[Answer
 
 
 def summary(count: int, answers: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:
-    """How many answers of each model were cut off, and how many are equal for each pair of models."""
+    """The number of truncated answers of each model, and of identical answers for each pair of models."""
     cut_off = {model: sum(each["finish_reason"] == "length" for each in given) for model, given in answers.items()}
     equal = {
         f"{first} = {second}": sum(a["text"] == b["text"] for a, b in zip(answers[first], answers[second], strict=True))

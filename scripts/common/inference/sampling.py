@@ -19,7 +19,7 @@ _LOWEST_TEMPERATURE = 0.01  # vLLM's: logits over less overflow
 
 @dataclass(frozen=True)
 class Sampling:
-    """Temperature 0 is greedy: then top_k, top_p and min_p change nothing, the penalties still do.
+    """Temperature 0 is greedy: then top_k, top_p and min_p have no effect, but the penalties do.
 
     The model's end tokens and `stop_token_ids` end an answer, but not before it has `min_tokens` tokens.
     """
@@ -47,7 +47,7 @@ class Sampling:
         stop_ids: frozenset[int],
         generator: torch.Generator | None,
     ) -> int:
-        """The token that follows `token_ids`, which follow the prompt; `logits` is one row, and is not changed."""
+        """Choose the token after prompt and `token_ids`; `logits` (vocab_size,) is not modified."""
         logits = logits.float()
         if not logits.sum().isfinite():  # one sum is faster than a question for each
             raise RuntimeError("the model's logits are not finite; try --dtype fp32")
@@ -59,7 +59,7 @@ class Sampling:
         return int(torch.multinomial(self.probabilities(logits), 1, generator=generator))
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """Of every token to be drawn: 0 for those that min_p, top_k and top_p (nucleus sampling) leave out."""
+        """The probability of every token; 0 for those excluded by min_p, top_k and top_p (nucleus sampling)."""
         logits = logits / max(self.temperature, _LOWEST_TEMPERATURE)
         shares, token_ids = torch.softmax(logits, dim=-1).sort(descending=True)
         kept = shares >= self.min_p * shares[0]

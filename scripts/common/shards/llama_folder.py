@@ -15,7 +15,7 @@ from common.shards.layout import EMBEDDING, LM_HEAD, ModelShape
 
 
 def open_llama(folder: Path, shape: ModelShape) -> dict[str, StoredTensor]:
-    """Every tensor that `shape` asks for, by name; a tied output layer may be the embedding.
+    """All tensors that `shape` requires, by name; a tied output layer may be the embedding.
 
     Raises:
         BadInput: a file is damaged, or a tensor is missing, unexpected or misshapen. Rotary frequencies,
@@ -31,7 +31,7 @@ def open_llama(folder: Path, shape: ModelShape) -> dict[str, StoredTensor]:
 
 
 def check_tied(head: StoredTensor, embedding: StoredTensor) -> None:
-    """BadInput unless the output layer is the embedding, bit for bit."""
+    """Raise BadInput unless the output layer equals the embedding, bit for bit."""
     if head == embedding:
         return
     ours, theirs = head.bits(), embedding.bits()

@@ -17,7 +17,7 @@ from common.shards.layout import Placement, Segment
 
 
 def open_ranks(folder: Path, tp_size: int) -> list[TorchZipFile]:
-    """The files of `tp_size` ranks; BadInput when one is missing, unreadable or too many."""
+    """Open the files of `tp_size` ranks. Raises BadInput if one is missing or unreadable, or there are others."""
     paths = [folder / layout.shard_name(rank) for rank in range(tp_size)]
     others = set(folder.glob("*.pt")).difference(paths)
     if others:
@@ -26,7 +26,7 @@ def open_ranks(folder: Path, tp_size: int) -> list[TorchZipFile]:
 
 
 def check_ranks(shards: Sequence[TorchZipFile], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """BadInput unless every rank has just the `expected` tensors, of the same types as rank 0."""
+    """Raise BadInput unless every rank has exactly the `expected` tensors, with the same types as rank 0."""
     for shard in shards:
         layout.check_tensors(shard.path, shard.specs, expected)
         for name, spec in shard.specs.items():
@@ -35,7 +35,7 @@ def check_ranks(shards: Sequence[TorchZipFile], expected: Mapping[str, tuple[int
 
 
 def piece(shards: Sequence[TorchZipFile], place: Placement, segment: Segment) -> np.ndarray:
-    """The bit patterns of one segment, mapped."""
+    """The bit patterns of one segment, memory-mapped."""
     span = slice(segment.shard_start, segment.shard_start + segment.length)
     bits = shards[segment.rank].bits(place.key)
     return bits[:, span] if place.axis == 1 else bits[span]
@@ -47,7 +47,7 @@ def gather(
     specs: Mapping[str, TensorSpec],
     writer: SafetensorsWriter,
 ) -> None:
-    """Write every tensor whole, each piece from the first rank that has it."""
+    """Write the full tensors, taking each piece from the first rank that has it."""
     count = streaming.ByteCount(sum(spec.nbytes for spec in specs.values()))
 
     def copy(name: str) -> None:
