@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any
 
 from common import events, program
 from common.data import json_lines, tokenizer
-from common.data.template import Template
 from common.formats.dtypes import DTYPES
 from common.formats.peft_folder import BASE
 from common.inference import loading, text_scores
@@ -130,11 +129,10 @@ def check_prompts(examples: list[Example], max_new_tokens: int, limits: loading.
 
 def sample(example: Example, args: argparse.Namespace) -> dict[str, Any]:
     """A line of samples.jsonl without its answers: all that is needed to send the same prompt to a server."""
-    template = Template.load(str(args.tokens / "template.json"))
-    turns = {"messages": template.messages(example["fields"])} if template.chat else {}
+    question = {key: example[key] for key in ("messages", "tools") if key in example}
     return {
         "prompt": example["prompt"],
-        **turns,
+        **question,
         "prompt_token_ids": example["prompt_ids"],
         "max_new_tokens": args.max_new_tokens,
         "reference": example["response"],

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from common import program
 from common.data import tokenizer
+from common.data.conversation import read_messages
 from common.formats.peft_folder import BASE
 from common.inference import loading
 from common.inference.questions import Answer, Question, add_flags, collect_answers, read_questions
@@ -91,14 +92,16 @@ def asked_models(args: argparse.Namespace) -> dict[str, Path | None]:
 def prompt_ids(model: Path, questions: list[Question]) -> list[list[int]]:
     """The token ids of every question, encoded as in training and serving."""
     encoder = tokenizer.load(model)
-    chat = None
-    if any(question.messages for question in questions):
-        chat = tokenizer.chat_of(model)
-    return [
-        encoder.encode(chat.render(question.messages), add_special_tokens=False).ids
-        if chat and question.messages else encoder.encode(question.prompt).ids
-        for question in questions
-    ]  # fmt: skip
+    template = tokenizer.chat_of(model) if any(question.chat for question in questions) else None
+
+    def ids(question: Question) -> list[int]:
+        if template is None or not question.chat:
+            return encoder.encode(question.prompt).ids
+        messages = read_messages(question.chat["messages"])
+        prompt = template.render(messages, tools=question.chat.get("tools"))
+        return encoder.encode(prompt, add_special_tokens=False).ids
+
+    return [ids(question) for question in questions]
 
 
 def check_lengths(prompts: list[list[int]], args: argparse.Namespace) -> None:

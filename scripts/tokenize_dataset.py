@@ -1,10 +1,15 @@
 """Turn a data set into fixed-length token arrays to train on, and a held-out part to evaluate on.
 
 Each row becomes a prompt and a response by the template; the response, closed by the model's end
-token, carries the loss. Examples are packed into sequences of --seq-len tokens. None is ever split,
-and one that is longer is dropped and counted: a cut answer would teach cut answers.
+token, carries the loss. Rows of conversations become the text that the model's chat template writes;
+every answer of the assistant carries the loss, and nothing else does. Without a template the format
+of the rows is recognised by their columns.
 
-Input: JSONL, JSON, CSV or Parquet files (--input), or a data set on the Hugging Face Hub (--hub).
+Examples are packed into sequences of --seq-len tokens. None is ever split, and one that is longer is
+dropped and counted: a cut answer would teach cut answers.
+
+Input: files, folders or patterns of files of rows (--input: JSONL, JSON, CSV, TSV, Parquet, Arrow; text also as .gz or
+.zst), or a data set on the Hugging Face Hub (--hub).
 Output: {train,eval}.{input_ids,labels,segment_ids}.npy (int32, one row a sequence), eval.jsonl (the
 held-out examples as text and ids), statistics.json and template.json. The same rows, flags and seed
 give the same bytes.
@@ -21,19 +26,21 @@ import random
 import sys
 from array import array
 from collections.abc import Collection, Iterable, Iterator
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from common import events, program
-from common.data import hub, json_lines, packing, rows
+from common.data import hub, json_lines, packing, row_files, row_formats, rows
+from common.data.conversation import Unusable
 from common.data.row_checks import Example, RowChecks
 from common.data.template import Template
-from common.data.tokenizer import PromptTokenizer
+from common.data.tokenizer import PromptTokenizer, Text, has_chat_template
 from common.program import BadInput
 
+LOSS = ("response", "last", "all")  # every answer, the last of a conversation, or prompts too
 CONDITIONS = "use only the rows with this value; of several all must hold"
 BATCH = 1000  # rows tokenized at once: enough to keep every core busy
 
@@ -45,33 +52,42 @@ class TokenStore:
         self._seq_len = seq_len
         self._loss_on = loss_on
         self._ids = array("i")
+        self._learnt = bytearray()  # of each token, whether it carries loss
         self._ends = [0]
-        self.without_loss: list[int] = []  # of each example: how many of its first tokens carry no loss
         self.dropped = 0
         self.longest = 0  # of all examples seen, so that it tells what --seq-len would keep them all
 
     def add(self, example: Example) -> bool:
         """Keep the example unless it is longer than a sequence. Returns whether it was kept."""
-        prompt = len(example.prompt_ids)
-        length = prompt + len(example.response_ids)
+        length = sum(map(len, example.ids))
         self.longest = max(self.longest, length)
         if length > self._seq_len:
             self.dropped += 1
             return False
-        self._ids.extend(example.prompt_ids)
-        self._ids.extend(example.response_ids)
+        first = self._ends[-1]
+        for number, ids in enumerate(example.ids):
+            self._ids.extend(ids)
+            self._learnt.extend(bytes([self._carries_loss(example, number)]) * len(ids))
+        self._learnt[first] = False  # nothing stands before the first token to predict it
         self._ends.append(len(self._ids))
-        self.without_loss.append(max(prompt, 1) if self._loss_on == "response" else 1)
         return True
 
+    def _carries_loss(self, example: Example, piece: int) -> bool:
+        if self._loss_on == "all":
+            return True
+        return piece == len(example.ids) - 1 if self._loss_on == "last" else piece % 2 == 1
+
     def __len__(self) -> int:
-        return len(self.without_loss)
+        return len(self._ends) - 1
 
     def length(self, index: int) -> int:
         return self._ends[index + 1] - self._ends[index]
 
     def ids(self, index: int) -> np.ndarray:
         return np.frombuffer(self._ids, dtype=np.int32)[self._ends[index] : self._ends[index + 1]]
+
+    def learnt(self, index: int) -> np.ndarray:
+        return np.frombuffer(self._learnt, dtype=bool)[self._ends[index] : self._ends[index + 1]]
 
     def statistics(self, sequences: int) -> dict[str, Any]:
         """What the split holds once it lies in that many sequences."""
@@ -80,7 +96,7 @@ class TokenStore:
             "examples": len(self),
             "sequences": sequences,
             "tokens": tokens,
-            "label_tokens": tokens - sum(self.without_loss),
+            "label_tokens": sum(self._learnt),
             "truncated": 0,
             "dropped": self.dropped,
             "longest": self.longest,
@@ -90,19 +106,21 @@ class TokenStore:
 
 
 def run(args: argparse.Namespace) -> None:
-    template = Template.load(args.template)
-    files = args.input or hub.dataset_files(args.hub, args.revision, args.hub_split or "train")
-    eval_files = [args.eval_input] if args.eval_input else files
+    files, eval_files = input_files(args)
     _check_flags(args, [*files, *eval_files])
-    tokenizer = PromptTokenizer(args.model, template)
     rng = random.Random(args.seed)
-    train_rows, eval_rows = choose_rows(files, args, rng)
+    scan = scan_rows(files, args.where)
+    train_rows, eval_rows = choose_rows(scan.count, eval_files, args, rng)
+    template, kind = choose_template(args, scan)
+    tokenizer = PromptTokenizer(args.model, template)
     train, held_out = (TokenStore(args.seq_len, args.loss_on) for _ in range(2))
     checks = {name: RowChecks(name, tokenizer) for name in ("train", "eval")}
-    for example in checks["train"].watched(tokenized(rows.read(files, args.where), train_rows, tokenizer)):
-        train.add(example)
-    evaluated = checks["eval"].watched(tokenized(rows.read(eval_files, args.where), eval_rows, tokenizer))
-    kept = [example for example in evaluated if held_out.add(example)]
+    source = Rows(tokenizer, dict.fromkeys(row_formats.FORMATS[kind].optional) if kind else {})
+    for examples in source.tokenized(rows.read(files, args.where), train_rows, checks["train"]):
+        for example in examples[-1:] if args.loss_on == "last" else examples:
+            train.add(example)
+    evaluated = source.tokenized(rows.read(eval_files, args.where), eval_rows, checks["eval"])
+    kept = [examples[-1] for examples in evaluated if held_out.add(examples[-1])]
     for name, store in (("train", train), ("eval", held_out)):
         checks[name].refuse_or_warn()
         check_split(name, store, args.seq_len)
@@ -113,27 +131,58 @@ def run(args: argparse.Namespace) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     splits = {"train": train, "eval": held_out}
     statistics = {name: write_split(name, store, args, rng) for name, store in splits.items()}
-    write_examples(args.output / "eval.jsonl", kept, template)
-    text = json.dumps({"seq_len": args.seq_len, **statistics}, indent=1)
+    json_lines.write(args.output / "eval.jsonl", (held_out_line(example, tokenizer) for example in kept))
+    text = json.dumps({"seq_len": args.seq_len, "format": kind, **statistics}, indent=1)
     (args.output / "statistics.json").write_text(text + "\n", encoding="utf-8")
     (args.output / "template.json").write_text(template.to_json() + "\n", encoding="utf-8")
+
+
+def input_files(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
+    """The files to train on, and those to evaluate on, which are the same where rows are held out."""
+    if args.input:
+        files = row_files.find(args.input, "--input")
+    else:
+        files = hub.dataset_files(args.hub, args.revision, args.hub_split or "train")
+    return files, row_files.find(args.eval_input, "--eval-input") if args.eval_input else files
 
 
 def _check_flags(args: argparse.Namespace, files: Iterable[Path]) -> None:
     if not args.hub and (args.revision or args.hub_split):
         raise BadInput("--revision and --hub-split belong to --hub")
+    if args.template and (args.chat is not None or args.system):
+        raise BadInput("--chat and --system belong to --format; a --template has keys for them")
     for path in files:
         rows.reader(path)
 
 
+class Scan(NamedTuple):
+    """What a first look at all rows found: their number, their columns, and the first of them."""
+
+    count: int
+    columns: list[str]
+    first: dict[str, Any]
+
+
+def scan_rows(files: list[Path], where: list[tuple[str, str]]) -> Scan:
+    """Read all rows once. Raises BadInput where there is none."""
+    count, columns, first = 0, {}, {}
+    for row in rows.read(files, where):
+        first = first or row.fields
+        columns.update(dict.fromkeys(row.fields))
+        count += 1
+    if not count:
+        condition = " and ".join(f"{column}={value}" for column, value in where)
+        raise BadInput(f"{', '.join(map(str, files))}: no row{' with ' + condition if where else ''}")
+    return Scan(count, list(columns), first)
+
+
 def choose_rows(
-    files: list[Path], args: argparse.Namespace, rng: random.Random
+    total: int, eval_files: list[Path], args: argparse.Namespace, rng: random.Random
 ) -> tuple[Collection[int], Collection[int]]:
-    """Which rows to train on and which to hold out, as row numbers of `files` and of --eval-input, or `files` again."""
-    total = _count(files, args.where)
+    """The numbers of the rows to train on, and of those to hold out: of --eval-input, or of the same files."""
     order = rng.sample(range(total), total)
     if args.eval_input:
-        eval_rows: Collection[int] = range(_count([args.eval_input], args.where))
+        eval_rows: Collection[int] = range(scan_rows(eval_files, args.where).count)
     elif args.eval_rows < total:
         eval_rows, order = frozenset(order[: args.eval_rows]), order[args.eval_rows :]
     else:
@@ -141,37 +190,56 @@ def choose_rows(
     return frozenset(order[: args.train_rows or total]), eval_rows
 
 
-def _count(files: list[Path], where: list[tuple[str, str]]) -> int:
-    total = sum(1 for _ in rows.read(files, where))
-    if not total:
-        condition = " and ".join(f"{column}={value}" for column, value in where)
-        raise BadInput(f"{', '.join(map(str, files))}: no row{' with ' + condition if where else ''}")
-    return total
+def choose_template(args: argparse.Namespace, scan: Scan) -> tuple[Template, str | None]:
+    """The template that is given, or the one of the rows' format with its name."""
+    if args.template:
+        return Template.load(args.template), None
+    kind = row_formats.recognise(scan.columns) if args.format == "auto" else args.format
+    chat = has_chat_template(args.model) if args.chat is None else args.chat
+    template = row_formats.template(kind, scan.first, scan.columns, chat, args.system)
+    used = [column for column in scan.columns if template.names_any([column]) or f"{{{column}}}" in template.answer]
+    events.log(f"rows of the format {kind} ({', '.join(used)}), {'as chats' if template.chat else 'as plain text'}")
+    return template, kind
 
 
-def tokenized(source: Iterable[rows.Row], wanted: Collection[int], tokenizer: PromptTokenizer) -> Iterator[Example]:
-    """Tokenize the rows whose numbers are wanted, in their order. Raises BadInput that names the row's place."""
-    picked = (row for number, row in enumerate(source) if number in wanted)
-    done = 0
-    while batch := list(islice(picked, BATCH)):
-        prompts, responses, learnt = zip(*(_texts(row, tokenizer) for row in batch), strict=True)
-        fields = [row.fields for row in batch]
-        response_ids = tokenizer.response_ids(prompts, learnt)
-        yield from map(Example, fields, prompts, tokenizer.prompt_ids(prompts), responses, response_ids)
-        done += len(batch)
-        events.progress(done, len(wanted), "row")
+class Rows:
+    """Turns rows into examples; `optional` are columns of their format that a row may lack."""
 
+    def __init__(self, tokenizer: PromptTokenizer, optional: dict[str, None]) -> None:
+        self._tokenizer = tokenizer
+        self._optional = optional
 
-def _texts(row: rows.Row, tokenizer: PromptTokenizer) -> tuple[str, str, str]:
-    """The prompt, the response, and what of both is learnt."""
-    try:
-        texts = tokenizer.prompt(row.fields), tokenizer.template.response(row.fields), tokenizer.learnt(row.fields)
-        "".join(texts).encode()
-    except BadInput as error:
-        raise BadInput(f"{row.place}: {error}") from error
-    except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can spell
-        raise BadInput(f"{row.place}: not Unicode text: {error.reason}") from error
-    return texts
+    def tokenized(
+        self, source: Iterable[rows.Row], wanted: Collection[int], checks: RowChecks
+    ) -> Iterator[list[Example]]:
+        """Tokenize the rows whose numbers are wanted, in their order: the examples of each.
+
+        Rows that are no conversation are left out and counted. Raises BadInput that names the row's place.
+        """
+        picked = (row for number, row in enumerate(source) if number in wanted)
+        done = 0
+        while batch := list(islice(picked, BATCH)):
+            texts = [(row.fields, text) for row in batch for text in self._texts(row, checks)]
+            ids = self._tokenizer.ids([text for _, text in texts])
+            examples = [Example(*each, pieces) for each, pieces in zip(texts, ids, strict=True)]
+            for _, of_row in groupby(checks.watched(examples), key=lambda example: id(example.fields)):
+                yield list(of_row)
+            done += len(batch)
+            events.progress(done, len(wanted), "row")
+
+    def _texts(self, row: rows.Row, checks: RowChecks) -> list[Text]:
+        try:
+            texts = self._tokenizer.texts(self._optional | row.fields)
+            "".join(piece for text in texts for piece in (*text.pieces, text.response)).encode()
+        except Unusable as error:
+            checks.leave_out(f"{row.place}: {error}")
+            return []
+        except BadInput as error:
+            raise BadInput(f"{row.place}: {error}") from error
+        except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can spell
+            raise BadInput(f"{row.place}: not Unicode text: {error.reason}") from error
+        checks.count_examples(len(texts))
+        return texts
 
 
 def check_split(name: str, store: TokenStore, seq_len: int) -> None:
@@ -219,7 +287,7 @@ def write_split(name: str, store: TokenStore, args: argparse.Namespace, rng: ran
         for kind in ("input_ids", "labels", "segment_ids")
     )
     for number, members in enumerate(sequences):
-        examples = [(store.ids(index), store.without_loss[index]) for index in members]
+        examples = [(store.ids(index), store.learnt(index)) for index in members]
         packing.lay_out(examples, input_ids[number], labels[number], segment_ids[number])
     statistics = store.statistics(len(sequences))
     share = f"{statistics['useful_share']:.1%} of the tokens useful"
@@ -227,15 +295,24 @@ def write_split(name: str, store: TokenStore, args: argparse.Namespace, rng: ran
     return statistics
 
 
-def write_examples(path: Path, examples: Iterable[Example], template: Template) -> None:
-    """Write one held-out example a line; of a chat also its messages."""
-    json_lines.write(path, (_line(example, template) for example in examples))
+def held_out_line(example: Example, tokenizer: PromptTokenizer) -> dict[str, Any]:
+    """A line of eval.jsonl: what to ask, and the answer; of a chat also its messages."""
+    text, template = example.text, tokenizer.template
+    prompt, response = text.prompt, text.response
+    prompt_ids, response_ids = example.prompt_ids, example.response_ids
+    if not template.sections and not template.turns:  # plain text: its first half asks for the second
+        prompt, response = halves(response)
+        (prompt_ids,), (response_ids,) = tokenizer.prompt_ids([prompt]), tokenizer.response_ids([prompt], [response])
+    line = {"prompt": prompt, "prompt_ids": prompt_ids, "response": response, "response_ids": response_ids}
+    return {**line, **text.question, "fields": example.fields}
 
 
-def _line(example: Example, template: Template) -> dict[str, Any]:
-    line = {key: value for key, value in example._asdict().items() if key != "fields"}
-    messages = {"messages": template.messages(example.fields)} if template.chat else {}
-    return {**line, **messages, "fields": example.fields}
+def halves(text: str) -> tuple[str, str]:
+    """A text cut before a word about its middle."""
+    middle = len(text) // 2
+    space = text.find(" ", middle)
+    middle = middle if space < 0 else space
+    return text[:middle], text[middle:]
 
 
 def _condition(text: str) -> tuple[str, str]:
@@ -249,13 +326,20 @@ def flags() -> argparse.ArgumentParser:
     parser = program.parser(__doc__)
     parser.add_argument("--model", type=program.existing_folder, required=True, help="model folder, for its tokenizer")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--input", type=program.existing_file, nargs="+", metavar="FILE", help="rows to train on")
+    source.add_argument("--input", nargs="+", metavar="PATH", help="rows to train on: files, folders or patterns")
     source.add_argument("--hub", metavar="OWNER/NAME", help="a data set on the Hugging Face Hub")
     parser.add_argument("--revision", help="branch, tag or commit of --hub (default: main)")
     parser.add_argument("--hub-split", help="which split of --hub (default: train)")
-    parser.add_argument("--template", required=True, metavar="JSON|FILE", help="prompt template")
+    written = parser.add_mutually_exclusive_group(required=True)
+    written.add_argument("--template", metavar="JSON|FILE", help="prompt template")
+    written.add_argument("--format", choices=["auto", *row_formats.FORMATS], help="of the rows; auto: by their columns")
+    parser.add_argument("--system", metavar="TEXT", help="of chats by --format whose rows have no system message")
+    parser.add_argument(
+        "--chat", action=argparse.BooleanOptionalAction,
+        help="write rows of one question and one answer as a chat (default: where the model has a chat template)",
+    )  # fmt: skip
     held_out = parser.add_mutually_exclusive_group(required=True)
-    held_out.add_argument("--eval-input", type=program.existing_file, metavar="FILE", help="rows to evaluate on")
+    held_out.add_argument("--eval-input", nargs="+", metavar="PATH", help="rows to evaluate on")
     held_out.add_argument("--eval-rows", type=program.at_least(1), help="hold out that many random rows")
     parser.add_argument(
         "--train-rows", type=program.at_least(0), default=0, help="train on so many random rows, 0: all"
@@ -264,7 +348,7 @@ def flags() -> argparse.ArgumentParser:
         "--where", type=_condition, action="append", default=[], metavar="COLUMN=VALUE", help=CONDITIONS
     )
     parser.add_argument("--seq-len", type=program.at_least(2), required=True, help="tokens a sequence")
-    parser.add_argument("--loss-on", choices=["response", "all"], default="response", help="which tokens carry loss")
+    parser.add_argument("--loss-on", choices=LOSS, default="response", help="which tokens carry loss")
     parser.add_argument(
         "--pack", action=argparse.BooleanOptionalAction, default=True, help="examples may share a sequence"
     )

@@ -273,7 +273,7 @@ def ask(query: Query, rng: random.Random) -> str:
         "g": "".join(words[:1]),
         "n": query.table.plural,
         "one": query.table.words,
-        "w": _conditions(query, rng),
+        "w": conditions(query, rng),
         "a": rng.choice(AGGREGATES.get(query.aggregate, ("",))),
         "o": query.order.words if query.order else "",
         "k": query.limit,
@@ -282,7 +282,8 @@ def ask(query: Query, rng: random.Random) -> str:
     return rng.choice(QUESTIONS[query.kind]).format(**fields).replace(" ?", "?").replace(" .", ".")
 
 
-def _conditions(query: Query, rng: random.Random) -> str:
+def conditions(query: Query, rng: random.Random) -> str:
+    """The conditions of `query` in English."""
     style, quoted = rng.randrange(STYLES), rng.random() < 0.5
     return f" {query.connector.lower()} ".join(_condition(condition, style, quoted) for condition in query.where)
 

@@ -42,5 +42,5 @@ def name_of(path: str) -> str:
     >>> name_of("meta-llama/Llama-3.2-1B"), name_of("data/rows.jsonl")
     ('Llama-3.2-1B', 'rows')
     """
-    name = Path(path).expanduser().absolute().name
+    name = Path(path).expanduser().absolute().name.removesuffix(".gz").removesuffix(".zst")
     return next((name.removesuffix(suffix) for suffix in (*DATA_SUFFIXES, ".gguf") if name.endswith(suffix)), name)

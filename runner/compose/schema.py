@@ -14,7 +14,8 @@ from runner.metrics import RANKING
 BACKENDS = ("torch", "nxd", "optimum")
 FAMILIES = ("cpu", "trn1", "trn2")
 NXD_RELEASES = ("2.26", "2.27", "2.28", "2.29")  # those that fetch_nxd_model.py knows
-DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")  # of a local data set
+DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")  # of a local data set
+ROW_FORMATS = ("messages", "conversations", "prompt_completion", "alpaca", "dolly", "question_answer", "text")
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -122,29 +123,44 @@ class Parallel:
 @dataclass
 class Template:
     sections: list[str] = key(
-        "parts of the prompt with {column} placeholders; a part is left out if its columns are empty", [], minimum=1
+        "parts of the prompt with {column} placeholders; a part is left out if its columns are empty", []
     )
     separator: str = key("text between the sections", "\n\n")
-    response: str = key("the answer to learn", "{response}")
+    response: str = key("the answer to learn, with {column} placeholders", "")
     system: str | None = key("the system message of a chat", None)
-    chat: bool = key("wrap the prompt in the tokenizer's chat template", False)
+    chat: bool | None = key(
+        "write rows with the model's chat template; default: if dataset.format is used and the model has one", None
+    )
+    turns: list[str] = key("columns that hold the turns of a conversation, instead of sections and response", [])
+    tools: str | None = key("column that holds the tools of a conversation", None)
 
 
 @dataclass
 class Dataset:
     name: str = key("name of the data set in reports", "dataset")
     source: str = key("where the rows come from", "files", choices=("files", "hub"))
-    path: str = key("a JSONL, JSON, CSV or Parquet file, or a hub id", "")
+    path: str = key(
+        "a file of rows (JSONL, JSON, CSV, TSV, Parquet; text also as .gz or .zst), a folder or pattern of such files, "
+        "a folder by save_to_disk, or a hub id", "",
+    )  # fmt: skip
     revision: str | None = key("commit, tag or branch of a hub data set", None)
     split: str = key("split of a hub data set", "train")
-    eval_path: str | None = key("a file of held-out rows; default: eval_rows rows of path", None)
+    eval_path: str | None = key("held-out rows, as path; default: eval_rows rows of path", None)
     eval_rows: int = key("rows to hold out if there is no eval_path", 200, minimum=1)
     train_rows: int = key("rows to train on; 0 = all", 0, minimum=0)
     where: dict[str, str] = key("keep only the rows with these values, column: value", {})
+    format: str | None = key(
+        "format of the rows, instead of a template; default: the template, or if there is none, recognized by the "
+        "columns", None, choices=ROW_FORMATS,
+    )  # fmt: skip
     template: Template = section(Template, "the prompt template for training, evaluation and serving")
     seq_len: int = key("length of a training sequence in tokens", 1024, minimum=8, maximum=131072)
     pack: bool = key("pack several examples into one sequence", True)
-    loss_on: str = key("tokens that contribute to the loss", "response", choices=("response", "all"))
+    loss_on: str = key(
+        "tokens that contribute to the loss: the response (every answer of a conversation), its last answer, or all",
+        "response",
+        choices=("response", "last", "all"),
+    )
     seed: int = key("seed of the shuffle and the split", 42, minimum=0)
 
 

@@ -112,15 +112,13 @@ def test_references_that_do_not_run_are_told_and_left_out(tiny_model, tiny_adapt
     assert "execution_accuracy" not in lines(tmp_path / "out" / "samples.jsonl")[1]["base"]
 
 
-def test_a_chat_s_samples_carry_its_messages(tiny_model, tiny_adapter, tiny_tokens, tmp_path):
+def test_a_chat_s_samples_carry_what_to_ask_a_server(tiny_model, tiny_adapter, tiny_tokens, tmp_path):
     tokens = shutil.copytree(tiny_tokens, tmp_path / "tokens")
-    template = {"sections": ["{question}"], "response": "{answer}", "system": "Schema: {context}", "chat": True}
-    (tokens / "template.json").write_text(json.dumps(template))
-    assert run(tiny_model, tiny_adapter, tokens, tmp_path / "out", "--examples", "3") == 0
-    assert lines(tmp_path / "out" / "samples.jsonl")[0]["messages"] == [
-        {"role": "system", "content": "Schema: CREATE TABLE t (name TEXT, age INTEGER)"},
-        {"role": "user", "content": "Older than 0?"},
-    ]
+    question = {"messages": [{"role": "user", "content": "Older than 0?"}], "tools": [{"type": "function"}]}
+    examples = lines(tokens / "eval.jsonl")[:3]
+    (tokens / "eval.jsonl").write_text("".join(json.dumps(example | question) + "\n" for example in examples))
+    assert run(tiny_model, tiny_adapter, tokens, tmp_path / "out") == 0
+    assert question.items() <= lines(tmp_path / "out" / "samples.jsonl")[0].items()
 
 
 def test_an_adapter_that_changes_no_answer_fails(tiny_model, tiny_adapter, tiny_tokens, tmp_path, capsys):

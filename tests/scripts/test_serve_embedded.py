@@ -198,7 +198,8 @@ def test_content_may_be_parts_of_text(server, text):
         ({"role": "user", "content": []}, "messages[0].content must be a string or"),
         ({"role": "user"}, "messages[0].content must be a string or"),
         ({"content": "a"}, "messages[0].role is missing"),
-        ({"role": "assistant", "content": "a", "tool_calls": [{}]}, "messages[0].tool_calls is not supported"),
+        ({"role": "assistant", "content": "a", "tool_calls": [{}]}, "messages[0].tool_calls: a tool call has"),
+        ({"role": "user", "content": "a", "audio": {}}, "messages[0].audio is not supported"),
     ],
 )  # fmt: skip
 def test_a_message_that_is_no_text_is_refused(server, message, said):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer, processors
 
 import tokenize_dataset
 from common import program
+from common.data.template import Template
 
 TEMPLATE = {"sections": ["Q: {question}", "C: {context}", "A:"], "separator": "\n", "response": " {answer}"}
 ROWS = [
@@ -37,8 +39,9 @@ class Case:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return path
 
-    def run(self, *argv: object, output: str = "out", template: dict = TEMPLATE, seq_len: int = 128) -> int:
-        words = ["--model", self.model, "--output", self.folder / output, "--template", json.dumps(template)]
+    def run(self, *argv: object, output: str = "out", template: dict | None = TEMPLATE, seq_len: int = 128) -> int:
+        written = [] if template is None else ["--template", json.dumps(template)]
+        words = ["--model", self.model, "--output", self.folder / output, *written]
         words = [str(word) for word in [*words, "--seq-len", seq_len, *argv]]
         return program.main(tokenize_dataset.run, tokenize_dataset.flags(), words)
 
@@ -332,3 +335,124 @@ def test_what_a_chat_template_hides_is_told(case, capsys, tmp_path):
 def test_a_model_folder_without_tokenizer(case):
     case.model = case.folder
     assert "no tokenizer.json" in case.refused("--input", case.data, "--eval-rows", 1)
+
+
+QUESTIONS = [f"What is {number} plus one?" for number in range(200)]
+ANSWERS = [f"It is {number + 1}, of course." for number in range(200)]
+PAIRS = list(zip(QUESTIONS, ANSWERS, strict=True))
+
+
+def turns(question: str, answer: str, role: str, content: str, names: tuple[str, str]) -> list[dict]:
+    """Two questions with their answers, in the words of a format."""
+    texts = [question, "I think so.", "Are you sure?", answer]
+    return [{role: names[number % 2], content: text} for number, text in enumerate(texts)]
+
+
+def openai(question: str, answer: str) -> list[dict]:
+    return turns(question, answer, "role", "content", ("user", "assistant"))
+
+
+FORMATS = {
+    "messages": [{"messages": openai(q, a)} for q, a in PAIRS],
+    "conversations": [{"conversations": turns(q, a, "from", "value", ("human", "gpt"))} for q, a in PAIRS],
+    "prompt_completion": [{"prompt": q, "completion": a} for q, a in PAIRS],
+    "alpaca": [{"instruction": q, "input": "", "output": a} for q, a in PAIRS],
+    "dolly": [{"instruction": q, "context": "", "response": a} for q, a in PAIRS],
+    "question_answer": [{"question": q, "answer": a} for q, a in PAIRS],
+    "text": [{"text": a} for _, a in PAIRS],
+}
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.fixture
+def chat_case(case: Case) -> Case:
+    """A case whose model is one for chats."""
+    model = shutil.copytree(case.model, case.folder / "chat_model")
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    tokenizer.save(str(model / "tokenizer.json"))
+    (model / "chat_template.jinja").write_text(CHATML)
+    case.model, case.tokenizer = model, tokenizer
+    return case
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_rows_of_known_columns_need_no_template(chat_case, name):
+    """What carries loss, decoded, is the answers of the rows and the marks that end them."""
+    rows = chat_case.write("rows.jsonl", FORMATS[name])
+    assert chat_case.run("--input", rows, "--format", "auto", "--eval-rows", 20, template=None) == 0
+    out = chat_case.load()
+    assert out.statistics["format"] == name
+    decode = functools.partial(chat_case.tokenizer.decode, skip_special_tokens=False)
+    labels = [[token for token in labels if token >= 0] for _, labels in examples(out.train) + examples(out.eval)]
+    end = "</s>" if name == "text" else "<|im_end|>"
+    first = "I think so.<|im_end|>" if name in ("messages", "conversations") else ""
+    answers = [
+        answer[name == "text" :] for answer in ANSWERS
+    ]  # nothing stands before a text to predict its first token
+    assert sorted(map(decode, labels)) == sorted(f"{first}{answer}{end}" for answer in answers)
+    by_prompt = {line["prompt"]: line for line in out.lines}
+    assert len(by_prompt) == 20
+    for prompt, line in by_prompt.items():
+        assert chat_case.tokenizer.encode(prompt, add_special_tokens=name == "text").ids == line["prompt_ids"]
+        assert decode(line["response_ids"]) == line["response"] + end
+
+
+def test_a_base_model_gets_plain_prompts(case):
+    rows = case.write("rows.jsonl", FORMATS["alpaca"])
+    assert case.run("--input", rows, "--format", "alpaca", "--no-chat", "--eval-rows", 20, template=None) == 0
+    assert case.load().lines[0]["prompt"].startswith("### Instruction\nWhat is")
+    chats = case.write("chats.jsonl", FORMATS["messages"])
+    argv = ["--input", chats, "--format", "auto", "--no-chat", "--eval-rows", 20]
+    error = case.refused(*argv, template=None, output="none")
+    assert "rows of the format messages are conversations, and need a model with a chat template" in error
+
+
+def test_an_optional_column_may_be_missing_in_some_rows(chat_case):
+    rows = [{"instruction": q, "output": a} for q, a in PAIRS]
+    rows[100]["input"] = "a number"
+    path = chat_case.write("rows.jsonl", rows)
+    assert chat_case.run("--input", path, "--format", "auto", "--eval-rows", 199, "--system", "S", template=None) == 0
+    out = chat_case.load()
+    assert all(line["prompt"].startswith("<|im_start|>system\nS<|im_end|>") for line in out.lines)
+    texts = [chat_case.tokenizer.decode(ids) for ids, _ in examples(out.train) + examples(out.eval)]
+    assert sum("a number" in text for text in texts) == 1
+
+
+def test_only_the_last_answer_is_learnt_on_demand(chat_case):
+    rows = chat_case.write("rows.jsonl", FORMATS["messages"])
+    argv = ["--input", rows, "--format", "auto", "--eval-rows", 20, "--loss-on", "last"]
+    assert chat_case.run(*argv, template=None) == 0
+    learnt = {
+        chat_case.tokenizer.decode([id for id in labels if id >= 0]) for _, labels in examples(chat_case.load().train)
+    }
+    assert learnt <= set(ANSWERS)
+
+
+def test_rows_that_are_no_conversation_are_left_out_and_told(chat_case, capsys):
+    rows = list(FORMATS["messages"])
+    rows[3] = {"messages": [{"role": "user", "content": "Anybody?"}]}
+    rows[5] = {"messages": [{"role": "asistant", "content": "a"}]}
+    path = chat_case.write("rows.jsonl", rows)
+    eval_rows = chat_case.write("eval.jsonl", rows[10:12])
+    assert chat_case.run("--input", path, "--format", "auto", "--eval-input", eval_rows, template=None) == 0
+    assert f"train: 2 rows are left out; the first: {path}:4: no turn of the assistant is to be learnt" in (
+        capsys.readouterr().err
+    )
+    assert chat_case.load().statistics["train"]["examples"] == 198
+    bad = chat_case.write("bad.jsonl", [rows[5]] * 3)
+    error = chat_case.refused("--input", bad, "--format", "auto", "--eval-rows", 1, template=None, output="none")
+    assert "no train row can be used; the first:" in error
+    assert "the role 'asistant'" in error
+
+
+def test_conversations_can_be_asked_as_they_were_trained(chat_case):
+    rows = chat_case.write("rows.jsonl", FORMATS["conversations"])
+    assert chat_case.run("--input", rows, "--format", "auto", "--eval-rows", 20, template=None) == 0
+    line = chat_case.load().lines[0]
+    assert [turn["role"] for turn in line["messages"]] == ["user", "assistant", "user"]
+    template = Template.load(str(chat_case.folder / "out" / "template.json"))
+    assert template.question(line["fields"]) == {"messages": line["messages"]}

@@ -8,12 +8,14 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Collection, Iterator
+from glob import glob
 from pathlib import Path
 
 from runner.compose.schema import DATA_SUFFIXES, Dataset, Recipe, Template
 from runner.errors import RecipeError
 from runner.plan.checks import rows
 from runner.plan.checks import template as prompt
+from runner.plan.checks.row_formats import REQUIRED, is_written, recognise
 from runner.plan.checks.rows import Row
 
 _HINTS = {"evaluate.sql_schema": "; for answers that are not SQL, use evaluate=text"}
@@ -23,12 +25,18 @@ _LARGE = 32 * 2**20  # bytes; only the first row of a larger file is read
 def check(recipe: Recipe) -> None:
     """Raises RecipeError for a template without a column to learn, and for rows that lack its columns."""
     dataset = recipe.dataset
-    _check_template(dataset.template)
+    if dataset.format and is_written(dataset.template):
+        raise RecipeError(
+            f"dataset.format: {dataset.format} has its own template; leave it out, or use an option without a "
+            "template, such as dataset=files"
+        )
+    if is_written(dataset.template):
+        _check_template(dataset.template)
     if dataset.source != "files" or not dataset.path:
         return
-    count = _check_file(recipe, "path")
+    count = _check_files(recipe, "path")
     if dataset.eval_path:
-        _check_file(recipe, "eval_path")
+        _check_files(recipe, "eval_path")
     elif count is not None and count <= dataset.eval_rows:
         raise RecipeError(
             f"dataset.eval_rows: {dataset.eval_rows} of the {count} rows in {dataset.path}{_condition(dataset)} leave "
@@ -36,15 +44,63 @@ def check(recipe: Recipe) -> None:
         )
 
 
+def format_of(dataset: Dataset) -> str | None:
+    """The format of the rows: the one that the recipe names, or the first row shows.
+
+    None where the recipe has a template, and where it cannot be seen from here: rows of the hub, and files that need
+    a package of the stage programs.
+
+    Raises RecipeError for columns of no known format.
+    """
+    if is_written(dataset.template):
+        return None
+    path = next(iter(files(dataset.path)), None)
+    if dataset.format or dataset.source != "files" or path is None or not path.is_file() or not rows.can_be_read(path):
+        return dataset.format
+    columns = _first(path, "dataset.path", path.stat().st_mtime_ns).fields
+    found = recognise(columns)
+    if found is None:
+        known = "; ".join(", ".join(required) for required in REQUIRED.values())
+        raise RecipeError(
+            f"dataset.path: {path}: the columns {', '.join(columns)} are of no known format ({known}); write "
+            "dataset.template.sections and dataset.template.response for them"
+        )
+    return found
+
+
+def files(name: str) -> list[Path]:
+    """What a data set's path names: itself if it exists, else the files that it matches as a pattern.
+
+    >>> files("no such file")
+    [PosixPath('no such file')]
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return [path]
+    return sorted(map(Path, glob(str(path), recursive=True))) or [path]  # noqa: PTH207  absolute patterns too
+
+
 def _check_template(template: Template) -> None:
-    if not prompt.has_placeholder(template.response):
+    if template.turns:
+        _check_turns(template)
+    elif not prompt.has_placeholder(template.response):
         raise RecipeError('dataset.template.response: names no column to learn; try "{response}"')
-    if template.system is not None and not template.chat:
+    elif template.chat and not template.sections:
+        raise RecipeError('dataset.template.sections: a chat needs the user\'s turn; try ["{question}"]')
+    elif template.system is not None and not template.chat:
         raise RecipeError(
             "dataset.template.system: is only for chats; set dataset.template.chat=true, or make it the first section"
         )
     for key, text in _texts(template):
         _names(key, text, ())
+
+
+def _check_turns(template: Template) -> None:
+    for key in ("sections", "response"):
+        if getattr(template, key):
+            raise RecipeError(f"dataset.template.{key}: turns hold the prompts and answers; leave one of the two out")
+    if template.chat is False:
+        raise RecipeError("dataset.template.chat: turns are written with the chat template; leave it out")
 
 
 def _texts(template: Template) -> list[tuple[str, str]]:
@@ -60,31 +116,35 @@ def _names(key: str, text: str, columns: Collection[str]) -> list[str]:
         raise RecipeError(f"{key}: {error}") from None
 
 
-def _check_file(recipe: Recipe, name: str) -> int | None:
+def _check_files(recipe: Recipe, name: str) -> int | None:
     """The number of rows that match dataset.where; None if it is not known. Raises RecipeError."""
-    key, dataset = f"dataset.{name}", recipe.dataset
-    path = Path(getattr(dataset, name)).expanduser()
+    counts = [_check_file(recipe, f"dataset.{name}", path) for path in files(getattr(recipe.dataset, name))]
+    if None in counts:
+        return None
+    total = sum(count or 0 for count in counts)
+    if not total:
+        raise RecipeError(f"dataset.where: {getattr(recipe.dataset, name)} has no row{_condition(recipe.dataset)}")
+    return total
+
+
+def _check_file(recipe: Recipe, key: str, path: Path) -> int | None:
     try:
         status = path.stat()
-        _check_kind(path, key)
-        if not rows.can_be_read(path):
+        if path.is_dir() or not _is_read_here(path, key):
             return None
-        columns = _required_columns(recipe, _first(path, key, status.st_mtime_ns).fields)
-        count = _count(path, status.st_size, status.st_mtime_ns, tuple(columns), tuple(dataset.where.items()))
+        named = _required_columns(recipe, _first(path, key, status.st_mtime_ns).fields)
+        where = tuple(recipe.dataset.where.items())
+        return _count(path, status.st_size, status.st_mtime_ns, tuple(named), where)
     except rows.BadRow as error:
         raise RecipeError(f"{key}: {error}") from None
     except OSError as error:
         raise RecipeError(f"{key}: {path}: {error.strerror}") from None
-    if count == 0:
-        raise RecipeError(f"dataset.where: {path} has no row{_condition(dataset)}")
-    return count
 
 
-def _check_kind(path: Path, key: str) -> None:
-    if path.is_dir():
-        raise RecipeError(f"{key}: {path}: is a folder; set it to a file in that folder")
-    if path.suffix not in DATA_SUFFIXES:
+def _is_read_here(path: Path, key: str) -> bool:
+    if rows.suffixes(path)[0] not in DATA_SUFFIXES:
         raise RecipeError(f"{key}: {path}: the file name must end in one of {', '.join(DATA_SUFFIXES)}")
+    return rows.can_be_read(path)
 
 
 def _condition(dataset: Dataset) -> str:
@@ -94,9 +154,13 @@ def _condition(dataset: Dataset) -> str:
 
 def _required_columns(recipe: Recipe, columns: Collection[str]) -> Iterator[tuple[str, str]]:
     """Every key of the recipe that names a column, with the column. Raises RecipeError for a response without any."""
-    for key, text in _texts(recipe.dataset.template):
+    template, row_format = recipe.dataset.template, format_of(recipe.dataset)
+    yield from (("dataset.template.turns", column) for column in template.turns)
+    if row_format:
+        yield from (("dataset.format", column) for column in REQUIRED[row_format])
+    for key, text in _texts(template):
         names = _names(key, text, columns)
-        if key == "dataset.template.response" and not names:
+        if key == "dataset.template.response" and not names and not template.turns and is_written(template):
             raise RecipeError(f"{key}: {text!r} names none of the columns {', '.join(columns)}")
         yield from ((key, name) for name in names)
     yield from (("dataset.where", column) for column in recipe.dataset.where)
@@ -132,7 +196,7 @@ def _check_column(row: Row, key: str, column: str) -> None:
     if column not in row.fields:
         hint = f"; for the literal text {{{column}}}, write {{{{{column}}}}}" if in_template else _HINTS.get(key, "")
         raise RecipeError(f"{key}: {row.place} has no column {column!r}; {_nearest(column, row.fields)}{hint}")
-    if in_template and isinstance(row.fields[column], (list, dict)):
+    if in_template and not key.endswith(".turns") and isinstance(row.fields[column], (list, dict)):
         kind = type(row.fields[column]).__name__
         raise RecipeError(f"{key}: {row.place}: the column {column!r} contains a {kind}, not text; convert it first")
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 
 class BadRow(ValueError):
@@ -23,16 +26,31 @@ class Row(NamedTuple):
 
 
 def read(path: Path) -> Iterator[Row]:
-    """The rows of a JSONL, JSON, CSV or Parquet file. Raises BadRow and OSError."""
+    """The rows of a file that `can_be_read`. Raises BadRow and OSError."""
     try:
-        yield from _READERS[path.suffix](path)
+        yield from _READERS[suffixes(path)[0]](path)
     except UnicodeDecodeError as error:
         raise BadRow(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise BadRow(f"{path}: truncated or not gzip: {error}") from error
 
 
 def can_be_read(path: Path) -> bool:
-    """Whether the packages to read this file are installed here; pyarrow may be only where the stages run."""
-    return path.suffix != ".parquet" or find_spec("pyarrow") is not None
+    """Whether this kind of file can be read here; pyarrow may be installed only where the stages run."""
+    kind, packing = suffixes(path)
+    return packing != ".zst" and kind in _READERS and (kind != ".parquet" or find_spec("pyarrow") is not None)
+
+
+def suffixes(path: Path) -> tuple[str, str]:
+    """The suffix that tells the kind of a file, and that of its compression or nothing."""
+    packing = path.suffix if path.suffix in (".gz", ".zst") else ""
+    return Path(path.name.removesuffix(packing)).suffix, packing
+
+
+def _open(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
 
 
 def matches(fields: Mapping[str, Any], where: Mapping[str, str]) -> bool:
@@ -61,33 +79,75 @@ def _json_value(text: str) -> Any:
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as lines:
+    with _open(path) as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 yield _object(f"{path}:{number}", _parsed(f"{path}:{number}", line))
 
 
 def _json(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as file:
+    """An array of objects, an object that holds one under a key, or (as many are published) an object a line."""
+    with _open(path) as file:
         start = file.read(64).lstrip()
-    if not start.startswith("["):
+        text = start + file.read() if start.startswith("[") else ""
+    if not text:
+        with _open(path) as file:
+            text = _holding_rows(file)
+    if not text:
         yield from _jsonl(path)
         return
-    for number, value in enumerate(_parsed(str(path), path.read_text(encoding="utf-8-sig")), 1):
+    for number, value in enumerate(_array(path, _parsed(str(path), text)), 1):
         yield _object(f"{path}: entry {number}", value)
+
+
+def _holding_rows(file: TextIO) -> str:
+    """The text of a file that is one object of rows; nothing of one with an object a line, which is not read whole."""
+    first = file.readline()
+    with suppress(ValueError, RecursionError):
+        row = json.loads(first)
+        return first if not file.read(1) and _key_of_rows(row) else ""
+    return first + file.read()
+
+
+def _array(path: Path, value: Any) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    key = _key_of_rows(value)
+    if key is None:
+        raise BadRow(f"{path}: neither rows nor an object with one list of rows")
+    return value[key]
+
+
+def _key_of_rows(value: Any) -> str | None:
+    """The one key of an object that holds a list of objects, unless these are the turns of a conversation."""
+    if not isinstance(value, dict):
+        return None
+    keys = [key for key, rows in value.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
+    return keys[0] if len(keys) == 1 and keys[0] not in _TURNS else None
 
 
 def _csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)  # the default is 128 KiB
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        table = csv.DictReader(file, strict=True)
+    delimiter = "\t" if suffixes(path)[0] == ".tsv" else _delimiter(path)
+    with _open(path) as file:
+        table = csv.DictReader(file, strict=True, delimiter=delimiter)
         try:
+            if len(set(table.fieldnames or [])) < len(table.fieldnames or []):
+                raise BadRow(f"{path}:1: two columns have the same name")
             for fields in table:
+                place = f"{path}:{table.line_num}"
                 if None in fields or None in fields.values():
-                    raise BadRow(f"{path}:{table.line_num}: has a different number of values than line 1 has columns")
-                yield Row(f"{path}:{table.line_num}", fields)
+                    raise BadRow(f"{place}: has a different number of values than line 1 has columns")
+                yield Row(place, fields)
         except csv.Error as error:
             raise BadRow(f"{path}:{table.reader.line_num}: broken CSV: {error}") from error
+
+
+def _delimiter(path: Path) -> str:
+    """What parts the names in the first line: a comma, unless another one parts it into more."""
+    with _open(path) as file:
+        header = file.readline()
+    return max(",;\t|", key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -116,4 +176,5 @@ def _object(place: str, value: Any) -> Row:
     return Row(place, value)
 
 
-_READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+_READERS = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
+_TURNS = ("messages", "conversations", "prompt", "completion")  # columns of which one row alone holds a list of objects

@@ -7,8 +7,11 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from runner.compose.schema import Dataset, Recipe
+from runner.compose.schema import Dataset, Recipe, Template
 from runner.errors import RecipeError
+from runner.plan.checks.dataset import files, format_of
+from runner.plan.checks.row_formats import is_written
+from runner.plan.checks.rows import suffixes
 from runner.plan.command import OUTPUT, Argument, Artifacts, StageCommand, flags
 from runner.plan.packages import CHAT, HUB, PARQUET
 from runner.plan.stages.fetch import check_hub_name
@@ -16,28 +19,50 @@ from runner.plan.stages.fetch import check_hub_name
 
 def command(recipe: Recipe, artifacts: Artifacts) -> StageCommand:
     dataset = recipe.dataset
-    words = [
+    row_format = None if is_written(dataset.template) else format_of(dataset) or "auto"
+    arguments = [
         "--model", artifacts.path("fetch"),
         *_rows(dataset, artifacts),
         *_held_out(dataset, artifacts),
-        "--template", json.dumps(dataclasses.asdict(dataset.template)),
+        *(_format(row_format, dataset.template) if row_format else ["--template", _json(dataset.template)]),
         *flags(seq_len=dataset.seq_len, pack=dataset.pack, loss_on=dataset.loss_on, seed=dataset.seed),
         *flags(train_rows=dataset.train_rows or None),
         *(f"--where={column}={value}" for column, value in dataset.where.items()),
         "--output", OUTPUT,
     ]  # fmt: skip
-    title = f"tokenize {dataset.name} to sequences of {dataset.seq_len}"
-    return StageCommand(title, "tokenize_dataset.py", words, uses=list(_uses(dataset)))
+    as_format = f" as {row_format}" if row_format not in (None, "auto") else ""
+    title = f"tokenize {dataset.name}{as_format} to sequences of {dataset.seq_len}"
+    return StageCommand(title, "tokenize_dataset.py", arguments, uses=list(_uses(dataset)))
+
+
+def _format(name: str, template: Template) -> Sequence[str]:
+    chat = {None: [], True: ["--chat"], False: ["--no-chat"]}[template.chat]
+    return ["--format", name, *chat, *flags(system=template.system)]
+
+
+def _json(template: Template) -> str:
+    """The template with the keys of its kind: of a conversation, or of a prompt and its response."""
+    values = dataclasses.asdict(template) | {"chat": bool(template.chat or template.turns)}
+    unused = ("sections", "separator", "response") if template.turns else ("turns", "tools")
+    return json.dumps({key: value for key, value in values.items() if key not in unused})
 
 
 def _uses(dataset: Dataset) -> Iterator[str]:
-    files = [dataset.path, dataset.eval_path or ""]
+    names = [dataset.path, dataset.eval_path or ""]
     if dataset.source == "hub":
         yield HUB
-    if dataset.template.chat:
+    if dataset.template.chat or dataset.template.turns or not is_written(dataset.template):
         yield CHAT
-    if any(Path(file).suffix == ".parquet" for file in files):
+    if dataset.source == "files" and any(_needs_arrow(path) for name in names if name for path in files(name)):
         yield PARQUET
+
+
+def _needs_arrow(path: Path) -> bool:
+    """Whether reading a file takes pyarrow. A folder may hold anything; one by save_to_disk holds Arrow."""
+    if path.is_dir():
+        return (path / "state.json").is_file() or any(map(_needs_arrow, path.rglob("*.*")))
+    kind, packing = suffixes(path)
+    return kind in (".parquet", ".arrow") or packing == ".zst"
 
 
 def _rows(dataset: Dataset, artifacts: Artifacts) -> Sequence[str | Argument]:
@@ -46,10 +71,14 @@ def _rows(dataset: Dataset, artifacts: Artifacts) -> Sequence[str | Argument]:
     if dataset.source == "hub":
         check_hub_name(dataset.path, "dataset.path")
         return ["--hub", dataset.path, *flags(revision=dataset.revision, hub_split=dataset.split)]
-    return ["--input", artifacts.external(dataset.path, "dataset.path")]
+    return ["--input", *_files(dataset.path, "dataset.path", artifacts)]
+
+
+def _files(name: str, key: str, artifacts: Artifacts) -> list[Argument]:
+    return [artifacts.external(str(path), key) for path in files(name)]
 
 
 def _held_out(dataset: Dataset, artifacts: Artifacts) -> Sequence[str | Argument]:
     if dataset.eval_path:
-        return ["--eval-input", artifacts.external(dataset.eval_path, "dataset.eval_path")]
+        return ["--eval-input", *_files(dataset.eval_path, "dataset.eval_path", artifacts)]
     return flags(eval_rows=dataset.eval_rows)

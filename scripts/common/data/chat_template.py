@@ -6,7 +6,7 @@ Needs `jinja2`; importing transformers for it would take 5 s.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +18,11 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from common.data.conversation import Conversation, Message
 from common.data.special_tokens import special_tokens, tokenizer_settings
 from common.program import BadInput
 
-Messages = list[dict[str, str]]
+Messages = list[Message]
 
 TODAY = datetime(2024, 7, 26)  # what Llama 3's template writes where it finds no clock
 _ANSWER = "answer"  # of the conversation that shows what a template writes around one
@@ -45,6 +46,7 @@ class ChatTemplate:
             raise BadInput(f"{folder}: its chat template cannot be read: {error}") from error
         self._special = special_tokens(folder)
         self._has_date = "strftime_now" in source
+        self.takes_tools = "tools" in source
 
     @classmethod
     def of(cls, folder: Path) -> ChatTemplate | None:
@@ -52,22 +54,56 @@ class ChatTemplate:
         source = _source(folder)
         return cls(folder, source) if source else None
 
-    def render(self, messages: Messages, add_generation_prompt: bool = True) -> str:
+    def render(self, messages: Messages, add_generation_prompt: bool = True, tools: Sequence[Any] | None = None) -> str:
         """The turns as text, by default up to where the assistant begins. BadInput where the template refuses them."""
-        values = {"messages": messages, "tools": None, "documents": None, **self._special}
+        values = {"messages": messages, "tools": tools or None, "documents": None, **self._special}
         try:
             return self._compiled.render(add_generation_prompt=add_generation_prompt, **values)
         except Exception as error:  # a template is a program of others: whatever it raises, it refuses
             raise BadInput(f"the model's chat template refused the conversation: {error}") from error
 
-    def answer(self, messages: Messages, content: str) -> str:
-        """What follows `render(messages)` when the assistant says `content`, the end of its turn included."""
-        if not self.answers_follow_prompts:
-            return content + self.end_of_turn
-        prompt, whole = self.render(messages), self._with_answer(messages, content)
-        if not whole.startswith(prompt):
-            raise BadInput("the model's chat template changes the prompt when an answer follows it")
-        return whole[len(prompt) :]
+    def answer(self, messages: Messages, answer: Message, tools: Sequence[Any] | None = None) -> str:
+        """What follows `render(messages)` when the assistant answers, up to the mark that ends its turn.
+
+        Some templates write the prompt in another way once an answer follows: they leave the beginning of a thought
+        out, or put the system's words into the last turn. What is learnt follows the prompt as it is asked.
+        """
+        prompt = self.render(messages, tools=tools)
+        whole = self.render([*messages, answer], add_generation_prompt=False, tools=tools)
+        if whole.startswith(prompt):
+            return self._up_to_mark(whole[len(prompt) :])
+        if not answer.get("tool_calls"):
+            return _without_opening(prompt, answer["content"]) + self.end_mark
+        before = self.render(messages, add_generation_prompt=False, tools=tools) + self._heading
+        if not whole.startswith(before):
+            raise BadInput("the model's chat template changes the prompt when a tool call follows it")
+        return self._up_to_mark(whole[len(before) :])
+
+    def cut(self, conversation: Conversation) -> list[str] | None:
+        """The text of a conversation, cut before and after each answer to learn: every second piece is one.
+
+        None where the template writes earlier turns in another way once others follow, as those do that leave out
+        thoughts: then no single text has all answers as the model is asked for them.
+        """
+        messages, tools = conversation.messages, conversation.tools
+        whole = self.render(messages[: conversation.answers[-1] + 1], add_generation_prompt=False, tools=tools)
+        pieces, end = [], 0
+        for place in conversation.answers:
+            before = self.render(messages[:place], tools=tools)
+            after = self.render(messages[: place + 1], add_generation_prompt=False, tools=tools)
+            if not (whole.startswith(after) and after.startswith(before) and len(before) >= end):
+                return None
+            answer = self._up_to_mark(after[len(before) :])
+            pieces += [whole[end : len(before)], answer]
+            end = len(before) + len(answer)
+        return pieces
+
+    def writes(self, answer: Message, text: str) -> bool:
+        """Whether `text`, which the template wrote for this answer, has its words and no others."""
+        if answer.get("tool_calls"):
+            return all(call["function"]["name"] in text for call in answer["tool_calls"])
+        words = answer["content"] + self.end_mark
+        return _letters(text) in {_letters(start + words) for start in self._starts}
 
     def warnings(self) -> Iterator[str]:
         """Where other programs may make other prompts of the template, a line each."""
@@ -85,12 +121,32 @@ class ChatTemplate:
     @cached_property
     def end_of_turn(self) -> str:
         """What the template writes after an answer, perhaps nothing."""
-        return self._with_answer(self._question, _ANSWER).rpartition(_ANSWER)[2]
+        return self._with_answer.rpartition(_ANSWER)[2]
+
+    @cached_property
+    def end_mark(self) -> str:
+        """What ends a generated answer, without what the template writes behind it."""
+        return self.end_of_turn.rstrip()
+
+    def _up_to_mark(self, text: str) -> str:
+        return text[: len(text) - len(self.end_of_turn) + len(self.end_mark)] if self.end_mark else text
+
+    @cached_property
+    def _starts(self) -> set[str]:
+        """What may stand between a prompt and the words of its answer: of some, the marks of an empty thought."""
+        prompt, answered = self.render(self._question), self._with_answer.rpartition(_ANSWER)[0]
+        return {"", answered[len(prompt) :]} if answered.startswith(prompt) else {""}
+
+    @cached_property
+    def _heading(self) -> str:
+        """What the template writes between a question and the words of its answer."""
+        asked, answered = self.render(self._question, False), self._with_answer.rpartition(_ANSWER)[0]
+        return answered[len(asked) :] if answered.startswith(asked) else ""
 
     @cached_property
     def answers_follow_prompts(self) -> bool:
         """Whether an answer is written after the text of its prompt: not where that begins to think aloud."""
-        return self._with_answer(self._question, _ANSWER).startswith(self.render(self._question))
+        return self._with_answer.startswith(self.render(self._question))
 
     @cached_property
     def _question(self) -> Messages:
@@ -101,8 +157,10 @@ class ChatTemplate:
             return [{"role": "system", "content": "system"}, *_QUESTION]
         return _QUESTION
 
-    def _with_answer(self, messages: Messages, content: str) -> str:
-        return self.render([*messages, {"role": "assistant", "content": content}], add_generation_prompt=False)
+    @cached_property
+    def _with_answer(self) -> str:
+        answer = {"role": "assistant", "content": _ANSWER}
+        return self.render([*self._question, answer], add_generation_prompt=False)
 
 
 _QUESTION: Messages = [{"role": "user", "content": "question"}]
@@ -135,6 +193,20 @@ def _source(folder: Path) -> str | None:
     if not isinstance(found, (str, type(None))):
         raise BadInput(f"{folder / 'tokenizer_config.json'}: chat_template is neither a text nor named texts")
     return found
+
+
+def _without_opening(prompt: str, content: str) -> str:
+    """The answer without the mark that opens a thought, such as <think>, where the prompt ends with it already."""
+    mark = prompt.rstrip().rpartition("\n")[2].rpartition("<")
+    opening = mark[1] + mark[2]
+    if not (opening.endswith(">") and content.lstrip().startswith(opening)):
+        return content
+    content = content.lstrip().removeprefix(opening)
+    return content.removeprefix("\n") if prompt.endswith("\n") else content
+
+
+def _letters(text: str) -> str:
+    return "".join(text.split())
 
 
 def _refuse(message: str) -> NoReturn:

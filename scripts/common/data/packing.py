@@ -45,19 +45,22 @@ def pack(lengths: Sequence[int], seq_len: int) -> list[list[int]]:
 
 
 def lay_out(
-    examples: Sequence[tuple[np.ndarray, int]], input_ids: np.ndarray, labels: np.ndarray, segment_ids: np.ndarray
+    examples: Sequence[tuple[np.ndarray, np.ndarray]],
+    input_ids: np.ndarray,
+    labels: np.ndarray,
+    segment_ids: np.ndarray,
 ) -> None:
     """Fill one sequence, three arrays of (seq_len,), with `examples` one after the other.
 
-    An example is (token ids, how many of the first carry no loss: at least 1, since nothing stands
-    before the first to predict it). What is left free is padding: id 0, label -100, segment 0.
+    An example is its token ids and which of them are learnt (bool). What is left free is padding: id 0,
+    label -100, segment 0.
     """
     labels[:] = IGNORED
     start = 0
-    for segment, (ids, without_loss) in enumerate(examples, 1):
+    for segment, (ids, learnt) in enumerate(examples, 1):
         end = start + len(ids)
         input_ids[start:end] = ids
-        labels[start + without_loss : end] = ids[without_loss:]
+        labels[start:end][learnt] = ids[learnt]
         segment_ids[start:end] = segment
         start = end
     input_ids[start:] = segment_ids[start:] = 0

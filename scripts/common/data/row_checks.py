@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 from common import events
-from common.data.tokenizer import PromptTokenizer
+from common.data.tokenizer import PromptTokenizer, Text
 from common.program import BadInput
 
+_DECODED = 200  # rows of a split whose tokens are read back
 _WORDS_FOR_NOTHING = {"nan", "NaN", "None", "null", "NULL"}  # what a missing value looks like when it was made a text
 
 
 class Example(NamedTuple):
-    """One row as text and token ids; `response_ids` are all that is learnt, the end of the answer included."""
+    """One example as text and token ids: the ids of its pieces, of which every second is learnt."""
 
     fields: dict[str, Any]
-    prompt: str
-    prompt_ids: list[int]
-    response: str
-    response_ids: list[int]
+    text: Text
+    ids: list[list[int]]
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """What comes before the last answer."""
+        return [*chain.from_iterable(self.ids[:-1])]
+
+    @property
+    def response_ids(self) -> list[int]:
+        """The last answer, its end included."""
+        return self.ids[-1]
 
 
 class RowChecks:
@@ -31,27 +42,48 @@ class RowChecks:
         self._name = name
         self._special = tokenizer.special_texts()
         self._pattern = re.compile("|".join(map(re.escape, self._special.values())) or "(?!)")
+        self._tokenizer = tokenizer
         self._template = tokenizer.template
         self._end_id = tokenizer.end_id
         self._rows = 0
         self._found: Counter[str] = Counter()
         self._empty = 0
+        self._unusable = 0
+        self._first_unusable = ""
+        self._divided = 0
 
     def watched(self, examples: Iterable[Example]) -> Iterator[Example]:
         """The examples as they are, each looked at."""
         for example in examples:
             self._rows += 1
-            self._empty += not example.response.strip()
+            self._empty += not example.text.response.strip()
             self._found.update(list(dict.fromkeys(self._suspicions(example))))  # once a row
             yield example
 
+    def leave_out(self, problem: str) -> None:
+        """Count a row that is no conversation; the problem of the first is shown."""
+        self._unusable += 1
+        self._first_unusable = self._first_unusable or problem
+
+    def count_examples(self, of_row: int) -> None:
+        """Count a row that became several examples."""
+        self._divided += of_row > 1
+
     def refuse_or_warn(self) -> None:
-        """Raise BadInput where no row has a response; tell everything else."""
+        """Raise BadInput where no row can be used, or none has a response; tell everything else."""
+        if self._unusable and not self._rows:
+            raise BadInput(f"no {self._name} row can be used; the first: {self._first_unusable}")
+        if self._unusable:
+            message = f"{self._name}: {self._unusable} rows are left out; the first: {self._first_unusable}"
+            events.log(message, level="warning")
         if self._empty == self._rows > 0:
             raise BadInput(
                 f"--template: response {self._template.answer!r} is empty in all {self._rows} {self._name} rows: "
                 "name the column of the answers"
             )
+        if self._divided:
+            reason = "as the chat template writes earlier turns in another way than the last"
+            events.log(f"{self._name}: {self._divided} conversations become one example an answer, {reason}")
         if self._empty:
             self._found["have an empty response: the model learns to answer nothing"] = self._empty
         for what, count in self._found.items():
@@ -69,8 +101,22 @@ class RowChecks:
             yield f"have {self._special[first[0]]} twice at the start of the prompt: the tokenizer adds one by itself"
         if last == [self._end_id]:
             yield f"have {end} at the end of the prompt: the tokenizer adds it, and the model has learnt to stop there"
-        if example.response_ids.count(self._end_id) > 1:
+        if any(answer.count(self._end_id) > 1 for answer in example.ids[1::2]):
             yield f"have {end} more than once in the answer: the end is added by itself"
+        if example.text.question.get("tools") and self._tokenizer.chat and not self._tokenizer.chat.takes_tools:
+            yield "have tools, which the model's chat template does not write"
+        if example.text.altered:
+            yield "have answers of which the chat template leaves out or changes a part"
+        if self._rows <= _DECODED and not self._reads_as_written(example):
+            yield "have answers whose tokens do not read as their text: is the tokenizer this model's?"
+
+    def _reads_as_written(self, example: Example) -> bool:
+        """Whether the tokens to learn, decoded, are the answers and the marks of their ends, and nothing else."""
+        end = self._special.get(self._end_id, "")
+        learnt = zip(example.text.pieces[1::2], example.ids[1::2], strict=True)
+        return all(
+            _letters(self._tokenizer.decode(ids)) in (_letters(text), _letters(text + end)) for text, ids in learnt
+        )
 
     def _of_text(self, column: str, value: str) -> Iterator[str]:
         if value.strip() in _WORDS_FOR_NOTHING:
@@ -78,7 +124,15 @@ class RowChecks:
         for token in sorted(set(self._pattern.findall(value))):
             yield f"have the text {token} in the column {column}: it is read as the special token"
 
-    def _used(self, fields: dict[str, Any]) -> list[tuple[str, Any]]:
+    def _used(self, fields: dict[str, Any]) -> Iterable[tuple[str, Any]]:
         template = self._template
+        if template.turns:
+            turns = template.conversation(fields).messages
+            return [(template.turns[-1], turn["content"]) for turn in turns]
         texts = (*template.sections, template.answer, template.system or "")
         return [(name, value) for name, value in fields.items() if any(f"{{{name}}}" in text for text in texts)]
+
+
+def _letters(text: str) -> str:
+    """A text without what tokenizers write in another way: white space, and how Unicode composes a character."""
+    return "".join(unicodedata.normalize("NFC", text).split())

@@ -1,16 +1,23 @@
-"""Rows of a data set, streamed from JSONL, JSON, CSV or Parquet files by their suffix."""
+"""Rows of a data set, streamed from its files by their suffix.
+
+JSONL (also .ndjson), JSON (an array, an object a line, or an array under one key), CSV and TSV, Parquet, and Arrow as
+`save_to_disk` of the library datasets writes it. Text files may be compressed: .gz, .zst.
+"""
 
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from common.program import BadInput
 
@@ -38,15 +45,36 @@ def read(files: Sequence[Path], where: Sequence[tuple[str, str]]) -> Iterator[Ro
                     yield row
         except UnicodeDecodeError as error:
             raise BadInput(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise BadInput(f"{path}: truncated or not gzip: {error}") from error
 
 
 def reader(path: Path) -> Callable[[Path], Iterator[Row]]:
     """What reads this kind of file. Raises BadInput when nothing here can."""
-    if path.suffix not in READERS:
+    kind, packing = suffixes(path)
+    if kind not in READERS or (packing and kind in _BINARY):
         raise BadInput(f"{path}: its suffix is none of {', '.join(READERS)}")
-    if path.suffix == ".parquet" and find_spec("pyarrow") is None:
-        raise BadInput(f"{path}: reading Parquet needs pyarrow: pip install pyarrow")
-    return READERS[path.suffix]
+    if (kind in _BINARY or packing == ".zst") and find_spec("pyarrow") is None:
+        raise BadInput(f"{path}: reading it needs pyarrow: pip install pyarrow")
+    return READERS[kind]
+
+
+def suffixes(path: Path) -> tuple[str, str]:
+    """The suffix that tells the kind of a file, and that of its compression or nothing."""
+    packing = path.suffix if path.suffix in (".gz", ".zst") else ""
+    return Path(path.name.removesuffix(packing)).suffix, packing
+
+
+def _open(path: Path) -> TextIO:
+    """A text file, uncompressed."""
+    packing = suffixes(path)[1]
+    if packing == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    if packing == ".zst":
+        import pyarrow
+
+        return io.TextIOWrapper(pyarrow.input_stream(str(path), compression="zstd"), encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
 
 
 def _in_json(place: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -98,27 +126,58 @@ def _json_value(text: str) -> Any:
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as lines:
+    with _open(path) as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 yield _object(f"{path}:{number}", _parsed(f"{path}:{number}", line))
 
 
 def _json(path: Path) -> Iterator[Row]:
-    """An array of objects, or (as many data sets are published) an object a line."""
-    with path.open(encoding="utf-8-sig") as file:
+    """An array of objects, an object that holds one under a key, or (as many are published) an object a line."""
+    with _open(path) as file:
         start = file.read(64).lstrip()
-    if not start.startswith("["):
+        text = start + file.read() if start.startswith("[") else ""
+    if not text:
+        with _open(path) as file:
+            text = _holding_rows(file)
+    if not text:
         yield from _jsonl(path)
         return
-    for number, value in enumerate(_parsed(str(path), path.read_text(encoding="utf-8-sig")), 1):
+    for number, value in enumerate(_array(path, _parsed(str(path), text)), 1):
         yield _object(f"{path}: entry {number}", value)
+
+
+def _holding_rows(file: TextIO) -> str:
+    """The text of a file that is one object of rows; nothing of one with an object a line, which is not read whole."""
+    first = file.readline()
+    with suppress(ValueError, RecursionError):
+        row = json.loads(first)
+        return first if not file.read(1) and _key_of_rows(row) else ""
+    return first + file.read()
+
+
+def _array(path: Path, value: Any) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    key = _key_of_rows(value)
+    if key is None:
+        raise BadInput(f"{path}: neither rows nor an object with one list of rows")
+    return value[key]
+
+
+def _key_of_rows(value: Any) -> str | None:
+    """The one key of an object that holds a list of objects, unless these are the turns of a conversation."""
+    if not isinstance(value, dict):
+        return None
+    keys = [key for key, rows in value.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
+    return keys[0] if len(keys) == 1 and keys[0] not in _TURNS else None
 
 
 def _csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)  # the default refuses a text of more than 128 KiB
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        table = csv.DictReader(file, strict=True)
+    delimiter = "\t" if suffixes(path)[0] == ".tsv" else _delimiter(path)
+    with _open(path) as file:
+        table = csv.DictReader(file, strict=True, delimiter=delimiter)
         try:
             if len(set(table.fieldnames or [])) < len(table.fieldnames or []):
                 raise BadInput(f"{path}:1: two columns have the same name")
@@ -129,6 +188,13 @@ def _csv(path: Path) -> Iterator[Row]:
                 yield Row(place, fields)
         except csv.Error as error:
             raise BadInput(f"{path}:{table.reader.line_num}: broken CSV: {error}") from error
+
+
+def _delimiter(path: Path) -> str:
+    """What parts the names in the first line: a comma, unless another one parts it into more."""
+    with _open(path) as file:
+        header = file.readline()
+    return max(",;\t|", key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -146,6 +212,28 @@ def _parquet(path: Path) -> Iterator[Row]:
                 yield Row(f"{path}: row {number}", dict(zip(names, values, strict=True)))
     except (pyarrow.ArrowException, OSError) as error:
         raise BadInput(f"{path}: truncated or not Parquet: {error}") from error
+
+
+def _arrow(path: Path) -> Iterator[Row]:
+    """A stream of record batches, as the library datasets writes, or a file of them (Feather)."""
+    import pyarrow
+
+    number = 0
+    try:
+        with pyarrow.memory_map(str(path)) as source:
+            try:
+                batches: Iterable[Any] = pyarrow.ipc.open_stream(source)
+            except pyarrow.ArrowInvalid:
+                file = pyarrow.ipc.open_file(source)
+                batches = (file.get_batch(index) for index in range(file.num_record_batches))
+            for batch in batches:
+                names = batch.schema.names
+                columns = [_values(f"{path}: column {name!r}", batch.column(name)) for name in names]
+                for values in zip(*columns, strict=True):
+                    number += 1
+                    yield Row(f"{path}: row {number}", dict(zip(names, values, strict=True)))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise BadInput(f"{path}: truncated or not Arrow: {error}") from error
 
 
 def _values(place: str, column: Any) -> list[Any]:
@@ -184,4 +272,9 @@ def _object(place: str, value: Any) -> Row:
     return Row(place, value)
 
 
-READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+READERS = {
+    ".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet,
+    ".arrow": _arrow,
+}  # fmt: skip
+_BINARY = (".parquet", ".arrow")
+_TURNS = ("messages", "conversations", "prompt", "completion")  # columns of which one row alone holds a list of objects

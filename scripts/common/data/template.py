@@ -11,6 +11,10 @@ of a column and is none is refused.
 
 A section is left out when it names columns and all of these are empty. With `chat` the joined sections
 are the user's turn after `system`, and the model's own chat template does the rest (common.data.tokenizer).
+
+Rows that hold whole conversations have no sections, but the columns of the turns, perhaps of the tools:
+
+    {"turns": ["messages"], "tools": "tools", "system": null}
 """
 
 from __future__ import annotations
@@ -24,24 +28,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.data.conversation import Conversation, conversation
 from common.program import BadInput
 
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]+)\}|[{}]")
 _LITERAL = {"{{": "{", "}}": "}"}
 # What a column may be called, without the marks of JSON and code; runner/plan/checks/template.py has the same rule.
 _NAME = re.compile(r"""[^"':;,=<>|\\\n]*\w[^"':;,=<>|\\\n]*""")
-_KEYS = {"sections": list, "separator": str, "response": str, "system": (str, type(None)), "chat": bool}
+_OPTIONAL_TEXT = (str, type(None))
+_KEYS = {
+    "sections": list, "separator": str, "response": str, "system": _OPTIONAL_TEXT, "chat": bool,
+    "turns": list, "tools": _OPTIONAL_TEXT,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Template:
-    """What a prompt and its response look like, as text with `{column}` in it."""
+    """What a prompt and its response look like, as text with `{column}` in it.
 
-    sections: tuple[str, ...]
-    answer: str
+    With `turns` it is a conversation: the turns of these columns one after the other; those of the last are learnt.
+    Without sections or turns the response alone is learnt, as plain text.
+    """
+
+    sections: tuple[str, ...] = ()
+    answer: str = ""
     separator: str = "\n\n"
     system: str | None = None
     chat: bool = False
+    turns: tuple[str, ...] = ()
+    tools: str | None = None
 
     @classmethod
     def load(cls, source: str) -> Template:
@@ -63,22 +78,43 @@ class Template:
         except json.JSONDecodeError as error:
             raise BadInput(f"template: not JSON: {error}") from error
         _check(values)
-        answer = values.pop("response")
-        return cls(**{**values, "sections": tuple(values["sections"]), "answer": answer})
+        lists = {key: tuple(values.pop(key, ())) for key in ("sections", "turns")}
+        return cls(**lists, answer=values.pop("response", ""), **values)
 
     def to_json(self) -> str:
-        """The template as JSON text, every key written out."""
-        values = {"sections": self.sections, "separator": self.separator, "response": self.answer}
-        return json.dumps({**values, "system": self.system, "chat": self.chat}, ensure_ascii=False, indent=1)
+        """The template as JSON text: every key of its kind written out."""
+        if self.turns:
+            values = {"turns": self.turns, "tools": self.tools, "system": self.system, "chat": True}
+        else:
+            values = {"sections": self.sections, "separator": self.separator, "response": self.answer}
+            values |= {"system": self.system, "chat": self.chat}
+        return json.dumps(values, ensure_ascii=False, indent=1)
 
     def names_any(self, columns: Collection[str]) -> bool:
         """Whether the prompt, of a chat also the system turn, names one of these columns."""
+        if any(column in columns for column in self.turns):
+            return True
         texts = (*self.sections, self.system or "")
         return any(brace[1] in columns for text in texts for brace in _BRACES.finditer(text))
 
     def render(self, fields: Mapping[str, Any]) -> str:
         """The prompt of one row (of a chat: the user's turn). Raises BadInput for a column that is not there."""
         return self.separator.join(_fill(text, fields) for text in self.sections if _is_wanted(text, fields))
+
+    def conversation(self, fields: Mapping[str, Any]) -> Conversation:
+        """The turns of one row that has them in columns. Raises BadInput, Unusable where they are none."""
+        for column in self.turns:
+            if column not in fields:
+                raise BadInput(f"no column {column!r} with the turns; {_advice(column, fields)}")
+        system = _fill(self.system, fields) if self.system is not None and _is_wanted(self.system, fields) else None
+        tools = fields.get(self.tools) if self.tools else None
+        return conversation([fields[column] for column in self.turns], tools, system)
+
+    def question(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """What to ask a server of a chat in OpenAI's protocol: the turns before the last answer, and the tools."""
+        if not self.turns:
+            return {"messages": self.messages(fields)}
+        return self.conversation(fields).question()
 
     def messages(self, fields: Mapping[str, Any]) -> list[dict[str, str]]:
         """The turns of a chat before the assistant's."""
@@ -102,15 +138,29 @@ def _check(values: Any) -> None:
             raise BadInput(f"template: unknown key {key!r}; the keys are {', '.join(_KEYS)}")
         if not isinstance(value, _KEYS[key]):
             raise BadInput(f"template: {key} has the wrong type ({type(value).__name__})")
+    for key in ("sections", "turns"):
+        if not all(isinstance(text, str) for text in values.get(key, ())):
+            raise BadInput(f"template: {key} must be a list of texts")
+    if values.get("turns"):
+        _check_turns(values)
+        return
     for key in ("sections", "response"):
-        if not values.get(key):
+        if key not in values or (key == "response" and not values[key]):
             raise BadInput(f"template: {key} is missing or empty")
-    if not all(isinstance(section, str) for section in values["sections"]):
-        raise BadInput("template: sections must be a list of texts")
     if not any(_BRACES.findall(values["response"])):
         raise BadInput('template: response names no column, for example "{response}"')
+    if not values["sections"] and values.get("chat"):
+        raise BadInput("template: sections are empty, and a chat needs the user's turn")
     if values.get("system") is not None and not values.get("chat"):
         raise BadInput("template: system is a turn of a chat: set chat to true, or make it the first section")
+
+
+def _check_turns(values: dict[str, Any]) -> None:
+    for key in ("sections", "response"):
+        if values.get(key):
+            raise BadInput(f"template: {key} and turns exclude each other: turns hold the answers too")
+    if values.setdefault("chat", True) is not True:
+        raise BadInput("template: turns are a chat: leave chat out, or set it to true")
 
 
 class Column(str):

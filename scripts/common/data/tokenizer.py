@@ -6,11 +6,13 @@ Needs `tokenizers`, and `jinja2` for a chat and to know where an answer ends.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer
 
+from common.data.conversation import Conversation, Unusable
 from common.data.special_tokens import added_tokens, all_special_tokens, special_tokens
 from common.data.template import Template
 from common.files import read_json
@@ -18,6 +20,24 @@ from common.program import BadInput
 
 if TYPE_CHECKING:
     from common.data.chat_template import ChatTemplate
+
+
+class Text(NamedTuple):
+    """One example as text.
+
+    Attributes:
+        pieces: the whole text, cut before and after each answer: every second piece is learnt.
+        prompt: what comes before the last answer.
+        response: the last answer, without the mark of its end.
+        question: of a chat, the messages and tools to ask a server the same, in OpenAI's protocol.
+        altered: whether the chat template wrote other words than the answers'.
+    """
+
+    pieces: list[str]
+    prompt: str
+    response: str
+    question: dict[str, Any]
+    altered: bool = False
 
 
 class PromptTokenizer:
@@ -37,6 +57,65 @@ class PromptTokenizer:
         end_of_turn = _first_added(self._tokenizer, self.chat.end_of_turn) if self.chat else None
         self._closes_itself = end_of_turn is not None
         self.end_id = _eos_id(folder, self._tokenizer) if end_of_turn is None else end_of_turn
+        if self.chat and end_of_turn is not None:
+            self.chat.end_mark = _up_to(str(self._tokenizer.id_to_token(end_of_turn)), self.chat.end_of_turn)
+
+    def texts(self, fields: Mapping[str, Any]) -> list[Text]:
+        """One row as text, usually one example: where no text has all answers as they are asked for, one an answer.
+
+        Raises BadInput, Unusable for a row that is no conversation.
+        """
+        if self.template.turns:
+            conversation = self.template.conversation(fields)
+            try:
+                return self._of_turns(conversation)
+            except BadInput as error:  # the template takes no such conversation, perhaps others
+                raise Unusable(str(error)) from error
+        prompt, response, learnt = self.prompt(fields), self.template.response(fields), self.learnt(fields)
+        if self.chat is None:
+            return [Text([prompt, learnt], prompt, response, {})]
+        altered = not self.chat.writes({"role": "assistant", "content": response}, learnt)
+        return [Text([prompt, learnt], prompt, response, self.template.question(fields), altered)]
+
+    def ids(self, texts: Sequence[Text]) -> list[list[list[int]]]:
+        """Token ids of the pieces of each text, the mark at the end of an answer included."""
+        if self.chat is None:
+            prompts, responses = ([text.pieces[index] for text in texts] for index in (0, 1))
+            ids = zip(self.prompt_ids(prompts), self._encoded(responses, False), strict=True)
+        else:
+            ids = self._pieces([text.pieces for text in texts])
+        if self._closes_itself:
+            return [list(pieces) for pieces in ids]
+        return [[prompt, [*response, self.end_id]] for prompt, response in ids]
+
+    def _of_turns(self, conversation: Conversation) -> list[Text]:
+        chat, answers = self._chat(), conversation.answers
+        if not answers:
+            raise Unusable("no turn of the assistant is to be learnt")
+        pieces = chat.cut(conversation) if self._closes_itself else None
+        if pieces is not None:
+            return [self._text(conversation, answers, pieces)]
+        return [self._text(conversation, [place], self._one_answer(conversation, place)) for place in answers]
+
+    def _one_answer(self, conversation: Conversation, place: int) -> list[str]:
+        before, tools = conversation.messages[:place], conversation.tools
+        answer = self._chat().answer(before, conversation.messages[place], tools)
+        return [self._chat().render(before, tools=tools), answer]
+
+    def _text(self, conversation: Conversation, answers: list[int], pieces: list[str]) -> Text:
+        chat, messages = self._chat(), conversation.messages
+        question = conversation.question(answers[-1])
+        altered = False
+        for answer, text in zip((messages[place] for place in answers), pieces[1::2], strict=True):
+            if not chat.writes(answer, text):
+                if answer.get("tool_calls"):
+                    raise Unusable("the model's chat template does not write tool calls")
+                altered = True
+        return Text(pieces, "".join(pieces[:-1]), pieces[-1].removesuffix(chat.end_mark), question, altered)
+
+    def _chat(self) -> ChatTemplate:
+        assert self.chat is not None, "a conversation needs a chat template"
+        return self.chat
 
     def prompt(self, fields: Mapping[str, Any]) -> str:
         """The text of one row's prompt: of a chat, the turns as the model's chat template writes them."""
@@ -47,7 +126,9 @@ class PromptTokenizer:
     def learnt(self, fields: Mapping[str, Any]) -> str:
         """The text that follows the prompt: the response, of a chat as the model's chat template writes it."""
         response = self.template.response(fields)
-        return response if self.chat is None else self.chat.answer(self.template.messages(fields), response)
+        if self.chat is None:
+            return response
+        return self.chat.answer(self.template.messages(fields), {"role": "assistant", "content": response})
 
     def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts. A chat template has written the special tokens (BOS) itself, so none are added."""
@@ -55,23 +136,37 @@ class PromptTokenizer:
 
     def response_ids(self, prompts: Sequence[str], learnt: Sequence[str]) -> list[list[int]]:
         """Token ids of what follows each prompt, closed by the end token: a chat template may write that itself."""
-        ids = list(self._continuations(prompts, learnt) if self.chat else self._encoded(learnt, False))
-        return ids if self._closes_itself else [[*one, self.end_id] for one in ids]
+        texts = [Text([prompt, text], prompt, text, {}) for prompt, text in zip(prompts, learnt, strict=True)]
+        return [pieces[1] for pieces in self.ids(texts)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special ones included."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
 
     def special_texts(self) -> dict[int, str]:
         """The special tokens that are read out of any text, by id."""
         added = self._tokenizer.get_added_tokens_decoder()
         return {token_id: token.content for token_id, token in added.items() if token.special}
 
-    def _continuations(self, prompts: Sequence[str], learnt: Sequence[str]) -> Iterator[list[int]]:
-        """The tokens of a whole conversation after those of its prompt.
+    def _pieces(self, texts: Sequence[Sequence[str]]) -> Iterator[list[list[int]]]:
+        """The tokens of each text, cut between its pieces.
 
-        SentencePiece writes a space before a text of its own; but where the two grow together into one token, what
-        follows is tokenized alone, as the prompt is when it is served.
+        SentencePiece writes a space before a text of its own, so the whole is tokenized; but where two pieces grow
+        together into one token, each is tokenized alone, as a prompt is when it is served.
         """
-        wholes = self._encoded([prompt + text for prompt, text in zip(prompts, learnt, strict=True)], False)
-        for prompt, whole, alone in zip(self.prompt_ids(prompts), wholes, self._encoded(learnt, False), strict=True):
-            yield whole[len(prompt) :] if whole[: len(prompt)] == prompt else alone
+        wholes = self._encoded(["".join(pieces) for pieces in texts], False)
+        alone = iter(self._encoded([piece for pieces in texts for piece in pieces], False))
+        for pieces, whole in zip(texts, wholes, strict=True):
+            apart = [next(alone) for _ in pieces]
+            yield apart if list(chain.from_iterable(apart)) == whole else self._cut(pieces, whole) or apart
+
+    def _cut(self, pieces: Sequence[str], whole: list[int]) -> list[list[int]] | None:
+        """The tokens of the whole, cut where the texts up to each piece end; None where a token spans such a place."""
+        starts = self._encoded(list(accumulate(pieces[:-1])), False)
+        if any(whole[: len(start)] != start for start in starts):
+            return None
+        ends = [0, *map(len, starts), len(whole)]
+        return [whole[start:end] for start, end in pairwise(ends)]
 
     def _encoded(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
@@ -115,6 +210,13 @@ def chat_of(folder: Path) -> ChatTemplate:
     return chat
 
 
+def has_chat_template(folder: Path) -> bool:
+    """Whether the model is one for chats. Raises BadInput for a broken template."""
+    from common.data.chat_template import ChatTemplate
+
+    return ChatTemplate.of(folder) is not None
+
+
 def end_of_turn_id(folder: Path, tokenizer: Tokenizer) -> int | None:
     """The token that ends an answer in the model's chat; None where it has no chat template, or one that fails."""
     from common.data.chat_template import ChatTemplate
@@ -130,6 +232,11 @@ def _first_added(tokenizer: Tokenizer, text: str) -> int | None:
     """The first token of a text that stands for itself, such as <|eot_id|>."""
     added, ids = tokenizer.get_added_tokens_decoder(), tokenizer.encode(text, add_special_tokens=False).ids
     return next((token_id for token_id in ids if token_id in added), None)
+
+
+def _up_to(mark: str, text: str) -> str:
+    start, mark, _ = text.partition(mark)
+    return start + mark
 
 
 def _eos_id(folder: Path, tokenizer: Tokenizer) -> int:

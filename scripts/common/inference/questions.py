@@ -21,15 +21,15 @@ Answer = dict[str, Any]  # text, finish_reason, token_ids
 
 @dataclass(frozen=True)
 class Question:
-    """One row of the file. `messages` are the turns of a chat, None for a plain prompt."""
+    """One row of the file; `chat` has the messages and tools of a chat, and is empty for a plain prompt."""
 
     row: dict[str, Any]
     prompt: str
-    messages: list[dict[str, str]] | None
+    chat: dict[str, Any]
 
     def body(self) -> dict[str, Any]:
         """The question's fields in a request to OpenAI's API."""
-        return {"prompt": self.prompt} if self.messages is None else {"messages": self.messages}
+        return self.chat or {"prompt": self.prompt}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +56,7 @@ def _question(row: rows.Row, template: Template | None) -> Question:
     prompt = row.fields.get("prompt")
     for_template = template is not None and template.names_any(row.fields)
     if isinstance(prompt, str) and prompt and not for_template:
-        question = Question(row.fields, prompt, None)
+        question = Question(row.fields, prompt, {})
     elif template is None:
         raise BadInput(f"{row.place}: no prompt; give rows with a prompt, or a --template for their columns")
     else:
@@ -70,8 +70,10 @@ def _question(row: rows.Row, template: Template | None) -> Question:
 
 def _rendered(row: rows.Row, template: Template) -> Question:
     try:
-        messages = template.messages(row.fields) if template.chat else None
-        return Question(row.fields, template.render(row.fields), messages)
+        if not template.chat:
+            return Question(row.fields, template.render(row.fields), {})
+        chat = template.question(row.fields)
+        return Question(row.fields, chat["messages"][-1]["content"], chat)
     except BadInput as error:
         raise BadInput(f"{row.place}: {error}") from None
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from common.data.conversation import Message, Unusable, read_calls
 from common.inference.sampling import Sampling
 
 _OPTIONS = {
@@ -21,7 +22,7 @@ _OPTIONS = {
     "max_tokens", "min_tokens", "stop", "stop_token_ids", "ignore_eos", "seed", "stream", "stream_options",
     "return_token_ids",
 }  # fmt: skip
-_OWN_OPTIONS = {"completion": {"prompt"}, "chat": {"messages", "max_completion_tokens"}}
+_OWN_OPTIONS = {"completion": {"prompt"}, "chat": {"messages", "max_completion_tokens", "tools", "tool_choice"}}
 # Metadata of a request: no answer depends on it.
 _METADATA = {"user", "metadata", "safety_identifier", "service_tier", "prompt_cache_key", "request_id", "cache_salt"}
 # Options that this server does not support, each with the values that have no effect.
@@ -57,7 +58,7 @@ _UNSUPPORTED = {
     "priority": (0,),
     "store": (False,),
 }
-_MESSAGE = {"role", "content", "name"}
+_MESSAGE = {"role", "content", "name", "tool_call_id"}
 _MAX_INT = 2**31
 _DEFAULT_MAX_TOKENS = 16  # of a completion, as OpenAI's
 
@@ -173,16 +174,28 @@ def parse_prompts(body: dict[str, Any]) -> list[str | list[int]]:
     raise ApiError("prompt must be a string, a list of token ids, or a list of these, and not empty", "prompt")
 
 
-def parse_messages(body: dict[str, Any]) -> list[dict[str, str]]:
-    """The messages of a chat, with the content of each as one string."""
+def parse_tools(body: dict[str, Any]) -> list[Any]:
+    """The tools that the chat template shows to the model. Raises ApiError if the server should parse their calls."""
+    tools, choice = _of_type(body, "tools", list, []), body.get("tool_choice", "auto")
+    if choice != "none" and (tools or choice != "auto"):
+        raise ApiError(
+            "tool_choice must be none: this server shows tools to the model, but does not parse their calls",
+            "tool_choice",
+        )
+    return tools
+
+
+def parse_messages(body: dict[str, Any]) -> list[Message]:
+    """The messages of a chat, with the content of each as one string and the arguments of tool calls as objects."""
     messages: Any = body.get("messages")
     if not _is_list_of(dict, messages):
         raise ApiError("messages must be a list of objects with role and content, and not empty", "messages")
     return [_message(f"messages[{number}]", message) for number, message in enumerate(messages)]
 
 
-def _message(place: str, message: dict[str, Any]) -> dict[str, str]:
+def _message(place: str, message: dict[str, Any]) -> Message:
     message = {name: value for name, value in message.items() if value is not None}
+    calls = message.pop("tool_calls", None)
     for name in message:
         if name not in _MESSAGE:
             raise ApiError(f"{place}.{name} is not supported by this server; leave it out", "messages")
@@ -191,7 +204,16 @@ def _message(place: str, message: dict[str, Any]) -> dict[str, str]:
             raise ApiError(f"{place}.{name} must be a string", "messages")
     if "role" not in message:
         raise ApiError(f"{place}.role is missing", "messages")
-    return {**message, "content": _content(f"{place}.content", message.get("content"))}
+    content = message.get("content", "" if calls else None)
+    read = {**message, "content": _content(f"{place}.content", content)}
+    return {**read, "tool_calls": _calls(f"{place}.tool_calls", calls)} if calls else read
+
+
+def _calls(place: str, calls: Any) -> list[dict[str, Any]]:
+    try:
+        return read_calls(calls)
+    except Unusable as error:
+        raise ApiError(f"{place}: {error}", "messages") from None
 
 
 def _content(place: str, content: Any) -> str:

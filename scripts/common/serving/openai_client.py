@@ -52,13 +52,16 @@ class Client:
             raise NoAnswer(f"the server's response to {path} is not a JSON object") from None
 
     def complete(self, model: str, question: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-        """The answer to the `messages` or `prompt` in `question`: text, finish_reason and token ids.
+        """The answer to the `messages` (with `tools`) or `prompt` in `question`: text, finish_reason and token ids.
 
         The ids are None if the server does not return them (vLLM before 0.10.2). Raises StageFailed.
         """
         chat = "messages" in question
-        key = "messages" if chat else "prompt"
-        body = {key: question[key], "model": model, "return_token_ids": True, **options}
+        keys = ("messages", "tools") if chat else ("prompt",)
+        body = {key: question[key] for key in keys if key in question}
+        if "tools" in body:
+            body["tool_choice"] = "none"  # a tool call is part of the text to compare
+        body |= {"model": model, "return_token_ids": True, **options}
         status, content = self.ask("/v1/chat/completions" if chat else "/v1/completions", body)
         if status != 200:
             raise StageFailed(f"the server responded for {model} with status {status}: {json.dumps(content)[:300]}")

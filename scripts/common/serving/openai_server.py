@@ -17,6 +17,7 @@ from starlette.routing import Route
 from tokenizers import Tokenizer
 
 from common.data.chat_template import ChatTemplate
+from common.data.conversation import Message
 from common.inference.generation import Sequence
 from common.inference.loading import Limits
 from common.program import BadInput
@@ -74,7 +75,7 @@ class ModelServer:
         """POST /v1/chat/completions."""
         body = openai_api.parse_body(await http.body(), "chat")
         options = self._options(body, chat=True)
-        prompt = self._chat_prompt(openai_api.parse_messages(body))
+        prompt = self._chat_prompt(openai_api.parse_messages(body), openai_api.parse_tools(body))
         prompt_ids = self._tokenizer.encode(prompt, add_special_tokens=False).ids  # the template adds them
         return await self._answer(http, options, [prompt_ids], Format(options, chat=True))
 
@@ -97,11 +98,11 @@ class ModelServer:
             return self._tokenizer.encode(prompt).ids
         return openai_api.check_token_ids(prompt, "prompt", self._limits.vocab_size)
 
-    def _chat_prompt(self, messages: list[dict[str, str]]) -> str:
+    def _chat_prompt(self, messages: list[Message], tools: list[Any]) -> str:
         if self._chat is None:
             raise ApiError("This model has no chat template; use /v1/completions")
         try:
-            return self._chat.render(messages)
+            return self._chat.render(messages, tools=tools)
         except BadInput as error:
             raise ApiError(str(error), "messages") from None
 

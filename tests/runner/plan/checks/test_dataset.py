@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def test_rows_that_fit(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("a.txt", "x", r"dataset.path: .*a\.txt: the file name must end in one of \.jsonl, \.json, \.csv, \.parquet"),
+        ("a.txt", "x", r"dataset.path: .*a\.txt: the file name must end in one of \.jsonl, \.ndjson, \.json,"),
         ("a.jsonl", "", r"dataset.path: .*a\.jsonl: contains no rows"),
         ("a.jsonl", "\n\n", r"contains no rows"),
         ("a.json", "[]", r"contains no rows"),
@@ -70,9 +71,46 @@ def test_a_file_that_cannot_be_trained_on(tmp_path: Path, name: str, content: An
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="dataset.path: .*: is a folder; set it to a file in that folder"):
-        check(tmp_path)
+def recognised(path: Path | str, *overrides: str) -> str | None:
+    recipe = compose("quickstart", ["dataset=files", "evaluate=none", f"dataset.path='{path}'", *overrides]).recipe
+    recipe.dataset.eval_rows = 1
+    dataset.check(recipe)
+    return dataset.format_of(recipe.dataset)
+
+
+def test_a_pattern_is_its_files(tmp_path: Path) -> None:
+    (tmp_path / "[b].jsonl").write_text('{"text": "a"}\n')
+    for name in ("a1.jsonl", "a2.jsonl.gz"):
+        text = '{"instruction": "a", "output": "b"}\n'
+        (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    assert recognised(tmp_path / "a*") == "alpaca"
+    assert dataset.files(str(tmp_path / "a*")) == [tmp_path / "a1.jsonl", tmp_path / "a2.jsonl.gz"]
+    assert dataset.files(str(tmp_path / "[b].jsonl")) == [tmp_path / "[b].jsonl"], "a file's name is no pattern"
+    with pytest.raises(RecipeError, match="dataset.eval_rows: 1 of the 1 rows"):
+        recognised(tmp_path / "[b].jsonl")
+
+
+def test_what_only_the_stage_programs_read_is_left_to_them(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.zst").write_text("")
+    assert recognised(tmp_path / "a.jsonl.zst") is None
+    assert recognised(tmp_path) is None
+
+
+def test_columns_of_no_known_format_are_told(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", [ROW, ROW])
+    with pytest.raises(
+        RecipeError, match="the columns q, a, tags, n are of no known format .*dataset.template.sections"
+    ):
+        recognised(path)
+    with pytest.raises(RecipeError, match="dataset.format: .*a.jsonl:1 has no column 'instruction'"):
+        recognised(path, "dataset.format=alpaca")
+
+
+def test_turns_are_columns_of_lists(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", [{"chosen": [{"role": "user", "content": "a"}]}] * 2)
+    assert recognised(path, "dataset.template.turns=[chosen]") is None
+    with pytest.raises(RecipeError, match="dataset.template.turns: .* no column 'chosn'; did you mean chosen"):
+        recognised(path, "dataset.template.turns=[chosn]")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
 
 from common.data.chat_template import TODAY, ChatTemplate
+from common.data.conversation import Unusable
 from common.data.template import Template
 from common.data.tokenizer import PromptTokenizer, load
 from common.inference.loading import stop_token_ids
@@ -91,7 +93,10 @@ def test_prompt_and_response_are_the_tokens_of_the_conversation(model, name):
         turns = [*CHAT.messages(row), {"role": "assistant", "content": row["a"]}]
         whole = tokenizer.chat.render(turns, add_generation_prompt=False)
         (prompt_ids,), (response_ids,) = tokenizer.prompt_ids([prompt]), tokenizer.response_ids([prompt], [learnt])
-        assert prompt_ids + response_ids == load(model).encode(whole + end, add_special_tokens=False).ids
+        assert (
+            prompt_ids + response_ids
+            == load(model).encode((whole + end if end else whole.rstrip()), add_special_tokens=False).ids
+        )
 
 
 def test_a_prompt_that_would_grow_into_the_answer_stays_as_it_is_served(model):
@@ -148,7 +153,7 @@ def test_a_template_that_fails_stops_nobody_who_does_not_ask_for_it(model):
 
 def test_a_template_that_wants_a_system_turn(model):
     wants = "{{ raise_exception('no system turn') if messages[0].role != 'system' }}" + ALL["lines"]
-    assert PromptTokenizer(with_template(model, wants), CHAT).learnt(ROWS[0]) == "2024 years</s>\n"
+    assert PromptTokenizer(with_template(model, wants), CHAT).learnt(ROWS[0]) == "2024 years</s>"
 
 
 @pytest.mark.parametrize("source", ["{{ 1 / 0 }}", "{{ {}.pop('a') }}", "{{ 'a'.nothing() }}", "{% break %}"])
@@ -203,3 +208,103 @@ def test_special_tokens_are_those_of_transformers(model, settings, older):
     assert chat.render(conversation) == theirs.apply_chat_template(conversation, tokenize=False)
     if theirs.eos_token_id is not None:
         assert PromptTokenizer(model, Template(("{q}",), "{a}")).end_id == theirs.eos_token_id
+
+
+DIALOGUE = [
+    {"role": "user", "content": "What is two plus two?"},
+    {"role": "assistant", "content": "Four."},
+    {"role": "user", "content": "And three more?"},
+    {"role": "assistant", "content": "It is seven,\n of course."},
+]
+TURNS_TEMPLATE = Template(turns=("messages",), tools="tools", chat=True)
+
+
+def learnt_text(tokenizer: PromptTokenizer, fields: dict) -> list[list[str]]:
+    """The answers of each example of a row, decoded from the tokens that carry loss."""
+    return [[tokenizer.decode(ids) for ids in pieces[1::2]] for pieces in tokenizer.ids(tokenizer.texts(fields))]
+
+
+@pytest.mark.parametrize("name", FOLLOWING)
+def test_every_answer_of_a_conversation_is_learnt_and_nothing_else(model, name):
+    set_pre_tokenizer(model, pre_tokenizers.Split(Regex(r"\s*\n+|\s?\w+|\s+"), "isolated"))
+    tokenizer = PromptTokenizer(with_template(model, ALL[name]), TURNS_TEMPLATE)
+    (text, *others) = tokenizer.texts({"messages": DIALOGUE})
+    end = ENDS[name][1]
+    answers = [f"Four.{end}", f"It is seven,\n of course.{end}"]
+    if name == "plain":  # whose turns end without a mark: each answer is asked for, and closed, on its own
+        assert [[text.strip() for text in texts] for texts in learnt_text(tokenizer, {"messages": DIALOGUE})] == [
+            ["Four.\n</s>"], ["It is seven,\n of course.\n</s>"]
+        ]  # fmt: skip
+        return
+    assert not others
+    assert not text.altered
+    learnt = learnt_text(tokenizer, {"messages": DIALOGUE})[0]
+    assert [answer.strip() for answer in learnt] == answers
+    whole = tokenizer.chat.render(DIALOGUE, add_generation_prompt=False)
+    (pieces,) = tokenizer.ids([text])
+    assert [*itertools.chain(*pieces)] == load(model).encode(whole.rstrip(), add_special_tokens=False).ids
+    assert text.prompt == tokenizer.chat.render(DIALOGUE[:3])
+    assert text.question == {"messages": DIALOGUE[:3]}
+
+
+def test_where_thoughts_are_left_out_later_each_answer_is_an_example(model):
+    """Earlier turns lose their thoughts, so no single text has all answers as they are asked for."""
+    source = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role }}{% if m.role == 'assistant' and loop.last %}"
+        "{{ ' <think></think> ' }}{% endif %}{{ m.content + '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}"
+    )
+    tokenizer = PromptTokenizer(with_template(model, source), TURNS_TEMPLATE)
+    first, second = tokenizer.texts({"messages": DIALOGUE})
+    assert first.pieces[1] == " <think></think> Four.<|im_end|>"
+    assert second.prompt == tokenizer.chat.render(DIALOGUE[:3])
+    assert not first.altered
+    assert not second.altered
+
+
+def test_a_system_turn_that_moves_to_the_last_question_is_kept(model):
+    """As Mistral's templates do: the prompt that is asked has it, the text with the answer does not."""
+    source = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ '[Q]' }}{% if loop.last and messages[0].role == 'system' %}"
+        "{{ messages[0].content }}{% endif %}{{ m.content }}{% elif m.role == 'assistant' %}{{ m.content + eos_token }}"
+        "{% endif %}{% endfor %}"
+    )
+    tokenizer = PromptTokenizer(with_template(model, source), TURNS_TEMPLATE)
+    texts = tokenizer.texts({"messages": [{"role": "system", "content": "S"}, *DIALOGUE]})
+    assert texts[1].pieces == ["[Q]What is two plus two?Four.</s>[Q]SAnd three more?", "It is seven,\n of course.</s>"]
+
+
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add", "arguments": {"a": 1}}}]}
+TOOL_TURNS = [DIALOGUE[0], CALL, {"role": "tool", "content": "4"}, DIALOGUE[1]]
+
+
+def test_tool_calls_are_learnt_as_the_template_writes_them(model):
+    source = (
+        "{% if tools %}{{ 'tools: ' + tools | tojson }}{% endif %}"
+        "{% for m in messages %}{{ '<turn>' + m.role + '\\n' }}"
+        "{% for call in m.tool_calls %}{{ call.function | tojson }}{% else %}{{ m.content }}{% endfor %}{{ '</turn>' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<turn>assistant\\n' }}{% endif %}"
+    )
+    tokenizer = PromptTokenizer(with_template(model, source), TURNS_TEMPLATE)
+    fields = {"messages": TOOL_TURNS, "tools": [{"name": "add"}]}
+    assert learnt_text(tokenizer, fields) == [['{"name": "add", "arguments": {"a": 1}}</turn>', "Four.</turn>"]]
+    (text,) = tokenizer.texts(fields)
+    assert text.prompt.startswith('tools: [{"name": "add"}]<turn>user')
+    assert text.question["tools"] == [{"name": "add"}]
+
+
+def test_a_template_without_tools_refuses_a_call(model):
+    tokenizer = PromptTokenizer(with_template(model, ALL["turns"]), TURNS_TEMPLATE)
+    with pytest.raises(Unusable, match="does not write tool calls"):
+        tokenizer.texts({"messages": TOOL_TURNS})
+
+
+def test_an_answer_that_the_template_shortens_is_noticed(model):
+    tokenizer = PromptTokenizer(with_template(model, ALL["thinking"]), TURNS_TEMPLATE)
+    answer = {"role": "assistant", "content": "<think>hm</think>Four."}
+    (text,) = tokenizer.texts({"messages": [DIALOGUE[0], answer]})
+    assert text.pieces[1] == "hm</think>Four.</s>", "the prompt ends with <think> already"
+    shortens = "{% for m in messages %}{{ m.content.split('</think>')[-1] + eos_token }}{% endfor %}"
+    tokenizer = PromptTokenizer(with_template(model, shortens), TURNS_TEMPLATE)
+    (text,) = tokenizer.texts({"messages": [DIALOGUE[0], answer]})
+    assert text.altered

@@ -37,20 +37,19 @@ def test_many_short_examples_fill_nearly_everything():
 @st.composite
 def one_sequence(draw):
     lengths = draw(st.lists(st.integers(1, 6), max_size=5))
-    return [
-        (np.arange(1, length + 1, dtype=np.int32) + 10 * number, draw(st.integers(1, length)))
-        for number, length in enumerate(lengths, 1)
-    ]
+    learnt = [draw(st.lists(st.booleans(), min_size=length, max_size=length)) for length in lengths]
+    ids = [np.arange(1, length + 1, dtype=np.int32) + 10 * number for number, length in enumerate(lengths, 1)]
+    return list(zip(ids, map(np.array, learnt), strict=True))
 
 
 @given(one_sequence())
 def test_tokens_labels_and_segments_agree(examples):
     input_ids, labels, segments = (np.full(SEQ_LEN, 99, dtype=np.int32) for _ in range(3))
     lay_out(examples, input_ids, labels, segments)
-    for number, (ids, without_loss) in enumerate(examples, 1):
+    for number, (ids, learnt) in enumerate(examples, 1):
         here = segments == number
         assert input_ids[here].tolist() == ids.tolist()
-        assert labels[here].tolist() == [IGNORED] * without_loss + ids[without_loss:].tolist()
+        assert labels[here].tolist() == np.where(learnt, ids, IGNORED).tolist()
         assert np.ptp(np.flatnonzero(here)) == len(ids) - 1, "an example lies in one piece"
     padding = segments == 0
     assert padding.sum() == SEQ_LEN - sum(len(ids) for ids, _ in examples)

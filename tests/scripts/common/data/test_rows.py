@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime
+import gzip
 import json
 from decimal import Decimal
 
@@ -157,5 +158,66 @@ def test_quoting_in_csv_as_spreadsheets_write_it(tmp_path):
 
 
 def test_an_unknown_suffix(tmp_path):
-    with pytest.raises(BadInput, match=r"none of \.jsonl, \.json, \.csv, \.parquet"):
+    with pytest.raises(BadInput, match=r"none of \.jsonl, \.ndjson, \.json, \.csv, \.tsv, \.parquet, \.arrow"):
         reader(tmp_path / "data.txt")
+
+
+def packed(path, content: bytes):
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(content))
+    else:
+        import pyarrow
+
+        path.write_bytes(pyarrow.compress(content, codec="zstd", asbytes=True))
+    return path
+
+
+@pytest.mark.parametrize("packing", [".gz", ".zst"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".ndjson", ".json", ".csv", ".tsv"])
+def test_text_may_be_compressed(tmp_path, suffix, packing):
+    content = write(tmp_path, {".ndjson": ".jsonl", ".tsv": ".csv"}.get(suffix, suffix)).read_bytes()
+    if suffix == ".tsv":
+        content = content.replace(b'"a,\n', b'"a;\n').replace(b",", b"\t").replace(b";", b",")
+    path = packed(tmp_path / f"packed{suffix}{packing}", content)
+    assert [row.fields for row in read([path], [])] == ROWS
+
+
+def test_truncated_gzip_is_told(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"q": 1}\n' * 1000)[:-20])
+    with pytest.raises(BadInput, match="truncated or not gzip"):
+        list(read([path], []))
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_another_delimiter_is_found_in_the_first_line(tmp_path, delimiter):
+    path = tmp_path / "a.csv"
+    path.write_text(f'"q, or so"{delimiter}n\n"a,b"{delimiter}1\n')
+    assert [row.fields for row in read([path], [])] == [{"q, or so": "a,b", "n": "1"}]
+
+
+@pytest.mark.parametrize("text", [json.dumps({"v": 1, "data": ROWS}), json.dumps({"data": ROWS}, indent=1) + "\n"])
+def test_rows_under_a_key(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    assert [row.fields for row in read([path], [])] == ROWS
+
+
+@pytest.mark.parametrize("row", [{"messages": [{"role": "user"}]}, {"a": [{}], "b": [{}]}, {"a": [1]}])
+def test_one_row_is_no_list_of_rows(tmp_path, row):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(row))
+    assert [found.fields for found in read([path], [])] == [row]
+
+
+@pytest.mark.parametrize("opened", ["new_stream", "new_file"])
+def test_arrow_streams_and_files(tmp_path, opened):
+    import pyarrow
+
+    table = pyarrow.Table.from_pylist(ROWS)
+    with getattr(pyarrow.ipc, opened)(str(tmp_path / "a.arrow"), table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    assert [row.fields for row in read([tmp_path / "a.arrow"], [])] == ROWS
+    (tmp_path / "a.arrow").write_bytes(b"ARROW1 no more")
+    with pytest.raises(BadInput, match="truncated or not Arrow"):
+        list(read([tmp_path / "a.arrow"], []))
