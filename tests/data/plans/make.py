@@ -22,6 +22,7 @@ PLANS = {
     "quickstart-cpu": ["quickstart"],
     "quickstart-cpu-trn1_shards": ["quickstart", "hardware.layout=trn1", "tp_size=4"],
     "smollm2_sql_cpu-cpu": ["smollm2_sql_cpu"],
+    "smollm2_chat_cpu-cpu": ["smollm2_chat_cpu"],
     "llama3_8b_dolly_trn2-trn2": ["llama3_8b_dolly_trn2"],
     "llama3_8b_dolly_trn2-trn2-neuron_2_26": ["llama3_8b_dolly_trn2", "sdk=neuron_2_26"],
     "llama3_8b_dolly_trn2-trn2-neuron_2_33": ["llama3_8b_dolly_trn2", "sdk=neuron_2_33", "train=torch_lora"],
