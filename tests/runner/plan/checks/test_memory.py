@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from runner.compose.recipe import compose
 from runner.compose.schema import Recipe, Train
 from runner.plan.checks import feasibility, memory
 from tests.runner.plan.checks.test_impossible import changed, composed, followed, refusal
@@ -74,3 +75,55 @@ def test_the_advice_names_the_option_that_was_left_out(options: dict[str, bool],
     reason = refusal(tight)
     assert reason.endswith(f"try {advice}")
     assert list(feasibility.problems(followed(tight, reason))) == []
+
+
+LLAMA = {  # parameters, as the hub shows for the published weights
+    "llama3_8b": 8_030_261_248,
+    "llama3_8b_instruct": 8_030_261_248,
+    "llama3_1_8b": 8_030_261_248,
+    "llama3_1_8b_instruct": 8_030_261_248,
+    "llama3_1_70b": 70_553_706_496,
+    "llama3_1_70b_instruct": 70_553_706_496,
+    "llama3_3_70b_instruct": 70_553_706_496,
+    "llama3_2_1b": 1_235_814_400,
+    "llama3_2_1b_instruct": 1_235_814_400,
+    "llama3_2_3b": 3_212_749_824,
+    "llama3_2_3b_instruct": 3_212_749_824,
+}
+TIED = ("llama3_2_1b", "llama3_2_1b_instruct", "llama3_2_3b", "llama3_2_3b_instruct")
+
+
+@pytest.mark.parametrize("option", LLAMA)
+def test_the_shapes_of_a_model_option_give_the_published_number_of_parameters(option: str) -> None:
+    shapes = compose("quickstart", [f"model={option}"]).recipe.model.architecture
+    assert shapes is not None
+    output_layer = shapes.vocab_size * shapes.hidden_size if option in TIED else 0  # counted, but not published
+    assert memory.parameters(shapes) - output_layer == LLAMA[option]
+
+
+SEVENTY_BILLION = ["llama3_8b_dolly_trn2", "model=llama3_3_70b_instruct"]
+
+
+def seventy_billion(*overrides: str) -> Recipe:
+    return compose(SEVENTY_BILLION[0], [*SEVENTY_BILLION[1:], *overrides]).recipe
+
+
+@pytest.mark.parametrize(("tp_size", "weights"), [(32, 4.3), (64, 2.3)])
+def test_70b_fits_a_trn2_48xlarge(tp_size: int, weights: float) -> None:
+    recipe = seventy_billion(f"tp_size={tp_size}")
+    assert recipe.model.architecture is not None
+    assert list(feasibility.problems(recipe)) == []
+    needs = feasibility.estimate(recipe, recipe.model.architecture)
+    assert needs.weights / memory.GIB == pytest.approx(weights, abs=0.05)
+
+
+def test_70b_on_too_few_cores_is_refused_with_what_would_fit() -> None:
+    recipe = seventy_billion("tp_size=8")
+    reason = refusal(recipe)
+    assert "weights 16.4 GiB" in reason and "a core has 24 GiB" in reason
+    assert list(feasibility.problems(followed(recipe, reason))) == []
+
+
+def test_70b_on_eight_cores_of_trn1_is_refused() -> None:
+    [reason] = feasibility.problems(seventy_billion("hardware=trn1", "sdk=neuron_2_26", "tp_size=8", "serve=none"))
+    assert "weights 16.4 GiB" in reason and "a core has 16 GiB" in reason
