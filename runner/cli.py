@@ -24,6 +24,7 @@ from runner.errors import RecipeError, did_you_mean
 COMMANDS = {
     "run": ("runner.commands.run", "run a recipe; also takes --detach and Hydra's flags: --cfg job, --info, -m"),
     "plan": ("runner.commands.plan", "show every command line that a recipe runs, and what is cached"),
+    "data": ("runner.commands.data", "show the examples of a recipe as they will be trained"),
     "doctor": ("runner.commands.doctor", "check whether a target's machine can run a recipe"),
     "options": ("runner.commands.options", "explain the options and keys of a recipe"),
     "schema": ("runner.commands.options", "print the JSON Schema of a recipe, for editors"),

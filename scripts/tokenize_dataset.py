@@ -11,7 +11,8 @@ dropped and counted: a cut answer would teach cut answers.
 Input: files, folders or patterns of files of rows (--input: JSONL, JSON, CSV, TSV, Parquet, Arrow; text also as .gz or
 .zst), or a data set on the Hugging Face Hub (--hub).
 Output: {train,eval}.{input_ids,labels,segment_ids}.npy (int32, one row a sequence), eval.jsonl (the
-held-out examples as text and ids), statistics.json and template.json. The same rows, flags and seed
+held-out examples as text and ids), statistics.json, preview.json (the first examples, and what was noticed) and
+template.json. The same rows, flags and seed
 give the same bytes.
 
     python scripts/tokenize_dataset.py --model models/smollm2 --input dolly.jsonl --template dolly.json \\
@@ -25,7 +26,8 @@ import json
 import random
 import sys
 from array import array
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +44,7 @@ from common.program import BadInput
 
 LOSS = ("response", "last", "all")  # every answer, the last of a conversation, or prompts too
 CONDITIONS = "use only the rows with this value; of several all must hold"
+SHOWN = 5  # examples in preview.json
 BATCH = 1000  # rows tokenized at once: enough to keep every core busy
 
 
@@ -55,27 +58,27 @@ class TokenStore:
         self._learnt = bytearray()  # of each token, whether it carries loss
         self._ends = [0]
         self.dropped = 0
-        self.longest = 0  # of all examples seen, so that it tells what --seq-len would keep them all
+        self.lengths = array("i")  # of all examples seen, dropped ones too
 
     def add(self, example: Example) -> bool:
         """Keep the example unless it is longer than a sequence. Returns whether it was kept."""
         length = sum(map(len, example.ids))
-        self.longest = max(self.longest, length)
+        self.lengths.append(length)
         if length > self._seq_len:
             self.dropped += 1
             return False
         first = self._ends[-1]
         for number, ids in enumerate(example.ids):
             self._ids.extend(ids)
-            self._learnt.extend(bytes([self._carries_loss(example, number)]) * len(ids))
+            self._learnt.extend(bytes([carries_loss(number, len(example.ids), self._loss_on)]) * len(ids))
         self._learnt[first] = False  # nothing stands before the first token to predict it
         self._ends.append(len(self._ids))
         return True
 
-    def _carries_loss(self, example: Example, piece: int) -> bool:
-        if self._loss_on == "all":
-            return True
-        return piece == len(example.ids) - 1 if self._loss_on == "last" else piece % 2 == 1
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example, which tells the --seq-len that would keep them all."""
+        return max(self.lengths, default=0)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -105,6 +108,13 @@ class TokenStore:
         }
 
 
+def carries_loss(piece: int, pieces: int, loss_on: str) -> bool:
+    """Whether a piece of an example is learnt: every second one is an answer."""
+    if loss_on == "all":
+        return True
+    return piece == pieces - 1 if loss_on == "last" else piece % 2 == 1
+
+
 def run(args: argparse.Namespace) -> None:
     files, eval_files = input_files(args)
     _check_flags(args, [*files, *eval_files])
@@ -116,17 +126,19 @@ def run(args: argparse.Namespace) -> None:
     train, held_out = (TokenStore(args.seq_len, args.loss_on) for _ in range(2))
     checks = {name: RowChecks(name, tokenizer) for name in ("train", "eval")}
     source = Rows(tokenizer, dict.fromkeys(row_formats.FORMATS[kind].optional) if kind else {})
+    shown = []
     for examples in source.tokenized(rows.read(files, args.where), train_rows, checks["train"]):
         for example in examples[-1:] if args.loss_on == "last" else examples:
             train.add(example)
+            if len(shown) < SHOWN:
+                shown.append(example)
     evaluated = source.tokenized(rows.read(eval_files, args.where), eval_rows, checks["eval"])
     kept = [examples[-1] for examples in evaluated if held_out.add(examples[-1])]
+    notes = [*(tokenizer.chat.warnings() if tokenizer.chat else ()), *notes_on_seen_rows(train, held_out)]
     for name, store in (("train", train), ("eval", held_out)):
-        checks[name].refuse_or_warn()
-        check_split(name, store, args.seq_len)
-    for warning in tokenizer.chat.warnings() if tokenizer.chat else ():
-        events.log(warning, level="warning")
-    warn_of_seen_rows(train, held_out)
+        notes += [*checks[name].notes(), *notes_on_split(name, store, args.seq_len)]
+    for note in notes:
+        events.log(note, level="warning")
 
     args.output.mkdir(parents=True, exist_ok=True)
     splits = {"train": train, "eval": held_out}
@@ -135,6 +147,29 @@ def run(args: argparse.Namespace) -> None:
     text = json.dumps({"seq_len": args.seq_len, "format": kind, **statistics}, indent=1)
     (args.output / "statistics.json").write_text(text + "\n", encoding="utf-8")
     (args.output / "template.json").write_text(template.to_json() + "\n", encoding="utf-8")
+    preview = {
+        "format": kind,
+        "chat": template.chat,
+        "lengths": {name: histogram(store.lengths) for name, store in splits.items()},
+        "notes": notes,
+        "examples": [learnt_and_not(example, tokenizer, args.loss_on) for example in shown],
+    }
+    (args.output / "preview.json").write_text(json.dumps(preview, indent=1) + "\n", encoding="utf-8")
+
+
+def histogram(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """(most tokens, examples) of up to ten classes of equal width."""
+    width = -(-max(lengths, default=1) // 10)
+    counts = Counter((length - 1) // width for length in lengths)
+    return [(width * (place + 1), counts[place]) for place in range(max(counts, default=-1) + 1)]
+
+
+def learnt_and_not(example: Example, tokenizer: PromptTokenizer, loss_on: str) -> list[tuple[str, bool]]:
+    """The text of an example as its tokens read, in pieces, with whether each is learnt."""
+    return [
+        (tokenizer.decode(ids), carries_loss(number, len(example.ids), loss_on))
+        for number, ids in enumerate(example.ids)
+    ]
 
 
 def input_files(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
@@ -242,27 +277,25 @@ class Rows:
         return texts
 
 
-def check_split(name: str, store: TokenStore, seq_len: int) -> None:
-    """Raise BadInput when nothing can be learnt from the split; warn of examples that were dropped."""
+def notes_on_split(name: str, store: TokenStore, seq_len: int) -> Iterator[str]:
+    """Which examples were dropped. Raises BadInput if nothing can be learnt from the split."""
     if not len(store):
         raise BadInput(f"--seq-len {seq_len}: no {name} example is that short; the longest has {store.longest} tokens")
     if not store.statistics(1)["label_tokens"]:
         raise BadInput(f"{name}: no token carries loss; is the response column empty?")
     if store.dropped:
-        total = len(store) + store.dropped
-        message = f"{name}: {store.dropped} of {total} examples dropped, longer than --seq-len {seq_len}"
-        events.log(f"{message} (the longest has {store.longest} tokens)", level="warning")
+        message = f"{name}: {store.dropped} of {len(store.lengths)} examples dropped, longer than --seq-len {seq_len}"
+        yield f"{message} (the longest has {store.longest} tokens)"
 
 
-def warn_of_seen_rows(train: TokenStore, held_out: TokenStore) -> None:
-    """Warn of held-out examples that are trained on, token for token."""
+def notes_on_seen_rows(train: TokenStore, held_out: TokenStore) -> Iterator[str]:
+    """How many held-out examples are trained on, token for token."""
     seen = {train.ids(index).tobytes() for index in range(len(train))}
     count = sum(held_out.ids(index).tobytes() in seen for index in range(len(held_out)))
     if count:
-        events.log(
+        yield (
             f"eval: {count} of {len(held_out)} held-out examples are also training examples, word for word: "
-            "they do not show what is learnt beyond them",
-            level="warning",
+            "they do not show what is learnt beyond them"
         )
 
 

@@ -67,6 +67,14 @@ def watch(run: Run, target: Target, console: Console) -> int:
 
     Ctrl-C asks whether to cancel the run or to detach from it.
     """
+    status = follow_to_end(run, target, console)
+    if status == 0:
+        summary.show(run, console)
+    return status
+
+
+def follow_to_end(run: Run, target: Target, console: Console) -> int:
+    """Follow a started run to its end and fetch its results. Returns the exit status, 0 for one that finished."""
     follower = Follower([Step(**step) for step in run.plan["steps"]], console)
     try:
         follow(run, target, follower, console)
@@ -75,7 +83,6 @@ def watch(run: Run, target: Target, console: Console) -> int:
     if follower.state != "finished":
         console.print(Text(f"{follower.failed_stage or 'run'}: {follower.reason}", style="red"), soft_wrap=True)
         return follower.status or 1
-    summary.show(run, console)
     return 0
 
 

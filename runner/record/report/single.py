@@ -182,6 +182,7 @@ def _data(run: Run) -> dict[str, Any] | None:
         "rows": [
             (name.replace("_", " "), [f"{counts.get(name, 0):,}" for counts in splits.values()]) for name in names
         ],
+        "examples": (run.result("tokenize", "preview.json") or {}).get("examples", [])[:3],
     }
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any, NamedTuple
 
-from common import events
 from common.data.tokenizer import PromptTokenizer, Text
 from common.program import BadInput
 
@@ -69,25 +68,24 @@ class RowChecks:
         """Count a row that became several examples."""
         self._divided += of_row > 1
 
-    def refuse_or_warn(self) -> None:
-        """Raise BadInput where no row can be used, or none has a response; tell everything else."""
+    def notes(self) -> Iterator[str]:
+        """What was noticed, a line each. Raises BadInput if no row can be used, or none has a response."""
         if self._unusable and not self._rows:
             raise BadInput(f"no {self._name} row can be used; the first: {self._first_unusable}")
-        if self._unusable:
-            message = f"{self._name}: {self._unusable} rows are left out; the first: {self._first_unusable}"
-            events.log(message, level="warning")
         if self._empty == self._rows > 0:
             raise BadInput(
                 f"--template: response {self._template.answer!r} is empty in all {self._rows} {self._name} rows: "
                 "name the column of the answers"
             )
+        if self._unusable:
+            yield f"{self._name}: {self._unusable} rows are left out; the first: {self._first_unusable}"
         if self._divided:
-            reason = "as the chat template writes earlier turns in another way than the last"
-            events.log(f"{self._name}: {self._divided} conversations become one example an answer, {reason}")
+            reason = "since the chat template writes earlier turns in another way than the last"
+            yield f"{self._name}: {self._divided} conversations become one example for each answer, {reason}"
         if self._empty:
             self._found["have an empty response: the model learns to answer nothing"] = self._empty
         for what, count in self._found.items():
-            events.log(f"{self._name}: {count} of {self._rows} rows {what}", level="warning")
+            yield f"{self._name}: {count} of {self._rows} rows {what}"
 
     def _suspicions(self, example: Example) -> Iterator[str]:
         for column, value in self._used(example.fields):
