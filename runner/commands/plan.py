@@ -16,7 +16,7 @@ from runner.commands.arguments import add_recipe
 from runner.commands.lifecycle import say_notes
 from runner.commands.tables import terminal
 from runner.compose.recipe import compose
-from runner.compose.schema import Architecture, Recipe
+from runner.compose.schema import Architecture, Hardware, Recipe
 from runner.execute.store import Store
 from runner.plan import text
 from runner.plan.checks import feasibility
@@ -62,10 +62,13 @@ def _derived(recipe: Recipe, plan: Plan, store: Store) -> Iterator[tuple[str, st
         yield from _needs(recipe, feasibility.estimate(recipe, architecture))
     if recipe.serve.engine == "vllm" and recipe.sdk.vllm_install and not recipe.serve.image:
         yield "install first", recipe.sdk.vllm_install
-    hardware = recipe.hardware
-    if hardware.price_per_hour:
-        price = f"${hardware.price_per_hour:g} an hour, on demand in {hardware.price_region}, {hardware.price_date}"
-        yield "price", price
+    if recipe.hardware.price_per_hour:
+        yield "price", _price(recipe.hardware)
+
+
+def _price(hardware: Hardware) -> str:
+    details = (hardware.price_kind, hardware.price_region, hardware.price_date)
+    return f"${hardware.price_per_hour:g} an hour: {', '.join(filter(None, details))}"
 
 
 def _shapes(recipe: Recipe, shapes: Architecture) -> Iterator[tuple[str, str]]:

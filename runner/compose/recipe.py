@@ -134,6 +134,12 @@ def prepare_hydra() -> None:
         Plugins.instance().register(plugin)
     ConfigStore.instance().store(name="schema", node=dataclasses.asdict(Recipe()))
     OmegaConf.register_new_resolver("assets", lambda path: str(RECIPES / "assets" / path), replace=True)
+    OmegaConf.register_new_resolver("by_lnc", _by_lnc, replace=True)
+
+
+def _by_lnc(lnc: object, with_one: float, with_two: float) -> float | None:
+    """`${by_lnc:${.lnc},128,64}`: the value for the Logical NeuronCore configuration; None for one that is invalid."""
+    return with_one if lnc == 1 else with_two if lnc == 2 else None
 
 
 def _check_name(name: str) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 from runner.metrics import RANKING
 
 BACKENDS = ("torch", "nxd", "optimum")
-FAMILIES = ("cpu", "trn1", "trn2")
+FAMILIES = ("cpu", "trn1", "trn2", "trn3")
+LAYOUTS = ("trn1", "trn2")
 NXD_RELEASES = ("2.26", "2.27", "2.28", "2.29")  # those that fetch_nxd_model.py knows
 DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")  # of a local data set
 ROW_FORMATS = ("messages", "conversations", "prompt_completion", "alpaca", "dolly", "question_answer", "text")
@@ -43,7 +44,12 @@ def section(kind: type, help: str) -> Any:
 class Hardware:
     name: str = key("the instance type, or cpu", "cpu")
     device: str = key("what the trainer and the server compute on", "cpu", choices=("cpu", "neuron"))
-    layout: str = key("order of heads in tensor-parallel shards", "trn2", choices=("trn1", "trn2"))
+    layout: str = key("order of heads in tensor-parallel shards", "trn2", choices=LAYOUTS)
+    lnc: int | None = key(
+        "Logical NeuronCore configuration: physical NeuronCores per logical one; sets cores and core_memory_gb", None,
+        minimum=1, maximum=2,
+    )  # fmt: skip
+    lnc_supported: list[int] = key("values of lnc that the chips support; empty = they have no such setting", [])
     cores: int | None = key("NeuronCores (logical) of one machine; none on a CPU", None, minimum=1)
     devices: int | None = key("Neuron devices (chips) of one machine, which share its cores", None, minimum=1)
     core_memory_gb: float | None = key("HBM of one NeuronCore, GiB", None, minimum=1)
@@ -51,7 +57,8 @@ class Hardware:
     disk_gb: float | None = key("local NVMe disks together, GB", None, minimum=1)
     processes: list[int] = key("how many processes the Neuron runtime starts together; empty = any number", [])
     efa: int | None = key("Elastic Fabric Adapters, for several machines", None, minimum=0)
-    price_per_hour: float | None = key("price of one machine, US dollars an hour, on demand", None, minimum=0)
+    price_per_hour: float | None = key("price of one machine, US dollars an hour", None, minimum=0)
+    price_kind: str = key("how it is bought", "on demand", choices=("on demand", "spot", "Capacity Block"))
     price_region: str | None = key("AWS region of the price", None)
     price_date: str | None = key("day of the price, year-month-day", None)
 

@@ -33,7 +33,8 @@ def build(recipe: Recipe, place: Place) -> Plan:
 def step(stage: str, command: StageCommand, place: Place, recipe: Recipe) -> Step:
     """The step of a plan that runs a stage's command."""
     arguments = [_argument(argument) for argument in command.arguments]
-    env = {name: value if isinstance(value, Argument) else Argument(value, "") for name, value in command.env.items()}
+    variables = {**command.env, **_logical_cores(command, recipe)}
+    env = {name: value if isinstance(value, Argument) else Argument(value, "") for name, value in variables.items()}
     key = f"{stage}-{_fingerprint(stage, command, [*arguments, *env.values()])[:16]}"
     output = str(place.store / "partial" / key)
     start = launcher(place.python, command.processes, command.nodes)
@@ -69,6 +70,14 @@ def _packages(command: StageCommand, python: str) -> dict[str, Sequence[str]]:
     """Requirements by Python: those of the step's program, and those of programs that it starts."""
     own = packages.needed(command.program, command.uses)
     return {**command.packages, python: tuple(dict.fromkeys((*own, *command.packages.get(python, ()))))}
+
+
+def _logical_cores(command: StageCommand, recipe: Recipe) -> dict[str, Argument]:
+    """The variable of hardware.lnc, for steps on NeuronCores. A server's, which is not cached, may be serve.cores."""
+    lnc = recipe.hardware.lnc
+    if not lnc or (command.cached and not command.cores):
+        return {}
+    return {"NEURON_LOGICAL_NC_CONFIG": Argument(str(lnc), str(lnc))}
 
 
 def _cores(command: StageCommand, recipe: Recipe) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ ON_THE_COMMAND_LINE = {
     "hydra.typo=1": "hydra.typo: no such key",
     "hydra.sweeper.n_trials=4": "hydra/sweeper=optuna",
     # options of groups
-    "hardware=trn3": "did you mean trn2?",
+    "hardware=trn9": "did you mean trn",
     "serve=embeded": "did you mean embedded?",
     "tracker=wandbb": "did you mean wandb?",
     "train=optimun_lora": "no such train",

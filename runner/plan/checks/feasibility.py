@@ -74,6 +74,13 @@ def estimate(recipe: Recipe, architecture: Architecture) -> memory.Estimate:
     return memory.estimate(recipe, architecture, kv_size_multiplier(recipe, architecture))
 
 
+def _lnc(recipe: Recipe) -> Iterator[str]:
+    hardware = recipe.hardware
+    if hardware.lnc and hardware.lnc not in hardware.lnc_supported:
+        supported = " or ".join(map(str, hardware.lnc_supported)) or "null"
+        yield f"hardware.lnc: {hardware.name} does not support LNC={hardware.lnc}; set hardware.lnc={supported}"
+
+
 def _cores(recipe: Recipe) -> Iterator[str]:
     hardware, tp_size, dp_size = recipe.hardware, recipe.parallel.tp_size, recipe.parallel.dp_size
     processes = tp_size * dp_size
@@ -253,7 +260,7 @@ def _value(recipe: Recipe, key: str) -> Any:
 
 
 _RULES: tuple[Callable[[Recipe], Iterator[str]], ...] = (
-    releases.problems, _requirements, _cores, _training, _trainer,
+    releases.problems, _requirements, _lnc, _cores, _training, _trainer,
 )  # fmt: skip
 _MODEL_RULES: tuple[Callable[[Recipe, Architecture], Iterator[str]], ...] = (
     _tensor_parallel, _length, _trainer_of_model, _rank, _memory,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import yaml
 
-from runner.compose.schema import Hardware, Recipe, Sdk
+from runner.compose.schema import LAYOUTS, Hardware, Recipe, Sdk
 from runner.compose.validate import build
 from runner.paths import CONFIGS
 from runner.plan.trainers import TRAINERS, trainer_of
@@ -19,7 +19,7 @@ _DEVICES = {"cpu": "a CPU; try hardware=cpu", "neuron": "Neuron; try hardware=tr
 
 
 def family(hardware: Hardware) -> str:
-    """The generation of the hardware: cpu, trn1 or trn2.
+    """The generation of the hardware: cpu, trn1, trn2 or trn3.
 
     >>> family(Hardware(name="trn2.48xlarge", device="neuron"))
     'trn2'
@@ -39,7 +39,7 @@ def problems(recipe: Recipe) -> Iterator[str]:
     """The reasons why the trainer, the hardware and the SDK are not compatible, and what to choose."""
     hardware, kind = recipe.hardware, family(recipe.hardware)
     trainer = trainer_of(recipe)
-    if kind != "cpu" and hardware.layout != kind:
+    if kind in LAYOUTS and hardware.layout != kind:
         yield f"hardware.layout: {hardware.layout} shards train wrongly on {hardware.name}; set hardware.layout={kind}"
     if hardware.device not in trainer.devices:
         [device] = trainer.devices  # of the two that there are

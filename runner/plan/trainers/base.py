@@ -77,6 +77,15 @@ class Trainer(ABC):
         return [{"train.gradient_checkpointing": True}]
 
 
+def nxd_lnc_problems(recipe: Recipe) -> Iterator[str]:
+    """neuronx-distributed groups the ranks of trn2 for LNC=2, whatever is set (get_platform_lnc)."""
+    if recipe.hardware.lnc == 1:
+        yield (
+            "hardware.lnc: neuronx-distributed, which train=nxd_lora and train=optimum_lora use, trains on trn2 with "
+            "LNC=2 only; set hardware.lnc=2, or try train=torch_lora with sdk=neuron_2_33"
+        )
+
+
 def recomputed_layer(train: Train) -> str:
     """`ActivationMemory.recomputes` as `train.gradient_checkpointing` has it."""
     return "layer" if train.gradient_checkpointing else ""

@@ -19,7 +19,7 @@ from runner.plan.command import (
     launcher,
     not_fingerprinted,
 )
-from runner.plan.trainers.base import ActivationMemory, Trainer, common_flags, recomputed_layer
+from runner.plan.trainers.base import ActivationMemory, Trainer, common_flags, nxd_lnc_problems, recomputed_layer
 
 _PROGRAM = "train_nxd.py"
 _ROOT_PORT = 48620  # of the Neuron runtime's collectives
@@ -88,6 +88,9 @@ class NxdTrainer(Trainer):
         return ActivationMemory(
             recomputes=recomputed_layer(recipe.train) or selective, sequence_parallel=nxd.sequence_parallel
         )
+
+    def problems(self, recipe: Recipe) -> Iterator[str]:
+        yield from nxd_lnc_problems(recipe)
 
     def model_problems(self, recipe: Recipe, architecture: Architecture) -> Iterator[str]:
         if recipe.train.nxd.sequence_parallel and not _can_share_sequence(recipe):

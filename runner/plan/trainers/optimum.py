@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from runner.compose.schema import Architecture, Recipe
 from runner.plan.command import Artifacts, StageCommand, compile_cache, flags
-from runner.plan.trainers.base import ActivationMemory, Trainer, common_flags, recomputed_layer
+from runner.plan.trainers.base import ActivationMemory, Trainer, common_flags, nxd_lnc_problems, recomputed_layer
 
 # --model-type lets the compiler fuse attention; MALLOC_ARENA_MAX keeps the host's memory from growing at checkpoints.
 _ENVIRONMENT = {"NEURON_CC_FLAGS": "--model-type=transformer", "MALLOC_ARENA_MAX": "64"}
@@ -43,6 +43,7 @@ class OptimumTrainer(Trainer):
         return ActivationMemory(scores=scores, recomputes=recomputed_layer(recipe.train))
 
     def problems(self, recipe: Recipe) -> Iterator[str]:
+        yield from nxd_lnc_problems(recipe)
         if recipe.parallel.nodes > 1:
             yield "parallel.nodes: train=optimum_lora trains on one machine; set parallel.nodes=1"
         if len({"gate_proj", "up_proj"} & set(recipe.train.lora.targets)) == 1:

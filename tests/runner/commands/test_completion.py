@@ -46,7 +46,7 @@ def run(home: Path, command: list[str], **more: str) -> subprocess.CompletedProc
         ("runner run quick", {"quickstart "}),
         ("runner run quickstart tp_s", {"tp_size="}),
         ("runner run quickstart train.lora.al", {"train.lora.alpha="}),
-        ("runner plan quickstart hardware=trn", {"trn1", "trn2"}),
+        ("runner plan quickstart hardware=trn1", {"trn1", "trn1_2xlarge", "trn1n"}),
         ("runner show la", {"last "}),
     ],
 )

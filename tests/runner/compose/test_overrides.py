@@ -17,7 +17,7 @@ from runner.errors import RecipeError
         ("+typo_of_nothing=1", "no such key"),
         ("lora.rank=4", "did you mean train.lora.rank?"),
         ("tp_size=5", "parallel.tp_size=5"),
-        ("hardware=trn3", "did you mean trn"),
+        ("hardware=trn9", "did you mean trn"),
         ("train.epochs=three", "must be an integer"),
         ("train.epochs=1.5", "must be an integer"),
         ("train.epochs=0", "the minimum is 1"),

@@ -124,3 +124,20 @@ def test_a_name_of_several_lines_stays_a_comment() -> None:
     recipe.dataset.name = "mine\nrm -r store"
     step = build(recipe, Place(ROOT, Path("/store"), "python")).steps[1]
     assert step.title == "tokenize mine rm -r store to sequences of 256"
+
+
+def test_lnc_is_set_for_the_steps_on_neuroncores_and_counts_there() -> None:
+    native = ["hardware=trn3", "tp_size=2", "serve=vllm", "serve.cores=0-1"]
+    default, one = plan(*native), plan(*native, "hardware.lnc=1")
+    assert variables(default, "NEURON_LOGICAL_NC_CONFIG") == {"train": "2", "serve": "2"}
+    assert variables(one, "NEURON_LOGICAL_NC_CONFIG") == {"train": "1", "serve": "1"}
+    assert keys(default)["convert"] == keys(one)["convert"]
+    assert keys(default)["train"] != keys(one)["train"]
+
+
+def test_hardware_without_lnc_gets_no_such_variable() -> None:
+    assert variables(plan("hardware=trn1", "train=nxd_lora", "serve=none"), "NEURON_LOGICAL_NC_CONFIG") == {}
+
+
+def variables(of: Plan, name: str) -> dict[str, str]:
+    return {step.stage: step.env[name] for step in of.steps if name in step.env}

@@ -6,7 +6,7 @@ import pytest
 
 from runner.compose.recipe import compose
 from runner.errors import RecipeError
-from runner.plan.checks.feasibility import architecture_of, check, kv_size_multiplier
+from runner.plan.checks.feasibility import architecture_of, check, kv_size_multiplier, problems
 
 LLAMA = ["model=llama3_8b", "dataset.seq_len=1024"]
 
@@ -26,7 +26,7 @@ LLAMA = ["model=llama3_8b", "dataset.seq_len=1024"]
         (["hardware=trn2"], "2.29 trains nxd on trn1 and trn2, not torch on trn2; choose sdk=neuron_2_33"),
         (
             ["hardware=trn1", "sdk=neuron_2_33"],
-            "2.33 trains torch on trn2, not torch on trn1; no release supports that",
+            "2.33 trains torch on trn2 and trn3, not torch on trn1; no release supports that",
         ),
         (["hardware=trn2", "sdk=neuron_2_33", "parallel.dp_size=2"], "torch_lora trains one copy"),
         (["model.path=/nowhere"], "model.path: /nowhere/config.json: no such file"),
@@ -65,3 +65,31 @@ def test_an_nxd_training_that_cannot_work_is_refused(overrides: list[str], expec
 
 def test_an_nxd_training_that_fits_is_not_refused() -> None:
     check(compose("quickstart", [*NXD, "parallel.dp_size=2"]).recipe)
+
+
+NATIVE = ["train=torch_lora", "model=llama3_8b", "evaluate=none", "serve=none", "dataset.seq_len=1024"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["hardware=trn1", "hardware.lnc=2"], "hardware.lnc: trn1.32xlarge does not support LNC=2"),
+        (["hardware=cpu", "hardware.lnc=1"], "hardware.lnc: cpu does not support LNC=1"),
+        ([*NXD, "hardware.lnc=1"], "hardware.lnc: neuronx-distributed"),
+        ([*NATIVE, "hardware=trn3", "tp_size=8"], "8 is more than the 4 cores of trn3pd98.3xlarge"),
+        ([*NATIVE, "hardware=trn3", "tp_size=16", "hardware.lnc=1"], "16 is more than the 8 cores"),
+        (["hardware=trn3", "train=nxd_lora"], "2.33 trains torch on trn2 and trn3, not nxd on trn3"),
+    ],
+)
+def test_hardware_that_does_not_fit_is_rejected(overrides: list[str], expected: str) -> None:
+    reasons = list(problems(compose("quickstart", overrides).recipe))
+    assert any(expected in reason for reason in reasons), reasons
+
+
+@pytest.mark.parametrize("hardware", ["trn2", "trn2u", "trn2_3xlarge", "trn3"])
+def test_lnc_1_makes_room_for_twice_the_ranks(hardware: str) -> None:
+    check(compose("quickstart", [*NATIVE, f"hardware={hardware}", "sdk=neuron_2_33", "tp_size=4"]).recipe)
+    recipe = compose(
+        "quickstart", [*NATIVE, f"hardware={hardware}", "sdk=neuron_2_33", "tp_size=8", "hardware.lnc=1"]
+    ).recipe
+    check(recipe)
