@@ -23,7 +23,7 @@ LLAMA3_ROPE = {
 def make_model(folder: Path, **changes) -> Path:
     """Save a random Llama: grouped-query attention, heads wider than hidden_size / heads, llama3 positions.
 
-    With model_type="mistral" among the changes, a Mistral.
+    `changes` to its config may name another model_type.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -38,6 +38,8 @@ def make_model(folder: Path, **changes) -> Path:
     for name, weight in model.named_parameters():
         if "norm" in name:
             weight.data.uniform_(0.5, 1.5)
+        elif "bias" in name:
+            weight.data.normal_(0, 0.3)
     model.save_pretrained(folder)
     return folder
 

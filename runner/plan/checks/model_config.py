@@ -36,7 +36,7 @@ def read(folder: Path, key: str) -> Config:
     if not isinstance(config, dict):
         raise RecipeError(f"{key}: {path}: not a JSON object")
     kind = config.get("model_type")
-    absent = supported()["absent"].get(kind, {}) if isinstance(kind, str) else {}
+    absent = family(kind).get("absent", {})
     return {name: value for name, value in {**absent, **config}.items() if value is not None}
 
 
@@ -44,12 +44,12 @@ def architecture(folder: Path, key: str) -> Architecture:
     """The shapes of a local model. Raises RecipeError, with the recipe's `key`."""
     config = read(folder, key)
     config.setdefault("num_key_value_heads", config.get("num_attention_heads"))  # Llama 1 does not have the key
-    names = [name for name, _, _ in keys(Architecture)]
-    for name in names:
-        if config.get(name) is None:
+    fields = {name: field for name, field, _ in keys(Architecture)}
+    for name, field in fields.items():
+        if config.get(name) is None and field.default is not None:
             raise RecipeError(f"{key}: {folder / 'config.json'}: {name} is missing")
     try:
-        shapes = build(Architecture, {name: config[name] for name in names})
+        shapes = build(Architecture, {name: config.get(name) for name in fields})
     except InvalidKey as error:
         raise RecipeError(f"{key}: {folder / 'config.json'}: {error}") from None
     heads, groups = shapes.num_attention_heads, shapes.num_key_value_heads
@@ -63,17 +63,36 @@ def architecture(folder: Path, key: str) -> Architecture:
 def problems(config: Config, trainer: str) -> Iterator[str]:
     """The reasons why `trainer` cannot train this model exactly; a line each."""
     kind = config.get("model_type")
-    trainers = supported()["trainers"].get(kind) if isinstance(kind, str) else None
-    if trainers is None:
-        yield f"model_type {kind!r} is not supported, only {', '.join(supported()['trainers'])}"
+    if not family(kind):
+        yield f"model_type {kind!r} is not supported, only {', '.join(supported()['families'])}"
         return
-    if trainer not in trainers:
-        yield f"model_type {kind!r} is not supported by the trainer {trainer}, only by {', '.join(trainers)}"
-    yield from _unsupported(config, supported()["values"])
-    if "torch" in trainers:
-        yield from _unsupported(config, supported()["llama_values"])
-        yield from _not_positive(config, supported()["llama_numbers"])
+    yield from trainer_problems(kind, trainer)
+    yield from _unsupported(config, supported()["always"])
+    if trainer not in family(kind).get("unchecked", []):
+        numbers = [*family(kind).get("windows", []), *family(kind).get("multipliers", [])]
+        values = {"architectures": family(kind)["architectures"], **supported()["values"]}
+        honored = {*numbers, *family(kind).get("ignored", [])}
+        yield from _unsupported(config, {name: known for name, known in values.items() if name not in honored})
+        yield from _not_positive(config, [*supported()["numbers"], *numbers])
         yield from _rope_problems(config)
+
+
+def trainer_problems(model_type: Any, trainer: str) -> Iterator[str]:
+    """Why `trainer` cannot train any model of the family `model_type`: a line, or nothing."""
+    trainers = family(model_type)["trainers"]
+    if trainer not in trainers:
+        yield f"model_type {model_type!r} is not supported by the trainer {trainer}, only by {', '.join(trainers)}"
+
+
+def attention_window(config: Config) -> int | None:
+    """The number of tokens that a token attends to, itself included; None without a limit."""
+    windows = [config.get(name) for name in family(config.get("model_type")).get("windows", [])]
+    return min((length for length in windows if isinstance(length, int)), default=None)
+
+
+def family(model_type: Any) -> dict[str, Any]:
+    """The entry of a family in model_config.json; empty if it is not there."""
+    return supported()["families"].get(model_type, {}) if isinstance(model_type, str) else {}
 
 
 @cache
@@ -104,7 +123,7 @@ def _rope_problems(config: Config) -> Iterator[str]:
             yield f"{spelling} {_shown(given)} is not supported, only one set of parameters for all layers"
             return
     spelling = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
-    parameters, types = config.get(spelling, {}), supported()["llama_rope_types"]
+    parameters, types = config.get(spelling, {}), supported()["rope_types"]
     kind = parameters.get("rope_type") or parameters.get("type") or "default"
     if not isinstance(kind, str) or kind not in types:
         yield f"{spelling}: rope_type {_shown(kind)} is not supported, only {', '.join(types)}"

@@ -1,9 +1,21 @@
-"""Which models the trainers compute exactly as transformers does, told from config.json.
+"""The model families that the trainers compute exactly as transformers does, and what their config.json may contain.
 
-Whatever in it changes the arithmetic is honoured or refused; model_config.json lists both, and the runner reads the
-same list for a model that lies in a folder. There `llama_values` gives, for each key, the values that our Llama
-computes; null, which means that a key is not set, is always one of them. A key that is not listed changes nothing in
-transformers' Llama.
+Every setting that changes the arithmetic is either honored or refused. model_config.json is the table; the runner reads
+the same file. `families` has an entry for each `model_type`:
+
+- trainers: the trainers that train the family
+- architectures: the values of `architectures` with a language-model head
+- absent: what transformers assumes for keys that are missing
+- biases: the projections with a bias. They are column-parallel, and a bias is sharded like the rows of its weight.
+- head_norms: the RMSNorms of each query and each key head, of head_dim elements, whole on every rank
+- multipliers: the keys with a factor that the trainers apply, see `Multipliers`
+- windows: the keys with the length of an attention window; no sequence may be longer
+- ignored: the keys of `values` that transformers does not read for this family
+- unchecked: the trainers that run the family's own code: of the lists below only `always` applies to them
+
+`values` has, for each key that changes the arithmetic of some family, the values that change nothing; null, a key that
+is not set, is always one of them. `numbers` must be positive, and `rope_types` has the keys that a type of rotary
+positions needs.
 """
 
 from __future__ import annotations
@@ -11,6 +23,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +31,26 @@ from common.files import read_json
 from common.program import BadInput
 
 SUPPORTED = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
-TRAINERS = tuple(dict.fromkeys(name for names in SUPPORTED["trainers"].values() for name in names))
+FAMILIES = SUPPORTED["families"]
+TRAINERS = tuple(dict.fromkeys(name for family in FAMILIES.values() for name in family["trainers"]))
 _THETA = 10000.0  # transformers' rope_theta where a config names none
 
 Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Multipliers:
+    """Factors of the forward pass, as config.json names them; the defaults are those of a Llama.
+
+    Attention scores are multiplied by `attention_multiplier` (None: 1 / sqrt(head_dim)), embeddings by
+    `embedding_multiplier`, what a block adds to the hidden states by `residual_multiplier`. Logits are divided by
+    `logits_scaling`.
+    """
+
+    attention_multiplier: float | None = None
+    embedding_multiplier: float = 1.0
+    residual_multiplier: float = 1.0
+    logits_scaling: float = 1.0
 
 
 def read(folder: Path, trainer: str | None = None) -> Config:
@@ -39,18 +68,33 @@ def read(folder: Path, trainer: str | None = None) -> Config:
 def problems(config: Config, trainer: str | None = None) -> Iterator[str]:
     """Why a trainer would not compute this model exactly, a line each."""
     kind = config.get("model_type")
-    trainers = SUPPORTED["trainers"].get(kind) if isinstance(kind, str) else None
-    if trainers is None:
-        yield f"model_type {kind!r} is not supported, only {', '.join(SUPPORTED['trainers'])}"
+    family = FAMILIES.get(kind) if isinstance(kind, str) else None
+    if family is None:
+        yield f"model_type {kind!r} is not supported, only {', '.join(FAMILIES)}"
         return
-    if trainer not in (None, *trainers):
-        yield f"model_type {kind!r} is not supported by the trainer {trainer}, only by {', '.join(trainers)}"
+    if trainer not in (None, *family["trainers"]):
+        yield f"model_type {kind!r} is not supported by the trainer {trainer}, only by {', '.join(family['trainers'])}"
     config = _as_read(config)
-    yield from _unsupported(config, SUPPORTED["values"])
-    if "torch" in trainers:  # what our own Llama computes
-        yield from _unsupported(config, SUPPORTED["llama_values"])
-        yield from _not_positive(config, SUPPORTED["llama_numbers"])
+    yield from _unsupported(config, SUPPORTED["always"])
+    if trainer not in family.get("unchecked", []):
+        numbers = [*family.get("windows", []), *family.get("multipliers", [])]
+        values = {"architectures": family["architectures"], **SUPPORTED["values"]}
+        honored = {*numbers, *family.get("ignored", [])}
+        yield from _unsupported(config, {key: value for key, value in values.items() if key not in honored})
+        yield from _not_positive(config, [*SUPPORTED["numbers"], *numbers])
         yield from _rope_problems(config)
+
+
+def attention_window(config: Config) -> int | None:
+    """The number of tokens that a token attends to, itself included; None without a limit."""
+    keys = FAMILIES[config["model_type"]].get("windows", [])
+    return min((config[key] for key in keys if key in config), default=None)
+
+
+def multipliers(config: Config) -> Multipliers:
+    """The factors of a config returned by `read`."""
+    keys = FAMILIES[config["model_type"]].get("multipliers", [])
+    return Multipliers(**{key: float(config[key]) for key in keys if key in config})
 
 
 def rope(config: Mapping[str, Any]) -> Config:
@@ -81,7 +125,7 @@ def with_old_names(config: Config) -> Config:
 
 
 def _as_read(config: Config) -> Config:
-    absent = SUPPORTED["absent"].get(config["model_type"], {})
+    absent = FAMILIES[config["model_type"]].get("absent", {})
     return {key: value for key, value in {**absent, **config}.items() if value is not None}
 
 
@@ -108,7 +152,7 @@ def _rope_problems(config: Config) -> Iterator[str]:
             yield f"{spelling} {_shown(given)} is not supported, only one set of parameters for all layers"
             return
     inside = "rope_scaling: " if config.get("rope_scaling") else "rope_parameters: "
-    parameters, types = rope(config), SUPPORTED["llama_rope_types"]
+    parameters, types = rope(config), SUPPORTED["rope_types"]
     kind = parameters["rope_type"]
     if not isinstance(kind, str) or kind not in types:
         yield f"{inside}rope_type {_shown(kind)} is not supported, only {', '.join(types)}"

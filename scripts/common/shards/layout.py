@@ -1,4 +1,4 @@
-"""Which part of a Llama each tensor-parallel rank holds: the shard format of neuronx-distributed (NxD).
+"""Which part of a model each tensor-parallel rank holds: the shard format of neuronx-distributed (NxD).
 
 A rank file maps NxD's names to its slices. Attention is cut at whole heads. When there are more ranks
 than K/V heads, each K/V head is stored `kv_size_multiplier` times, one copy a rank, and the two
@@ -23,6 +23,7 @@ import numpy as np
 from common.files import read_json
 from common.formats import model_config
 from common.formats.dtypes import TensorSpec
+from common.formats.model_config import FAMILIES
 from common.program import BadInput
 
 LAYOUTS = ("trn1", "trn2")
@@ -37,6 +38,10 @@ class Projection(NamedTuple):
     module: str
     parameter: str
     axis: int
+
+    def tensor(self, kind: str) -> str:
+        """The name in a layer of its tensor; `kind` is "weight" or "bias"."""
+        return f"{self.module}.{self.parameter.replace('weight', kind)}"
 
 
 PROJECTIONS = {
@@ -54,7 +59,7 @@ TARGETS = tuple(name.partition(".")[2] for name in PROJECTIONS)  # what --target
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes in a Hugging Face config.json that decide the tensors of a Llama."""
+    """The family and the sizes in a Hugging Face config.json, which decide the tensors of a model."""
 
     vocab_size: int
     hidden_size: int
@@ -64,6 +69,17 @@ class ModelShape:
     num_key_value_heads: int
     head_dim: int
     tie_word_embeddings: bool
+    model_type: str = "llama"
+
+    @property
+    def biases(self) -> list[str]:
+        """The keys of PROJECTIONS with a bias."""
+        return FAMILIES[self.model_type].get("biases", [])
+
+    @property
+    def head_norms(self) -> list[str]:
+        """The modules of a layer that normalize each query head, and each key head."""
+        return FAMILIES[self.model_type].get("head_norms", [])
 
     def projection(self, name: str) -> tuple[int, int]:
         """(out_features, in_features) of a key of PROJECTIONS."""
@@ -84,6 +100,8 @@ class ModelShape:
         for layer in range(self.num_hidden_layers):
             prefix = f"model.layers.{layer}."
             shapes |= {f"{prefix}{name}.weight": self.projection(name) for name in PROJECTIONS}
+            shapes |= {f"{prefix}{name}.bias": self.projection(name)[:1] for name in self.biases}
+            shapes |= {f"{prefix}{name}.weight": (self.head_dim,) for name in self.head_norms}
             shapes[f"{prefix}input_layernorm.weight"] = (self.hidden_size,)
             shapes[f"{prefix}post_attention_layernorm.weight"] = (self.hidden_size,)
         return shapes | {"model.norm.weight": (self.hidden_size,), LM_HEAD: (self.vocab_size, self.hidden_size)}
@@ -159,17 +177,17 @@ def projection_segments(shape: ModelShape, layout: ShardLayout, name: str) -> tu
 def placements(shape: ModelShape, layout: ShardLayout) -> dict[str, Placement]:
     """Where every Hugging Face tensor lies in the shards, by name; gate_proj comes before up_proj."""
     vocabulary = _segments(_one_each(layout), shape.vocab_size // layout.tp_size)
-    whole = _segments(np.zeros((layout.tp_size, 1), int), shape.hidden_size)
     cuts = {name: projection_segments(shape, layout, name) for name in PROJECTIONS}
     found = {}
-    for name in shape.tensors():
-        layer, _, module = name.removesuffix(".weight").removeprefix("model.layers.").partition(".")
+    for name, size in shape.tensors().items():
+        path, _, kind = name.rpartition(".")
+        layer, _, module = path.removeprefix("model.layers.").partition(".")
         if module in PROJECTIONS:
             target = PROJECTIONS[module]
-            key = f"model.layers.{layer}.{target.module}.{target.parameter}"
+            key = f"model.layers.{layer}.{target.tensor(kind)}"
             found[name] = Placement(key, target.axis, cuts[module])
         else:
-            found[name] = Placement(name, 0, vocabulary if name in (EMBEDDING, LM_HEAD) else whole)
+            found[name] = Placement(name, 0, vocabulary if name in (EMBEDDING, LM_HEAD) else _whole(layout, size[0]))
     return found
 
 
@@ -229,9 +247,9 @@ def check_tensors(where: Path, found: Mapping[str, TensorSpec], expected: Mappin
 
 
 def read_shape(folder: Path) -> ModelShape:
-    """The ModelShape of `folder`/config.json; BadInput for an unusable file or a model that our Llama is not."""
+    """The ModelShape of `folder`/config.json; BadInput for an unusable file or a model that is not supported."""
     path = folder / "config.json"
-    config = model_config.read(folder, trainer="torch")
+    config = model_config.read(folder, "torch")
     heads = _size(path, config, "num_attention_heads")
     shape = ModelShape(
         vocab_size=_size(path, config, "vocab_size"),
@@ -242,6 +260,7 @@ def read_shape(folder: Path) -> ModelShape:
         num_key_value_heads=_size(path, config, "num_key_value_heads", absent=heads),
         head_dim=_size(path, config, "head_dim", absent=_size(path, config, "hidden_size") // heads),
         tie_word_embeddings=config.get("tie_word_embeddings", False),
+        model_type=config["model_type"],
     )
     if shape.head_dim % 2:
         raise BadInput(f"{path}: head_dim {shape.head_dim} is odd, and rotary positions turn pairs")
@@ -273,6 +292,11 @@ def _size(path: Path, content: Mapping[str, Any], key: str, absent: int | None =
     if type(value) is not int or value < 1:
         raise BadInput(f"{path}: {key} must be a whole number from 1, it is {value!r}")
     return value
+
+
+def _whole(layout: ShardLayout, length: int) -> tuple[Segment, ...]:
+    """The segments of a tensor that every rank has whole."""
+    return _segments(np.zeros((layout.tp_size, 1), int), length)
 
 
 def _one_each(layout: ShardLayout) -> np.ndarray:

@@ -1,41 +1,61 @@
-"""Parts of a Llama that the CPU and Neuron implementations share. Needs torch."""
+"""Parts of the model that the CPU and Neuron implementations share. Needs torch."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from common.formats import model_config
 from common.formats.torch_file import TorchZipFile
 from common.shards import layout as layouts
-from common.shards.layout import ModelShape, ShardLayout
-from common.training.lora import MODULES
+from common.shards.layout import PROJECTIONS, ModelShape, ShardLayout
+from common.training.lora import MODULES, projections
 
 Weights = dict[str, torch.Tensor]
 
 
+class LayerWeights(NamedTuple):
+    """The frozen tensors of one decoder layer on a rank; `linears` and `biases` are in the order of MODULES."""
+
+    input_norm: torch.Tensor
+    post_attention_norm: torch.Tensor
+    linears: tuple[torch.Tensor, ...]
+    biases: tuple[torch.Tensor | None, ...]
+    head_norms: torch.Tensor | None  # of the rank's query and key heads: (query + kv, size)
+
+
 @dataclass(frozen=True)
 class Heads:
-    """The heads of one rank: `kv` key/value heads with `per_kv` query heads each, all of `size` elements."""
+    """The heads of one rank: `kv` key/value heads with `per_kv` query heads each, all of `size` elements.
+
+    `multiplier` is the factor of attention scores, if it is not 1 / sqrt(size).
+    """
 
     kv: int
     per_kv: int
     size: int
+    multiplier: float | None = None
 
     @classmethod
-    def on_rank(cls, shape: ModelShape, layout: ShardLayout) -> Heads:
+    def on_rank(cls, shape: ModelShape, layout: ShardLayout, multiplier: float | None = None) -> Heads:
         """The heads of each rank; all ranks have the same number."""
         kv = shape.num_key_value_heads * layout.kv_size_multiplier // layout.tp_size
-        return cls(kv, shape.num_attention_heads // layout.tp_size // kv, shape.head_dim)
+        return cls(kv, shape.num_attention_heads // layout.tp_size // kv, shape.head_dim, multiplier)
 
     @property
     def query(self) -> int:
         """The number of query heads."""
         return self.kv * self.per_kv
+
+    @property
+    def scale(self) -> float:
+        """The factor of attention scores."""
+        return self.size**-0.5 if self.multiplier is None else self.multiplier
 
 
 def inverse_frequencies(config: dict[str, Any], head_dim: int) -> torch.Tensor:
@@ -65,11 +85,39 @@ def read_shard(path: Path, shape: ModelShape, layout: ShardLayout, dtype: torch.
     return {name: tensor.to(dtype) for name, tensor in tensors.items()}
 
 
-def layer_weights(
-    weights: dict[str, torch.Tensor], index: int
-) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-    """A layer's input norm, post-attention norm and linear weights in the order of MODULES, q, k and v fused."""
+def layer_weights(weights: Weights, index: int, shape: ModelShape, heads: Heads) -> LayerWeights:
+    """The tensors of one layer in a rank's shard; q, k and v are fused."""
     prefix = f"model.layers.{index}."
-    qkv = torch.cat([weights[f"{prefix}self_attn.qkv_proj.weight_{part}"] for part in "qkv"])
-    linears = [qkv, *(weights[f"{prefix}{module}.weight"] for module in MODULES[1:])]
-    return weights[f"{prefix}input_layernorm.weight"], weights[f"{prefix}post_attention_layernorm.weight"], linears
+    fused = [_fused(weights, prefix, module) for module in MODULES]
+    counts = (heads.query, heads.kv)
+    norms = [
+        weights[f"{prefix}{name}.weight"].expand(count, -1)
+        for name, count in zip(shape.head_norms, counts, strict=False)
+    ]
+    return LayerWeights(
+        weights[f"{prefix}input_layernorm.weight"],
+        weights[f"{prefix}post_attention_layernorm.weight"],
+        tuple(weight for weight, _ in fused),
+        tuple(bias for _, bias in fused),
+        torch.cat(norms) if norms else None,
+    )
+
+
+def _fused(weights: Weights, prefix: str, module: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Weight and bias of one of MODULES. The bias is None if no projection has one, and 0 for projections without."""
+    targets = [PROJECTIONS[name] for name in projections(module)]
+    names = dict.fromkeys((target.tensor("weight"), target.tensor("bias")) for target in targets)  # gate and up share
+    parts = [(weights[f"{prefix}{weight}"], weights.get(f"{prefix}{bias}")) for weight, bias in names]
+    matrix = parts[0][0] if len(parts) == 1 else torch.cat([weight for weight, _ in parts])
+    if all(bias is None for _, bias in parts):
+        return matrix, None
+    return matrix, torch.cat([weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in parts])
+
+
+def normalized_heads(
+    qkv: torch.Tensor, weight: torch.Tensor, rms_norm: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Normalize each query and key head of (..., [query, key, value heads]); `weight` is `LayerWeights.head_norms`."""
+    heads = qkv.unflatten(-1, (-1, weight.shape[-1]))
+    normed, values = heads[..., : len(weight), :], heads[..., len(weight) :, :]
+    return torch.cat([rms_norm(normed, weight), values], dim=-2).flatten(-2)

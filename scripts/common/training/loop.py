@@ -16,6 +16,7 @@ import torch
 
 from common import events
 from common.data.token_dataset import TokenSet
+from common.formats import model_config
 from common.formats.peft_folder import LoraConfig
 from common.program import BadInput, StageFailed
 from common.shards.layout import read_layout, read_shape, shard_name, write_layout
@@ -64,6 +65,7 @@ class Training(ABC):
         self.shape, self.layout = read_shape(args.shards), read_layout(args.shards)
         self.train_set, self.eval_set = TokenSet(args.data, "train"), TokenSet(args.data, "eval")
         self.train_set.check(self.shape.vocab_size)
+        self._check_window()
         if len(self.eval_set):
             self.eval_set.check(self.shape.vocab_size)
         lora = LoraConfig(args.rank, args.alpha, args.dropout, use_rslora=args.rslora, targets=tuple(args.targets))
@@ -158,6 +160,15 @@ class Training(ABC):
             "weights": self.adapter.weights,
             "optimizer": self.optimizer_state(),
         }
+
+    def _check_window(self) -> None:
+        """Raise BadInput if sequences are longer than the model's attention window: attention here has none."""
+        window, length = model_config.attention_window(model_config.read(self.args.shards)), self.train_set.seq_len
+        if window is not None and length > window:
+            raise BadInput(
+                f"{self.args.shards / 'config.json'}: sliding_window {window} is shorter than the {length} tokens of a "
+                f"sequence in {self.args.data}: tokenize with sequences of at most {window}"
+            )
 
     def _settings(self) -> str:
         """A digest of everything that affects the result: training only resumes from checkpoints with the same one."""

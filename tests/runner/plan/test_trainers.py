@@ -20,5 +20,5 @@ def test_the_option_of_a_trainer_selects_it(trainer: Trainer) -> None:
 
 
 def test_every_trainer_knows_which_models_it_computes() -> None:
-    named = {name for names in model_config.supported()["trainers"].values() for name in names}
+    named = {name for names in model_config.supported()["families"].values() for name in names["trainers"]}
     assert named == set(TRAINERS), "scripts/common/formats/model_config.json"

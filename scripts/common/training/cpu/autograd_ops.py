@@ -1,4 +1,4 @@
-"""The operations of a Llama layer with a frozen base, each with its own backward pass.
+"""The operations of a decoder layer with a frozen base, each with its own backward pass.
 
 Frozen weights need no gradient, so nothing is saved for them: a linear layer saves its input only for lora_A, a norm
 saves its scale, and the loss saves only the gradient of its input.
@@ -100,7 +100,7 @@ class Attention(Function):
         ctx.kept, ctx.cos, ctx.sin, ctx.heads = [], cos, sin, heads
         for group in groups:
             query, key, value = (part.contiguous() for part in _split(group.pad(rotated), heads))
-            query *= heads.size**-0.5
+            query *= heads.scale
             blocks = [(span, _probabilities(query, key, span)) for span in _spans(group.length)]
             group.unpad(_weighted(value, blocks, heads), result)
             ctx.kept.append((group, query, key, value, blocks))
@@ -185,7 +185,7 @@ def _attention_backward(to_out, query, key, value, blocks: list, heads: Heads) -
         to_probabilities = torch.bmm(out, _rows(value, 0, stop).transpose(1, 2))
         to_scores = torch.ops.aten._softmax_backward_data(to_probabilities, probabilities, -1, probabilities.dtype)
         key_sum[:, :stop].baddbmm_(to_scores.transpose(1, 2), _rows(query, start, stop))
-        from_keys = torch.bmm(to_scores, _rows(key, 0, stop)).mul_(size**-0.5)
+        from_keys = torch.bmm(to_scores, _rows(key, 0, stop)).mul_(heads.scale)
         to_query[:, :, :, start:stop] = from_keys.view(count, kv, heads.per_kv, stop - start, size)
     to_key.copy_(key_sum.view_as(to_key))
     to_value.copy_(value_sum.view_as(to_value))

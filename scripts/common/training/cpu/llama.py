@@ -1,4 +1,4 @@
-"""A Llama for LoRA training on CPU ranks: frozen tensor-parallel weights in NxD's shards, and an adapter.
+"""The model for LoRA training on CPU ranks: frozen tensor-parallel weights in NxD's shards, and an adapter.
 
     shape, layout = read_shape(shards), read_layout(shards)
     adapter = Adapter(shape, layout, ranks.rank, lora_config, seed=0)
@@ -23,7 +23,14 @@ from common.formats import model_config
 from common.shards import layout as layouts
 from common.shards.layout import EMBEDDING, LM_HEAD
 from common.training.cpu.autograd_ops import Attention, Checkpointed, CrossEntropy, LoraLinear, RmsNorm, SwiGlu
-from common.training.llama import Heads, inverse_frequencies, layer_weights, read_shard
+from common.training.llama import (
+    Heads,
+    LayerWeights,
+    inverse_frequencies,
+    layer_weights,
+    normalized_heads,
+    read_shard,
+)
 from common.training.lora import MODULES, Adapter, ModuleLora
 from common.training.parallel import Ranks
 
@@ -56,15 +63,17 @@ class Linear:
     """A frozen linear layer with or without LoRA; `dropout_key` is unique to the layer."""
 
     weight: torch.Tensor  # (out features, in features) of this rank
+    bias: torch.Tensor | None  # (out features,) of this rank
     lora: ModuleLora | None
     scale: float
     dropout_key: tuple[int, ...]
 
     def __call__(self, x: torch.Tensor, dropout: Dropout) -> torch.Tensor:
         if self.lora is None:
-            return functional.linear(x, self.weight)
-        keep = dropout.keep(x.shape, self.dropout_key)
-        return LoraLinear.apply(x, self.weight, self.lora.lora_a, self.lora.lora_b(), self.scale / dropout.kept, keep)
+            return functional.linear(x, self.weight, self.bias)
+        keep, scale = dropout.keep(x.shape, self.dropout_key), self.scale / dropout.kept
+        result = LoraLinear.apply(x, self.weight, self.lora.lora_a, self.lora.lora_b(), scale, keep)
+        return result if self.bias is None else result.add_(self.bias)
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,7 @@ class Layer:
 
     input_norm: torch.Tensor
     qkv: Linear
+    head_norms: torch.Tensor | None
     o: Linear
     post_attention_norm: torch.Tensor
     gate_up: Linear
@@ -88,12 +98,14 @@ class Llama:
         self._ranks, self._adapter, self._checkpointing = ranks, adapter, checkpointing
         self._eps = float(config.get("rms_norm_eps", 1e-6))
         self._frequencies = inverse_frequencies(config, shape.head_dim)
-        self._heads = Heads.on_rank(shape, layout)
+        self._multipliers = model_config.multipliers(config)
+        self._heads = Heads.on_rank(shape, layout, self._multipliers.attention_multiplier)
         weights = read_shard(shards / "model" / layouts.shard_name(ranks.rank), shape, layout, dtype)
         self._embedding, self.head = weights[EMBEDDING], weights[LM_HEAD]
         self._first_token = ranks.rank * len(self.head)
-        self._norm = weights["model.norm.weight"]
-        self._layers = [self._layer(weights, index) for index in range(shape.num_hidden_layers)]
+        self._norm = weights["model.norm.weight"] / self._multipliers.logits_scaling
+        layers = (layer_weights(weights, index, shape, self._heads) for index in range(shape.num_hidden_layers))
+        self._layers = [self._layer(layer, index) for index, layer in enumerate(layers)]
 
     def loss(self, batch: Batch, dropout: Dropout = Dropout()) -> torch.Tensor:
         """The sum of the cross-entropy losses of the batch's labelled tokens, the same on every rank."""
@@ -101,7 +113,10 @@ class Llama:
         return CrossEntropy.apply(hidden, self.head, batch.targets, self._first_token, self._ranks)
 
     def hidden_states(self, batch: Batch, rows: torch.Tensor, dropout: Dropout = Dropout()) -> torch.Tensor:
-        """The head's input at `rows` of the batch: (rows, hidden_size), the same on every rank."""
+        """The head's input at `rows` of the batch: (rows, hidden_size), the same on every rank.
+
+        Multiplied by `head`, it gives the logits of the rank's part of the vocabulary, scaled as the model does.
+        """
         angles = batch.positions.unsqueeze(-1) * self._frequencies
         rotary = angles.cos().to(self.head.dtype).unsqueeze(1), angles.sin().to(self.head.dtype).unsqueeze(1)
         hidden = self._embed(batch.input_ids)
@@ -111,31 +126,36 @@ class Llama:
                 hidden = Checkpointed.apply(block, hidden, self._adapter.anchor)
             else:
                 hidden = block(hidden)
-        return RmsNorm.apply(hidden.index_select(0, rows), self._norm, self._eps)
+        return self._rms_norm(hidden.index_select(0, rows), self._norm)
 
     def _decode(self, layer: Layer, batch: Batch, rotary: Rotary, dropout: Dropout, hidden: torch.Tensor):
-        ranks = self._ranks
-        normed = ranks.scatter(RmsNorm.apply(hidden, layer.input_norm, self._eps))
-        attended = Attention.apply(layer.qkv(normed, dropout), *rotary, batch.groups, self._heads)
-        hidden = hidden + ranks.gather(layer.o(attended, dropout))
-        normed = ranks.scatter(RmsNorm.apply(hidden, layer.post_attention_norm, self._eps))
+        ranks, factor = self._ranks, self._multipliers.residual_multiplier
+        qkv = layer.qkv(ranks.scatter(self._rms_norm(hidden, layer.input_norm)), dropout)
+        if layer.head_norms is not None:
+            qkv = normalized_heads(qkv, layer.head_norms, self._rms_norm)
+        attended = Attention.apply(qkv, *rotary, batch.groups, self._heads)
+        hidden = torch.add(hidden, ranks.gather(layer.o(attended, dropout)), alpha=factor)
+        normed = ranks.scatter(self._rms_norm(hidden, layer.post_attention_norm))
         activated = SwiGlu.apply(layer.gate_up(normed, dropout))
-        return hidden + ranks.gather(layer.down(activated, dropout))
+        return torch.add(hidden, ranks.gather(layer.down(activated, dropout)), alpha=factor)
+
+    def _rms_norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return RmsNorm.apply(x, weight, self._eps)
 
     def _embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Embeddings (tokens, hidden_size); each rank contributes the tokens in its part of the vocabulary."""
         local = input_ids - self._first_token
         mine = (local >= 0) & (local < len(self._embedding))
         rows = functional.embedding(local.clamp(0, len(self._embedding) - 1), self._embedding)
-        return self._ranks.sum(rows.mul_(mine.unsqueeze(-1)))
+        return self._ranks.sum(rows.mul_(mine.unsqueeze(-1) * self._multipliers.embedding_multiplier))
 
-    def _layer(self, weights: dict[str, torch.Tensor], index: int) -> Layer:
-        input_norm, post_attention_norm, linears = layer_weights(weights, index)
-        qkv, o, gate_up, down = (self._linear(weight, index, order) for order, weight in enumerate(linears))
-        return Layer(input_norm, qkv, o, post_attention_norm, gate_up, down)
+    def _layer(self, weights: LayerWeights, index: int) -> Layer:
+        qkv, o, gate_up, down = (self._linear(weights, index, order) for order in range(len(MODULES)))
+        return Layer(weights.input_norm, qkv, weights.head_norms, o, weights.post_attention_norm, gate_up, down)
 
-    def _linear(self, weight: torch.Tensor, index: int, order: int) -> Linear:
+    def _linear(self, weights: LayerWeights, index: int, order: int) -> Linear:
         """The ranks draw the same dropout mask for an input they share, and different ones for a sharded input."""
         sharded_input = MODULES[order] in ("self_attn.o_proj", "mlp.down_proj")
         key = (index, order, self._ranks.rank if sharded_input else 0)
-        return Linear(weight, self._adapter.module(index, MODULES[order]), self._adapter.config.scale, key)
+        lora, weight, bias = self._adapter.module(index, MODULES[order]), weights.linears[order], weights.biases[order]
+        return Linear(weight, bias, lora, self._adapter.config.scale, key)

@@ -1,4 +1,4 @@
-"""A Llama for LoRA training on a device that compiles its programs: native PyTorch on Neuron. Needs torch.
+"""The model for LoRA training on a device that compiles its programs: native PyTorch on Neuron. Needs torch.
 
 It has the frozen weights, adapter and results of common.training.cpu.llama, but is written for a compiler: every
 program (prepare, a decoder layer, the loss) is a function of tensors with constant shapes that reads no value from
@@ -29,7 +29,14 @@ from common.data.padded_batch import Tensors
 from common.formats import model_config
 from common.shards import layout as layouts
 from common.shards.layout import EMBEDDING, LM_HEAD
-from common.training.llama import Heads, inverse_frequencies, layer_weights, read_shard
+from common.training.llama import (
+    Heads,
+    LayerWeights,
+    inverse_frequencies,
+    layer_weights,
+    normalized_heads,
+    read_shard,
+)
 from common.training.lora import MODULES, Adapter, ModuleLora, Views
 from common.training.masks import MASKED_SCORE, dropout_seed, masked_positions
 from common.training.parallel import Ranks
@@ -75,14 +82,6 @@ class Dropout:
 NO_DROPOUT = Dropout()
 
 
-class Layer(NamedTuple):
-    """The frozen weights of one decoder layer of a rank."""
-
-    input_norm: torch.Tensor
-    post_attention_norm: torch.Tensor
-    linears: tuple[torch.Tensor, ...]  # in the order of MODULES
-
-
 class Context(NamedTuple):
     """Inputs of all layers: cosines and sines (rows, seq_len, 1, head size / 2), and the positions that a token may not
     attend to, bool (rows, 1, 1, seq_len, seq_len)."""
@@ -100,21 +99,22 @@ class NeuronLlama:
     ) -> None:
         shape, layout = layouts.read_shape(shards), layouts.read_layout(shards)
         config = model_config.read(shards, trainer="torch")
-        heads = Heads.on_rank(shape, layout)
+        multipliers = model_config.multipliers(config)
+        heads = Heads.on_rank(shape, layout, multipliers.attention_multiplier)
         self._device, self._dtype, self._adapter, self._checkpointing = device, dtype, adapter, checkpointing
         self._frequencies = inverse_frequencies(config, shape.head_dim)
         weights = read_shard(shards / "model" / layouts.shard_name(ranks.rank), shape, layout, dtype)
         weights = {name: weight.to(device.name) for name, weight in weights.items()}
         self._embedding, self._head = weights[EMBEDDING], weights[LM_HEAD]
-        self._norm = weights["model.norm.weight"]
-        layers = (layer_weights(weights, index) for index in range(shape.num_hidden_layers))
-        self._layers = [Layer(before, after, tuple(linears)) for before, after, linears in layers]
+        self._norm = weights["model.norm.weight"] / multipliers.logits_scaling
+        self._layers = [layer_weights(weights, index, shape, heads) for index in range(shape.num_hidden_layers)]
         self._first = torch.tensor(ranks.rank * len(self._head), dtype=torch.int32).to(device.name)
         self._own = functional.one_hot(torch.tensor(ranks.rank), ranks.size).float().to(device.name)
         eps, alone = float(config.get("rms_norm_eps", 1e-6)), ranks.size == 1
         scale = adapter.config.scale
-        self._prepare = device.compile(partial(prepare, alone=alone))
-        self._decode = device.compile(partial(decode, heads=heads, eps=eps, scale=scale, alone=alone))
+        factor = multipliers.residual_multiplier
+        self._prepare = device.compile(partial(prepare, multiplier=multipliers.embedding_multiplier, alone=alone))
+        self._decode = device.compile(partial(decode, heads=heads, eps=eps, scale=scale, factor=factor, alone=alone))
         self._loss = device.compile(partial(summed_loss, eps=eps, alone=alone))
 
     def loss(self, flat: torch.Tensor, tensors: Tensors, dropout: Dropout = NO_DROPOUT) -> torch.Tensor:
@@ -159,33 +159,39 @@ class NeuronLlama:
 
 
 def prepare(
-    input_ids: torch.Tensor, segments: torch.Tensor, table: torch.Tensor, first: torch.Tensor, alone: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
+    input_ids: torch.Tensor, segments: torch.Tensor, table: torch.Tensor, first: torch.Tensor,
+    multiplier: float, alone: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Embeddings (rows, seq_len, hidden_size) from a vocabulary split over the ranks, and Context.masked."""
     local = input_ids - first
     mine = (local >= 0) & (local < len(table))
-    rows = functional.embedding(local.clamp(0, len(table) - 1), table) * mine.unsqueeze(-1)
+    rows = _times(functional.embedding(local.clamp(0, len(table) - 1), table) * mine.unsqueeze(-1), multiplier)
     return (rows if alone else summed(rows)), masked_positions(segments)[:, None, None]
 
 
 def decode(
-    hidden: torch.Tensor, context: Context, layer: Layer, loras: list, masks: list,
-    heads: Heads, eps: float, scale: float, alone: bool,
+    hidden: torch.Tensor, context: Context, layer: LayerWeights, loras: list, masks: list,
+    heads: Heads, eps: float, scale: float, factor: float, alone: bool,
 ) -> torch.Tensor:  # fmt: skip
-    """One decoder layer: hidden states (rows, seq_len, hidden_size) to the next ones."""
+    """One decoder layer: hidden states (rows, seq_len, hidden_size) to the next ones.
+
+    `scale` is that of LoRA's updates, `factor` that of what attention and MLP add to the hidden states.
+    """
     enter, leave = (_identity, _identity) if alone else (SumBackward.apply, SumForward.apply)
 
     def linear(x: torch.Tensor, module: int) -> torch.Tensor:
-        frozen = functional.linear(x, layer.linears[module])
+        frozen = functional.linear(x, layer.linears[module], layer.biases[module])
         lora = loras[module]
         return frozen if lora is None else frozen + _update(x, lora[0], lora[1], masks[module]) * scale
 
     normed = enter(_rms_norm(hidden, layer.input_norm, eps))
-    attended = attention(linear(normed, _QKV), context, heads)
-    hidden = hidden + leave(linear(attended, _O))
+    qkv = linear(normed, _QKV)
+    if layer.head_norms is not None:
+        qkv = normalized_heads(qkv, layer.head_norms, partial(_rms_norm, eps=eps))
+    hidden = hidden + _times(leave(linear(attention(qkv, context, heads), _O)), factor)
     normed = enter(_rms_norm(hidden, layer.post_attention_norm, eps))
     gate, up = linear(normed, _GATE_UP).chunk(2, dim=-1)
-    return hidden + leave(linear(functional.silu(gate) * up, _DOWN))
+    return hidden + _times(leave(linear(functional.silu(gate) * up, _DOWN)), factor)
 
 
 def attention(qkv: torch.Tensor, context: Context, heads: Heads) -> torch.Tensor:
@@ -194,7 +200,7 @@ def attention(qkv: torch.Tensor, context: Context, heads: Heads) -> torch.Tensor
     query, key, value = qkv.view(rows, length, -1, heads.size).split([heads.query, heads.kv, heads.kv], dim=2)
     query = _rotate(query, context).view(rows, length, heads.kv, heads.per_kv, heads.size).permute(0, 2, 3, 1, 4)
     key, value = (part.transpose(1, 2).unsqueeze(2) for part in (_rotate(key, context), value))
-    scores = (query * heads.size**-0.5) @ key.transpose(3, 4)
+    scores = (query * heads.scale) @ key.transpose(3, 4)
     scores = scores.float().masked_fill(context.masked, MASKED_SCORE)
     attended = torch.softmax(scores, dim=-1).to(qkv.dtype) @ value
     return attended.permute(0, 3, 1, 2, 4).reshape(rows, length, -1)
@@ -249,6 +255,11 @@ def summed(tensor: torch.Tensor) -> torch.Tensor:
 
 def _identity(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
+
+
+def _times(tensor: torch.Tensor, factor: float) -> torch.Tensor:
+    """The product; a factor of 1 adds nothing to the compiled program."""
+    return tensor if factor == 1 else tensor * factor
 
 
 def _update(x: torch.Tensor, lora_a: torch.Tensor, lora_b: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

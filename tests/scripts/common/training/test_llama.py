@@ -25,6 +25,6 @@ def test_q_k_and_v_of_a_layer_are_fused_in_order() -> None:
     for n, module in enumerate(["self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"], start=3):
         weights[f"{prefix}{module}.weight"] = torch.full((1, 2), n)
     weights |= {f"{prefix}{name}_layernorm.weight": torch.ones(2) for name in ("input", "post_attention")}
-    linears = layer_weights(weights, 3)[2]
+    linears = layer_weights(weights, 3, SHAPE, Heads(2, 4, 4)).linears
     assert linears[0][:, 0].tolist() == [0, 1, 2]
     assert [int(weight[0, 0]) for weight in linears[1:]] == [3, 4, 5]
