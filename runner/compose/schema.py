@@ -100,6 +100,13 @@ class Architecture:
     num_key_value_heads: int = key("key/value heads", 0, minimum=1)
     vocab_size: int = key("rows of the embedding", 0, minimum=1)
     max_position_embeddings: int = key("longest sequence that the model supports", 0, minimum=1)
+    model_type: str = key("model family, as in config.json", "llama")
+    head_dim: int | None = key("width of a head; default: hidden_size / num_attention_heads", None, minimum=1)
+
+    @property
+    def head_width(self) -> int:
+        """Elements of a query, key or value head."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
 
 
 @dataclass

@@ -126,7 +126,7 @@ def make_adapter(folder):
         (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer.json"),
         (lambda folder: (folder / "config.json").unlink(), "source/config.json: no such file"),
         (lambda folder: (folder / "model.safetensors").unlink(), "*.bin weights can execute code"),
-        (set_config(model_type="gpt2"), "model_type 'gpt2' is not supported, only llama, mistral, granite, qwen3"),
+        (set_config(model_type="gpt2"), "model_type 'gpt2' is not supported, only llama, mistral, qwen2, qwen3, granite"),
         (set_config(hidden_act="gelu"), "config.json: hidden_act 'gelu' is not supported"),
         (set_config(quantization_config={"bits": 4}), "config.json: quantization_config {'bits': 4} is not supported"),
         (make_adapter, "is a LoRA adapter of me/base; use the base model"),
@@ -226,16 +226,18 @@ def test_flags_of_a_tokenizer(folder, tmp_path, capsys, words, message):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("trainer", ["torch", "nxd"])
-def test_a_model_that_this_trainer_does_not_train_is_refused(folder, tmp_path, capsys, trainer):
-    set_config(model_type="qwen3")(folder)
+@pytest.mark.parametrize(("family", "trainer"), [("qwen3", "nxd"), ("qwen2", "nxd"), ("qwen2", "optimum")])
+def test_a_model_that_this_trainer_does_not_train_is_refused(folder, tmp_path, capsys, family, trainer):
+    architectures = {"qwen2": ["Qwen2ForCausalLM"], "qwen3": ["Qwen3ForCausalLM"]}
+    set_config(model_type=family, architectures=architectures[family])(folder)
     assert fetch("--folder", folder, "--trainer", trainer, "--output", tmp_path / "out") == 2
-    assert f"'qwen3' is not supported by the trainer {trainer}, only by optimum" in capsys.readouterr().err
-    assert fetch("--folder", folder, "--trainer", "optimum", "--output", tmp_path / "out") == 0
+    assert f"'{family}' is not supported by the trainer {trainer}, only by torch" in capsys.readouterr().err
+    assert fetch("--folder", folder, "--trainer", "torch", "--output", tmp_path / "out") == 0
 
 
-def test_a_mistral_without_sliding_window(folder, tmp_path):
-    set_config(model_type="mistral", architectures=["MistralForCausalLM"], sliding_window=None)(folder)
+@pytest.mark.parametrize("window", [None, 4096])
+def test_a_mistral_with_and_without_sliding_window(folder, tmp_path, window):
+    set_config(model_type="mistral", architectures=["MistralForCausalLM"], sliding_window=window)(folder)
     assert fetch("--folder", folder, "--output", tmp_path / "out") == 0
 
 

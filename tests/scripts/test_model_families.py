@@ -17,22 +17,13 @@ import train_torch
 from common.data.token_dataset import Batch, TokenSet
 from common.formats.model_config import FAMILIES
 from common.program import BadInput
+from common.shards.layout import PROJECTIONS
 from common.training.cpu.trainer import Trainer
 from common.training.parallel import Ranks
 from tests.scripts.llama_files import read_model, same_bits
 from tests.scripts.thread_ranks import run_on_ranks
-from tests.scripts.training_files import make_model, make_shards, make_tokens, train_command
+from tests.scripts.training_files import SETTINGS, make_model, make_shards, make_tokens, train_command
 
-# What a family's config.json says beside the sizes.
-SETTINGS = {
-    "llama": {},
-    "mistral": {"sliding_window": 96},  # just the length of a sequence
-    "qwen2": {"use_sliding_window": False},
-    "qwen3": {"use_sliding_window": False},
-    "granite": {
-        "attention_multiplier": 0.4, "embedding_multiplier": 3.0, "residual_multiplier": 0.3, "logits_scaling": 2.5,
-    },
-}  # fmt: skip
 WORLDS = {"tp1": (1, "trn2"), "tp2": (2, "trn1"), "tp4_trn1": (4, "trn1"), "tp4_trn2": (4, "trn2")}
 FLAGS = ("--batch-size", 2, "--max-steps", 2, "--learning-rate", 0.02, "--rank", 4, "--alpha", 8, "--warmup-ratio", 0)
 
@@ -101,6 +92,12 @@ def logits_of(model: Path, batch: Batch, adapter: Path | None = None) -> torch.T
 
 def test_every_family_is_tested() -> None:
     assert SETTINGS.keys() == FAMILIES.keys()
+
+
+def test_a_bias_is_sharded_like_the_rows_of_its_projection() -> None:
+    """The ranks sum the outputs of the row-parallel projections, and would add a bias there more than once."""
+    biases = {name for family in FAMILIES.values() for name in family.get("biases", [])}
+    assert {PROJECTIONS[name].axis for name in biases} == {0}
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -52,7 +52,7 @@ def refused(files: Path, capsys: pytest.CaptureFixture[str], *flags: str, model:
 @pytest.mark.parametrize(
     ("changes", "flags", "world", "message"),
     [
-        ({"model_type": "gpt2"}, [], 1, "model_type 'gpt2' is not supported, only llama, mistral, granite, qwen3"),
+        ({"model_type": "gpt2"}, [], 1, "model_type 'gpt2' is not supported, only llama, mistral, qwen2, qwen3, granite"),
         ({"model_type": "mistral"}, [], 1, "'mistral' is not supported by the trainer optimum, only by torch, nxd"),
         ({}, ["--tp-size", "2"], 3, "--tp-size 2 does not divide the 3 processes of this run"),
         ({}, ["--tp-size", "3"], 3, "--tp-size 3 does not divide num_attention_heads"),
@@ -98,8 +98,8 @@ def test_what_is_overridden_exists() -> None:
 
 
 def test_versions_and_models_are_those_of_the_record() -> None:
-    trainers = model_config.SUPPORTED["trainers"]
-    assert sorted(name for name in trainers if "optimum" in trainers[name]) == RECORD["models"]
+    families = model_config.FAMILIES
+    assert sorted(name for name in families if "optimum" in families[name]["trainers"]) == RECORD["models"]
     assert train_optimum.LIBRARY.endswith(f"=={RECORD['versions']['optimum-neuron']}")
     assert {"trl==0.24.0", "peft==0.17.0"} <= set(RECORD["training"])
 

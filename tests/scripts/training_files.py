@@ -18,6 +18,15 @@ LLAMA3_ROPE = {
     "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }  # fmt: skip
+SETTINGS = {  # what the config.json of each model family says beside the sizes
+    "llama": {},
+    "mistral": {"sliding_window": 512},
+    "qwen2": {"use_sliding_window": False},
+    "qwen3": {"use_sliding_window": False},
+    "granite": {
+        "attention_multiplier": 0.4, "embedding_multiplier": 3.0, "residual_multiplier": 0.3, "logits_scaling": 2.5,
+    },
+}  # fmt: skip
 
 
 def make_model(folder: Path, **changes) -> Path:

@@ -45,6 +45,12 @@ def _folder(recipe: Recipe) -> Iterator[str]:
     config = model_config.read(folder, "model.path")
     for problem in model_config.problems(config, recipe.train.backend):
         yield f"model.path: {folder / 'config.json'}: {problem}; choose another model"
+    window = model_config.attention_window(config)
+    if window is not None and recipe.dataset.seq_len > window:
+        yield (
+            f"dataset.seq_len: {recipe.dataset.seq_len} is more than the sliding_window {window} of {model.name}, which "
+            f"is trained with attention to all earlier tokens; set at most {window}"
+        )
     weights.check(folder, "model.path")
     if not model.tokenizer:
         weights.check_tokenizer(folder, "model.path")
@@ -122,6 +128,18 @@ def _training(recipe: Recipe) -> Iterator[str]:
 
 def _trainer(recipe: Recipe) -> Iterator[str]:
     yield from trainer_of(recipe).problems(recipe)
+
+
+def _family(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
+    """Problems of a model whose config.json is not here yet; `_folder` has those of a local one."""
+    if recipe.model.source == "folder":
+        return
+    if not model_config.family(architecture.model_type):
+        known = ", ".join(model_config.supported()["families"])
+        yield f"model.architecture.model_type: {architecture.model_type} is not supported, only {known}"
+        return
+    for problem in model_config.trainer_problems(architecture.model_type, recipe.train.backend):
+        yield f"model.architecture.model_type: {recipe.model.name}: {problem}; set train to one of these"
 
 
 def _trainer_of_model(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
@@ -263,5 +281,5 @@ _RULES: tuple[Callable[[Recipe], Iterator[str]], ...] = (
     releases.problems, _requirements, _lnc, _cores, _training, _trainer,
 )  # fmt: skip
 _MODEL_RULES: tuple[Callable[[Recipe, Architecture], Iterator[str]], ...] = (
-    _tensor_parallel, _length, _trainer_of_model, _rank, _memory,
+    _family, _tensor_parallel, _length, _trainer_of_model, _rank, _memory,
 )  # fmt: skip

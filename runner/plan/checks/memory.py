@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runner.compose.schema import Architecture, Recipe
-from runner.plan.checks import releases
+from runner.plan.checks import model_config, releases
 from runner.plan.trainers import trainer_of
 
 GIB = 2**30
@@ -45,16 +45,16 @@ def estimate(recipe: Recipe, architecture: Architecture, kv_copies: int) -> Esti
     """Estimate what the recipe needs; `kv_copies` is the kv_size_multiplier.
 
     On a core, with t = tp_size, h = hidden_size, i = intermediate_size, s = seq_len, a = attention heads,
-    k = K/V heads x kv_copies, d = h / a, v = vocab_size, L = layers, r = LoRA rank, n = batch_size x s tokens:
+    k = K/V heads x kv_copies, d = head_dim, v = vocab_size, L = layers, r = LoRA rank, n = batch_size x s tokens:
 
-    - weights: (L (2 a d h + 2 k d h + 3 h i) + 2 v h) / t and the norms; the output layer is stored even if it is tied.
-      An element has 2 or 4 bytes, by train.dtype.
+    - weights: (L (2 a d h + 2 k d h + 3 h i) + 2 v h) / t, the norms, and the family's biases and norms of heads; the
+      output layer is stored even if it is tied. An element has 2 or 4 bytes, by train.dtype.
     - adapter: as in NxD, q, k and v share a replicated lora_A (r, h) and shard lora_B over t, and so do gate and up;
       o and down shard lora_A and replicate lora_B (h, r). A parameter has 16 bytes: weight, gradient and two moments
       in fp32.
     - activations kept for the backward pass: 4 h + (2 a d + 2 k d + 4 i) / t + a s / t elements per layer and token:
       input and output of both norms, q, k, v, attention's output, gate, up, silu(gate), their product; and the scores
-      of attention. This is, for Llama with a frozen base, the count of Korthikanti et al. 2022 (Reducing Activation
+      of attention; where heads are normalized, q, k, v also before that. This is, for Llama with a frozen base, the count of Korthikanti et al. 2022 (Reducing Activation
       Recomputation in Large Transformer Models, sections 4 and 5) for GPT. Their sequence parallelism reduces 4 h to
       4 h / t; their selective recomputation keeps neither scores nor silu(gate) (it keeps the product, the input of
       down's lora_A); with checkpointing, a layer keeps h. Dropout keeps a mask of the input of each lora_A,
@@ -89,23 +89,35 @@ def _weights(recipe: Recipe, architecture: Architecture, kv_copies: int) -> int:
 
 
 def _rank_parameters(a: Architecture, tp_size: int, kv_copies: int) -> int:
-    h = a.hidden_size
-    sharded = 2 * h * h + 2 * _kv_width(a, kv_copies) * h + 3 * h * a.intermediate_size
-    return a.num_hidden_layers * (sharded // tp_size + 2 * h) + 2 * a.vocab_size * h // tp_size + h
+    h, family = a.hidden_size, model_config.family(a.model_type)
+    rows = _projection_rows(a, kv_copies)
+    biases = sum(rows[name.rpartition(".")[2]] for name in family.get("biases", []))
+    norms = 2 * h + a.head_width * len(family.get("head_norms", []))
+    sharded = 2 * _query_width(a) * h + 2 * _kv_width(a, kv_copies) * h + 3 * h * a.intermediate_size + biases
+    return a.num_hidden_layers * (sharded // tp_size + norms) + 2 * a.vocab_size * h // tp_size + h
+
+
+def _query_width(a: Architecture) -> int:
+    return a.head_width * a.num_attention_heads
 
 
 def _kv_width(a: Architecture, kv_copies: int) -> int:
-    return a.hidden_size // a.num_attention_heads * a.num_key_value_heads * kv_copies
+    return a.head_width * a.num_key_value_heads * kv_copies
+
+
+def _projection_rows(a: Architecture, kv_copies: int) -> dict[str, int]:
+    """The rows of each column-parallel projection, which the ranks share."""
+    kv, i = _kv_width(a, kv_copies), a.intermediate_size
+    return {"q_proj": _query_width(a), "k_proj": kv, "v_proj": kv, "gate_proj": i, "up_proj": i}
 
 
 def _trained(recipe: Recipe, a: Architecture, kv_copies: int) -> int:
     """LoRA parameters of one rank."""
-    tp_size, h, kv = recipe.parallel.tp_size, a.hidden_size, _kv_width(a, kv_copies)
-    i, targets = a.intermediate_size, set(recipe.train.lora.targets)
-    sharded = {"q_proj": h, "k_proj": kv, "v_proj": kv, "gate_proj": i, "up_proj": i}
-    rows = sum(width // tp_size for name, width in sharded.items() if name in targets)
+    tp_size, h, i = recipe.parallel.tp_size, a.hidden_size, a.intermediate_size
+    targets = set(recipe.train.lora.targets)
+    rows = sum(width // tp_size for name, width in _projection_rows(a, kv_copies).items() if name in targets)
     rows += h * bool(targets & {"q_proj", "k_proj", "v_proj"}) + h * bool(targets & {"gate_proj", "up_proj"})
-    rows += (h // tp_size + h) * ("o_proj" in targets) + (i // tp_size + h) * ("down_proj" in targets)
+    rows += (_query_width(a) // tp_size + h) * ("o_proj" in targets) + (i // tp_size + h) * ("down_proj" in targets)
     return a.num_hidden_layers * recipe.train.lora.rank * rows
 
 
@@ -113,9 +125,11 @@ def _activations(recipe: Recipe, a: Architecture, kv_copies: int) -> int:
     train, tp_size, width = recipe.train, recipe.parallel.tp_size, _BYTES[recipe.train.dtype]
     kept, tokens = trainer_of(recipe).activation_memory(recipe), train.batch_size * recipe.dataset.seq_len
     between = a.hidden_size // (tp_size if kept.sequence_parallel else 1)
-    linear = 2 * a.hidden_size + 2 * _kv_width(a, kv_copies) + 3 * a.intermediate_size
+    query_key_value = _query_width(a) + 2 * _kv_width(a, kv_copies)
+    linear = query_key_value + _query_width(a) + 3 * a.intermediate_size
+    linear += query_key_value if model_config.family(a.model_type).get("head_norms") else 0
     recomputed = a.intermediate_size + int(a.num_attention_heads * recipe.dataset.seq_len * kept.scores)
-    masks = 2 * a.hidden_size + (a.hidden_size + a.intermediate_size) // tp_size if train.lora.dropout else 0
+    masks = 2 * a.hidden_size + (_query_width(a) + a.intermediate_size) // tp_size if train.lora.dropout else 0
     layer = 4 * between + (linear + recomputed) // tp_size + masks
     per_layer = {"": layer, "attention": layer - recomputed // tp_size, "layer": between}[kept.recomputes]
     working = 2 * layer if kept.recomputes else layer

@@ -93,6 +93,11 @@ class NxdTrainer(Trainer):
         yield from nxd_lnc_problems(recipe)
 
     def model_problems(self, recipe: Recipe, architecture: Architecture) -> Iterator[str]:
+        if architecture.head_width * architecture.num_attention_heads != architecture.hidden_size:
+            yield (
+                f"train.backend: NxD's Llama needs heads of hidden_size / num_attention_heads elements, those of "
+                f"{recipe.model.name} have {architecture.head_width}; train it with train=torch_lora"
+            )
         if recipe.train.nxd.sequence_parallel and not _can_share_sequence(recipe):
             yield (
                 f"dataset.seq_len: {recipe.dataset.seq_len} is not a multiple of tp_size {recipe.parallel.tp_size}, "

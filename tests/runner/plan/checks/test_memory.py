@@ -77,7 +77,7 @@ def test_the_advice_names_the_option_that_was_left_out(options: dict[str, bool],
     assert list(feasibility.problems(followed(tight, reason))) == []
 
 
-LLAMA = {  # parameters, as the hub shows for the published weights
+PUBLISHED = {  # parameters, as the hub shows for the published weights
     "llama3_8b": 8_030_261_248,
     "llama3_8b_instruct": 8_030_261_248,
     "llama3_1_8b": 8_030_261_248,
@@ -89,16 +89,23 @@ LLAMA = {  # parameters, as the hub shows for the published weights
     "llama3_2_1b_instruct": 1_235_814_400,
     "llama3_2_3b": 3_212_749_824,
     "llama3_2_3b_instruct": 3_212_749_824,
+    "mistral_7b": 7_248_023_552,
+    "qwen2_5_0_5b": 494_032_768,
+    "qwen2_5_1_5b": 1_543_714_304,
+    "qwen2_5_7b": 7_615_616_512,
+    "qwen3_0_6b": 596_049_920,
+    "qwen3_1_7b": 1_720_574_976,
+    "qwen3_8b": 8_190_735_360,
 }
-TIED = ("llama3_2_1b", "llama3_2_1b_instruct", "llama3_2_3b", "llama3_2_3b_instruct")
+TIED = {name for name in PUBLISHED if name.startswith(("llama3_2", "qwen2_5_0", "qwen2_5_1", "qwen3_0", "qwen3_1"))}
 
 
-@pytest.mark.parametrize("option", LLAMA)
+@pytest.mark.parametrize("option", PUBLISHED)
 def test_the_shapes_of_a_model_option_give_the_published_number_of_parameters(option: str) -> None:
     shapes = compose("quickstart", [f"model={option}"]).recipe.model.architecture
     assert shapes is not None
     output_layer = shapes.vocab_size * shapes.hidden_size if option in TIED else 0  # counted, but not published
-    assert memory.parameters(shapes) - output_layer == LLAMA[option]
+    assert memory.parameters(shapes) - output_layer == PUBLISHED[option]
 
 
 SEVENTY_BILLION = ["llama3_8b_dolly_trn2", "model=llama3_3_70b_instruct"]

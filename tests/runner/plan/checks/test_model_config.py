@@ -51,6 +51,25 @@ def test_the_plan_refuses_it_in_one_line(model: Path) -> None:
     assert refusal(model).startswith(f"model.path: {model}/config.json: hidden_act 'gelu' is not supported")
 
 
+def test_sequences_longer_than_the_attention_window_are_refused(model: Path) -> None:
+    change(model, model_type="mistral", architectures=["MistralForCausalLM"], sliding_window=256)
+    feasibility.check(compose("quickstart", [f"model.path={model}", "dataset.seq_len=256"]).recipe)
+    message = refusal(model, "dataset.seq_len=257")
+    assert message.startswith("dataset.seq_len: 257 is more than the sliding_window 256 of model")
+
+
+def test_a_model_on_the_hub_is_refused_for_a_trainer_without_its_family() -> None:
+    overrides = ["model=qwen3_0_6b", "train=nxd_lora", "hardware=trn2_3xlarge"]
+    problems = list(feasibility.problems(compose("quickstart", overrides).recipe))
+    refused = "model_type 'qwen3' is not supported by the trainer nxd, only by torch, optimum"
+    assert [problem for problem in problems if refused in problem]
+
+
+def test_the_width_of_a_head_is_that_of_the_family(model: Path) -> None:
+    change(model, model_type="qwen3", head_dim="absent")
+    assert model_config.architecture(model, "model.path").head_width == 128
+
+
 def test_a_llama_1_has_as_many_key_value_heads_as_heads(model: Path) -> None:
     change(model, num_key_value_heads="absent")
     assert model_config.architecture(model, "model.path").num_key_value_heads == 8

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -137,17 +138,18 @@ def test_absent_sizes_follow_from_the_others(tmp_path: Path) -> None:
     shape = layout.read_shape(write_config(tmp_path, head_dim=None))
     assert (shape.num_key_value_heads, shape.head_dim, shape.tie_word_embeddings) == (4, 2, False)
     mistral = write_config(tmp_path, model_type="mistral", sliding_window=None, num_key_value_heads=None)
-    assert layout.read_shape(mistral) == shape
+    assert layout.read_shape(mistral) == dataclasses.replace(shape, model_type="mistral")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "qwen2"}, "model_type 'qwen2' is not supported"),
+        ({"model_type": "gpt2"}, "model_type 'gpt2' is not supported"),
         ({"model_type": None}, "model_type None is not supported"),
         ({"attention_bias": True}, "attention_bias True is not supported"),
         ({"mlp_bias": True}, "mlp_bias True is not supported"),
-        ({"model_type": "mistral", "sliding_window": 4096}, "sliding_window 4096 is not supported"),
+        ({"model_type": "mistral", "sliding_window": 0}, "sliding_window must be a number above 0, it is 0"),
+        ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window True is not supported"),
         ({"hidden_size": None}, "hidden_size must be a whole number from 1, it is None"),
         ({"vocab_size": "16"}, "vocab_size must be a whole number from 1, it is '16'"),
         ({"num_hidden_layers": True}, "num_hidden_layers must be"),

@@ -1,4 +1,4 @@
-"""The lean Llama against transformers and PEFT: the same logits, losses and gradients."""
+"""The model of the CPU trainer against transformers and PEFT: the same logits, losses and gradients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from common.training.cpu.llama import Dropout, Llama
 from common.training.llama import inverse_frequencies
 from common.training.lora import Adapter
 from common.training.parallel import Ranks
-from tests.scripts.training_files import LLAMA3_ROPE, make_model, make_shards, make_tokens
+from tests.scripts.training_files import LLAMA3_ROPE, SETTINGS, make_model, make_shards, make_tokens
 
 CONFIG = LoraConfig(rank=4, alpha=8, dropout=0.0, use_rslora=False, targets=TARGETS)
 
@@ -124,6 +124,20 @@ def test_loss_and_gradients_equal_peft(files, targets, rslora):
     expected.backward()
     torch.testing.assert_close(loss, expected, atol=1e-3, rtol=1e-5)
     assert_same_gradients(adapter, config, wrapped)
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3", "granite"])
+def test_loss_and_gradients_of_a_family_equal_peft(files, tmp_path, family):
+    make_shards(make_model(tmp_path / "model", model_type=family, **SETTINGS[family]), tmp_path / "shards")
+    model, adapter = load(tmp_path)
+    data = TokenSet(files / "tokens", "train")
+    loss = model.loss(data.batch(np.array([1])))
+    loss.backward()
+    wrapped = with_adapter(reference(tmp_path), adapter, CONFIG)
+    expected = peft_loss(wrapped, data.input_ids[1], data.labels[1], data.segment_ids[1])
+    expected.backward()
+    torch.testing.assert_close(loss, expected, atol=1e-3, rtol=1e-5)
+    assert_same_gradients(adapter, CONFIG, wrapped)
 
 
 def peft_loss(wrapped, input_ids, labels, segments) -> torch.Tensor:

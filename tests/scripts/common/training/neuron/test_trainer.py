@@ -17,7 +17,15 @@ from common.training.neuron.llama import Device
 from common.training.parallel import Ranks
 from tests.scripts import train_as_neuron
 from tests.scripts.test_train_torch import RANK_FILE, adapter, result, train
-from tests.scripts.training_files import finish, make_model, make_shards, make_tokens, start_ranks, train_command
+from tests.scripts.training_files import (
+    SETTINGS,
+    finish,
+    make_model,
+    make_shards,
+    make_tokens,
+    start_ranks,
+    train_command,
+)
 
 # Ten sequences: a step of 6 in micro-batches of 3, one of 4 in a micro-batch of 3 and one of 1, and over again.
 FLAGS = ("--batch-size", 3, "--accumulate", 2, "--max-steps", 4, "--learning-rate", 0.01, "--rank", 4)
@@ -70,6 +78,16 @@ def test_one_rank_trains_as_the_cpu_does_and_compiles_each_program_once(files, w
     assert_equal_training(tmp_path, whole)
     torch.testing.assert_close(adapter(tmp_path), adapter(whole), atol=1e-4, rtol=0)
     assert counter.frame_count == PROGRAMS
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "granite"])
+def test_a_family_trains_as_on_the_cpu(files, tmp_path, family):
+    make_shards(make_model(tmp_path / "model", model_type=family, **SETTINGS[family]), tmp_path / "tp1")
+    (tmp_path / "tokens").symlink_to(files / "tokens")
+    train_as(train_as_neuron.CPU, tmp_path, tmp_path / "neuron", *FLAGS)
+    expected = train(tmp_path, tmp_path / "cpu", *FLAGS)
+    assert_equal_training(tmp_path / "neuron", expected)
+    torch.testing.assert_close(adapter(tmp_path / "neuron"), adapter(expected), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("world", WORLDS)
