@@ -55,10 +55,5 @@ def run_on_ranks(size: int, program: Callable[[Ranks], T], monkeypatch: pytest.M
     collectives = _Collectives(size)
     for name in ("all_reduce", "all_gather_object", "barrier"):
         monkeypatch.setattr(dist, name, getattr(collectives, name))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # otherwise each rank would use all cores
-    try:
-        with ThreadPoolExecutor(size) as pool:
-            return list(pool.map(lambda rank: collectives.run(rank, program), range(size)))
-    finally:
-        torch.set_num_threads(threads)
+    with ThreadPoolExecutor(size) as pool:
+        return list(pool.map(lambda rank: collectives.run(rank, program), range(size)))
