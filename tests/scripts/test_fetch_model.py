@@ -128,7 +128,7 @@ def make_adapter(folder):
         (lambda folder: (folder / "model.safetensors").unlink(), "*.bin weights can execute code"),
         (
             set_config(model_type="gpt2"),
-            "model_type 'gpt2' is not supported, only llama, mistral, qwen2, qwen3, granite",
+            "model_type 'gpt2' is not supported, only llama, mistral, qwen2, qwen3",
         ),
         (set_config(hidden_act="gelu"), "config.json: hidden_act 'gelu' is not supported"),
         (set_config(quantization_config={"bits": 4}), "config.json: quantization_config {'bits': 4} is not supported"),

@@ -56,7 +56,7 @@ def refused(files: Path, capsys: pytest.CaptureFixture[str], *flags: str, model:
             {"model_type": "gpt2"},
             [],
             1,
-            "model_type 'gpt2' is not supported, only llama, mistral, qwen2, qwen3, granite",
+            "model_type 'gpt2' is not supported, only llama, mistral, qwen2, qwen3",
         ),
         ({"model_type": "mistral"}, [], 1, "'mistral' is not supported by the trainer optimum, only by torch, nxd"),
         ({}, ["--tp-size", "2"], 3, "--tp-size 2 does not divide the 3 processes of this run"),

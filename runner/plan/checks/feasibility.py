@@ -48,8 +48,8 @@ def _folder(recipe: Recipe) -> Iterator[str]:
     window = model_config.attention_window(config)
     if window is not None and recipe.dataset.seq_len > window:
         yield (
-            f"dataset.seq_len: {recipe.dataset.seq_len} is more than the sliding_window {window} of {model.name}, which "
-            f"is trained with attention to all earlier tokens; set at most {window}"
+            f"dataset.seq_len: {recipe.dataset.seq_len} is more than the sliding_window {window} of {model.name}, "
+            f"which is trained with attention to all earlier tokens; set at most {window}"
         )
     weights.check(folder, "model.path")
     if not model.tokenizer:

@@ -54,13 +54,13 @@ def estimate(recipe: Recipe, architecture: Architecture, kv_copies: int) -> Esti
       in fp32.
     - activations kept for the backward pass: 4 h + (2 a d + 2 k d + 4 i) / t + a s / t elements per layer and token:
       input and output of both norms, q, k, v, attention's output, gate, up, silu(gate), their product; and the scores
-      of attention; where heads are normalized, q, k, v also before that. This is, for Llama with a frozen base, the count of Korthikanti et al. 2022 (Reducing Activation
-      Recomputation in Large Transformer Models, sections 4 and 5) for GPT. Their sequence parallelism reduces 4 h to
-      4 h / t; their selective recomputation keeps neither scores nor silu(gate) (it keeps the product, the input of
-      down's lora_A); with checkpointing, a layer keeps h. Dropout keeps a mask of the input of each lora_A,
-      2 h + (a d + i) / t. In addition, the layer being computed needs all of these, and as much again for gradients
-      if it is recomputed; and the loss needs logits, their softmax and its gradient (v / t). Which of these apply to
-      a trainer: `Trainer.activation_memory`.
+      of attention; where heads are normalized, q, k, v also before that. This is, for Llama with a frozen base, the
+      count of Korthikanti et al. 2022 (Reducing Activation Recomputation in Large Transformer Models, sections 4 and 5)
+      for GPT. Their sequence parallelism reduces 4 h to 4 h / t; their selective recomputation keeps neither scores nor
+      silu(gate) (it keeps the product, the input of down's lora_A); with checkpointing, a layer keeps h. Dropout keeps
+      a mask of the input of each lora_A, 2 h + (a d + i) / t. In addition, the layer being computed needs all of these,
+      and as much again for gradients if it is recomputed; and the loss needs logits, their softmax and its gradient (v
+      / t). Which of these apply to a trainer: `Trainer.activation_memory`.
 
     The Neuron runtime, compiled programs and fragmentation are not included: an estimate above a core's memory cannot
     fit, one slightly below it may not fit.
