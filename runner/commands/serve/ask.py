@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +15,16 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from runner import targets
 from runner.commands import tables
 from runner.commands.arguments import add_runs_folder, complete
 from runner.commands.serve import servers
 from runner.commands.serve.servers import Server
 from runner.commands.tables import terminal
+from runner.compose.schema import Template
+from runner.compose.validate import build
+from runner.plan.checks.row_formats import is_written
 from runner.plan.command import SCRIPTS, flags
+from runner.plan.stages import tokenize
 from runner.record.runs import Run
 
 _SHOWN = 20  # answers
@@ -31,7 +35,8 @@ def ask(server: Server, question: str, models: Sequence[str], max_tokens: int | 
     recipe = server.run.typed_recipe()
     limits = flags(max_tokens=max_tokens or recipe.evaluate.max_new_tokens, models=list(models))
     if os.path.isfile(question):  # noqa: PTH113  pathlib raises for a text that is too long for a name
-        template = flags(template=json.dumps(server.run.recipe["dataset"]["template"]))
+        trained_with = template_of(server.run)
+        template = flags(template=tokenize.template_json(trained_with) if is_written(trained_with) else None)
         return _ask(server, Path(question), [*limits, *template], console)
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "question.jsonl"
@@ -39,14 +44,19 @@ def ask(server: Server, question: str, models: Sequence[str], max_tokens: int | 
         return _ask(server, file, limits, console)
 
 
+def template_of(run: Run) -> Template:
+    """The template that a run trained with: where its format was recognized, the one that its rows got."""
+    written = run.result("tokenize", "template.json")
+    return build(Template, written) if written else run.typed_recipe().dataset.template
+
+
 def _ask(server: Server, file: Path, limits: Sequence[str], console: Console) -> int:
     run: Run = server.run
     host, port = servers.address(server)
     output = run.folder / "asked" / file.stem
     args = [*limits, *flags(host=host, port=port, prompts=str(file), output=str(output))]
-    recipe = run.typed_recipe()
-    python = targets.of(recipe.target).place(recipe).python
-    status = subprocess.run([python, str(SCRIPTS / "ask_server.py"), *args], check=False).returncode
+    # The server may be on another machine, whose Python is not here; asking takes the standard library alone.
+    status = subprocess.run([sys.executable, str(SCRIPTS / "ask_server.py"), *args], check=False).returncode
     if status == 0:
         show(output / "answers.jsonl", console)
     return status

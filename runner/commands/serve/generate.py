@@ -76,7 +76,7 @@ def plan_of(runs: Sequence[Run], questions: Questions, folder: Path) -> tuple[Co
     """The plan that has runs answer. Raises RecipeError for runs that one engine cannot load together."""
     if not questions.prompts.is_file():
         raise RecipeError(f"--prompts {questions.prompts}: no such file")
-    first, recipe = runs[0], afterwards(runs[0].typed_recipe(), "generate", folder)
+    first, recipe = runs[0], afterwards(runs[0], runs[0].typed_recipe(), "generate", folder)
     check_together(runs, recipe)
     if recipe.serve.engine == "vllm" and recipe.target.kubernetes.serve_image:
         recipe.target.kubernetes.image = recipe.target.kubernetes.serve_image
@@ -117,8 +117,9 @@ def _python(recipe: Recipe, artifacts: Artifacts) -> str:
     return server_options.python(recipe, artifacts.place) if in_python else artifacts.place.python
 
 
-def afterwards(recipe: Recipe, command: str, folder: Path) -> Recipe:
-    """Turn the recipe of a finished run into that of a new run in `folder` that uses its artifacts."""
+def afterwards(run: Run, recipe: Recipe, command: str, folder: Path) -> Recipe:
+    """Turn the recipe of a finished `run` into that of a new run in `folder` that uses its artifacts."""
+    recipe.dataset.template, recipe.dataset.format = ask.template_of(run), None
     recipe.name, recipe.paths.runs = f"{command}-{recipe.name}", str(folder)
     recipe.tracker = Tracker()  # nothing is trained
     recipe.target.slurm.stages = {}  # options for stages that the new run does not have

@@ -114,7 +114,7 @@ def _recipe(run: Run, overrides: Sequence[str], folder: Path) -> Recipe:
     except InvalidKey as error:
         raise RecipeError(f"{run.name}: {error}") from error
     recipe.serve.mode = "foreground"
-    return afterwards(recipe, "serve", folder)
+    return afterwards(run, recipe, "serve", folder)
 
 
 def _apply(text: str, recipe: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ def command(recipe: Recipe, artifacts: Artifacts) -> StageCommand:
         "--model", artifacts.path("fetch"),
         *_rows(dataset, artifacts),
         *_held_out(dataset, artifacts),
-        *(_format(row_format, dataset.template) if row_format else ["--template", _json(dataset.template)]),
+        *(_format(row_format, dataset.template) if row_format else ["--template", template_json(dataset.template)]),
         *flags(seq_len=dataset.seq_len, pack=dataset.pack, loss_on=dataset.loss_on, seed=dataset.seed),
         *flags(train_rows=dataset.train_rows or None),
         *(f"--where={column}={value}" for column, value in dataset.where.items()),
@@ -40,7 +40,7 @@ def _format(name: str, template: Template) -> Sequence[str]:
     return ["--format", name, *chat, *flags(system=template.system)]
 
 
-def _json(template: Template) -> str:
+def template_json(template: Template) -> str:
     """The template with the keys of its kind: of a conversation, or of a prompt and its response."""
     values = dataclasses.asdict(template) | {"chat": bool(template.chat or template.turns)}
     unused = ("sections", "separator", "response") if template.turns else ("turns", "tools")
