@@ -15,7 +15,7 @@ from runner.compose.validate import InvalidKey, build, keys, type_of
     [
         ({"train": {"epoch": 1}}, "train.epoch: no such key; did you mean epochs?"),
         ({"train": {"lora": {"targets": ["q_proj", "x_proj"]}}}, "train.lora.targets: 'x_proj' is not a valid value"),
-        ({"dataset": {"template": {"sections": []}}}, "dataset.template.sections: must have at least one element"),
+        ({"train": {"lora": {"targets": []}}}, "train.lora.targets: must have at least one"),
         ({"dataset": {"seq_len": 4}}, "dataset.seq_len: 4 is too small; the minimum is 8"),
         ({"serve": {"port": 65536}}, "serve.port: 65536 is too large; the maximum is 65535"),
         ({"target": []}, "target: must be a mapping, not []"),
