@@ -43,12 +43,13 @@ def can_be_read(path: Path) -> bool:
 
 def suffixes(path: Path) -> tuple[str, str]:
     """The suffix that tells the kind of a file, and that of its compression or nothing."""
-    packing = path.suffix if path.suffix in (".gz", ".zst") else ""
-    return Path(path.name.removesuffix(packing)).suffix, packing
+    name = Path(path.name.lower())
+    packing = name.suffix if name.suffix in (".gz", ".zst") else ""
+    return Path(name.name.removesuffix(packing)).suffix, packing
 
 
 def _open(path: Path) -> TextIO:
-    if path.suffix == ".gz":
+    if suffixes(path)[1] == ".gz":
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
     return path.open(encoding="utf-8-sig", newline="")
 

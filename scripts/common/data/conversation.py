@@ -63,8 +63,8 @@ class Conversation:
 def conversation(parts: Sequence[Any], tools: Any = None, system: str | None = None) -> Conversation:
     """Read a conversation from the values of one or more columns, in their order.
 
-    Only answers of the last part are learnt, and of these only those that the fields `train` or `weight` do not
-    exclude. `system` is put first where the conversation has no system turn.
+    Only answers of the last part are learnt: those after a question that the fields `train` or `weight` do not
+    exclude; a chat may begin with a greeting of the assistant. `system` is put first where there is no system turn.
 
     Raises Unusable for what is not a conversation.
     """
@@ -77,10 +77,11 @@ def conversation(parts: Sequence[Any], tools: Any = None, system: str | None = N
     if system is not None and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
         first = 1
+    asked = next((place for place, message in enumerate(messages) if message["role"] == "user"), len(messages))
     places = range(first + len(history), len(messages))
     learnt = [
         place for place, turn in zip(places, turns, strict=True)
-        if messages[place]["role"] == "assistant" and _is_learnt(turn)
+        if place > asked and messages[place]["role"] == "assistant" and _is_learnt(turn)
     ]  # fmt: skip
     return Conversation(messages, learnt, read_tools(tools))
 
@@ -132,7 +133,7 @@ def _turns(value: Any) -> list[dict[str, Any]]:
 
 def _message(turn: dict[str, Any]) -> Message:
     role = turn.get("role", turn.get("from"))
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise Unusable(f"a turn has the role {role!r}; known are {', '.join(ROLES)}")
     content = turn.get("content", turn.get("value"))
     calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else [])

@@ -61,8 +61,9 @@ def reader(path: Path) -> Callable[[Path], Iterator[Row]]:
 
 def suffixes(path: Path) -> tuple[str, str]:
     """The suffix that tells the kind of a file, and that of its compression or nothing."""
-    packing = path.suffix if path.suffix in (".gz", ".zst") else ""
-    return Path(path.name.removesuffix(packing)).suffix, packing
+    name = Path(path.name.lower())
+    packing = name.suffix if name.suffix in (".gz", ".zst") else ""
+    return Path(name.name.removesuffix(packing)).suffix, packing
 
 
 def _open(path: Path) -> TextIO:

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.data.conversation import Conversation, conversation
+from common.data.conversation import Conversation, Unusable, conversation
 from common.program import BadInput
 
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]+)\}|[{}]")
@@ -105,7 +105,7 @@ class Template:
         """The turns of one row that has them in columns. Raises BadInput, Unusable where they are none."""
         for column in self.turns:
             if column not in fields:
-                raise BadInput(f"no column {column!r} with the turns; {_advice(column, fields)}")
+                raise Unusable(f"no column {column!r} with the turns; the columns are {', '.join(fields)}")
         system = _fill(self.system, fields) if self.system is not None and _is_wanted(self.system, fields) else None
         tools = fields.get(self.tools) if self.tools else None
         return conversation([fields[column] for column in self.turns], tools, system)

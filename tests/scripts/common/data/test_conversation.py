@@ -91,6 +91,7 @@ def test_the_question_leaves_out_a_last_answer_alone():
         ([1], "not a list of objects"),
         ([{"role": "asistant", "content": "a"}], "the role 'asistant'; known are system"),
         ([{"content": "a"}], "the role None"),
+        ([{"role": ["user"], "content": "a"}], "the role \\['user'\\]"),
         ([{"role": "user"}], "no content"),
         ([{"role": "user", "content": 5}], "a int as content"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], "image_url; only text"),
@@ -104,3 +105,8 @@ def test_what_is_no_conversation_is_told(turns, message):
         conversation([turns])
     with pytest.raises(Unusable, match="tools are no JSON"):
         conversation([OPENAI], "f()")
+
+
+def test_a_greeting_before_the_first_question_is_context():
+    greeting, question = {"from": "gpt", "value": "Hello!"}, {"from": "human", "value": "?"}
+    assert conversation([[greeting, question, greeting]]).answers == [2]

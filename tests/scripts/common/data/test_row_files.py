@@ -54,3 +54,8 @@ def test_what_is_not_there_is_told(folder):
     (folder / "empty").mkdir()
     with pytest.raises(BadInput, match="a folder without files of rows"):
         find([str(folder / "empty")], "--input")
+
+
+def test_upper_case_suffixes_count(folder):
+    (folder / "E.JSONL").touch()
+    assert "E.JSONL" in names(find([str(folder)], "--input"), folder)
