@@ -12,8 +12,7 @@ Input: files, folders or patterns of files of rows (--input: JSONL, JSON, CSV, T
 .zst), or a data set on the Hugging Face Hub (--hub).
 Output: {train,eval}.{input_ids,labels,segment_ids}.npy (int32, one row a sequence), eval.jsonl (the
 held-out examples as text and ids), statistics.json, preview.json (the first examples, and what was noticed) and
-template.json. The same rows, flags and seed
-give the same bytes.
+template.json. The same rows, flags and seed give the same bytes.
 
     python scripts/tokenize_dataset.py --model models/smollm2 --input dolly.jsonl --template dolly.json \\
         --seq-len 512 --eval-rows 200 --output tokens
@@ -28,7 +27,7 @@ import sys
 from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,7 +56,6 @@ class TokenStore:
         self._ids = array("i")
         self._learnt = bytearray()  # of each token, whether it carries loss
         self._ends = [0]
-        self.dropped = 0
         self.lengths = array("i")  # of all examples seen, dropped ones too
 
     def add(self, example: Example) -> bool:
@@ -65,7 +63,6 @@ class TokenStore:
         length = sum(map(len, example.ids))
         self.lengths.append(length)
         if length > self._seq_len:
-            self.dropped += 1
             return False
         first = self._ends[-1]
         for number, ids in enumerate(example.ids):
@@ -74,6 +71,16 @@ class TokenStore:
         self._learnt[first] = False  # nothing stands before the first token to predict it
         self._ends.append(len(self._ids))
         return True
+
+    @property
+    def dropped(self) -> int:
+        """How many examples were longer than a sequence."""
+        return len(self.lengths) - len(self)
+
+    @property
+    def label_tokens(self) -> int:
+        """How many tokens carry loss."""
+        return self._learnt.count(True)
 
     @property
     def longest(self) -> int:
@@ -99,7 +106,7 @@ class TokenStore:
             "examples": len(self),
             "sequences": sequences,
             "tokens": tokens,
-            "label_tokens": sum(self._learnt),
+            "label_tokens": self.label_tokens,
             "truncated": 0,
             "dropped": self.dropped,
             "longest": self.longest,
@@ -254,11 +261,11 @@ class Rows:
         picked = (row for number, row in enumerate(source) if number in wanted)
         done = 0
         while batch := list(islice(picked, BATCH)):
-            texts = [(row.fields, text) for row in batch for text in self._texts(row, checks)]
-            ids = self._tokenizer.ids([text for _, text in texts])
-            examples = [Example(*each, pieces) for each, pieces in zip(texts, ids, strict=True)]
-            for _, of_row in groupby(checks.watched(examples), key=lambda example: id(example.fields)):
-                yield list(of_row)
+            of_rows = [(row.fields, self._texts(row, checks)) for row in batch]
+            ids = iter(self._tokenizer.ids([text for _, texts in of_rows for text in texts]))
+            for fields, texts in of_rows:
+                if texts:
+                    yield list(checks.watched(Example(fields, text, next(ids)) for text in texts))
             done += len(batch)
             events.progress(done, len(wanted), "row")
 
@@ -281,7 +288,7 @@ def notes_on_split(name: str, store: TokenStore, seq_len: int) -> Iterator[str]:
     """Which examples were dropped. Raises BadInput if nothing can be learnt from the split."""
     if not len(store):
         raise BadInput(f"--seq-len {seq_len}: no {name} example is that short; the longest has {store.longest} tokens")
-    if not store.statistics(1)["label_tokens"]:
+    if not store.label_tokens:
         raise BadInput(f"{name}: no token carries loss; is the response column empty?")
     if store.dropped:
         message = f"{name}: {store.dropped} of {len(store.lengths)} examples dropped, longer than --seq-len {seq_len}"

@@ -75,7 +75,7 @@ def _example(tokenizer: PromptTokenizer, template: Template, number: int) -> str
     answer = f"SELECT name FROM {'x' * number}t WHERE age > {number}"
     context = f"CREATE TABLE {'x' * number}t (name TEXT, age INTEGER)"
     fields = {"question": f"Older than {number}?", "context": context, "answer": answer, "rows": ""}
-    prompt, response = tokenizer.prompt(fields), template.response(fields)
+    prompt, response = tokenizer.texts(fields)[0].prompt, template.response(fields)
     (prompt_ids,), (response_ids,) = tokenizer.prompt_ids([prompt]), tokenizer.response_ids([prompt], [response])
     example = {"prompt": prompt, "prompt_ids": prompt_ids, "response": response, "response_ids": response_ids}
     return json.dumps({**example, "fields": fields}) + "\n"

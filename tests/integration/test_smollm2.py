@@ -56,7 +56,7 @@ def test_it_answers_a_chat_and_stops(model):
 
     llama = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     tokenizer = PromptTokenizer(model, Template.from_json(json.dumps(CHAT)))
-    prompt = tokenizer.prompt_ids([tokenizer.prompt(ROWS[0])])
+    prompt = tokenizer.prompt_ids([tokenizer.texts(ROWS[0])[0].prompt])
     answer = llama.generate(torch.tensor(prompt), max_new_tokens=20, do_sample=False)[0, len(prompt[0]) :].tolist()
     assert AutoTokenizer.from_pretrained(model).decode(answer) == "The capital of France is Paris.<|im_end|>"
     assert answer[-1] == tokenizer.end_id
@@ -73,7 +73,7 @@ def test_prompts_equal_those_of_transformers(model, system):
         expected = theirs.apply_chat_template(
             template.messages(row), tokenize=True, add_generation_prompt=True, return_dict=False
         )
-        assert ours.prompt_ids([ours.prompt(row)]) == [expected]
+        assert ours.prompt_ids([ours.texts(row)[0].prompt]) == [expected]
         assert theirs.decode(expected).endswith(f"user\n{row['q']}<|im_end|>\n<|im_start|>assistant\n")
 
 

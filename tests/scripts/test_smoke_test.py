@@ -115,7 +115,7 @@ def sql_tokens(folder: Path, count: int) -> Path:
     (folder / "template.json").write_text(template.to_json())
     with (folder / "eval.jsonl").open("w") as examples, (ASSETS / "sql" / "eval.jsonl").open() as rows:
         for row in map(json.loads, itertools.islice(rows, count)):
-            prompt, response = tokenizer.prompt(row), template.response(row)
+            prompt, response = tokenizer.texts(row)[0].prompt, template.response(row)
             example = {"prompt": prompt, "prompt_ids": tokenizer.prompt_ids([prompt])[0], "response": response}
             example |= {"response_ids": tokenizer.response_ids([prompt], [response])[0], "fields": row}
             examples.write(json.dumps(example) + "\n")

@@ -160,7 +160,7 @@ def _required_columns(recipe: Recipe, columns: Collection[str]) -> Iterator[tupl
         yield from (("dataset.format", column) for column in REQUIRED[row_format])
     for key, text in _texts(template):
         names = _names(key, text, columns)
-        if key == "dataset.template.response" and not names and not template.turns and is_written(template):
+        if key == "dataset.template.response" and text and not names:
             raise RecipeError(f"{key}: {text!r} names none of the columns {', '.join(columns)}")
         yield from ((key, name) for name in names)
     yield from (("dataset.where", column) for column in recipe.dataset.where)

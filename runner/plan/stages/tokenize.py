@@ -58,9 +58,9 @@ def _uses(dataset: Dataset) -> Iterator[str]:
 
 
 def _needs_arrow(path: Path) -> bool:
-    """Whether reading a file takes pyarrow. A folder may hold anything; one by save_to_disk holds Arrow."""
+    """Whether reading a file, or those of a folder, takes pyarrow."""
     if path.is_dir():
-        return (path / "state.json").is_file() or any(map(_needs_arrow, path.rglob("*.*")))
+        return any(_needs_arrow(file) for file in path.rglob("*") if file.is_file())
     kind, packing = suffixes(path)
     return kind in (".parquet", ".arrow") or packing == ".zst"
 

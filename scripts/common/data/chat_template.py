@@ -62,8 +62,8 @@ class ChatTemplate:
         except Exception as error:  # a template is a program of others: whatever it raises, it refuses
             raise BadInput(f"the model's chat template refused the conversation: {error}") from error
 
-    def answer(self, messages: Messages, answer: Message, tools: Sequence[Any] | None = None) -> str:
-        """What follows `render(messages)` when the assistant answers, up to the mark that ends its turn.
+    def exchange(self, messages: Messages, answer: Message, tools: Sequence[Any] | None = None) -> tuple[str, str]:
+        """The prompt of `messages`, and what follows it when the assistant answers, up to the mark that ends its turn.
 
         Some templates write the prompt in another way once an answer follows: they leave the beginning of a thought
         out, or put the system's words into the last turn. What is learnt follows the prompt as it is asked.
@@ -71,13 +71,13 @@ class ChatTemplate:
         prompt = self.render(messages, tools=tools)
         whole = self.render([*messages, answer], add_generation_prompt=False, tools=tools)
         if whole.startswith(prompt):
-            return self._up_to_mark(whole[len(prompt) :])
+            return prompt, self._up_to_mark(whole[len(prompt) :])
         if not answer.get("tool_calls"):
-            return _without_opening(prompt, answer["content"]) + self.end_mark
+            return prompt, _without_opening(prompt, answer["content"]) + self.end_mark
         before = self.render(messages, add_generation_prompt=False, tools=tools) + self._heading
         if not whole.startswith(before):
             raise BadInput("the model's chat template changes the prompt when a tool call follows it")
-        return self._up_to_mark(whole[len(before) :])
+        return prompt, self._up_to_mark(whole[len(before) :])
 
     def cut(self, conversation: Conversation) -> list[str] | None:
         """The text of a conversation, cut before and after each answer to learn: every second piece is one.
@@ -86,11 +86,10 @@ class ChatTemplate:
         thoughts: then no single text has all answers as the model is asked for them.
         """
         messages, tools = conversation.messages, conversation.tools
-        whole = self.render(messages[: conversation.answers[-1] + 1], add_generation_prompt=False, tools=tools)
-        pieces, end = [], 0
-        for place in conversation.answers:
+        afters = [self.render(messages[: place + 1], False, tools) for place in conversation.answers]
+        whole, pieces, end = afters[-1], [], 0
+        for place, after in zip(conversation.answers, afters, strict=True):
             before = self.render(messages[:place], tools=tools)
-            after = self.render(messages[: place + 1], add_generation_prompt=False, tools=tools)
             if not (whole.startswith(after) and after.startswith(before) and len(before) >= end):
                 return None
             answer = self._up_to_mark(after[len(before) :])

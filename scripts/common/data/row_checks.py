@@ -88,7 +88,7 @@ class RowChecks:
             yield f"{self._name}: {count} of {self._rows} rows {what}"
 
     def _suspicions(self, example: Example) -> Iterator[str]:
-        for column, value in self._used(example.fields):
+        for column, value in self._used(example):
             if value is None or value != value:
                 yield f"have no value in the column {column} (null or NaN): it is left empty"
             elif isinstance(value, str):
@@ -101,7 +101,8 @@ class RowChecks:
             yield f"have {end} at the end of the prompt: the tokenizer adds it, and the model has learnt to stop there"
         if any(answer.count(self._end_id) > 1 for answer in example.ids[1::2]):
             yield f"have {end} more than once in the answer: the end is added by itself"
-        if example.text.question.get("tools") and self._tokenizer.chat and not self._tokenizer.chat.takes_tools:
+        chat, conversation = self._tokenizer.chat, example.text.conversation
+        if chat and conversation and conversation.tools and not chat.takes_tools:
             yield "have tools, which the model's chat template does not write"
         if example.text.altered:
             yield "have answers of which the chat template leaves out or changes a part"
@@ -122,11 +123,11 @@ class RowChecks:
         for token in sorted(set(self._pattern.findall(value))):
             yield f"have the text {token} in the column {column}: it is read as the special token"
 
-    def _used(self, fields: dict[str, Any]) -> Iterable[tuple[str, Any]]:
-        template = self._template
-        if template.turns:
-            turns = template.conversation(fields).messages
-            return [(template.turns[-1], turn["content"]) for turn in turns]
+    def _used(self, example: Example) -> Iterable[tuple[str, Any]]:
+        """The values that the template takes from a row, each with its column."""
+        template, fields, conversation = self._template, example.fields, example.text.conversation
+        if template.turns and conversation:
+            return [(template.turns[-1], turn["content"]) for turn in conversation.messages]
         texts = (*template.sections, template.answer, template.system or "")
         return [(name, value) for name, value in fields.items() if any(f"{{{name}}}" in text for text in texts)]
 

@@ -6,6 +6,7 @@ Needs `tokenizers`, and `jinja2` for a chat and to know where an answer ends.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,15 +30,20 @@ class Text(NamedTuple):
         pieces: the whole text, cut before and after each answer: every second piece is learnt.
         prompt: what comes before the last answer.
         response: the last answer, without the mark of its end.
-        question: of a chat, the messages and tools to ask a server the same, in OpenAI's protocol.
+        conversation: of a chat, its turns; `answers` are those of this example.
         altered: whether the chat template wrote other words than the answers'.
     """
 
     pieces: list[str]
     prompt: str
     response: str
-    question: dict[str, Any]
+    conversation: Conversation | None = None
     altered: bool = False
+
+    @property
+    def question(self) -> dict[str, Any]:
+        """Of a chat, the messages and tools to ask a server for the last answer, in OpenAI's protocol."""
+        return self.conversation.question(self.conversation.answers[-1]) if self.conversation else {}
 
 
 class PromptTokenizer:
@@ -71,11 +77,14 @@ class PromptTokenizer:
                 return self._of_turns(conversation)
             except BadInput as error:  # the template takes no such conversation, perhaps others
                 raise Unusable(str(error)) from error
-        prompt, response, learnt = self.prompt(fields), self.template.response(fields), self.learnt(fields)
+        response = self.template.response(fields)
         if self.chat is None:
-            return [Text([prompt, learnt], prompt, response, {})]
-        altered = not self.chat.writes({"role": "assistant", "content": response}, learnt)
-        return [Text([prompt, learnt], prompt, response, self.template.question(fields), altered)]
+            prompt = self.template.render(fields)
+            return [Text([prompt, response], prompt, response)]
+        messages, answer = self.template.messages(fields), {"role": "assistant", "content": response}
+        prompt, learnt = self.chat.exchange(messages, answer)
+        conversation = Conversation([*messages, answer], [len(messages)])
+        return [Text([prompt, learnt], prompt, response, conversation, not self.chat.writes(answer, learnt))]
 
     def ids(self, texts: Sequence[Text]) -> list[list[list[int]]]:
         """Token ids of the pieces of each text, the mark at the end of an answer included."""
@@ -94,41 +103,28 @@ class PromptTokenizer:
             raise Unusable("no turn of the assistant is to be learnt")
         pieces = chat.cut(conversation) if self._closes_itself else None
         if pieces is not None:
-            return [self._text(conversation, answers, pieces)]
-        return [self._text(conversation, [place], self._one_answer(conversation, place)) for place in answers]
+            return [self._text(conversation, pieces)]
+        messages, tools = conversation.messages, conversation.tools
+        return [
+            self._text(
+                replace(conversation, answers=[place]), [*chat.exchange(messages[:place], messages[place], tools)]
+            )
+            for place in answers
+        ]
 
-    def _one_answer(self, conversation: Conversation, place: int) -> list[str]:
-        before, tools = conversation.messages[:place], conversation.tools
-        answer = self._chat().answer(before, conversation.messages[place], tools)
-        return [self._chat().render(before, tools=tools), answer]
-
-    def _text(self, conversation: Conversation, answers: list[int], pieces: list[str]) -> Text:
-        chat, messages = self._chat(), conversation.messages
-        question = conversation.question(answers[-1])
-        altered = False
-        for answer, text in zip((messages[place] for place in answers), pieces[1::2], strict=True):
+    def _text(self, conversation: Conversation, pieces: list[str]) -> Text:
+        chat, altered = self._chat(), False
+        answers = (conversation.messages[place] for place in conversation.answers)
+        for answer, text in zip(answers, pieces[1::2], strict=True):
             if not chat.writes(answer, text):
                 if answer.get("tool_calls"):
                     raise Unusable("the model's chat template does not write tool calls")
                 altered = True
-        return Text(pieces, "".join(pieces[:-1]), pieces[-1].removesuffix(chat.end_mark), question, altered)
+        return Text(pieces, "".join(pieces[:-1]), pieces[-1].removesuffix(chat.end_mark), conversation, altered)
 
     def _chat(self) -> ChatTemplate:
         assert self.chat is not None, "a conversation needs a chat template"
         return self.chat
-
-    def prompt(self, fields: Mapping[str, Any]) -> str:
-        """The text of one row's prompt: of a chat, the turns as the model's chat template writes them."""
-        if self.chat is None:
-            return self.template.render(fields)
-        return self.chat.render(self.template.messages(fields))
-
-    def learnt(self, fields: Mapping[str, Any]) -> str:
-        """The text that follows the prompt: the response, of a chat as the model's chat template writes it."""
-        response = self.template.response(fields)
-        if self.chat is None:
-            return response
-        return self.chat.answer(self.template.messages(fields), {"role": "assistant", "content": response})
 
     def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts. A chat template has written the special tokens (BOS) itself, so none are added."""
@@ -136,7 +132,7 @@ class PromptTokenizer:
 
     def response_ids(self, prompts: Sequence[str], learnt: Sequence[str]) -> list[list[int]]:
         """Token ids of what follows each prompt, closed by the end token: a chat template may write that itself."""
-        texts = [Text([prompt, text], prompt, text, {}) for prompt, text in zip(prompts, learnt, strict=True)]
+        texts = [Text([prompt, text], prompt, text) for prompt, text in zip(prompts, learnt, strict=True)]
         return [pieces[1] for pieces in self.ids(texts)]
 
     def decode(self, ids: Sequence[int]) -> str:

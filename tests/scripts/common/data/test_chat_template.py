@@ -89,7 +89,7 @@ def test_prompt_and_response_are_the_tokens_of_the_conversation(model, name):
     assert tokenizer.chat is not None
     end = "" if ENDS[name][0].startswith(ENDS[name][1]) else "</s>"
     for row in ROWS:
-        prompt, learnt = tokenizer.prompt(row), tokenizer.learnt(row)
+        prompt, learnt = tokenizer.texts(row)[0].pieces
         turns = [*CHAT.messages(row), {"role": "assistant", "content": row["a"]}]
         whole = tokenizer.chat.render(turns, add_generation_prompt=False)
         (prompt_ids,), (response_ids,) = tokenizer.prompt_ids([prompt]), tokenizer.response_ids([prompt], [learnt])
@@ -102,7 +102,7 @@ def test_prompt_and_response_are_the_tokens_of_the_conversation(model, name):
 def test_a_prompt_that_would_grow_into_the_answer_stays_as_it_is_served(model):
     """GPT-2 reads the two line ends of a prompt as one token, but parts them before a word."""
     tokenizer = PromptTokenizer(with_template(model, ALL["headers"]), CHAT)
-    prompt, learnt = tokenizer.prompt(ROWS[0]), tokenizer.learnt(ROWS[0])
+    prompt, learnt = tokenizer.texts(ROWS[0])[0].pieces
     (prompt_ids,), (response_ids,) = tokenizer.prompt_ids([prompt]), tokenizer.response_ids([prompt], [learnt])
     plain = load(model)
     assert plain.encode(prompt + learnt, add_special_tokens=False).ids[: len(prompt_ids)] != prompt_ids
@@ -112,7 +112,7 @@ def test_a_prompt_that_would_grow_into_the_answer_stays_as_it_is_served(model):
 def test_sentencepiece_writes_no_second_space(model):
     set_pre_tokenizer(model, pre_tokenizers.Metaspace(replacement=" ", prepend_scheme="always"))
     tokenizer = PromptTokenizer(with_template(model, ALL["turns"]), CHAT)
-    prompt, learnt = tokenizer.prompt(ROWS[0]), tokenizer.learnt(ROWS[0])
+    prompt, learnt = tokenizer.texts(ROWS[0])[0].pieces
     (prompt_ids,), (response_ids,) = tokenizer.prompt_ids([prompt]), tokenizer.response_ids([prompt], [learnt])
     assert prompt_ids + response_ids == load(model).encode(prompt + learnt, add_special_tokens=False).ids
     assert response_ids != load(model).encode(learnt, add_special_tokens=False).ids
@@ -132,8 +132,8 @@ def test_the_end_of_turn_is_learnt_and_ends_an_answer(model, name):
 def test_an_answer_after_the_beginning_of_a_thought(model):
     tokenizer = PromptTokenizer(with_template(model, ALL["thinking"]), CHAT)
     assert tokenizer.chat is not None
-    assert tokenizer.prompt(ROWS[0]).endswith("<think>\n")
-    assert tokenizer.learnt(ROWS[0]) == "2024 years</s>"
+    assert tokenizer.texts(ROWS[0])[0].prompt.endswith("<think>\n")
+    assert tokenizer.texts(ROWS[0])[0].pieces[1] == "2024 years</s>"
     assert "right after the prompt" in " ".join(tokenizer.chat.warnings())
 
 
@@ -153,7 +153,7 @@ def test_a_template_that_fails_stops_nobody_who_does_not_ask_for_it(model):
 
 def test_a_template_that_wants_a_system_turn(model):
     wants = "{{ raise_exception('no system turn') if messages[0].role != 'system' }}" + ALL["lines"]
-    assert PromptTokenizer(with_template(model, wants), CHAT).learnt(ROWS[0]) == "2024 years</s>"
+    assert PromptTokenizer(with_template(model, wants), CHAT).texts(ROWS[0])[0].pieces[1] == "2024 years</s>"
 
 
 @pytest.mark.parametrize("source", ["{{ 1 / 0 }}", "{{ {}.pop('a') }}", "{{ 'a'.nothing() }}", "{% break %}"])

@@ -58,10 +58,10 @@ def add_bos(folder: Path) -> None:
 def test_plain_prompt_has_bos_and_response_has_eos(model):
     add_bos(model)
     tokenizer = PromptTokenizer(model, PLAIN)
-    assert tokenizer.prompt(ROW) == f"Q: {ROW['q']}\nA:"
+    assert tokenizer.texts(ROW)[0].prompt == f"Q: {ROW['q']}\nA:"
     (prompt,), (response,) = (
-        tokenizer.prompt_ids([tokenizer.prompt(ROW)]),
-        tokenizer.response_ids([tokenizer.prompt(ROW)], [tokenizer.learnt(ROW)]),
+        tokenizer.prompt_ids([tokenizer.texts(ROW)[0].prompt]),
+        tokenizer.response_ids([tokenizer.texts(ROW)[0].prompt], [tokenizer.texts(ROW)[0].pieces[1]]),
     )
     assert prompt[0] == 0 and prompt.count(0) == 1
     assert 0 not in response and response[-1] == 1
@@ -84,7 +84,7 @@ def test_chat_equals_transformers(model, source):
         return_dict=False,
         date_string="26 Jul 2024",
     )
-    assert ours.prompt_ids([ours.prompt(ROW)]) == [expected]
+    assert ours.prompt_ids([ours.texts(ROW)[0].prompt]) == [expected]
 
 
 def test_named_chat_templates(model):
@@ -92,7 +92,7 @@ def test_named_chat_templates(model):
     named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "{{ messages[1].content }}!"}]
     settings = json.loads((model / "tokenizer_config.json").read_text()) | {"chat_template": named}
     (model / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert PromptTokenizer(model, CHAT).prompt(ROW) == ROW["q"] + "!"
+    assert PromptTokenizer(model, CHAT).texts(ROW)[0].prompt == ROW["q"] + "!"
 
 
 def test_a_model_without_chat_template(model):
@@ -115,7 +115,7 @@ def test_a_model_without_chat_template(model):
 def test_a_chat_template_that_fails(model, source, message):
     (model / "chat_template.jinja").write_text(source)
     with pytest.raises(BadInput, match=message):
-        PromptTokenizer(model, CHAT).prompt(ROW)
+        PromptTokenizer(model, CHAT).texts(ROW)
 
 
 def test_eos_of_config_when_the_tokenizer_names_none(model):
