@@ -24,8 +24,10 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from common import events, program
 
@@ -513,32 +515,44 @@ def make_example(rng: random.Random, held_out: bool) -> dict[str, str]:
     }
 
 
-def write_examples(path: Path, count: int, rng: random.Random, held_out: bool) -> None:
-    """Write `count` different examples, one JSON object a line."""
-    seen: set[tuple[str, str]] = set()
+def write_examples(
+    path: Path, count: int, make: Callable[[], dict[str, Any]], key_of: Callable[[dict[str, Any]], Any]
+) -> None:
+    """Write `count` examples of different keys, one JSON object a line."""
+    seen: set[Any] = set()
     with path.open("w", encoding="utf-8") as file:
         while len(seen) < count:
-            example = make_example(rng, held_out)
-            key = (example["context"], example["question"])
+            example = make()
+            key = key_of(example)
             if key not in seen:
                 seen.add(key)
                 file.write(json.dumps(example) + "\n")
                 events.progress(len(seen), count, path.stem)
 
 
-def flags() -> argparse.ArgumentParser:
-    options = program.parser(__doc__)
+def flags(description: str | None = __doc__, train_rows: int = 6000, eval_rows: int = 200) -> argparse.ArgumentParser:
+    """The flags of a program that makes such a data set, with its default sizes."""
+    options = program.parser(description)
     options.add_argument("--output", type=Path, required=True, help="folder for train.jsonl and eval.jsonl")
     options.add_argument("--seed", type=int, default=7, help="the same seed gives the same files")
-    options.add_argument("--train-rows", type=program.at_least(1), default=6000, help="examples to train on")
-    options.add_argument("--eval-rows", type=program.at_least(1), default=200, help="held-out examples")
+    options.add_argument("--train-rows", type=program.at_least(1), default=train_rows, help="examples to train on")
+    options.add_argument("--eval-rows", type=program.at_least(1), default=eval_rows, help="held-out examples")
     return options
 
 
-def run(args: argparse.Namespace) -> None:
+def write_splits(
+    args: argparse.Namespace, make: Callable[..., dict[str, Any]], key_of: Callable[[dict[str, Any]], Any]
+) -> None:
+    """Write train.jsonl and eval.jsonl; `make(rng, held_out)` makes an example, and no two have the same key."""
     args.output.mkdir(parents=True, exist_ok=True)
-    write_examples(args.output / "train.jsonl", args.train_rows, random.Random(f"train {args.seed}"), held_out=False)
-    write_examples(args.output / "eval.jsonl", args.eval_rows, random.Random(f"eval {args.seed}"), held_out=True)
+    for split, count in (("train", args.train_rows), ("eval", args.eval_rows)):
+        rng, held_out = random.Random(f"{split} {args.seed}"), split == "eval"
+        write_examples(args.output / f"{split}.jsonl", count, partial(make, rng, held_out), key_of)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write both files."""
+    write_splits(args, make_example, itemgetter("context", "question"))
 
 
 if __name__ == "__main__":

@@ -16,10 +16,9 @@ import json
 import random
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import make_sql as sql
-from common import events, program
+from common import program
 
 SYSTEM = "Answer with one SQL query over this table, and nothing else.\n{context}"
 KINDS = ("select", "which", "count", "aggregate", "distinct")  # whose questions have conditions
@@ -53,35 +52,10 @@ def make_example(rng: random.Random, held_out: bool) -> dict:
     }
 
 
-def write_examples(path: Path, count: int, rng: random.Random, held_out: bool) -> None:
-    """Write `count` different conversations, one JSON object a line."""
-    seen: set[str] = set()
-    with path.open("w", encoding="utf-8") as file:
-        while len(seen) < count:
-            example = make_example(rng, held_out)
-            line = json.dumps(example)
-            if line not in seen:
-                seen.add(line)
-                file.write(line + "\n")
-                events.progress(len(seen), count, path.stem)
-
-
-def flags() -> argparse.ArgumentParser:
-    """The program's flags."""
-    options = program.parser(__doc__)
-    options.add_argument("--output", type=Path, required=True, help="folder for train.jsonl and eval.jsonl")
-    options.add_argument("--seed", type=int, default=7, help="the same seed gives the same files")
-    options.add_argument("--train-rows", type=program.at_least(1), default=600, help="conversations to train on")
-    options.add_argument("--eval-rows", type=program.at_least(1), default=100, help="held-out conversations")
-    return options
-
-
 def run(args: argparse.Namespace) -> None:
     """Write both files."""
-    args.output.mkdir(parents=True, exist_ok=True)
-    write_examples(args.output / "train.jsonl", args.train_rows, random.Random(f"train {args.seed}"), held_out=False)
-    write_examples(args.output / "eval.jsonl", args.eval_rows, random.Random(f"eval {args.seed}"), held_out=True)
+    sql.write_splits(args, make_example, json.dumps)
 
 
 if __name__ == "__main__":
-    sys.exit(program.main(run, flags()))
+    sys.exit(program.main(run, sql.flags(__doc__, train_rows=600, eval_rows=100)))
