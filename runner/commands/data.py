@@ -13,12 +13,11 @@ from rich.text import Text
 from runner import targets
 from runner.commands import tables
 from runner.commands.arguments import add_recipe
-from runner.commands.lifecycle import follow_to_end, start
+from runner.commands.lifecycle import begin, follow_to_end
 from runner.commands.tables import terminal
 from runner.compose.recipe import Composed, compose
 from runner.compose.schema import Tracker
 from runner.plan import build as plan
-from runner.record import create
 from runner.record.runs import Run
 
 _LAST_STAGE = "tokenize"
@@ -53,9 +52,7 @@ def tokenize(composed: Composed, console: Console) -> tuple[Run, int]:
     whole = plan.build(recipe, target.place(recipe))
     stages = [step.stage for step in whole.steps]
     steps = whole.steps[: stages.index(_LAST_STAGE) + 1]
-    create.prepare_folders(recipe, target.local_store)
-    run = Run(create.create(composed, target.assign(dataclasses.replace(whole, steps=steps))))
-    start(run, target, attached=True)
+    run = begin(composed, target.assign(dataclasses.replace(whole, steps=steps)), target)
     return run, follow_to_end(run, target, console)
 
 

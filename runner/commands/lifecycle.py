@@ -18,7 +18,7 @@ from runner.commands.progress import Follower
 from runner.compose.recipe import Composed
 from runner.compose.schema import Tracker
 from runner.errors import RecipeError
-from runner.plan.model import Step
+from runner.plan.model import Plan, Step
 from runner.record import create, trackers
 from runner.record.runs import Run
 from runner.targets import Target
@@ -44,13 +44,19 @@ def run(composed: Composed, console: Console, detached: bool = False) -> int:
     target = targets.of(recipe.target)
     plan = target.plan(recipe)
     say_notes(composed)
-    create.prepare_folders(recipe, target.local_store)
-    record = Run(create.create(composed, plan))
-    start(record, target, attached=not detached)
+    record = begin(composed, plan, target, attached=not detached)
     if detached:
         _print_detached(record, console)
         return 0
     return watch(record, target, console)
+
+
+def begin(composed: Composed, plan: Plan, target: Target, attached: bool = True) -> Run:
+    """Record a run and start it. Raises RecipeError, and leaves no record, if it cannot start."""
+    create.prepare_folders(composed.recipe, target.local_store)
+    run = Run(create.create(composed, plan))
+    start(run, target, attached)
+    return run
 
 
 def start(run: Run, target: Target, attached: bool) -> None:

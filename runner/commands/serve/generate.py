@@ -17,7 +17,7 @@ from rich.text import Text
 
 from runner import targets
 from runner.commands.arguments import add_runs_folder
-from runner.commands.lifecycle import start, watch
+from runner.commands.lifecycle import begin, watch
 from runner.commands.serve import ask
 from runner.commands.tables import terminal
 from runner.compose.recipe import Composed
@@ -27,7 +27,6 @@ from runner.plan import build as plan
 from runner.plan.command import OUTPUT, Argument, Artifacts, StageCommand, flags
 from runner.plan.model import HERE, Plan
 from runner.plan.stages import server_options
-from runner.record import create
 from runner.record.runs import Run, find
 
 
@@ -49,9 +48,7 @@ def generate(runs: Sequence[Run], questions: Questions, folder: Path, console: C
     """
     composed, planned = plan_of(runs, questions, folder)
     target = targets.of(composed.recipe.target)
-    create.prepare_folders(composed.recipe, target.local_store)
-    record = Run(create.create(composed, planned))
-    start(record, target, attached=True)
+    record = begin(composed, planned, target)
     status = watch(record, target, console)
     answers = record.folder / "artifacts" / "generate" / "answers.jsonl"
     if status == 0 and not answers.is_file():  # detached

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from runner import targets
 from runner.commands.arguments import add_runs_folder, complete
-from runner.commands.lifecycle import say_notes, start, terminate_as_interrupt, watch
+from runner.commands.lifecycle import begin, say_notes, terminate_as_interrupt, watch
 from runner.commands.progress import Follower
 from runner.commands.serve import servers
 from runner.commands.serve.generate import afterwards, artifacts_of, check_together
@@ -33,7 +33,7 @@ from runner.plan import build as plan
 from runner.plan.model import Plan, Step
 from runner.plan.stages import server_options
 from runner.plan.stages.serve import foreground
-from runner.record import create, runs
+from runner.record import runs
 from runner.record.runs import Run
 from runner.targets import Target
 
@@ -49,9 +49,7 @@ def serve(args: Sequence[str], folder: Path, console: Console, detached: bool) -
     say_notes(composed)
     target = targets.of(composed.recipe.target)
     _check_port(target, planned, folder)
-    create.prepare_folders(composed.recipe, target.local_store)
-    run = Run(create.create(composed, planned))
-    start(run, target, attached=True)
+    run = begin(composed, planned, target)
     return _detach_when_serving(run, target, console) if detached else watch(run, target, console)
 
 
