@@ -54,13 +54,17 @@ def canonical(name: str) -> str:
 
 
 def _holds(version: str, operator: str, wanted: str) -> bool:
-    have, want = _numbers(version), _numbers(wanted)
+    want = _numbers(wanted)
+    have = _padded(_numbers(version), len(want))  # 2 is 2.0
     if wanted.endswith(".*"):
         return (have[: len(want)] == want) == (operator != "!=")
     if operator == "~=":
         return have >= want and have[: len(want) - 1] == want[:-1]
-    length = max(len(have), len(want))
-    return _COMPARE[operator](*(numbers + [0] * (length - len(numbers)) for numbers in (have, want)))
+    return _COMPARE[operator](have, _padded(want, len(have)))
+
+
+def _padded(numbers: list[int], length: int) -> list[int]:
+    return numbers + [0] * (length - len(numbers))
 
 
 def _numbers(version: str) -> list[int]:

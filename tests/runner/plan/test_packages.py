@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
 
@@ -108,6 +108,7 @@ NUMBERS = st.lists(st.integers(0, 12), min_size=1, max_size=4)
 TEXTS = NUMBERS.map(lambda numbers: ".".join(map(str, numbers)))
 
 
+@example("0", "==", "0.0", True, "")
 @given(TEXTS, st.sampled_from(["==", "!=", ">=", "<=", ">", "<"]), TEXTS, st.booleans(), st.sampled_from(["", "+cpu"]))
 def test_versions_are_compared_as_pip_does(version: str, operator: str, wanted: str, star: bool, local: str) -> None:
     text = f"thing{operator}{wanted}{'.*' if star and operator in ('==', '!=') else ''}"
