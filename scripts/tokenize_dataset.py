@@ -125,10 +125,11 @@ def carries_loss(piece: int, pieces: int, loss_on: str) -> bool:
 def run(args: argparse.Namespace) -> None:
     files, eval_files = input_files(args)
     _check_flags(args, [*files, *eval_files])
+    given = Template.load(args.template) if args.template else None
     rng = random.Random(args.seed)
     scan = scan_rows(files, args.where)
     train_rows, eval_rows = choose_rows(scan.count, eval_files, args, rng)
-    template, kind = choose_template(args, scan)
+    template, kind = (given, None) if given else template_of_format(args, scan)
     tokenizer = PromptTokenizer(args.model, template)
     train, held_out = (TokenStore(args.seq_len, args.loss_on) for _ in range(2))
     checks = {name: RowChecks(name, tokenizer) for name in ("train", "eval")}
@@ -232,10 +233,8 @@ def choose_rows(
     return frozenset(order[: args.train_rows or total]), eval_rows
 
 
-def choose_template(args: argparse.Namespace, scan: Scan) -> tuple[Template, str | None]:
-    """The template that is given, or the one of the rows' format with its name."""
-    if args.template:
-        return Template.load(args.template), None
+def template_of_format(args: argparse.Namespace, scan: Scan) -> tuple[Template, str]:
+    """The template of the rows' format, and its name."""
     kind = row_formats.recognise(scan.columns) if args.format == "auto" else args.format
     chat = has_chat_template(args.model) if args.chat is None else args.chat
     template = row_formats.template(kind, scan.first, scan.columns, chat, args.system)

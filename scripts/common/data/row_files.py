@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from glob import glob
 from pathlib import Path
@@ -26,12 +27,13 @@ def find(names: Iterable[str], flag: str) -> list[Path]:
 
 def _files(name: str, flag: str) -> list[Path]:
     path = Path(name)
-    if path.is_file():
+    if os.path.isfile(name):  # noqa: PTH113  pathlib raises for a name that is too long
         return [path]
-    found = _of_folder(path) if path.is_dir() else sorted(map(Path, glob(name, recursive=True)))  # noqa: PTH207  absolute patterns too
+    is_folder = os.path.isdir(name)  # noqa: PTH112
+    found = _of_folder(path) if is_folder else sorted(map(Path, glob(name, recursive=True)))  # noqa: PTH207  absolute patterns too
     found = [file for file in found if file.is_file()]
     if not found:
-        raise BadInput(f"{flag} {name}: {'a folder without files of rows' if path.is_dir() else 'no such file'}")
+        raise BadInput(f"{flag} {name}: {'a folder without files of rows' if is_folder else 'no such file'}")
     return found
 
 

@@ -43,10 +43,10 @@ def asked(folder: Path, row: dict, template: Template | None) -> Question:
     ],
 )
 def test_the_template_is_used_for_every_row_that_has_one_of_its_columns(tmp_path, row, template, prompt):
-    assert asked(tmp_path, row, template) == Question(row, prompt, None)
+    assert asked(tmp_path, row, template) == Question(row, prompt, {})
     if template:
-        messages = None if prompt == "p" else [{"role": "user", "content": prompt}]
-        assert asked(tmp_path, row, chat(template)) == Question(row, prompt, messages)
+        question = {} if prompt == "p" else {"messages": [{"role": "user", "content": prompt}]}
+        assert asked(tmp_path, row, chat(template)) == Question(row, prompt, question)
 
 
 @pytest.mark.parametrize("row", [{"system": "s"}, {"system": "s", "prompt": "p"}])
