@@ -62,6 +62,10 @@ class Target(ABC):
                 "try target=slurm"
             )
 
+    def settings_of_step(self, stage: str, with_vllm: bool) -> Settings:
+        """The settings of a later run of one more `stage` on the artifacts of a run, e.g. of serving it."""
+        return self._settings
+
     def port_problem(self, host: str, port: int) -> str | None:
         """Why a server cannot listen on a port, if that is known before the run starts."""
         return None

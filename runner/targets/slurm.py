@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -26,6 +27,11 @@ class SlurmTarget(ScheduledTarget):
         named = {"partition": settings.slurm.partition, "account": settings.slurm.account}
         options = [f"--{name}={value}" for name, value in named.items() if value]
         self.on_node = ["srun", "--quiet", "--ntasks=1", f"--immediate={_NODE_TIMEOUT}", *options]
+
+    def settings_of_step(self, stage: str, with_vllm: bool) -> Settings:
+        slurm = self._settings.slurm
+        stages = {name: options for name, options in slurm.stages.items() if name == stage}
+        return replace(self._settings, slurm=replace(slurm, stages=stages))
 
     def request(self, plan: Plan) -> dict[str, Any]:
         stages = [step.stage for step in plan.steps]

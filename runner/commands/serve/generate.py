@@ -75,8 +75,6 @@ def plan_of(runs: Sequence[Run], questions: Questions, folder: Path) -> tuple[Co
         raise RecipeError(f"--prompts {questions.prompts}: no such file")
     first, recipe = runs[0], afterwards(runs[0], runs[0].typed_recipe(), "generate", folder)
     check_together(runs, recipe)
-    if recipe.serve.engine == "vllm" and recipe.target.kubernetes.serve_image:
-        recipe.target.kubernetes.image = recipe.target.kubernetes.serve_image
     made = {name: artifacts_of(run, recipe) for name, run in _named(runs, recipe).items()}
     artifacts = next(iter(made.values()))
     title, args = f"answer {questions.prompts.name}", _args(recipe, made, questions)
@@ -119,7 +117,7 @@ def afterwards(run: Run, recipe: Recipe, command: str, folder: Path) -> Recipe:
     recipe.dataset.template, recipe.dataset.format = ask.template_of(run), None
     recipe.name, recipe.paths.runs = f"{command}-{recipe.name}", str(folder)
     recipe.tracker = Tracker()  # nothing is trained
-    recipe.target.slurm.stages = {}  # options for stages that the new run does not have
+    recipe.target = targets.of(recipe.target).settings_of_step(command, recipe.serve.engine == "vllm")
     return recipe
 
 

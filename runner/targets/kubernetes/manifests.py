@@ -212,7 +212,8 @@ def _job_pod(job_spec: JobSpec) -> Object:
 
 def _deployment(job_spec: JobSpec) -> Object:
     assert job_spec.server
-    pod = _pod(job_spec, SERVER, _server_image(job_spec.settings, job_spec.server), SERVER_PLAN, [], [job_spec.server])
+    image = image_of(job_spec.settings, _with_vllm(job_spec.server))
+    pod = _pod(job_spec, SERVER, image, SERVER_PLAN, [], [job_spec.server])
     ready = {"httpGet": {"path": "/health", "port": job_spec.port}, "periodSeconds": 5}
     pod["containers"][0] |= {"ports": [{"name": "http", "containerPort": job_spec.port}], "readinessProbe": ready}
     spec = {
@@ -224,9 +225,12 @@ def _deployment(job_spec: JobSpec) -> Object:
     return _object("apps/v1", "Deployment", job_spec.run, job_spec.run, spec=spec)
 
 
-def _server_image(settings: Kubernetes, server: Mapping[str, Any]) -> str | None:
-    """The image with vLLM for a vLLM server; the embedded server uses the image of the stages."""
-    with_vllm = any(arg.endswith("serve_vllm.py") for arg in server["argv"])
+def _with_vllm(server: Mapping[str, Any]) -> bool:
+    return any(arg.endswith("serve_vllm.py") for arg in server["argv"])
+
+
+def image_of(settings: Kubernetes, with_vllm: bool) -> str | None:
+    """The image of vLLM for what needs it, else that of the stages, in which the embedded server runs, too."""
     return settings.serve_image if with_vllm and settings.serve_image else settings.image
 
 

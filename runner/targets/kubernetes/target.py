@@ -6,6 +6,7 @@ defines, are deleted with its Job.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import json
@@ -62,6 +63,11 @@ class KubernetesTarget(MirroredTarget):
     def problems(self, recipe: Recipe) -> Iterator[str]:
         yield from super().problems(recipe)
         yield from images.problems(recipe)
+
+    def settings_of_step(self, stage: str, with_vllm: bool) -> Settings:
+        image = manifests.image_of(self._kubernetes, with_vllm)
+        kubernetes = dataclasses.replace(self._kubernetes, image=image)
+        return dataclasses.replace(self._settings, kubernetes=kubernetes)
 
     def probe(self, program: Path, flags: Sequence[str]) -> None:
         """None: a node may not exist before the run. `findings` checks the cluster and the images instead."""

@@ -59,3 +59,10 @@ def test_what_cannot_be_is_refused(words: list[str], problem: str) -> None:
 def test_a_time_limit_is_taken_as_it_is_written(time: str) -> None:
     [part] = parts(f"target.slurm.time={time}")
     assert part["options"] == {"time": time}
+
+
+def test_a_later_server_keeps_the_options_of_its_own_stage_alone() -> None:
+    options = "target.slurm.stages={serve: {mem: 8G}, train: {mem: 64G}}"
+    recipe = compose("quickstart", ["target=slurm", options]).recipe
+    later = targets.of(recipe.target).settings_of_step("serve", with_vllm=False)
+    assert later.slurm.stages == {"serve": {"mem": "8G"}}
