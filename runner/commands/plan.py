@@ -18,10 +18,12 @@ from runner.commands.tables import terminal
 from runner.compose.recipe import compose
 from runner.compose.schema import Architecture, Hardware, Recipe
 from runner.execute.store import Store
+from runner.metrics import duration
 from runner.plan import text
-from runner.plan.checks import feasibility
+from runner.plan.checks import feasibility, training_time
 from runner.plan.checks.feasibility import gib
 from runner.plan.checks.memory import Estimate
+from runner.plan.checks.training_time import UTILIZATION, Range
 from runner.plan.model import Plan, Step
 
 
@@ -57,18 +59,21 @@ def _derived(recipe: Recipe, plan: Plan, store: Store) -> Iterator[tuple[str, st
     architecture = feasibility.architecture_of(recipe)
     if architecture:
         yield from _shapes(recipe, architecture)
-    yield "training steps", steps_line(recipe, _statistics(plan, store))
+    steps, origin = training_steps(recipe, _statistics(plan, store))
+    yield "training steps", f"{steps}: {origin}" if steps else origin
     if architecture:
         yield from _needs(recipe, feasibility.estimate(recipe, architecture))
     if recipe.serve.engine == "vllm" and recipe.sdk.vllm_install and not recipe.serve.image:
         yield "install first", recipe.sdk.vllm_install
-    if recipe.hardware.price_per_hour:
-        yield "price", _price(recipe.hardware)
+    time = training_time.training_time(recipe, architecture, steps) if architecture and steps else None
+    yield from _time_and_price(recipe, time)
 
 
 def _price(hardware: Hardware) -> str:
     details = (hardware.price_kind, hardware.price_region, hardware.price_date)
-    return f"${hardware.price_per_hour:g} an hour: {', '.join(filter(None, details))}"
+    price = hardware.price_per_hour or 0.0
+    exact = f"{price:.2f}" if round(price, 2) == price else f"{price:g}"  # $21.50, $2.235
+    return f"${exact} an hour: {', '.join(filter(None, details))}"
 
 
 def _shapes(recipe: Recipe, shapes: Architecture) -> Iterator[tuple[str, str]]:
@@ -99,19 +104,30 @@ def _statistics(plan: Plan, store: Store) -> Path:
     return store.path(step.key) / "statistics.json"
 
 
-def steps_line(recipe: Recipe, statistics: Path) -> str:
-    """The number of optimizer steps and how it is computed; unknown until the rows are tokenized."""
+def training_steps(recipe: Recipe, statistics: Path) -> tuple[int | None, str]:
+    """The number of optimizer steps, None until the rows are tokenized; and how it is computed."""
     train = recipe.train
     if train.max_steps:
-        return f"{train.max_steps}: train.max_steps"
+        return train.max_steps, "train.max_steps"
     if not statistics.is_file():
-        return "known when the rows are tokenized (packing decides)"
+        return None, "known when the rows are tokenized (packing decides)"
     sequences = json.loads(statistics.read_text(encoding="utf-8"))["train"]["sequences"]
-    copies = recipe.parallel.dp_size * recipe.parallel.nodes
-    per_epoch = -(-sequences // (train.batch_size * train.accumulate * copies))
+    copies = training_time.copies(recipe)
     batch = f"{train.batch_size} batch x {train.accumulate} accumulated" + (f" x {copies} copies" if copies > 1 else "")
-    steps = per_epoch * train.epochs
-    return f"{steps}: {sequences} sequences / ({batch}) x {train.epochs} epoch(s)"
+    return training_time.steps(recipe, sequences), f"{sequences} sequences / ({batch}) x {train.epochs} epoch(s)"
+
+
+def _time_and_price(recipe: Recipe, time: Range | None) -> Iterator[tuple[str, str]]:
+    """How long the training takes by its operations, and what that costs."""
+    if time:
+        shares = " to ".join(f"{100 * share:g}" for share in UTILIZATION)
+        span = f"{duration(time.shortest)} to {duration(time.longest)}"
+        yield "training time", f"{span}, if it reaches {shares} % of the peak; without compilation, not measured"
+    if recipe.hardware.price_per_hour:
+        yield "price", _price(recipe.hardware)
+        if time:
+            low, high = time.cost(recipe.hardware.price_per_hour, recipe.parallel.nodes)
+            yield "training cost", f"${low:,.2f} to ${high:,.2f}"
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from runner.commands.tables import terminal
 from runner.compose.recipe import compose
 from runner.errors import RecipeError
 from runner.metrics import RANKING, decisive, duration
-from runner.record import ranking
+from runner.record import cost, ranking
 from runner.record.differences import differing
 from runner.record.runs import Run, every, find, find_all
 
@@ -26,10 +26,14 @@ _MOST_COLUMNS = 6  # of differing keys; with more, the table is transposed
 
 
 def runs(every: Sequence[Run], console: Console) -> None:
-    """Print one line per run: its state, time and main metric."""
-    table = tables.table("run", "state", "time", "adapter", "overrides")
-    for run in every:
-        table.add_row(run.name, run.state, duration(run.seconds()), _headline(run), " ".join(run.manifest["overrides"]))
+    """Print one line per run: its state, time, cost if any has a price, and main metric."""
+    costs = [cost.text(cost.cost(run)) for run in every]
+    priced = ["cost"] if any(costs) else []
+    table = tables.table("run", "state", "time", *priced, "adapter", "overrides")
+    for run, dollars in zip(every, costs, strict=True):
+        own = [dollars] if priced else []
+        overrides = " ".join(run.manifest["overrides"])
+        table.add_row(run.name, run.state, duration(run.seconds()), *own, _headline(run), overrides)
     console.print(table if every else "No runs yet.")
 
 
@@ -45,8 +49,10 @@ def show(run: Run, console: Console) -> None:
         ("started", manifest["started"]),
         ("code", code),
         ("machine", f"{manifest['machine']['host']}, Python {manifest['python']}"),
+        ("cost", cost.text(cost.cost(run))),
     ):
-        console.print(Text(f"{name:<8} {value}"), soft_wrap=True)
+        if value:
+            console.print(Text(f"{name:<8} {value}"), soft_wrap=True)
     table = tables.table("stage", "state", "seconds", "artifact")
     for step in run.plan["steps"]:
         event = run.stages().get(step["stage"], {})

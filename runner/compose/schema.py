@@ -52,6 +52,7 @@ class Hardware:
     lnc_supported: list[int] = key("values of lnc that the chips support; empty = they have no such setting", [])
     cores: int | None = key("NeuronCores (logical) of one machine; none on a CPU", None, minimum=1)
     devices: int | None = key("Neuron devices (chips) of one machine, which share its cores", None, minimum=1)
+    core_tflops: float | None = key("peak of one NeuronCore in bf16, dense, TFLOPS", None, minimum=1)
     core_memory_gb: float | None = key("HBM of one NeuronCore, GiB", None, minimum=1)
     host_memory_gb: float | None = key("memory of the host, GiB", None, minimum=1)
     disk_gb: float | None = key("local NVMe disks together, GB", None, minimum=1)

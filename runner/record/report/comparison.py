@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.metrics import EVALUATION, RANKING, Metric, duration
-from runner.record import ranking
+from runner.record import cost, ranking
 from runner.record.differences import differing, flat
 from runner.record.report import charts, parts
 from runner.record.report.charts import Trial
@@ -78,12 +78,14 @@ def _facts(entries: Sequence[Entry]) -> list[tuple[str, str]]:
     states = [entry.run.state for entry in entries]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     started = sorted(entry.run.manifest["started"] for entry in entries)
-    return [
+    facts = [
         ("Runs", counts),
         ("Differ in", ", ".join(entries[0].keys) or "nothing"),
         ("Started", started[0][:16].replace("T", " ")),
         ("Time in all", duration(sum(entry.run.seconds() for entry in entries))),
+        ("Cost in all", cost.text(cost.total(entry.run for entry in entries))),
     ]
+    return [(name, value) for name, value in facts if value]
 
 
 def _table(entries: Sequence[Entry], decisive: str | None) -> dict[str, Any]:

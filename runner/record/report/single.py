@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 from runner.metrics import EVALUATION, Metric, duration, served
+from runner.record import cost
 from runner.record.report import charts, parts
 from runner.record.report.page import Document, Section, Verdict
 from runner.record.report.parts import capitalized
@@ -70,7 +71,7 @@ def _change(metric: Metric, before: float, after: float, lead: str | None = None
 
 def _facts(run: Run) -> list[tuple[str, str]]:
     recipe, lora = run.recipe, run.recipe["train"]["lora"]
-    return [
+    facts = [
         ("State", run.state),
         ("Model", recipe["model"]["name"]),
         ("Data", recipe["dataset"]["name"]),
@@ -78,7 +79,9 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("Hardware", f"{recipe['hardware']['name']}, tp_size {recipe['parallel']['tp_size']}"),
         ("Started", run.manifest["started"][:16].replace("T", " ")),
         ("Time", duration(run.seconds())),
+        ("Cost", cost.text(cost.cost(run))),
     ]
+    return [(name, value) for name, value in facts if value]
 
 
 def _training(run: Run) -> dict[str, Any] | None:
