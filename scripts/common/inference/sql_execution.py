@@ -4,11 +4,11 @@ Where an example has no rows, three databases are filled from the schema's colum
 literals: a query is right when it agrees with the gold query on all of them (the idea of test-suite accuracy,
 Zhong, Yu and Klein, 2020). Nothing is random: the same example always meets the same rows.
 
-A query may only read, and is limited in the steps of SQLite's machine, the size of a value and the memory; these
-give the same verdict on every machine. Limits on the CPU time and the address space of the process stand behind
-them, for a single step that never ends.
+A query may only read, and is limited in the steps of SQLite's machine, the size of a value, the size of its result
+and the memory; these give the same verdict on every machine. Limits on the CPU time and the address space of the
+process stand behind them, for a single step that never ends. Finding the query in an answer counts as well.
 
-One JSON object a line in, one out, in turn:
+One JSON object a line in, one out, in turn; the gold query and the prediction are answers with a query in them:
 
     {"schema": ..., "rows": ..., "gold": ...}                      {"empty": false} or {"failure": "no such table: t"}
     {"schema": ..., "rows": ..., "gold": ..., "prediction": ...}   {"accepted": true}
@@ -32,13 +32,15 @@ from typing import Any, NamedTuple
 
 from common.inference import sql_text
 
-CPU_SECONDS = 5  # for one request; an ordinary one takes some hundredths
+GOLD_CPU_SECONDS = 5  # the user's own; ordinary rows and queries take some hundredths
+_PREDICTION_CPU_SECONDS = 2
 _STEPS = 5_000_000  # of SQLite's virtual machine, some tenths of a second
 _STEPS_BETWEEN_CHECKS = 10_000
 _HEAP = 256 * 2**20  # bytes of SQLite
 _ADDRESS_SPACE = 1024 * 2**20  # bytes of the process, results included
 _LONGEST_VALUE = 1_000_000  # bytes of a text, a blob or a row
 _RESULT_ROWS = 100_000
+_RESULT_BYTES = 64 * 2**20  # of its texts and blobs
 _DATABASES = 3
 _ROWS = 24  # enough for groups and ties, few enough for a join of four tables
 
@@ -141,10 +143,16 @@ def _select(database: sqlite3.Connection, query: str) -> tuple[list[Row], list[s
     cursor = database.execute(query)
     if cursor.description is None:
         raise sqlite3.DataError("not a query")
-    rows = cursor.fetchmany(_RESULT_ROWS + 1)
-    if len(rows) > _RESULT_ROWS:
-        raise sqlite3.DataError(f"more than {_RESULT_ROWS} rows")
-    return [tuple(_rounded(value) for value in row) for row in rows], [name.lower() for name, *_ in cursor.description]
+    return list(_rows(cursor)), [name.lower() for name, *_ in cursor.description]
+
+
+def _rows(cursor: sqlite3.Cursor) -> Iterator[Row]:
+    size = 0
+    for number, row in enumerate(cursor):
+        size += sum(len(value) for value in row if isinstance(value, (str, bytes)))
+        if number == _RESULT_ROWS or size > _RESULT_BYTES:
+            raise sqlite3.DataError(f"more than {_RESULT_ROWS} rows or {_RESULT_BYTES} bytes")
+        yield tuple(_rounded(value) for value in row)
 
 
 def _limit(database: sqlite3.Connection, authorizer: Any) -> None:
@@ -255,19 +263,21 @@ def _is_number(kind: str) -> bool:
 
 @lru_cache(maxsize=1)  # base and adapter are asked the same
 def _gold(schema: str, rows: str, query: str) -> Gold:
-    return Gold(schema, rows, query)
+    return Gold(schema, rows, sql_text.query_in(query))
 
 
 def answer(request: dict[str, str]) -> dict[str, Any]:
     """The reply to one request."""
     try:
+        _allow_cpu_seconds(GOLD_CPU_SECONDS)
         gold = _gold(request["schema"], request["rows"], request["gold"])
     except _FAILURES as error:
         return {"failure": str(error) or type(error).__name__}
     if "prediction" not in request:
         return {"empty": gold.empty}
     try:
-        return {"accepted": gold.accepts(request["prediction"])}
+        _allow_cpu_seconds(_PREDICTION_CPU_SECONDS)
+        return {"accepted": gold.accepts(sql_text.query_in(request["prediction"]))}
     except _FAILURES:
         return {"accepted": False}
 
@@ -288,7 +298,6 @@ def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (_lower(_ADDRESS_SPACE, hard), hard))
     for line in sys.stdin:
-        _allow_cpu_seconds(CPU_SECONDS)
         print(json.dumps(answer(json.loads(line))), flush=True)
 
 

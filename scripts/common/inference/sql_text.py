@@ -20,7 +20,7 @@ _STATEMENT = re.compile(
     re.IGNORECASE,
 )
 _FENCED = re.compile(rf"```(?:[\w+-]*[ \t]*\n|sqlite\b|sql\b)?(\s*{_QUERY}.*?)(?:```|\Z)", re.IGNORECASE | re.DOTALL)
-_LEAD_IN = re.compile(rf"(?:^|:)\s*(?={_QUERY})", re.IGNORECASE | re.MULTILINE)
+_LEAD_IN = re.compile(rf"(?:^|:)[^\S\n]*(?={_QUERY})", re.IGNORECASE | re.MULTILINE)  # each line once, however many
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 _GOES_ON = re.compile(  # what a query can go on with after a blank line
     r"(?:SELECT|FROM|WHERE|GROUP|HAVING|WINDOW|ORDER|LIMIT|UNION|INTERSECT|EXCEPT|AND|OR|ON|(?:\w+\s+)?JOIN)\b|[(;-]",

@@ -244,10 +244,13 @@ HOSTILE = [
     f"{_LONG} x FROM c",
     f"{_NUMBERS} x, hex(zeroblob(40000)) FROM c ORDER BY 2, 1",
     f"{_NUMBERS} hex(zeroblob(400000)) FROM c",
+    "The query:" + "\n" * 100_000,
+    "SELECT " + "[" * 100_000,  # takes a square of time to read
 ]
 CHECK = f"""
 import json, resource, sys
 sys.path.insert(0, {str(SCRIPTS)!r})
+resource.setrlimit(resource.RLIMIT_CPU, (10, resource.getrlimit(resource.RLIMIT_CPU)[1]))  # of either process
 from common.inference.sql_scores import SqlChecker
 with SqlChecker() as checker:
     question = checker.question("CREATE TABLE t (a)", "INSERT INTO t VALUES (1)", "SELECT a FROM t")
@@ -258,7 +261,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 
 
-def test_memory_is_bounded_whatever_a_query_does():
+def test_time_and_memory_are_bounded_whatever_an_answer_does():
     done = subprocess.run([sys.executable, "-c", CHECK], input=json.dumps(HOSTILE), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 1.1 * 2**20, "KiB"
@@ -271,6 +274,14 @@ def test_a_query_that_is_ended_is_wrong_and_a_gold_query_fails(checker):
     with pytest.raises(GoldFails, match="its execution was ended: it took more than 5 s of CPU time"):
         checker.question(SCHEMA, ROWS, ENDLESS)
     assert checker.accepts(question, "SELECT name FROM head")
+
+
+def test_a_result_too_large_to_hold_is_wrong_before_memory_ends(checker):
+    large = f"{_NUMBERS} hex(zeroblob(400000)) FROM c LIMIT"
+    question = checker.question(SCHEMA, ROWS, f"{large} 50")
+    assert checker.accepts(question, f"{large} 50")
+    with pytest.raises(GoldFails, match="more than 100000 rows or 67108864 bytes"):
+        checker.question(SCHEMA, ROWS, f"{large} 500")
 
 
 def test_nothing_is_the_answer_to_a_question_that_finds_nothing(checker):
