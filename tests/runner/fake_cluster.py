@@ -1,13 +1,18 @@
 """A stand-in for the Kubernetes API: it keeps objects as they are sent, and answers the calls that the runner makes.
 
-What a controller or a kubelet would do, a test does: it puts pods and their logs there, and ends Jobs.
+What a controller or a kubelet would do, a test does: it puts pods and their logs there, and ends Jobs. Only the small
+pods that copy files run by themselves: their commands run on this machine, where the volume is a folder.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import itertools
 import json
 import re
+import struct
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +20,14 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlsplit
+
+from runner.targets.kubernetes.manifests import ACCESS
 
 Object = dict[str, Any]
 _PATH = re.compile(r"/apis?/(?:[a-z0-9.]+/)?v1/(?:namespaces/(?P<space>[^/]+)/)?(?P<kind>[a-z]+)(?:/(?P<name>[^/]+))?"
-                   r"(?:/(?P<below>log|scale))?$")  # fmt: skip
+                   r"(?:/(?P<below>log|scale|exec))?$")  # fmt: skip
+_WEBSOCKET = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # of RFC 6455
 
 
 @dataclass
@@ -57,6 +65,8 @@ class _Api(BaseHTTPRequestHandler):
         found = self._found()
         if found["below"] == "log":
             return self._log(found["name"])
+        if found["below"] == "exec":
+            return self._exec()
         things = self.cluster.objects.get(found["kind"], {})
         if found["name"] is None:
             wanted = self.query.get("labelSelector", "")
@@ -79,6 +89,9 @@ class _Api(BaseHTTPRequestHandler):
         body.setdefault("status", {})
         if "dryRun" not in self.query:
             self.cluster.objects.setdefault(kind, {})[body["metadata"]["name"]] = body
+            if kind == "pods":
+                running = {"name": ACCESS, "restartCount": 0, "state": {"running": {}}}
+                body["status"] = {"phase": "Running", "containerStatuses": [running]}
             self.cluster.on_made.get(kind, lambda made: None)(body)
         return self._answer(201, body)
 
@@ -109,6 +122,22 @@ class _Api(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(f"{len(content):x}\r\n".encode() + content + b"\r\n" + (b"" if cut else b"0\r\n\r\n"))
         self.close_connection = cut
+
+    def _exec(self) -> None:
+        """Run a command without input, as the WebSocket protocol v4.channel.k8s.io does."""
+        command = [value for name, value in parse_qsl(urlsplit(self.path).query) if name == "command"]
+        key = f"{self.headers['Sec-WebSocket-Key']}{_WEBSOCKET}".encode()
+        self.send_response(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", "Upgrade")
+        self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key).digest()).decode())
+        self.send_header("Sec-WebSocket-Protocol", "v4.channel.k8s.io")
+        self.end_headers()
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+        status = {"status": "Failure" if done.returncode else "Success"}
+        for channel, content in ((1, done.stdout), (2, done.stderr), (3, json.dumps(status).encode())):
+            self.wfile.write(struct.pack("!BBQ", 0x82, 127, len(content) + 1) + bytes([channel]) + content)
+        self.close_connection = True
 
     def _answer(self, status: int, content: Any) -> None:
         data = json.dumps(content).encode()

@@ -57,10 +57,15 @@ def inside(job_spec: JobSpec, *command: str) -> list[str]:
     return ["sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", job_spec.root, *command]
 
 
-def call(cluster: Cluster, job_spec: JobSpec, command: Callable[[Access], list[str]]) -> bytes:
-    """Output of a command in a container with the volume; repeated if a container of the run ends meanwhile."""
+def call(
+    cluster: Cluster, job_spec: JobSpec, command: Callable[[Access], list[str]], patience: float = _START
+) -> bytes:
+    """Output of a command in a container with the volume; repeated if a container of the run ends meanwhile.
+
+    A pod that is created for it may take `patience` seconds to start.
+    """
     while True:
-        with container_with_volume(cluster, job_spec) as container:
+        with container_with_volume(cluster, job_spec, patience) as container:
             try:
                 return container.call(command(container))
             except (RecipeError, ClusterLost, Missing):
@@ -70,24 +75,24 @@ def call(cluster: Cluster, job_spec: JobSpec, command: Callable[[Access], list[s
 
 
 @contextmanager
-def container_with_volume(cluster: Cluster, job_spec: JobSpec) -> Iterator[Access]:
+def container_with_volume(cluster: Cluster, job_spec: JobSpec, patience: float = _START) -> Iterator[Access]:
     """A container with the volume: a running one of the run, otherwise one in a pod that is created for it."""
     for component in (RUN, SERVER):
         for pod in pods_of(cluster, job_spec.run, component):
             if pods.running(pod, component):
                 yield Access(cluster, pod["metadata"]["name"], component, job_spec.python)
                 return
-    with access_pod(cluster, job_spec) as name:
+    with access_pod(cluster, job_spec, patience) as name:
         yield Access(cluster, name, ACCESS, "python3")
 
 
 @contextmanager
-def access_pod(cluster: Cluster, job_spec: JobSpec) -> Iterator[str]:
+def access_pod(cluster: Cluster, job_spec: JobSpec, patience: float = _START) -> Iterator[str]:
     """Start a pod with the volume and delete it afterwards; yields its name. Raises RecipeError."""
     name = f"{job_spec.run}-{secrets.token_hex(3)}"
     cluster.create(manifests.access_pod(job_spec.settings, job_spec.run, name, _LIFE))
     try:
-        _wait(cluster, name)
+        _wait(cluster, name, patience)
         yield name
     finally:
         with suppress(Missing):
@@ -100,9 +105,9 @@ def pods_of(cluster: Cluster, run: str, component: str | None = None) -> list[Ob
     return cluster.ask("core.list_namespaced_pod", cluster.namespace, label_selector=selector)["items"]
 
 
-def _wait(cluster: Cluster, name: str) -> None:
+def _wait(cluster: Cluster, name: str, patience: float) -> None:
     """Wait until the pod runs. Raises RecipeError, with the reason, if it does not start in time."""
-    until = time.monotonic() + _START
+    until = time.monotonic() + patience
     while True:
         pod = cluster.ask("core.read_namespaced_pod", name, cluster.namespace)
         if pods.running(pod, ACCESS):

@@ -13,16 +13,16 @@ from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 
 from runner.errors import RecipeError
-from runner.execute.run_folder import EVENTS
+from runner.execute.run_folder import ENDED, EVENTS, FINAL
 from runner.targets.kubernetes import pods
-from runner.targets.kubernetes.access import call, inside, pods_of
+from runner.targets.kubernetes.access import call, pods_of
 from runner.targets.kubernetes.cluster import Cluster, Missing, Object, Refused
 from runner.targets.kubernetes.forward import forwarding
 from runner.targets.kubernetes.manifests import RUN, SERVER, JobSpec
 from runner.targets.mirror import Mirror, note
 
-ENDED = ("finished", "failed", "stopped")
 _POLL = 1.0  # seconds between requests while a run prints nothing
+_VOLUME_PATIENCE = 120.0  # seconds for a pod that reads the rest of the events
 _EVENT = re.compile(rb"(\d+) (\{.*\})")
 
 
@@ -37,6 +37,7 @@ class JobLog:
         self._component = RUN
         self._read: set[str] = set()  # ids of container starts whose log was read completely
         self._noted: set[str] = set()  # notes
+        self._is_complete = False  # whether the mirror has all events of a run that has ended
 
     def lines(self) -> Iterator[bytes]:
         """Events until the run has ended, and notes. Raises ClusterLost; it can then be called again."""
@@ -44,7 +45,7 @@ class JobLog:
             job = job_of(self._cluster, self._job_spec.run)  # before the pods, so that no pod is missed
             if job is None:
                 yield from self._rest()
-                yield from gone(self._mirror)
+                yield from self._gone()
                 return
             run_pods = pods_of(self._cluster, self._job_spec.run, self._component)
             pod = pods.newest(run_pods, self._component)
@@ -54,6 +55,7 @@ class JobLog:
             elif self._may_serve(job):
                 self._serve(1)
             elif self._ended(job):
+                yield from self._rest()
                 yield from self._why_ended(job, run_pods)
                 return
             else:
@@ -95,15 +97,27 @@ class JobLog:
         yield from self._add(self._tail()[: offset - self._mirror.size])
 
     def _rest(self) -> Iterator[bytes]:
-        """Events that were missed before the Job was deleted, read from the volume."""
-        if self._mirror.last_state not in ENDED:
-            with suppress(RecipeError, Missing):  # the volume may be gone too
-                tail = self._tail()
-                yield from self._add(tail[: tail.rfind(b"\n") + 1])
+        """Events that no log has any more, read from the volume: a pod that has ended may be gone, and its Job too."""
+        if self._mirror.last_state in FINAL:
+            return
+        try:
+            tail = self._tail()
+            yield from self._add(tail[: tail.rfind(b"\n") + 1])
+            self._is_complete = True
+        except (RecipeError, Missing) as error:
+            yield from self._note(f"the last events of the run cannot be read from its volume: {error}")
 
     def _tail(self) -> bytes:
-        command = inside(self._job_spec, "tail", "-c", f"+{self._mirror.size + 1}", f"{self._job_spec.folder}/{EVENTS}")
-        return call(self._cluster, self._job_spec, lambda container: command)
+        """The event stream on the volume after what the mirror has; empty if the run never began."""
+        events, offset = f"{self._job_spec.root}/{self._job_spec.folder}/{EVENTS}", f"+{self._mirror.size + 1}"
+        tail = ["sh", "-c", 'test ! -e "$1" || tail -c "$2" "$1"', "sh", events, offset]
+        return call(self._cluster, self._job_spec, lambda _: tail, _VOLUME_PATIENCE)
+
+    def _gone(self) -> Iterator[bytes]:
+        """The final event of a run whose Job was deleted before the run reported one."""
+        if self._is_complete and self._mirror.last_state not in ENDED:
+            line = json.dumps({"time": round(time.time(), 3), "event": "run", "state": "stopped", "status": 130})
+            yield from self._add(line.encode())
 
     def _add(self, lines: bytes) -> Iterator[bytes]:
         for line in lines.splitlines():
@@ -144,7 +158,7 @@ class JobLog:
             yield from self._note(f"Pending: {reason}")
 
     def _why_ended(self, job: Object, run_pods: list[Object]) -> Iterator[bytes]:
-        if self._mirror.last_state in ("finished", "failed"):
+        if self._mirror.last_state in FINAL:
             return
         for pod in run_pods:
             yield from (line for reason in pods.pending_reasons(pod) for line in self._note(reason))
@@ -178,11 +192,3 @@ def condition(job: Object, name: str) -> bool:
     """Whether a condition of a Job, Complete or Failed, is true."""
     conditions = job["status"].get("conditions", [])
     return any(entry["type"] == name and entry["status"] == "True" for entry in conditions)
-
-
-def gone(mirror: Mirror) -> Iterator[bytes]:
-    """The final event of a run whose Job was deleted before the run reported one."""
-    if mirror.last_state not in ENDED:
-        line = json.dumps({"time": round(time.time(), 3), "event": "run", "state": "stopped", "status": 130}).encode()
-        mirror.add(line)
-        yield line

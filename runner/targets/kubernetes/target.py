@@ -24,6 +24,7 @@ from runner.compose.schema import Recipe
 from runner.compose.schema import Target as Settings
 from runner.errors import RecipeError
 from runner.execute import bootstrap, run_folder
+from runner.execute.run_folder import ENDED, FINAL
 from runner.plan.command import Place
 from runner.plan.model import Plan
 from runner.record.runs import Run
@@ -32,7 +33,7 @@ from runner.targets.finding import Finding
 from runner.targets.kubernetes import images, manifests, pods, preflight
 from runner.targets.kubernetes.access import access_pod, call, container_with_volume, pods_of
 from runner.targets.kubernetes.cluster import Cluster, ClusterLost, Missing, Object
-from runner.targets.kubernetes.job_log import ENDED, JobLog, condition, gone, job_of
+from runner.targets.kubernetes.job_log import JobLog, condition, job_of
 from runner.targets.kubernetes.manifests import ACCESS, RUN, SERVER, JobSpec
 from runner.targets.mirror import Mirror
 from runner.targets.mirrored import MirroredTarget, check_room, log_flags
@@ -133,14 +134,15 @@ class KubernetesTarget(MirroredTarget):
         self._cluster.forget()
 
     def state(self, run: Run) -> str:
-        """As `runner.execute.agent.state`, or `waiting: no pod runs yet`."""
+        """As `runner.execute.agent.state`, or `waiting: no pod runs yet`. Of a run that has ended it reads all events."""
         job_spec, reported = self._job_spec_of(run), run_folder.last_state(run.folder)
+        if reported in FINAL:
+            return reported
         with _errors_explained():
             job = job_of(self._cluster, job_spec.run)
-            if job is None or condition(job, "Failed"):
-                return reported if reported in ENDED else "killed"
-            if condition(job, "Complete") and not job_spec.server:
-                return "finished"
+            if job is None or _is_over(job, job_spec):
+                reported = self._last_state(run)
+                return reported if reported in ENDED else "finished" if job and condition(job, "Complete") else "killed"
             component = SERVER if condition(job, "Complete") else RUN
             pod = pods.newest(pods_of(self._cluster, job_spec.run, component))
             return "running" if pod and pods.running(pod, component) else "waiting: no pod runs yet"
@@ -150,13 +152,17 @@ class KubernetesTarget(MirroredTarget):
         job_spec = self._job_spec_of(run)
         with _errors_explained():
             job = job_of(self._cluster, job_spec.run)
-            if job and (condition(job, "Failed") or (condition(job, "Complete") and not job_spec.server)):
-                list(self.follow(run))  # receive its last events before its log is deleted
+            if job and _is_over(job, job_spec):
+                self._last_state(run)  # its log will be gone with it
             self._delete(job_spec.run)
+            reported = self._last_state(run)
+        return reported if reported in ENDED else "stopped"
+
+    def _last_state(self, run: Run) -> str | None:
+        """The last state that a run whose Job has ended reported, after all of its events were received."""
         with Mirror(run.folder / run_folder.EVENTS) as mirror:
-            list(gone(mirror))
-        reported = run_folder.last_state(run.folder)
-        return reported if reported in ENDED else "stopped"  # another process follows the run and will write it
+            list(self.new_events(run, mirror)())
+            return mirror.last_state
 
     def send(self, run: Run, flags: Sequence[str]) -> bytes:
         job_spec = self._job_spec_of(run)
@@ -231,6 +237,11 @@ class KubernetesTarget(MirroredTarget):
 
             if missing:
                 container.call([*receiver, "receive", job_spec.root], write)
+
+
+def _is_over(job: Object, job_spec: JobSpec) -> bool:
+    """Whether nothing of a run is left to run."""
+    return condition(job, "Failed") or (condition(job, "Complete") and not job_spec.server)
 
 
 def _name(run: Run) -> str:

@@ -348,6 +348,41 @@ def test_a_finished_run_that_nobody_followed_is_heard_before_its_job_goes(cluste
     assert cluster.objects["jobs"] == {}
 
 
+@pytest.mark.parametrize("left", ["the Job", "nothing"])
+@pytest.mark.parametrize("ask", ["state", "cancel", "follow"])
+def test_a_finished_run_is_finished_though_its_pod_is_gone(
+    cluster: FakeCluster, tmp_path: Path, left: str, ask: str
+) -> None:
+    run = a_run(tmp_path, f"target.kubernetes.mount={tmp_path}/volume")
+    target = targets.of_run(run)
+    target.start(run, attached=False)
+    on_volume = tmp_path / "volume" / manifests.FOLDER / "runs" / name_of(cluster) / "events.jsonl"
+    on_volume.parent.mkdir(parents=True)
+    events = [STARTED, {**STARTED, "state": "stopped"}, STARTED, LOSS, FINISHED]  # its first pod was drained
+    on_volume.write_text("".join(f"{json.dumps(event)}\n" for event in events))
+    (run.folder / "events.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in events[:2]))
+    if left == "nothing":
+        cluster.objects["jobs"].clear()
+    else:
+        end_job(cluster)
+    if ask == "follow":
+        assert heard(list(target.follow(run))) == events
+    else:
+        assert getattr(target, ask)(run) == "finished"
+    assert list(run.events()) == events
+    assert not cluster.objects["pods"]
+
+
+def test_a_volume_that_cannot_be_read_proves_nothing(cluster: FakeCluster, tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    target = targets.of_run(run)
+    target.start(run, attached=False)
+    cluster.objects["jobs"].clear()
+    cluster.refuse["pods"] = "exceeded quota"
+    assert "cannot be read from its volume: target.kubernetes: exceeded quota" in notes(list(target.follow(run)))
+    assert run.state == "away"
+
+
 def test_without_the_client_it_is_said_how_to_get_it(tmp_path: Path) -> None:
     block = "import sys; sys.modules['kubernetes'] = None; from runner.cli import main; "
     words = f"sys.exit(main(['run', 'quickstart', 'target=kubernetes', *{make.CPU}, 'paths.runs={tmp_path}/runs']))"
