@@ -18,7 +18,8 @@ from runner.plan.model import Step
 class Follower:
     """Prints events for people, and keeps the outcome.
 
-    `seconds` holds the duration of each stage, `cached` the stages that were cached, `reason` why the run failed.
+    `seconds` holds the duration of each stage, `cached` the stages that were cached, `reason` why the run failed;
+    `serving` tells whether a server has reported that it answers.
     """
 
     def __init__(self, steps: Sequence[Step], console: Console):
@@ -27,6 +28,7 @@ class Follower:
         self._milestones = _Milestones()
         self.seconds: dict[str, float] = {}
         self.cached: set[str] = set()
+        self.serving = False
         self.state, self.reason, self.failed_stage, self.status = "killed", "the executor was killed", "", 0
 
     def follow(self, lines: Iterable[bytes]) -> None:
@@ -89,6 +91,7 @@ class Follower:
         self._print(f"      {event['message']}", {"warning": "yellow", "error": "red"}.get(event["level"], "dim"))
 
     def _on_serving(self, event: dict[str, Any]) -> None:
+        self.serving = True
         self._print(f"      serving at {event['url']}, models: {', '.join(event['models'])}", "bold")
 
     def _print(self, text: str, style: str) -> None:

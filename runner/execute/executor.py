@@ -43,7 +43,7 @@ from runner.execute.store import Store
 INTERRUPTED = 75  # <sysexits.h> EX_TEMPFAIL
 
 
-def execute(plan: Mapping[str, Any], run: Path, stages: Sequence[str] = (), attempt: str = "") -> int:
+def execute(plan: Mapping[str, Any], run: Path, stages: Sequence[str] | None = None, attempt: str = "") -> int:
     """Run the steps of `plan`, or only those of some `stages`, in order; `run` is the folder that records it.
 
     The run is finished with the plan's last step. `attempt` is the scheduler's, for the rendezvous with other nodes.
@@ -63,11 +63,11 @@ class Executor:
         self._events = EventWriter(run / EVENTS)
         self._rendezvous = Rendezvous(run / NODES, attempt)
 
-    def execute(self, stages: Sequence[str] = ()) -> int:
+    def execute(self, stages: Sequence[str] | None = None) -> int:
         """Run all steps, or those of some stages; returns the exit status."""
         self._events.emit("run", state="started", pid=os.getpid(), host=socket.gethostname())
         os.environ.update(_load_secrets(self._run))
-        steps = [step for step in self._plan["steps"] if not stages or step["stage"] in stages]
+        steps = [step for step in self._plan["steps"] if stages is None or step["stage"] in stages]
         status = self._run_steps(steps)
         if status in (0, 1, 2) and any(step.get("nodes", 1) > 1 for step in steps):
             self._rendezvous.close()  # otherwise the run will be resumed, on all nodes
@@ -90,7 +90,7 @@ class Executor:
         except signals.Interrupted:
             self._events.emit("run", state="interrupted", status=INTERRUPTED)
             return INTERRUPTED
-        return self._end("finished", 0) if steps[-1] is self._plan["steps"][-1] else 0
+        return self._end("finished", 0) if steps[-1:] == self._plan["steps"][-1:] else 0
 
     def _end(self, state: str, status: int) -> int:
         (self._run / SECRETS).unlink(missing_ok=True)
@@ -238,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m runner.execute", description="Run a plan on this machine.")
     parser.add_argument("plan", type=Path, help="plan.json")
     parser.add_argument("--run", type=Path, required=True, help="folder that records the run")
-    parser.add_argument("--steps", default="", metavar="STAGES", help="run only these stages (comma-separated)")
+    parser.add_argument("--steps", metavar="STAGES", help="run only these stages (comma-separated; there may be none)")
     parser.add_argument("--node", type=int, default=0, help="rank of this node; 0 runs the plan (default: 0)")
     parser.add_argument("--attempt", default="", help="the scheduler's id of this execution; the same on all nodes")
     parser.add_argument("--lifeline", action="store_true", help="stop when standard input closes")
@@ -263,4 +263,4 @@ def _execute_alone(plan: Mapping[str, Any], args: argparse.Namespace) -> int:
             signals.stop_at_end_of(sys.stdin.fileno())
         if args.echo:
             threading.Thread(target=echo, args=(args.run,)).start()  # ends when the lock is released
-        return execute(plan, args.run, [stage for stage in args.steps.split(",") if stage], args.attempt)
+        return execute(plan, args.run, None if args.steps is None else args.steps.split(","), args.attempt)

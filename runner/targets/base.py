@@ -42,9 +42,13 @@ class Target(ABC):
     def plan(self, recipe: Recipe) -> Plan:
         """The plan of a recipe on this target. Raises RecipeError for a recipe that cannot work here, or at all."""
         place = self.place(recipe)
+        self.check(recipe)
+        return self.assign(build(recipe, place))
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises RecipeError for a recipe that cannot work on this target."""
         for problem in self.problems(recipe):
             raise RecipeError(problem)
-        return self.assign(build(recipe, place))
 
     def assign(self, plan: Plan) -> Plan:
         """A plan with all that depends on the target: its name and the scheduler's job. Raises RecipeError."""

@@ -75,6 +75,8 @@ def plan_of(runs: Sequence[Run], questions: Questions, folder: Path) -> tuple[Co
         raise RecipeError(f"--prompts {questions.prompts}: no such file")
     first, recipe = runs[0], afterwards(runs[0], runs[0].typed_recipe(), "generate", folder)
     check_together(runs, recipe)
+    target = targets.of(recipe.target)
+    target.check(recipe)
     made = {name: artifacts_of(run, recipe) for name, run in _named(runs, recipe).items()}
     artifacts = next(iter(made.values()))
     title, args = f"answer {questions.prompts.name}", _args(recipe, made, questions)
@@ -83,7 +85,7 @@ def plan_of(runs: Sequence[Run], questions: Questions, folder: Path) -> tuple[Co
     step = plan.step("generate", command, place, recipe)
     composed = Composed(recipe, Path(first.manifest["recipe"]), tuple(made), first.manifest["choices"])
     answering = Plan(recipe.name, str(artifacts.place.store), (step,), artifacts.carried)
-    return composed, targets.of(recipe.target).assign(answering)
+    return composed, target.assign(answering)
 
 
 def _named(runs: Sequence[Run], recipe: Recipe) -> Mapping[str, Run]:

@@ -50,7 +50,7 @@ def serve(args: Sequence[str], folder: Path, console: Console, detached: bool) -
     target = targets.of(composed.recipe.target)
     _check_port(target, planned, folder)
     run = begin(composed, planned, target)
-    return _detach_when_serving(run, target, console) if detached else watch(run, target, console)
+    return detach_when_serving(run, target, console) if detached else watch(run, target, console)
 
 
 def plan_of(args: Sequence[str], folder: Path) -> tuple[Composed, Plan]:
@@ -79,6 +79,7 @@ def _of_runs(names: Sequence[str], overrides: Sequence[str], folder: Path) -> tu
     named = served if len(served) > 1 or "=" in names[0] else {recipe.serve.adapter_name: first}
     _check(named, recipe)
     target = targets.of(recipe.target)
+    target.check(recipe)
     place = dataclasses.replace(target.place(recipe), store=Path(first.plan["store"]))
     artifacts = {name: artifacts_of(run, recipe) for name, run in named.items()}
     adapters = [server_options.named(name, made) for name, made in artifacts.items()]
@@ -158,7 +159,7 @@ def _check_port(target: Target, planned: Plan, folder: Path) -> None:
         raise RecipeError(f"serve.port: {port}: {reason}, or choose another with serve.port=N")
 
 
-def _detach_when_serving(run: Run, target: Target, console: Console) -> int:
+def detach_when_serving(run: Run, target: Target, console: Console) -> int:
     """Follow a run until its server is ready, then detach from it."""
     follower = Follower([Step(**step) for step in run.plan["steps"]], console)
     try:
@@ -167,7 +168,7 @@ def _detach_when_serving(run: Run, target: Target, console: Console) -> int:
     except KeyboardInterrupt:
         target.cancel(run)
         return 130
-    if follower.state != "started":
+    if not follower.serving:
         console.print(Text(f"{follower.failed_stage or 'run'}: {follower.reason}", style="red"), soft_wrap=True)
         return follower.status or 1
     target.detach()

@@ -29,7 +29,6 @@ from runner.targets.bundle import asks_hub, code_name
 NEURON, EFA, HUGEPAGES = "aws.amazon.com/neuron", "vpc.amazonaws.com/efa", "hugepages-2Mi"
 _BESIDE_HUGEPAGES = "8000Mi"  # Kubernetes rejects huge pages in a pod that requests neither memory nor CPUs
 FOLDER = "trainium-recipes"  # on the volume
-JOB_PLAN, SERVER_PLAN = "job.json", "server.json"  # the two parts of a plan with a server in the foreground
 RUN, SERVER, ACCESS = "run", "server", "access"  # app.kubernetes.io/component of the pods, and their container
 _ARCHIVE, _BOOTSTRAP = "bundle.tar.gz", "bootstrap.py"
 _BUNDLE = "/bundle"  # where the ConfigMap is mounted
@@ -81,12 +80,6 @@ class JobSpec:
     def root(self) -> str:
         """The folder that plans run in."""
         return f"{self.settings.mount}/{FOLDER}"
-
-    def parts(self) -> Iterator[tuple[str, bytes]]:
-        """File names and contents of the two parts of a plan with a server in the foreground."""
-        if self.server:
-            for name, steps in ((JOB_PLAN, self.steps), (SERVER_PLAN, [self.server])):
-                yield name, json.dumps({**self.plan, "steps": steps}).encode()
 
 
 def unique_name(recipe: str, *parts: str) -> str:
@@ -196,7 +189,6 @@ def _nodes(job_spec: JobSpec) -> str:
 
 
 def _job_pod(job_spec: JobSpec) -> Object:
-    plan = JOB_PLAN if job_spec.server else "plan.json"
     node = ["--node", "$(JOB_COMPLETION_INDEX)"] if job_spec.nodes > 1 else []
     unpack = {
         "name": "unpack",
@@ -204,7 +196,7 @@ def _job_pod(job_spec: JobSpec) -> Object:
         "command": [job_spec.python, f"{_BUNDLE}/{_BOOTSTRAP}", "receive", job_spec.root, f"{_BUNDLE}/{_ARCHIVE}"],
         "volumeMounts": [_mount(job_spec.settings), {"name": "bundle", "mountPath": _BUNDLE, "readOnly": True}],
     }
-    pod = _pod(job_spec, RUN, job_spec.settings.image, plan, node, job_spec.steps)
+    pod = _pod(job_spec, RUN, job_spec.settings.image, job_spec.steps, node)
     pod["volumes"].append({"name": "bundle", "configMap": {"name": job_spec.run}})
     subdomain = {"subdomain": _nodes(job_spec)} if job_spec.nodes > 1 else {}
     return {**subdomain, "restartPolicy": "Never", "initContainers": [unpack], **pod}
@@ -213,7 +205,7 @@ def _job_pod(job_spec: JobSpec) -> Object:
 def _deployment(job_spec: JobSpec) -> Object:
     assert job_spec.server
     image = image_of(job_spec.settings, _with_vllm(job_spec.server))
-    pod = _pod(job_spec, SERVER, image, SERVER_PLAN, [], [job_spec.server])
+    pod = _pod(job_spec, SERVER, image, [job_spec.server])
     ready = {"httpGet": {"path": "/health", "port": job_spec.port}, "periodSeconds": 5}
     pod["containers"][0] |= {"ports": [{"name": "http", "containerPort": job_spec.port}], "readinessProbe": ready}
     spec = {
@@ -235,19 +227,12 @@ def image_of(settings: Kubernetes, with_vllm: bool) -> str | None:
 
 
 def _pod(
-    job_spec: JobSpec, component: str, image: str | None, plan: str, args: list[str], steps: Sequence[Mapping[str, Any]]
+    job_spec: JobSpec, component: str, image: str | None, steps: Sequence[Mapping[str, Any]], args: Sequence[str] = ()
 ) -> Object:
     """The spec of a pod whose container executes `steps` of the plan on the volume."""
-    command = [
-        job_spec.python,
-        "-m",
-        "runner.execute",
-        f"{job_spec.folder}/{plan}",
-        "--run",
-        job_spec.folder,
-        "--echo",
-        *args,
-    ]
+    plan = [f"{job_spec.folder}/plan.json", "--run", job_spec.folder]
+    some = ["--steps", ",".join(step["stage"] for step in steps)] if job_spec.server else []
+    command = [job_spec.python, "-m", "runner.execute", *plan, *some, "--echo", *args]
     count = devices(job_spec, steps)
     container = {
         "name": component,

@@ -268,8 +268,6 @@ def _archive(job_spec: JobSpec, write_record: Callable[[tarfile.TarFile], None],
     with tarfile.open(fileobj=buffer, mode="w:gz", dereference=True) as archive:
         bundle.write_code(archive)
         write_record(archive)
-        for name, content in job_spec.parts():
-            bundle.add(archive, f"{job_spec.folder}/{name}", content)
         bundle.write_carried(archive, carried)
     return buffer.getvalue()
 

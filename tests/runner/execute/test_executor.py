@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner.execute.executor import execute
+from runner.execute.run_folder import last_state
 from tests.runner.execute.small_plans import WRITE, events, start, states, step
 
 
@@ -27,6 +28,15 @@ def test_failed_step_publishes_nothing_and_ends_the_run(tmp_path: Path) -> None:
     assert not (store / "objects").exists()
     assert "no luck" in events(tmp_path / "run")[-2]["reason"]
     assert ("export", "begun") not in states(tmp_path / "run")
+
+
+def test_of_a_plan_in_parts_only_the_last_ends_the_run(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    plan = {"store": str(store), "steps": [step(store, "convert", WRITE), step(store, "train", WRITE)]}
+    for stages, last in (([], "started"), (["convert"], "started"), (["train"], "finished")):
+        assert execute(plan, tmp_path / "run", stages) == 0
+        assert last_state(tmp_path / "run") == last
+    assert [stage for stage, state in states(tmp_path / "run") if state == "finished"] == ["convert", "train"]
 
 
 def test_only_a_resumable_step_finds_what_it_left(tmp_path: Path) -> None:

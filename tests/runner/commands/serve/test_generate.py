@@ -112,6 +112,14 @@ def test_on_kubernetes_the_pod_has_the_image_that_serves(tmp_path: Path, rows: P
     assert plan.steps[0].argv[0] == composed.recipe.target.python
 
 
+def test_a_later_step_is_checked_as_a_whole_run_is(tmp_path: Path, rows: Path, files) -> None:
+    run = a_run(tmp_path, *files, "serve=vllm", "sdk.serve_python=python")
+    cluster = {"image": "train:1", "access_image": "python:3", "claim": "data"}
+    run = elsewhere(run, kind="kubernetes", kubernetes={**run.recipe["target"]["kubernetes"], **cluster})
+    with pytest.raises(RecipeError, match="target.kubernetes.serve_image: serve=vllm needs an image with vLLM"):
+        planned(tmp_path, rows, run)
+
+
 def test_answers_are_in_a_record_and_where_one_wants_them(tmp_path, rows, tiny_model, tiny_adapter) -> None:
     run = a_run(tmp_path, tiny_model, tiny_adapter, "serve=embedded")
     out = tmp_path / "out"

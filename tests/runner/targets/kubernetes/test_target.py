@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 import subprocess
@@ -14,8 +15,10 @@ from typing import Any
 import pytest
 import yaml
 from fake_cluster import FakeCluster, fake_cluster
+from rich.console import Console
 
 from runner import targets
+from runner.commands.serve.server import detach_when_serving
 from runner.compose.recipe import compose
 from runner.errors import RecipeError
 from runner.plan.model import Plan, Step
@@ -391,12 +394,25 @@ def test_without_the_client_it_is_said_how_to_get_it(tmp_path: Path) -> None:
     assert "pip install 'trainium-recipes[kubernetes]'" in done.stderr
 
 
-def test_the_plan_of_a_server_comes_in_two_parts() -> None:
-    recipe = compose("quickstart", ["target=kubernetes", *make.CPU, "serve.mode=foreground", "serve.port=8123"]).recipe
-    target = targets.of(recipe.target)
-    plan = json.loads(json.dumps(target.plan(recipe).as_json()))
-    job_spec = manifests.JobSpec("name", plan, "python3", recipe.target.kubernetes)
-    parts = {name: [step["stage"] for step in json.loads(text)["steps"]] for name, text in job_spec.parts()}
-    assert parts["server.json"] == ["serve"]
-    assert parts["job.json"] == [step["stage"] for step in plan["steps"][:-1]]
-    assert job_spec.port == 8123
+@pytest.mark.parametrize("stages", [("train", "serve"), ("serve",)])
+def test_the_steps_of_a_server_come_in_two_parts(stages: tuple[str, ...]) -> None:
+    """A server of a recorded run has no other step: its Job only unpacks."""
+    recipe = compose("quickstart", ["target=kubernetes", *make.CPU]).recipe
+    steps = tuple(Step(stage, stage, stage, ("python3", "--port", "8123"), {}, True, True) for stage in stages)
+    made = list(yaml.safe_load_all(targets.of(recipe.target).manifests(Plan("quickstart", "store", steps))))
+    commands = {one["kind"]: one["spec"]["template"]["spec"]["containers"][0]["command"] for one in made
+                if "template" in one.get("spec", {})}  # fmt: skip
+    asked = {kind: command[command.index("--steps") + 1] for kind, command in commands.items()}
+    assert asked == {"Job": ",".join(stages[:-1]), "Deployment": "serve"}
+
+
+def test_a_server_that_never_answers_is_not_said_to_serve(cluster: FakeCluster, tmp_path: Path) -> None:
+    run, said = a_run(tmp_path), io.StringIO()
+    target = targets.of_run(run)
+    target.start(run, attached=False)
+    name = name_of(cluster)
+    cluster.put("pods", f"{name}-1", **pod(name, 1, "terminated"))
+    cluster.logs[f"{name}-1"] = [(echo(STARTED), False)]
+    end_job(cluster, "Failed", reason="BackoffLimitExceeded")
+    assert detach_when_serving(run, target, Console(file=said, width=200)) == 1
+    assert "BackoffLimitExceeded" in said.getvalue() and "Stop it with" not in said.getvalue()
