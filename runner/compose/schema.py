@@ -334,7 +334,7 @@ class Kubernetes:
 @dataclass
 class Target:
     kind: str = key("where the plan runs", "local", choices=("local", "ssh", "slurm", "ray", "kubernetes"))
-    host: str | None = key("a host of ~/.ssh/config, or [user@]name[:port]", None)
+    host: str | None = key("a host of ~/.ssh/config, or [user@]name[:port], such as [::1]:2222", None)
     folder: str = key(
         "folder on that host, absolute or relative to the home folder; on a cluster, one that all nodes share",
         "trainium-recipes",

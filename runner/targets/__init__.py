@@ -42,8 +42,9 @@ def of(settings: Settings) -> Target:
 def on_host(host: str) -> RemoteTarget:
     """A machine over SSH, given as HOST or HOST:FOLDER."""
     from runner.targets.ssh import SSHTarget
+    from runner.targets.transport.ssh import split_folder
 
-    name, _, folder = host.partition(":")
+    name, folder = split_folder(host)
     settings = Settings(kind="ssh", host=name)
     return SSHTarget(dataclasses.replace(settings, folder=folder or settings.folder))
 

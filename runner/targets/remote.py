@@ -70,6 +70,7 @@ class RemoteTarget(MirroredTarget):
         return Place(code, store, python, inputs, digest_cache=runs / ".digests")
 
     def probe(self, program: Path, flags: Sequence[str]) -> bytes:
+        self._look([])
         python = [*self.on_node, self._settings.python, "-c", program.read_text(encoding="utf-8")]
         command = ["sh", "-c", _IN_FOLDER, "sh", self._settings.folder, *python, *flags]
         return self._checked(lambda: self._transport.call(command))
@@ -177,6 +178,10 @@ class RemoteTarget(MirroredTarget):
             raise RecipeError(
                 f"target.python: {self._settings.python} on {self._transport.host} is Python {version}; "
                 f"name one of {minimum} or newer"
+            )
+        if machine["is_file"]:
+            raise RecipeError(
+                f"target.folder: {self._settings.folder} on {self._transport.host} is a file; name a folder"
             )
         return machine
 

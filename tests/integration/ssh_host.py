@@ -16,7 +16,7 @@ SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 
 _SERVER = """
 Port {port}
-ListenAddress 127.0.0.1
+ListenAddress {address}
 HostKey "{folder}/hostkey"
 PidFile "{folder}/sshd.pid"
 AuthorizedKeysFile "{folder}/id_ed25519.pub"
@@ -29,7 +29,7 @@ Subsystem sftp internal-sftp
 """
 _CLIENT = """
 Host {name}
-  HostName 127.0.0.1
+  HostName {address}
   Port {port}
   IdentityFile "{folder}/id_ed25519"
   IdentitiesOnly yes
@@ -50,7 +50,7 @@ class Host:
     @property
     def target(self) -> list[str]:
         """Overrides that choose it, in a folder with a blank and a quote."""
-        return ["target=ssh", f"target.host={self.name}", f"target.folder={quoted(self.root)}"]
+        return ["target=ssh", f"target.host={quoted(self.name)}", f"target.folder={quoted(self.root)}"]
 
     @property
     def root(self) -> Path:
@@ -87,8 +87,9 @@ def free_port() -> int:
 
 @contextmanager
 def ssh_host(
-    folder: Path, home: Path, name: str = "trn-a", port: int | None = None, environment: str = "", shell: str = ""
-) -> Iterator[Host]:
+    folder: Path, home: Path, name: str = "trn-a", port: int | None = None, environment: str = "", shell: str = "",
+    address: str = "127.0.0.1",
+) -> Iterator[Host]:  # fmt: skip
     """Start sshd and let the ssh_config in `home` know it by `name`; sessions there have `environment`, VAR=VALUE.
 
     A `shell` is what starts the login shell: it finds in SSH_ORIGINAL_COMMAND what sshd would give to that with -c.
@@ -101,14 +102,14 @@ def ssh_host(
         if not (folder / key).exists():
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
     algorithm, key = (folder / "hostkey.pub").read_text().split()[:2]
-    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {algorithm} {key}\n")
+    (folder / "known_hosts").write_text(f"[{address}]:{port} {algorithm} {key}\n")
     more = f"SetEnv {environment}\n" if environment else ""
     more += f"ForceCommand {shell}\n" if shell else ""
-    (folder / "sshd_config").write_text(_SERVER.format(port=port, folder=folder) + more)
+    (folder / "sshd_config").write_text(_SERVER.format(port=port, folder=folder, address=address) + more)
     config = home / ".ssh" / "config"
     config.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with config.open("a") as stream:
-        stream.write(_CLIENT.format(name=name, port=port, folder=folder))
+        stream.write(_CLIENT.format(name=name, port=port, folder=folder, address=address))
     server = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd_config"], stderr=subprocess.PIPE, text=True)
     assert server.stderr
     for line in server.stderr:

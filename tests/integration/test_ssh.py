@@ -72,6 +72,17 @@ def test_any_login_shell_will_do_and_may_print(tmp_path: Path, home: Path, work:
         assert target.run_names() == [run.name]
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_host_is_an_address_with_a_port(tmp_path: Path, home: Path, work: Path, address: str) -> None:
+    with ssh_host(tmp_path / "a host", home, name=address, address=address) as host:
+        host.name = f"[{address}]:{host.port}" if ":" in address else f"{address}:{host.port}"
+        run = a_far_run(work, host, ENDS)
+        target = start(run)
+        assert json.loads(list(target.follow(run))[-1])["state"] == "finished"
+        machine = targets.on_host(f"{host.name}:{host.root}")
+        assert machine.run_names() == [run.name]
+
+
 def test_an_account_that_runs_no_commands_is_said_to_be_one(tmp_path: Path, home: Path, work: Path) -> None:
     with ssh_host(tmp_path / "a host", home, shell="echo This account is currently not available.") as host:
         run = a_far_run(work, host, ENDS)
@@ -328,6 +339,7 @@ def test_keys_are_checked(host: Host, work: Path) -> None:
         (["target.python=python9"], "trn-a has no python9"),
         (["target.host=null"], "target.host: missing; name a machine"),
         (["target.folder=/proc/nowhere"], "/proc/nowhere"),
+        (["target.folder=/etc/hostname"], "target.folder: /etc/hostname on trn-a is a file; name a folder"),
         (["sdk.train_python=null"], "sdk.train_python: missing: the Python on trn-a"),
     ],
 )

@@ -6,6 +6,7 @@ are added here: Fabric accepts any host key, and it waits forever when the conne
 
 from __future__ import annotations
 
+import re
 import shlex
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ _CHUNK = 2**16
 _MARK = "trainium-recipes begins"  # on a line of its own, before what a command prints
 # Between single quotes, these characters mean the same to sh, csh and fish.
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 /._-=:,")
+_HOST = re.compile(r"(?:(?P<user>[^@]+)@)?(?:\[(?P<address>[^]]+)]|(?P<name>[^:]+))(?::(?P<port>\d+))?")
 _START = r'printf "\n%s\n" "$0"; printf "\n%s\n" "$0" >&2; eval "exec $(printf %b "$1")"'
 
 
@@ -91,22 +93,52 @@ class SSHTransport:
 
     def _open(self) -> Connection:
         if self._connection is None:
-            connection = Connection(self.host, connect_timeout=int(_CONNECT))
+            connection = _connection_to(self.host)
             _check_host_keys(connection)
             _connect(connection, self.host)
             self._connection = connection
         return self._connection
 
 
+def split_folder(text: str) -> tuple[str, str | None]:
+    """The host and the folder of HOST or HOST:FOLDER; the folder is None where there is none.
+
+    >>> split_folder("me@[::1]:2222:/fsx/me")
+    ('me@[::1]:2222', '/fsx/me')
+    """
+    host = _HOST.match(text)
+    rest = text[host.end() :] if host else ""
+    return (text[: -len(rest)], rest[1:] or None) if rest.startswith(":") else (text, None)
+
+
+def _connection_to(host: str) -> Connection:
+    """A connection to [user@]name[:port]; an IPv6 address with a port is written in brackets, as [::1]:22."""
+    parts = _HOST.fullmatch(host)
+    if not parts:  # such as an IPv6 address without brackets
+        return Connection(host, connect_timeout=int(_CONNECT))
+    port = int(parts["port"]) if parts["port"] else None
+    return Connection(parts["address"] or parts["name"], parts["user"], port, connect_timeout=int(_CONNECT))
+
+
 def _feed(channel: paramiko.Channel, feed: Callable[[IO[bytes]], None]) -> None:
     """Write the standard input. A command that ends early closes it; its status and errors tell why."""
-    stream: Any = channel.makefile("wb", _CHUNK)
+    stream: Any = _Input(channel)
     try:
         feed(stream)
-        stream.flush()
     except OSError:
         if not channel.exit_status_ready():
             raise
+
+
+class _Input:
+    """Standard input of a command. A file of paramiko would write once more when it is collected, and complain."""
+
+    def __init__(self, channel: paramiko.Channel) -> None:
+        self._channel = channel
+
+    def write(self, data: bytes) -> int:
+        self._channel.sendall(data)
+        return len(data)
 
 
 def _lines(channel: paramiko.Channel) -> Iterator[bytes]:
