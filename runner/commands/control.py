@@ -157,9 +157,7 @@ def add_fetch(parser: argparse.ArgumentParser) -> None:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
-    parser.add_argument(
-        "--host", help="HOST or HOST:FOLDER, for a run that another computer started there; HOST as target.host"
-    )
+    parser.add_argument("--host", help="HOST or HOST:FOLDER, for a run that another computer started there")
 
 
 def _find(args: argparse.Namespace) -> Run:

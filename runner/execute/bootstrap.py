@@ -1,7 +1,7 @@
 """The first contact with a machine that has none of our code: its Python runs this file's text, `python3 -c TEXT VERB`.
 
-    look FOLDER NAME...    print as JSON: the version of this Python, free bytes, which names exist in FOLDER, and whether
-                           it is a file
+    look FOLDER NAME...    print as JSON: the version of this Python, free bytes, which names exist in FOLDER, and
+                           whether it is a file
     receive FOLDER [TAR]   unpack a tar, by default from standard input, which may stay open after the tar's end;
                            every entry DIR/NAME appears whole, unless it exists already
 
