@@ -134,7 +134,7 @@ class KubernetesTarget(MirroredTarget):
         self._cluster.forget()
 
     def state(self, run: Run) -> str:
-        """As `runner.execute.agent.state`, or `waiting: no pod runs yet`; all events of a run that has ended are read."""
+        """As `runner.execute.agent.state`, or `waiting: no pod runs yet`; reads all events of a run that ended."""
         job_spec, reported = self._job_spec_of(run), run_folder.last_state(run.folder)
         if reported in FINAL:
             return reported
