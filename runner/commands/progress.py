@@ -51,7 +51,8 @@ class Follower:
         if self.state == "stopped":
             self.reason = "it was stopped"
         elif self.state == "interrupted":
-            self._print("The time limit was reached. The run resumes when it is started again.", "yellow")
+            self.reason = "it was interrupted; run the same command to resume"
+            self._print("Interrupted, as by a time limit. The run resumes when it is started again.", "yellow")
 
     def _on_step(self, event: dict[str, Any]) -> None:
         getattr(self, f"_on_step_{event['state']}")(event, self._titles[event["stage"]])
@@ -86,6 +87,12 @@ class Follower:
         ]
         if values:
             self._progress.update(self._task, numbers=" · ".join(values).replace("tokens_per_second", "tokens/s"))
+
+    def _on_checkpoint(self, event: dict[str, Any]) -> None:
+        """Shown only where the training resumes from it."""
+
+    def _on_interrupted(self, event: dict[str, Any]) -> None:
+        self._print(f"      interrupted after step {event['at']}, with a checkpoint", "yellow")
 
     def _on_log(self, event: dict[str, Any]) -> None:
         self._print(f"      {event['message']}", {"warning": "yellow", "error": "red"}.get(event["level"], "dim"))

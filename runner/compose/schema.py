@@ -222,7 +222,7 @@ class Train:
         "folder or s3:// address for the compiled programs of nxd, optimum and NxD Inference; default: in the store",
         None,
     )
-    checkpoint_every: int = key("optimizer steps between checkpoints; 0 = none", 50, minimum=0)
+    checkpoint_every: int = key("optimizer steps between checkpoints; 0 = only when interrupted", 50, minimum=0)
     seed: int = key("seed of LoRA weights, data order and dropout", 42, minimum=0)
     attention: str = key(
         "for optimum. masked: packed examples do not attend to each other; flash: a faster kernel, but they do",

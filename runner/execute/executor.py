@@ -14,7 +14,8 @@ A step of several nodes starts on all of them: on the first by this program, on 
 started with --node. They find each other through a file in FOLDER, which is on a file system that all nodes see.
 
 Exit status: 0 when all steps are done; 1 or 2 as a failed step's own; 130 when stopped by SIGINT or SIGTERM; 75 when
-interrupted by SIGUSR1, with which a scheduler warns of its time limit. Started again, the run resumes.
+interrupted by SIGUSR1, with which a scheduler warns of its time limit, or because a step's program was. Started again,
+the run resumes; if two attempts in a row leave nothing to resume from, the run fails with status 1.
 """
 
 from __future__ import annotations
@@ -33,14 +34,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.execute import cores, files, preflight, signals
+from runner.execute import attempts, cores, files, preflight, signals
 from runner.execute.events import EventWriter, echo
 from runner.execute.process import StepFailed, run_command
 from runner.execute.rendezvous import Rendezvous, node_environment
-from runner.execute.run_folder import CANCELLED, EVENTS, JOB, LOCK, NODES, SECRETS, run_name
+from runner.execute.run_folder import CANCELLED, EVENTS, JOB, LOCK, NODES, SECRETS, read_events, run_name, stage_states
 from runner.execute.store import Store
 
 INTERRUPTED = 75  # <sysexits.h> EX_TEMPFAIL
+_STALLED = (
+    "two attempts in a row were interrupted before a checkpoint or a finished step: allow a longer time "
+    "(target.slurm.time), or make a training step shorter (train.batch_size, train.accumulate)"
+)
 
 
 def execute(plan: Mapping[str, Any], run: Path, stages: Sequence[str] | None = None, attempt: str = "") -> int:
@@ -82,15 +87,26 @@ class Executor:
                 with self._os_errors_fail(step):
                     self._run_step(step)
         except StepFailed as failure:
-            self._events.release_space()
-            self._events.emit("step", stage=failure.stage, state="failed", reason=failure.reason)
-            return self._end("failed", 2 if failure.status == 2 else 1)
+            if attempts.interrupted_itself(read_events(self._run), failure.stage):
+                return self._interrupt()
+            return self._fail(failure)
         except signals.Stopped:
             return self._end("stopped", 130)
         except signals.Interrupted:
-            self._events.emit("run", state="interrupted", status=INTERRUPTED)
-            return INTERRUPTED
+            return self._interrupt()
         return self._end("finished", 0) if steps[-1:] == self._plan["steps"][-1:] else 0
+
+    def _fail(self, failure: StepFailed) -> int:
+        self._events.release_space()
+        self._emit({"stage": failure.stage}, "failed", reason=failure.reason)
+        return self._end("failed", 2 if failure.status == 2 else 1)
+
+    def _interrupt(self) -> int:
+        """End such that a scheduler starts the run again, unless that would go on without end."""
+        if attempts.stalled(read_events(self._run)):
+            return self._fail(StepFailed(next(reversed(stage_states(self._run))), 1, _STALLED))
+        self._events.emit("run", state="interrupted", status=INTERRUPTED)
+        return INTERRUPTED
 
     def _end(self, state: str, status: int) -> int:
         (self._run / SECRETS).unlink(missing_ok=True)

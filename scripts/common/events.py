@@ -6,6 +6,8 @@ are less frequent.
 
     {"time": 1763760000.1, "stage": "train", "event": "progress", "done": 12, "total": 80, "unit": "step"}
     {"time": ..., "stage": "train", "event": "metric", "at": 12, "values": {"loss": 2.31, "learning_rate": 0.0004}}
+    {"time": ..., "stage": "train", "event": "checkpoint", "at": 50}
+    {"time": ..., "stage": "train", "event": "interrupted", "at": 57}
     {"time": ..., "stage": "train", "event": "log", "level": "warning", "message": "..."}
     {"time": ..., "stage": "serve", "event": "serving", "url": "http://127.0.0.1:8000", "models": ["base", "adapter"]}
 """
@@ -45,6 +47,16 @@ def log(message: str, level: str = "info") -> None:
     _emit({"event": "log", "level": level, "message": message})
 
 
+def checkpoint(at: int) -> None:
+    """Report that a checkpoint after step `at` is complete on disk."""
+    _emit({"event": "checkpoint", "at": at})
+
+
+def interrupted(at: int) -> None:
+    """Report that a signal ended the work after step `at`, from which it resumes when it is started again."""
+    _emit({"event": "interrupted", "at": at})
+
+
 def serving(url: str, models: list[str], compiled: str | None = None) -> None:
     """Report that a server at `url` is ready for each of `models`; `compiled` names its compiled model, if any."""
     _emit({"event": "serving", "url": url, "models": models, **({"compiled": compiled} if compiled else {})})
@@ -74,6 +86,8 @@ def _as_text(fields: dict[str, Any]) -> str:
     if fields["event"] == "metric":
         numbers = " ".join(f"{name}={value:.6g}" for name, value in fields["values"].items())
         return numbers if fields["at"] is None else f"[{fields['at']}] {numbers}"
+    if fields["event"] in ("checkpoint", "interrupted"):
+        return f"{fields['event']} at step {fields['at']}"
     if fields["event"] == "serving":
         return f"serving at {fields['url']}, models: {', '.join(fields['models'])}"
     return f"{fields['level']}: {fields['message']}"

@@ -1,6 +1,7 @@
 """What every stage program shares: its argument parser, its exit status, and one-line error messages.
 
-Exit status: 0 success, 2 bad input (nothing was written), 1 the work failed or its output could not be written.
+Exit status: 0 success, 2 bad input (nothing was written), 1 the work failed or its output could not be written, 75
+interrupted by a signal (started again, the program resumes).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+_STATUS_OF_INTERRUPTED = 75  # <sysexits.h> EX_TEMPFAIL
+
 
 class BadInput(Exception):
     """A flag or an input file is unusable. The message is one line: what, where, and what to try."""
@@ -19,6 +22,10 @@ class BadInput(Exception):
 
 class StageFailed(Exception):
     """The work started, but its result cannot be used. The message is one line."""
+
+
+class Interrupted(Exception):
+    """A signal ended the work after its state was saved. The message is one line."""
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -39,15 +46,19 @@ def main(
     try:
         run(flags.parse_args(argv))
         sys.stdout.flush()
-    except (BadInput, StageFailed) as error:
+    except (BadInput, StageFailed, Interrupted) as error:
         _print_error(f"{flags.prog}: {error}")
-        return 2 if isinstance(error, BadInput) else 1
+        return _status(error)
     except OSError as error:
         _discard(1)
         if not isinstance(error, BrokenPipeError):  # else the reader of our output ended first, as `head` does
             _print_error(f"{flags.prog}: {error.filename or ''}: {error.strerror or error}")
         return 1
     return 0
+
+
+def _status(error: BadInput | StageFailed | Interrupted) -> int:
+    return 2 if isinstance(error, BadInput) else 1 if isinstance(error, StageFailed) else _STATUS_OF_INTERRUPTED
 
 
 def _open_standard_streams() -> None:
@@ -79,10 +90,10 @@ def report_from_rank_0() -> Iterator[None]:
     """Let only rank 0 print an error that all ranks raise; the others exit silently with the same status."""
     try:
         yield
-    except (BadInput, StageFailed) as error:
+    except (BadInput, StageFailed, Interrupted) as error:
         if int(os.environ.get("RANK", "0")) == 0:
             raise
-        sys.exit(2 if isinstance(error, BadInput) else 1)
+        sys.exit(_status(error))
 
 
 def existing_folder(text: str) -> Path:

@@ -197,6 +197,42 @@ def test_ranks_killed_while_training_continue_to_the_same_bits(files, tp2, tmp_p
     assert_same(tmp_path, tp2)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_interrupted_training_loses_no_step_and_continues_to_the_same_bits(files, tmp_path, number):
+    flags = (*FLAGS, "--epochs", 40, "--dropout", 0.2)
+    whole = train(files, tmp_path / "whole", *flags)
+    [process] = ranks = start_ranks(1, train_command(files / "tp1", files / "tokens", tmp_path / "again", *flags))
+    assert process.stderr is not None
+    next(line for line in process.stderr if line.startswith("[7]"))
+    process.send_signal(number)
+    statuses, said = finish(ranks)
+    assert statuses == [75]
+    last = max([7, *(int(step) for step in re.findall(r"^\[(\d+)\]", said, re.MULTILINE))])
+    assert said.splitlines()[-1] == (
+        f"train_torch.py: interrupted after step {last} of 80; the same command resumes there"
+    )
+    [_, said] = finish(start_ranks(1, train_command(files / "tp1", files / "tokens", tmp_path / "again", *flags)))
+    assert f"resuming from step {last}" in said
+    assert_same(whole, tmp_path / "again")
+    assert result(tmp_path / "again")["tokens"] == result(whole)["tokens"]
+
+
+def test_ranks_agree_on_the_step_when_one_of_them_is_signalled(files, tmp_path):
+    flags = (*FLAGS, "--epochs", 40)
+    command = train_command(files / "tp2", files / "tokens", tmp_path / "again", *flags)
+    ranks = start_ranks(2, command)
+    assert ranks[0].stderr is not None
+    next(line for line in ranks[0].stderr if line.startswith("[3]"))
+    ranks[1].send_signal(signal.SIGTERM)
+    statuses, said = finish(ranks)
+    assert statuses == [75, 75], said
+    statuses, said = finish(start_ranks(2, command))
+    assert statuses == [0, 0], said
+    assert re.search(r"resuming from step [1-9]", said)
+    finish(start_ranks(2, train_command(files / "tp2", files / "tokens", tmp_path / "whole", *flags)))
+    assert_same(tmp_path / "whole", tmp_path / "again")
+
+
 def test_number_of_processes_must_be_tp_size(files, tmp_path, capsys):
     status, line = refused(capsys, files, tmp_path / "out", shards="tp2")
     assert status == 2

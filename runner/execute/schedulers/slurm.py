@@ -27,7 +27,7 @@ from runner.execute.run_folder import EXECUTOR_LOG, HUB_TOKENS
 from runner.execute.schedulers import base
 from runner.execute.schedulers.base import Refused, Unreachable, command_output, python_path
 
-_WARNING = 90  # seconds before its time limit that a job gets SIGUSR1; a step has 30 of them to end
+_WARNING = 90  # seconds before its time limit that a job gets SIGUSR1; a step has 45 of them to end
 _WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 
 

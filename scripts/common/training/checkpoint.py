@@ -51,8 +51,10 @@ class Checkpoints:
         self._ranks.barrier()
         if self._ranks.rank == 0:
             _write_durably(folder / "complete", self._settings.encode())
+            _sync_folder(self._folder)
             for old in self._steps()[_KEPT:]:
                 shutil.rmtree(self._path(old))
+            events.checkpoint(step)
 
     def latest(self) -> dict[str, Any] | None:
         """The newest state that every rank can read, or None. Removes newer checkpoints that cannot be used."""
@@ -105,7 +107,12 @@ def _write_durably(path: Path, content: bytes | memoryview) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    """Have the names in a folder survive a crash."""
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

@@ -21,6 +21,7 @@ from common.formats.peft_folder import LoraConfig
 from common.program import BadInput, StageFailed
 from common.shards.layout import read_layout, read_shape, shard_name, write_layout
 from common.training.checkpoint import Checkpoints, settings_digest
+from common.training.interruption import Interruption
 from common.training.lora import Adapter
 from common.training.optimizer import Plan, Schedule
 from common.training.parallel import Ranks
@@ -74,7 +75,8 @@ class Training(ABC):
         self.plan = Plan(len(self.train_set), args.batch_size, micro_steps, args.epochs, args.max_steps, args.seed)
         self.schedule = Schedule(args.schedule, args.learning_rate, args.warmup_ratio, self.plan.steps)
         self.checkpoints = Checkpoints(args.output, ranks, self._settings())
-        self.record = Record()
+        self.interruption = Interruption(ranks)
+        self.record, self._saved_step = Record(), 0
 
     @abstractmethod
     def step(self, step: int, read: bool) -> tuple[float, float] | None:
@@ -86,7 +88,10 @@ class Training(ABC):
 
     @abstractmethod
     def evaluate(self) -> float | None:
-        """The mean loss over the labelled tokens of the evaluation split; None if the split is empty."""
+        """The mean loss over the labelled tokens of the evaluation split; None if the split is empty.
+
+        Calls `heed_interruption` before each micro-batch.
+        """
 
     @abstractmethod
     def read_adapter(self) -> None:
@@ -110,9 +115,24 @@ class Training(ABC):
         return [plan.batches(step)[0] for step in range(plan.steps)]
 
     def run(self) -> None:
-        """Train from the newest checkpoint, or from the start, to the last step and write the adapter."""
+        """Train from the newest checkpoint, or from the start, to the last step and write the adapter.
+
+        Raises Interrupted, with a checkpoint of the last step that was done, if a signal asks any rank to end.
+        """
         self._log_plan()
         self._resume()
+        with self.interruption:
+            eval_loss = self._train()
+        self._write(eval_loss)
+
+    def heed_interruption(self) -> None:
+        """Save a checkpoint and raise Interrupted if a rank was signalled; to be called on all ranks."""
+        if self.interruption.requested():
+            self._save()
+            self.interruption.leave(self.record.steps, self.plan.steps)
+
+    def _train(self) -> float | None:
+        """Do the steps that are left; returns the loss on the evaluation split after the last one."""
         if self.record.eval_loss_start is None:
             self.record.eval_loss_start = self.evaluate()
         started = (time.perf_counter(), self.record.tokens)
@@ -124,8 +144,15 @@ class Training(ABC):
             if report:
                 started = self._report(norm, started)
             if keep:
-                self.checkpoints.save(done, self._state())
-        self._write(self.evaluate())
+                self._save()
+            self.heed_interruption()
+        return self.evaluate()
+
+    def _save(self) -> None:
+        """Save a checkpoint, unless there is one of this step."""
+        if self.record.steps > self._saved_step:
+            self.checkpoints.save(self.record.steps, self._state())
+            self._saved_step = self.record.steps
 
     def _advance(self, step: int, read: bool) -> float:
         """Do one step; returns the norm of its gradient, NaN if not read. Raises StageFailed if training diverged."""
@@ -148,6 +175,7 @@ class Training(ABC):
         if state is None:
             return
         self.record = Record(**state["record"])
+        self._saved_step = self.record.steps
         self.adapter.weights.copy_(state["weights"])
         self.write_adapter()
         self.restore_optimizer(state["optimizer"])

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from common.program import BadInput, StageFailed
+from common.program import BadInput, Interrupted, StageFailed
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Ranks:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Leave the process group together with the other ranks.
 
-        BadInput and StageFailed are raised on every rank. Any other error is raised on this rank only: the others
+        BadInput, StageFailed and Interrupted are raised on every rank. Any other error is raised on this rank only: the others
         never reach the barrier, so do not wait for them.
         """
-        if self.size > 1 and (kind is None or issubclass(kind, (BadInput, StageFailed))):
+        if self.size > 1 and (kind is None or issubclass(kind, (BadInput, StageFailed, Interrupted))):
             dist.barrier(self.group)
             dist.destroy_process_group()
 
@@ -68,6 +68,10 @@ class Ranks:
         if self.size > 1:
             dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.group)
         return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true on any rank."""
+        return bool(self.max(torch.tensor(int(flag))))
 
     def first_message(self, message: str | None) -> str | None:
         """The message of the lowest rank that has one, so that all ranks fail together for the same reason."""

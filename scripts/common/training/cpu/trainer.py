@@ -59,6 +59,7 @@ class Trainer(Training):
         total, labelled = 0.0, 0
         with torch.no_grad():
             for sequences in self.eval_sequences():
+                self.heed_interruption()
                 batch = self.eval_set.batch(sequences)
                 total += self.model.loss(batch).item()
                 labelled += len(batch.rows)

@@ -80,8 +80,11 @@ class NeuronTraining(Training):
             return None
         batches = [padded_batch.batch(self.eval_set, rows, self.args.batch_size) for rows in self.eval_sequences()]
         labelled = sum(batch.labelled for batch in batches)
+        losses = []
         with torch.no_grad():
-            losses = [self._loss(self._weights.detach(), batch, labelled) for batch in batches]
+            for batch in batches:
+                self.heed_interruption()
+                losses.append(self._loss(self._weights.detach(), batch, labelled))
         return sum(loss.item() for loss in losses)
 
     def read_adapter(self) -> None:

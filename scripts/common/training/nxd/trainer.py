@@ -108,6 +108,7 @@ class NxdTraining(Training):
         self.model.eval()
         with torch.no_grad():
             for batch in self._own(batches):
+                self.heed_interruption()
                 total += self._loss(batch, 1.0)
                 mark_step()
         self.model.train()

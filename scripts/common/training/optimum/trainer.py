@@ -16,6 +16,7 @@ from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch_xla.core.xla_model as xm
 from neuronx_distributed.parallel_layers.layers import ColumnParallelLinear
 from neuronx_distributed.parallel_layers.parallel_state import get_data_parallel_rank, get_tensor_model_parallel_rank
@@ -33,6 +34,7 @@ from common.files import read_json
 from common.formats.dtypes import DTYPES
 from common.program import StageFailed
 from common.training.checkpoint import Checkpoints, settings_digest
+from common.training.interruption import Interruption
 from common.training.optimizer import Plan, Schedule
 from common.training.optimum.data import Collator, Stream
 from common.training.parallel import Ranks
@@ -58,7 +60,8 @@ def train(args: argparse.Namespace) -> None:
     data.check(read_json(args.model / "config.json")["vocab_size"])
     _warn_about_flash(args, data)
     settings = training_arguments(args, data.seq_len)  # joins the ranks
-    ranks = XlaRanks(*astuple(Ranks.from_environment()))
+    rank, size, _ = astuple(Ranks.from_environment())
+    ranks = XlaRanks(rank, size, dist.new_group(backend="gloo") if size > 1 else None)
     copies = settings.trn_config.data_parallel_size
     plan = Plan(len(data), args.batch_size, args.accumulate * copies, args.epochs, args.max_steps, args.seed)
     training = Training(args, data, plan, ranks)
@@ -110,6 +113,7 @@ class Training:
         self.args, self.data, self.plan, self.ranks = args, data, plan, ranks
         self.schedule = Schedule(args.schedule, args.learning_rate, args.warmup_ratio, plan.steps)
         self.checkpoints = Checkpoints(args.output, ranks, self._settings())
+        self.interruption = Interruption(ranks)
         self.record = Record()
 
     def run(self, settings: NeuronSFTConfig) -> None:
@@ -127,7 +131,8 @@ class Training:
         self._log_plan(parameters)
         # For dropout: the ranks of one copy of the model must draw the same masks, different copies must not.
         xm.set_rng_state(self.args.seed + 1000 * self.record.steps + get_data_parallel_rank())
-        trainer.train()
+        with self.interruption:
+            trainer.train()
         if is_precompilation():
             self.log("compiled; no adapter is written under neuron_parallel_compile")
             return
@@ -257,7 +262,10 @@ def _is_sharded(parameter: torch.nn.Parameter) -> bool:
 
 
 class XlaRanks(Ranks):
-    """All ranks of the training, through torch_xla: its process group does not support CPU tensors."""
+    """All ranks of the training, through torch_xla: its process group does not support CPU tensors.
+
+    `group` is one of the hosts, for their numbers.
+    """
 
     def barrier(self) -> None:
         """Wait for all ranks."""
@@ -323,18 +331,22 @@ class _Reporter(TrainerCallback):
         self.begun = time.perf_counter() - self.training.record.seconds
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Update the record, save a checkpoint if one is due, and report progress."""
+        """Update the record, report progress, and save a checkpoint if one is due or a signal asks for one."""
         training, record = self.training, self.training.record
         tokens, label_tokens = self.stream.tokens(record.steps)
         record.steps, record.tokens = record.steps + 1, record.tokens + tokens
         record.label_tokens, record.seconds = record.label_tokens + label_tokens, time.perf_counter() - self.begun
-        every = training.args.checkpoint_every
-        if every and record.steps % every == 0 and record.steps < training.plan.steps and not is_precompilation():
+        if training.ranks.rank == 0:
+            events.progress(record.steps, training.plan.steps)
+        if record.steps == training.plan.steps or is_precompilation():
+            return
+        every, interrupted = training.args.checkpoint_every, training.interruption.requested()
+        if interrupted or every and record.steps % every == 0:
             weights = {name: parameter.detach() for name, parameter in lora_parameters(model).items()}
             content = {"weights": weights, "optimizer": kwargs["optimizer"].state_dict()}
             training.checkpoints.save(record.steps, {"record": asdict(record), **move_all_tensor_to_cpu(content)})
-        if training.ranks.rank == 0:
-            events.progress(record.steps, training.plan.steps)
+        if interrupted:
+            training.interruption.leave(record.steps, training.plan.steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
         """Report metrics since the last report. Raises StageFailed, on every rank, if the training diverged."""
