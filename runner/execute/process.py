@@ -16,7 +16,7 @@ from typing import Any
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
-_GRACE = 45.0  # seconds between SIGTERM and SIGKILL, in which a training saves a checkpoint; torchrun gives its ranks 30
+_GRACE = 45.0  # seconds between SIGTERM and SIGKILL: a training saves a checkpoint; torchrun kills its ranks after 30
 _SKEW = 0.5  # seconds: who ends a whole job may signal the step before this program; then it was stopped, not failed
 
 

@@ -159,13 +159,13 @@ def _host(recipe: Recipe, a: Architecture, training: int) -> dict[str, int]:
 
 
 def _disk(recipe: Recipe, a: Architecture, kv_copies: int, trained: int) -> dict[str, int]:
-    """Files of the stages: the model, its shards, adapters, two checkpoints of weights and moments, the served model.
+    """Files of the stages: the model, its shards, adapters, checkpoints of weights and moments, the served model.
 
     The Neuron compiler's cache is not included: its size is not known before.
     """
     model = parameters(a) * (_BYTES[recipe.model.dtype] if recipe.model.source == "gguf" else _STORED)
     shards = _weights(recipe, a, kv_copies) * recipe.parallel.tp_size * _STORED
-    checkpoints = 2 * 12 * trained if recipe.train.checkpoint_every else 0
+    checkpoints = (2 if recipe.train.checkpoint_every else 1) * 12 * trained
     merge = recipe.export.merge or releases.merged(recipe)
     keeps_compiled = recipe.serve.engine == "vllm" and recipe.sdk.vllm in COMPILED
     return {

@@ -45,8 +45,8 @@ class Ranks:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Leave the process group together with the other ranks.
 
-        BadInput, StageFailed and Interrupted are raised on every rank. Any other error is raised on this rank only: the others
-        never reach the barrier, so do not wait for them.
+        BadInput, StageFailed and Interrupted are raised on every rank. Any other error is raised on this rank only:
+        the others never reach the barrier, so do not wait for them.
         """
         if self.size > 1 and (kind is None or issubclass(kind, (BadInput, StageFailed, Interrupted))):
             dist.barrier(self.group)
