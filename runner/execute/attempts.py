@@ -1,4 +1,4 @@
-"""What a run's attempts achieved, from its events: a scheduler may start a run again and again. Standard library alone."""
+"""What the attempts of a run achieved, by its events; a scheduler may start it often. Standard library alone."""
 
 from __future__ import annotations
 
