@@ -75,7 +75,9 @@ def _add_execution(group: argparse._ArgumentGroup) -> None:
         "--gradient-checkpointing", action=argparse.BooleanOptionalAction, default=False, help="less memory, slower"
     )
     group.add_argument(
-        "--checkpoint-every", type=program.at_least(0), default=0,
+        "--checkpoint-every",
+        type=program.at_least(0),
+        default=0,
         help="steps between checkpoints; 0: only when interrupted",
     )
     group.add_argument("--seed", type=program.at_least(0), default=0, help="seed of lora_A, data order and dropout")
