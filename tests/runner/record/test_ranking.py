@@ -35,10 +35,25 @@ def test_trials_are_ranked_by_their_sweeps_objective(tmp_path: Path) -> None:
     assert [metrics["train.loss"] for _, metrics in ranked] == [0.5, 0.25]
 
 
-def test_the_objective_is_the_recipes_or_the_first_that_it_measures() -> None:
-    assert objective(compose("quickstart").recipe) == Objective("adapter.execution_accuracy", "maximize")
-    chosen = compose("quickstart", ["sweep.objective=adapter.loss"]).recipe
-    assert objective(chosen) == Objective("adapter.loss", "minimize")
-    unmeasured = compose("quickstart", ["sweep.objective=adapter.rouge_l", "evaluate.metrics=[sql]"]).recipe
-    with pytest.raises(RecipeError, match="sweep.objective: this recipe does not measure adapter.rouge_l; choose from"):
-        objective(unmeasured)
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], Objective("adapter.execution_accuracy", "maximize")),
+        (["evaluate=text"], Objective("adapter.exact_match", "maximize")),
+        (["evaluate.metrics=[]"], Objective("adapter.loss", "minimize")),
+        (["evaluate=none"], Objective("train.eval_loss_end", "minimize")),
+        (["sweep.objective=adapter.loss"], Objective("adapter.loss", "minimize")),
+        (["sweep.objective=train.loss", "sweep.direction=maximize"], Objective("train.loss", "maximize")),
+    ],
+)
+def test_the_objective_is_the_recipes_or_the_first_that_it_measures(overrides: list[str], expected: Objective) -> None:
+    assert objective(compose("quickstart", overrides).recipe) == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "choices"), [(["evaluate.metrics=[sql]"], "adapter"), (["evaluate=none"], r"train\.eval_loss_end")]
+)
+def test_an_objective_that_is_not_measured_is_refused(overrides: list[str], choices: str) -> None:
+    recipe = compose("quickstart", ["sweep.objective=adapter.rouge_l", *overrides]).recipe
+    with pytest.raises(RecipeError, match=f"sweep.objective: this recipe does not measure adapter.rouge_l; .*{choices}"):
+        objective(recipe)
