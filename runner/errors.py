@@ -13,7 +13,7 @@ class RecipeError(Exception):
 # Names that other trainers use.
 _SYNONYMS = {
     "lr": "learning_rate", "num_epochs": "epochs", "num_train_epochs": "epochs", "steps": "max_steps",
-    "per_device_train_batch_size": "batch_size", "micro_batch_size": "batch_size",
+    "per_device_train_batch_size": "train.batch_size", "micro_batch_size": "train.batch_size",
     "gradient_accumulation_steps": "accumulate", "lora_r": "rank", "lora_rank": "rank", "lora_alpha": "alpha",
     "lora_dropout": "dropout", "target_modules": "targets", "lr_scheduler_type": "schedule",
     "max_length": "seq_len", "max_seq_length": "seq_len", "tensor_parallel_size": "tp_size",
@@ -40,9 +40,10 @@ def _leaf(name: str) -> str:
 
 
 def _same_leaf(wrong: str, names: list[str]) -> list[str]:
-    """Names whose last part is that of `wrong` or a synonym: `lora.r` and `rank` find `train.lora.rank`."""
+    """Names whose last part is that of `wrong` or a synonym: `lora_r` and `rank` find `train.lora.rank`."""
     wanted = _SYNONYMS.get(_leaf(wrong), _leaf(wrong))
-    return [name for name in names if _leaf(name) == wanted]
+    matches = [name for name in names if _leaf(name) == _leaf(wanted)]
+    return sorted(matches, key=lambda name: not name.endswith(wanted))
 
 
 def _like_leaf(wrong: str, names: list[str]) -> list[str]:

@@ -31,6 +31,18 @@ def a_run(
     return Run(made)
 
 
+def ended(folder: Path, program: str) -> Run:
+    """A run in folder/runs that has ended, of two stages: the second runs `program`, Python code."""
+    composed, store = compose("quickstart", [f"paths.runs={folder}/runs"]), folder / "store"
+    codes = {"fetch": "print('fetched')", "train": program}
+    commands = {name: (sys.executable, "-c", code) for name, code in codes.items()}
+    steps = (Step(name, name, f"{name}-1", argv, {}, True, False) for name, argv in commands.items())
+    plan = Plan("quickstart", str(store), tuple(steps))
+    made = create.create(composed, plan)
+    execute(plan.as_json(), made)
+    return Run(made)
+
+
 def a_sweep(folder: Path, name: str, objective: str = "train.loss", direction: str = "minimize") -> Path:
     """The folder of a sweep, with what it says of itself."""
     sweep = folder / "runs" / "sweeps" / name

@@ -1,0 +1,57 @@
+"""Tables of recorded runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from records import a_run, ended
+from trained_run import trained_run
+
+from runner.cli import main
+
+
+def test_a_failed_run_shows_its_reason_and_the_end_of_its_log(tmp_path: Path, capsys) -> None:
+    run = ended(tmp_path, "print(*range(100), sep='\\n'); exit('no & good')")
+    assert main(["show", run.name, "--in", str(tmp_path / "runs")]) == 0
+    output = capsys.readouterr().out
+    assert "failed   train: no & good (exit status 1" in output
+    shown = [line.strip() for line in output.splitlines() if line.startswith("    ")]
+    assert shown[-10:] == [*map(str, range(91, 100)), "no & good"]
+
+
+def test_a_run_is_shown_with_its_stages_and_its_overrides(tmp_path: Path, capsys) -> None:
+    run = trained_run(tmp_path, "train.lora.rank=4")
+    assert main(["show", str(run.folder)]) == 0
+    output = capsys.readouterr().out
+    assert f"run      {run.name}\nstate    finished\n" in output
+    assert "train.lora.rank=4" in output
+    states = {line.split()[0]: line.split()[1] for line in output.splitlines() if line.rstrip().endswith("-1")}
+    assert states == {"tokenize": "finished", "train": "finished", "evaluate": "finished"}
+
+
+def test_a_folder_without_runs_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", "--in", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "No runs yet.\n"
+
+
+def test_a_run_differs_from_its_recipe_in_its_overrides(tmp_path: Path, capsys) -> None:
+    run = a_run(tmp_path, "train.lora.rank=4")
+    assert main(["diff", "quickstart", run.name, "--in", str(tmp_path / "runs")]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    changed = {row[0]: row[1:] for row in rows if row and "." in row[0]}
+    assert changed.keys() == {"train.lora.rank", "paths.runs", "paths.store"}
+    assert changed["train.lora.rank"][1] == "4"
+
+
+def test_a_recipe_does_not_differ_from_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["diff", "quickstart", "quickstart"]) == 0
+    assert capsys.readouterr().out == "No differences.\n"
+
+
+def test_the_report_is_written_beside_its_run_or_where_the_user_says(tmp_path: Path, capsys) -> None:
+    run = trained_run(tmp_path)
+    assert main(["report", str(run.folder)]) == 0
+    assert capsys.readouterr().out == f"{run.folder / 'report.html'}\n"
+    assert main(["report", str(run.folder), "--output", str(tmp_path / "mine.html")]) == 0
+    assert run.name in (tmp_path / "mine.html").read_text()
