@@ -1,4 +1,4 @@
-"""Words of command lines."""
+"""Arguments of command lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words with which a recipe is served, on a CPU and by each generation of vLLM on Neuron."""
+"""The arguments of a server, on a CPU and by each generation of vLLM on Neuron."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner.errors import RecipeError
 from runner.paths import ROOT
 from runner.plan.build import build
 from runner.plan.command import Artifacts, Place, StageCommand
-from runner.plan.stages import export, serve, server_options
+from runner.plan.stages import serve, server_options
 
 PLACE = Place(ROOT, Path("/store"), "python")
 TRN2 = ["hardware=trn2", "tp_size=2", "serve=vllm"]
@@ -99,22 +99,12 @@ def test_options_of_the_generation_keep_their_types() -> None:
     assert (value_of(found, "--cores"), value_of(found, "--image")) == ("32-33", "vllm:1")
 
 
-def test_where_there_is_no_lora_the_merged_model_is_made_and_served() -> None:
+def test_where_there_is_no_lora_the_merged_model_is_served() -> None:
     found = words(*NATIVE)
     assert value_of(found, "--model") == "/store/objects/export-2/merged"
     assert value_of(found, "--served-model-name") == "adapter"
     assert "--adapter" not in found and found.count("--no-base") == 1, "the smoke test's"
     assert value_of(found, "--compile-cache") == "/store/neuron-cache/vllm" and "--artifacts" not in found
-    artifacts = Artifacts(PLACE)
-    artifacts.keys = {"fetch": "fetch-1", "train": "train-1"}
-    assert "--merge" in export.command(recipe_of(*NATIVE), artifacts).arguments
-    assert "--merge" not in export.command(recipe_of(), artifacts).arguments
-
-
-def test_the_server_in_the_foreground_is_the_step_itself() -> None:
-    found = command("serve=vllm", "sdk.serve_python=p", "serve.mode=foreground", "serve.port=8000")
-    assert found.program == "serve_vllm.py"
-    assert found.title == "serve at http://127.0.0.1:8000/v1 until Ctrl-C"
 
 
 @pytest.mark.parametrize(
