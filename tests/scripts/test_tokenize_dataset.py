@@ -449,6 +449,44 @@ def test_rows_that_are_no_conversation_are_left_out_and_told(chat_case, capsys):
     assert "the role 'asistant'" in error
 
 
+def chat_of(*answers: dict) -> dict:
+    return {"messages": [turn for answer in answers for turn in ({"role": "user", "content": "Why?"}, answer)]}
+
+
+def test_thoughts_that_the_template_does_not_write_are_told(chat_case, capsys):
+    answers = [{"role": "assistant", "content": f"So {number}.", "thinking": "Hm."} for number in range(8)]
+    rows = chat_case.write("rows.jsonl", [chat_of(answer) for answer in answers])
+    assert chat_case.run("--input", rows, "--format", "auto", "--eval-rows", 2, template=None) == 0
+    said = capsys.readouterr().err
+    assert "train: 6 of 6 rows have thoughts (reasoning_content or thinking) that the model's chat template" in said
+    assert "leaves out or changes" not in said
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (CHATML.replace("<|im_end|>", "[end]"), "since the chat template ends a turn without a special token"),
+        (CHATML.replace("m.role", "(m.role if loop.last else 'past')"), "since the chat template writes earlier turns"),
+    ],
+)
+def test_why_a_conversation_is_several_examples(chat_case, capsys, source, reason):
+    (chat_case.model / "chat_template.jinja").write_text(source)
+    rows = chat_case.write("rows.jsonl", FORMATS["messages"][:9])
+    assert chat_case.run("--input", rows, "--format", "auto", "--eval-rows", 2, template=None) == 0
+    assert f"train: 7 conversations become one example for each answer, {reason}" in capsys.readouterr().err
+
+
+def test_a_system_that_is_no_text_leaves_its_row_out(chat_case, capsys):
+    rows = [{**row, "system": "Be kind."} for row in FORMATS["messages"][:9]]
+    rows[3]["system"] = ["Be", "kind"]
+    path = chat_case.write("rows.jsonl", rows)
+    argv = ["--input", path, "--format", "auto", "--eval-input", chat_case.write("eval.jsonl", rows[:2])]
+    assert chat_case.run(*argv, template=None) == 0
+    assert f"train: 1 rows are left out; the first: {path}:4: the column 'system' holds a list, not text" in (
+        capsys.readouterr().err
+    )
+
+
 def test_conversations_can_be_asked_as_they_were_trained(chat_case):
     rows = chat_case.write("rows.jsonl", FORMATS["conversations"])
     assert chat_case.run("--input", rows, "--format", "auto", "--eval-rows", 20, template=None) == 0

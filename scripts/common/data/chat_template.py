@@ -6,6 +6,7 @@ Needs `jinja2`; importing transformers for it would take 5 s.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import cached_property
@@ -18,7 +19,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from common.data.conversation import Conversation, Message
+from common.data.conversation import THOUGHTS, Conversation, Message
 from common.data.special_tokens import special_tokens, tokenizer_settings
 from common.program import BadInput
 
@@ -46,6 +47,7 @@ class ChatTemplate:
             raise BadInput(f"{folder}: its chat template cannot be read: {error}") from error
         self._special = special_tokens(folder)
         self._has_date = "strftime_now" in source
+        self._thoughts = [key for key in THOUGHTS if re.search(rf"\b{key}\b", source)]
         self.takes_tools = "tools" in source
 
     @classmethod
@@ -56,7 +58,8 @@ class ChatTemplate:
 
     def render(self, messages: Messages, add_generation_prompt: bool = True, tools: Sequence[Any] | None = None) -> str:
         """The turns as text, by default up to where the assistant begins. BadInput where the template refuses them."""
-        values = {"messages": messages, "tools": tools or None, "documents": None, **self._special}
+        named = [self._with_thoughts(message) for message in messages]
+        values = {"messages": named, "tools": tools or None, "documents": None, **self._special}
         try:
             return self._compiled.render(add_generation_prompt=add_generation_prompt, **values)
         except Exception as error:  # a template is a program of others: whatever it raises, it refuses
@@ -73,7 +76,7 @@ class ChatTemplate:
         if whole.startswith(prompt):
             return prompt, self._up_to_mark(whole[len(prompt) :])
         if not answer.get("tool_calls"):
-            return prompt, _without_opening(prompt, answer["content"]) + self.end_mark
+            return prompt, _after_opening(prompt, answer) + self.end_mark
         before = self.render(messages, add_generation_prompt=False, tools=tools) + self._heading
         if not whole.startswith(before):
             raise BadInput("the model's chat template changes the prompt when a tool call follows it")
@@ -97,12 +100,20 @@ class ChatTemplate:
             end = len(before) + len(answer)
         return pieces
 
-    def writes(self, answer: Message, text: str) -> bool:
-        """Whether `text`, which the template wrote for this answer, has its words and no others."""
+    def writes(self, answer: Message, prompt: str, text: str) -> bool:
+        """Whether `text`, which the template wrote for this answer after its prompt, has its words and no others."""
         if answer.get("tool_calls"):
             return all(call["function"]["name"] in text for call in answer["tool_calls"])
-        words = answer["content"] + self.end_mark
-        return _letters(text) in {_letters(start + words) for start in self._starts}
+        words, written = _letters(answer["content"] + self.end_mark), _letters(text)
+        if self.writes_thoughts(answer, text):
+            return written.endswith(words)
+        begun = words.removesuffix(written) if words.endswith(written) else ""  # by the prompt, such as <think>
+        return _letters(prompt).endswith(begun) if begun else written in {_letters(s) + words for s in self._starts}
+
+    def writes_thoughts(self, answer: Message, text: str) -> bool:
+        """Whether `text`, which the template wrote for this answer, has its thoughts, between marks of the template."""
+        thoughts = _letters(answer.get("reasoning_content", ""))
+        return bool(thoughts) and thoughts in _letters(text)
 
     def warnings(self) -> Iterator[str]:
         """Where other programs may make other prompts of the template, a line each."""
@@ -128,7 +139,13 @@ class ChatTemplate:
         return self.end_of_turn.rstrip()
 
     def _up_to_mark(self, text: str) -> str:
-        return text[: len(text) - len(self.end_of_turn) + len(self.end_mark)] if self.end_mark else text
+        """Without what follows the mark, which after the call of a tool may be another one than after an answer."""
+        return text.removesuffix(self.end_of_turn.removeprefix(self.end_mark)) if self.end_mark else text
+
+    def _with_thoughts(self, message: Message) -> Message:
+        """The turn with its thoughts under the keys that the template reads."""
+        thoughts = message.get("reasoning_content")
+        return message if thoughts is None else message | dict.fromkeys(self._thoughts, thoughts)
 
     @cached_property
     def _starts(self) -> set[str]:
@@ -194,11 +211,19 @@ def _source(folder: Path) -> str | None:
     return found
 
 
-def _without_opening(prompt: str, content: str) -> str:
-    """The answer without the mark that opens a thought, such as <think>, where the prompt ends with it already."""
-    mark = prompt.rstrip().rpartition("\n")[2].rpartition("<")
-    opening = mark[1] + mark[2]
-    if not (opening.endswith(">") and content.lstrip().startswith(opening)):
+def _after_opening(prompt: str, answer: Message) -> str:
+    """The answer without the mark that opens a thought, such as <think>, where the prompt ends with it already.
+
+    What such a model thinks is a part of its answer: thoughts of their own come first.
+    """
+    content, thoughts = answer["content"], answer.get("reasoning_content")
+    opened = re.search(r"<(\w+)>\s*$", prompt)
+    if opened is None:
+        return content
+    opening = f"<{opened[1]}>"
+    if thoughts:
+        return f"{thoughts}\n</{opened[1]}>\n\n{content}"
+    if not content.lstrip().startswith(opening):
         return content
     content = content.lstrip().removeprefix(opening)
     return content.removeprefix("\n") if prompt.endswith("\n") else content

@@ -2,7 +2,8 @@
 
 Two ways of writing are common: OpenAI's and TRL's `role` and `content`, and ShareGPT's `from` and `value`. Both come
 out as {"role": "system|user|assistant|tool", "content": text}, with `tool_calls` of an assistant whose arguments are
-objects, as chat templates write them, not texts that hold JSON, as OpenAI's API has them.
+objects, as chat templates write them, not texts that hold JSON, as OpenAI's API has them. What an assistant thought
+before its answer is `reasoning_content`, as for Qwen3 and DeepSeek, however the data set calls it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ ROLES = {
     "tool_response": "tool",
 }
 _CALLS = {"function_call", "tool_call"}  # ShareGPT's roles of an assistant that calls a tool
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # the keys of an assistant's thoughts, the last that of GPT-OSS
 
 
 class Unusable(BadInput):
@@ -140,19 +142,22 @@ def _message(turn: dict[str, Any]) -> Message:
     if role in _CALLS:
         calls, content = _calls(content), None
     message: Message = {"role": ROLES[role], "content": _text(content, optional=bool(calls))}
-    message |= {key: turn[key] for key in ("name", "tool_call_id", "reasoning_content") if turn.get(key) is not None}
+    message |= {key: turn[key] for key in ("name", "tool_call_id") if turn.get(key) is not None}
+    thoughts = next((turn[key] for key in THOUGHTS if turn.get(key)), None)
+    if thoughts and message["role"] == "assistant":
+        message["reasoning_content"] = _text(thoughts, optional=False)
     if calls:
         message["tool_calls"] = read_calls(calls)
     return message
 
 
 def _text(content: Any, optional: bool) -> str:
-    """The text of a turn, which may be a list of text parts."""
+    """The text of a turn, which may be a list of text parts: chat templates write these one right after the other."""
     if isinstance(content, list) and content:
         kinds = {part.get("type") if isinstance(part, dict) else type(part).__name__ for part in content}
         if kinds != {"text"}:
             raise Unusable(f"a turn has parts of the type {', '.join(map(str, kinds - {'text'}))}; only text is learnt")
-        return "\n".join(str(part.get("text") or "") for part in content)
+        return "".join(str(part.get("text") or "") for part in content)
     if content is None and optional:
         return ""
     if isinstance(content, dict):  # of a tool's result

@@ -80,12 +80,16 @@ class RowChecks:
         if self._unusable:
             yield f"{self._name}: {self._unusable} rows are left out; the first: {self._first_unusable}"
         if self._divided:
-            reason = "since the chat template writes earlier turns in another way than the last"
-            yield f"{self._name}: {self._divided} conversations become one example for each answer, {reason}"
+            yield f"{self._name}: {self._divided} conversations become one example for each answer, {self._why_divided()}"
         if self._empty:
             self._found["have an empty response: the model learns to answer nothing"] = self._empty
         for what, count in self._found.items():
             yield f"{self._name}: {count} of {self._rows} rows {what}"
+
+    def _why_divided(self) -> str:
+        if self._tokenizer.closes_itself:
+            return "since the chat template writes earlier turns in another way than the last"
+        return "since the chat template ends a turn without a special token, and the end token closes an example alone"
 
     def _suspicions(self, example: Example) -> Iterator[str]:
         for column, value in self._used(example):
@@ -104,10 +108,23 @@ class RowChecks:
         chat, conversation = self._tokenizer.chat, example.text.conversation
         if chat and conversation and conversation.tools and not chat.takes_tools:
             yield "have tools, which the model's chat template does not write"
+        if self._lacks_thoughts(example):
+            yield "have thoughts (reasoning_content or thinking) that the model's chat template does not write"
         if example.text.altered:
             yield "have answers of which the chat template leaves out or changes a part"
         if self._rows <= _DECODED and not self._reads_as_written(example):
             yield "have answers whose tokens do not read as their text: is the tokenizer this model's?"
+
+    def _lacks_thoughts(self, example: Example) -> bool:
+        """Whether an answer to learn has thoughts that its text is without."""
+        chat, conversation = self._tokenizer.chat, example.text.conversation
+        if chat is None or conversation is None:
+            return False
+        answers = (conversation.messages[place] for place in conversation.answers)
+        return any(
+            "reasoning_content" in answer and not chat.writes_thoughts(answer, text)
+            for answer, text in zip(answers, example.text.pieces[1::2], strict=True)
+        )
 
     def _reads_as_written(self, example: Example) -> bool:
         """Whether the tokens to learn, decoded, are the answers and the marks of their ends, and nothing else."""

@@ -209,5 +209,5 @@ def _value(name: str, fields: Mapping[str, Any]) -> str:
     if value is None or value != value:  # NaN, which pandas writes for no value
         return ""
     if not isinstance(value, (str, int, float)):
-        raise BadInput(f"the column {name!r} holds a {type(value).__name__}, not text")
+        raise Unusable(f"the column {name!r} holds a {type(value).__name__}, not text")
     return str(value)

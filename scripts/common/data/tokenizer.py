@@ -54,6 +54,7 @@ class PromptTokenizer:
     Attributes:
         chat: the model's chat template, where the prompt template asks for one.
         end_id: the token that ends a response.
+        closes_itself: whether the chat template writes that token; where its end of turn is none, it is added.
     """
 
     def __init__(self, folder: Path, template: Template) -> None:
@@ -61,7 +62,7 @@ class PromptTokenizer:
         self._tokenizer = load(folder)
         self.chat = chat_of(folder) if template.chat else None
         end_of_turn = _first_added(self._tokenizer, self.chat.end_of_turn) if self.chat else None
-        self._closes_itself = end_of_turn is not None
+        self.closes_itself = end_of_turn is not None
         self.end_id = _eos_id(folder, self._tokenizer) if end_of_turn is None else end_of_turn
         if self.chat and end_of_turn is not None:
             self.chat.end_mark = _up_to(str(self._tokenizer.id_to_token(end_of_turn)), self.chat.end_of_turn)
@@ -84,7 +85,7 @@ class PromptTokenizer:
         messages, answer = self.template.messages(fields), {"role": "assistant", "content": response}
         prompt, learnt = self.chat.exchange(messages, answer)
         conversation = Conversation([*messages, answer], [len(messages)])
-        return [Text([prompt, learnt], prompt, response, conversation, not self.chat.writes(answer, learnt))]
+        return [Text([prompt, learnt], prompt, response, conversation, not self.chat.writes(answer, prompt, learnt))]
 
     def ids(self, texts: Sequence[Text]) -> list[list[list[int]]]:
         """Token ids of the pieces of each text, the mark at the end of an answer included."""
@@ -93,7 +94,7 @@ class PromptTokenizer:
             ids = zip(self.prompt_ids(prompts), self._encoded(responses, False), strict=True)
         else:
             ids = self._pieces([text.pieces for text in texts])
-        if self._closes_itself:
+        if self.closes_itself:
             return [list(pieces) for pieces in ids]
         return [[prompt, [*response, self.end_id]] for prompt, response in ids]
 
@@ -101,7 +102,7 @@ class PromptTokenizer:
         chat, answers = self._chat(), conversation.answers
         if not answers:
             raise Unusable("no turn of the assistant is to be learnt")
-        pieces = chat.cut(conversation) if self._closes_itself else None
+        pieces = chat.cut(conversation) if self.closes_itself else None
         if pieces is not None:
             return [self._text(conversation, pieces)]
         messages, tools = conversation.messages, conversation.tools
@@ -115,8 +116,8 @@ class PromptTokenizer:
     def _text(self, conversation: Conversation, pieces: list[str]) -> Text:
         chat, altered = self._chat(), False
         answers = (conversation.messages[place] for place in conversation.answers)
-        for answer, text in zip(answers, pieces[1::2], strict=True):
-            if not chat.writes(answer, text):
+        for answer, prompt, text in zip(answers, pieces[::2], pieces[1::2], strict=True):
+            if not chat.writes(answer, prompt, text):
                 if answer.get("tool_calls"):
                     raise Unusable("the model's chat template does not write tool calls")
                 altered = True

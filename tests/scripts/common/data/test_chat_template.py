@@ -299,6 +299,54 @@ def test_a_template_without_tools_refuses_a_call(model):
         tokenizer.texts({"messages": TOOL_TURNS})
 
 
+QWEN = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% set text = m.content.split('</think>')[-1] %}"
+    "{% if m.role == 'assistant' and loop.last %}{% set thought = m.reasoning_content or "
+    "m.content.split('</think>')[0].split('<think>')[-1] if text != m.content or m.reasoning_content else '' %}"
+    "{{ '<think>\n' + thought.strip() + '\n</think>\n\n' }}{% endif %}{{ text.lstrip() + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\nTHINK' }}{% endif %}"
+)
+GPT_OSS = (
+    "{% for m in messages %}{{ '<turn>' + m.role }}{% if loop.last and m.thinking %}{{ 'analysis' + m.thinking + "
+    "'<turn>' + m.role }}{% endif %}{{ 'final' + m.content + '</turn>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<turn>assistant' }}{% endif %}"
+)
+THOUGHT = {"role": "assistant", "content": "Four.", "reasoning_content": "Two and two."}
+IN_CONTENT = {"role": "assistant", "content": "<think>\nTwo and two.\n</think>\n\nFour."}
+WITH_THOUGHTS = {
+    "Qwen3": (QWEN.replace("THINK", ""), "<think>\nTwo and two.\n</think>\n\nFour.<|im_end|>"),
+    "Qwen3 that always thinks": (QWEN.replace("THINK", "<think>\n"), "Two and two.\n</think>\n\nFour.<|im_end|>"),
+    "DeepSeek R1": (ALL["thinking"], "Two and two.\n</think>\n\nFour.</s>"),
+}
+
+
+@pytest.mark.parametrize("answer", [THOUGHT, IN_CONTENT], ids=["field", "content"])
+@pytest.mark.parametrize("name", WITH_THOUGHTS)
+def test_thoughts_are_learnt_as_the_template_writes_them(model, name, answer):
+    source, expected = WITH_THOUGHTS[name]
+    tokenizer = PromptTokenizer(with_template(model, source), TURNS_TEMPLATE)
+    (text,) = tokenizer.texts({"messages": [DIALOGUE[0], answer]})
+    assert text.pieces[1] == expected
+    assert not text.altered
+
+
+def test_thoughts_have_the_name_that_the_template_reads(model):
+    tokenizer = PromptTokenizer(with_template(model, GPT_OSS), TURNS_TEMPLATE)
+    (text,) = tokenizer.texts({"messages": [DIALOGUE[0], THOUGHT]})
+    assert text.pieces[1] == "analysisTwo and two.<turn>assistantfinalFour.</turn>"
+    assert not text.altered
+
+
+def test_a_call_may_end_in_another_way_than_an_answer(model):
+    """As Gemma 4's, which end where the tool's result begins."""
+    source = (
+        "{% for m in messages %}{{ m.role }}{% for call in m.tool_calls %}{{ call.function.name + '<turn>' }}{% else %}"
+        "{{ m.content + '</turn>\n' }}{% endfor %}{% endfor %}{% if add_generation_prompt %}{{ 'assistant' }}{% endif %}"
+    )
+    tokenizer = PromptTokenizer(with_template(model, source), TURNS_TEMPLATE)
+    assert learnt_text(tokenizer, {"messages": TOOL_TURNS}) == [["add<turn>", "Four.</turn>"]]
+
+
 def test_an_answer_that_the_template_shortens_is_noticed(model):
     tokenizer = PromptTokenizer(with_template(model, ALL["thinking"]), TURNS_TEMPLATE)
     answer = {"role": "assistant", "content": "<think>hm</think>Four."}

@@ -8,12 +8,12 @@ from common.data.conversation import Unusable, conversation, for_server, read_me
 
 OPENAI = [
     {"role": "developer", "content": "Be brief."},
-    {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": "there"}]},
+    {"role": "user", "content": [{"type": "text", "text": "Hi "}, {"type": "text", "text": "there"}]},
     {"role": "assistant", "content": "Hello."},
 ]
 SHAREGPT = [
     {"from": "system", "value": "Be brief."},
-    {"from": "human", "value": "Hi\nthere"},
+    {"from": "human", "value": "Hi there"},
     {"from": "gpt", "value": "Hello."},
 ]
 WEATHER = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
@@ -22,7 +22,7 @@ WEATHER = {"type": "function", "function": {"name": "weather", "arguments": {"ci
 def test_two_ways_of_writing_are_one_conversation():
     expected = [
         {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Hi\nthere"},
+        {"role": "user", "content": "Hi there"},
         {"role": "assistant", "content": "Hello."},
     ]
     for turns in (OPENAI, SHAREGPT, json.dumps(OPENAI)):
@@ -105,6 +105,16 @@ def test_what_is_no_conversation_is_told(turns, message):
         conversation([turns])
     with pytest.raises(Unusable, match="tools are no JSON"):
         conversation([OPENAI], "f()")
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_thoughts_have_one_name(name):
+    turns = [{"role": "user", "content": "?", name: "no"}, {"role": "assistant", "content": "!", name: "Hm."}]
+    assert conversation([turns]).messages == [
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "content": "!", "reasoning_content": "Hm."},
+    ]
+    assert "reasoning_content" not in conversation([[turns[0], turns[1] | {name: None}]]).messages[1]
 
 
 def test_a_greeting_before_the_first_question_is_context():
