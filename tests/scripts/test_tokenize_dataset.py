@@ -126,6 +126,7 @@ def test_statistics(case):
         "tokens": tokens,
         "label_tokens": sum(label != -100 for _, labels in train for label in labels),
         "truncated": 0,
+        "split": 0,
         "dropped": 0,
         "longest": max(len(ids) for ids, _ in train),
         "mean_tokens": round(tokens / 50, 2),
@@ -485,6 +486,109 @@ def test_a_system_that_is_no_text_leaves_its_row_out(chat_case, capsys):
     assert f"train: 1 rows are left out; the first: {path}:4: the column 'system' holds a list, not text" in (
         capsys.readouterr().err
     )
+
+
+def learnt_texts(case: Case) -> list[str]:
+    """What carries loss in each example, decoded."""
+    out = case.load()
+    labels = [[token for token in labels if token >= 0] for _, labels in examples(out.train) + examples(out.eval)]
+    return sorted(case.tokenizer.decode(ids, skip_special_tokens=False) for ids in labels)
+
+
+def test_each_row_is_written_by_the_format_of_its_own_columns(chat_case, capsys):
+    question, answer = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "As turns."}
+    rows = [
+        {"prompt": "Why?", "completion": "As text."},
+        {"prompt": [question], "completion": [answer]},
+        {"instruction": "Why?", "output": "As alpaca.", "history": [["Who?", "Me."]]},
+        {"messages": None, "instruction": "Why?", "output": "Without turns."},
+        {"q": "Why?"},
+    ]
+    path = chat_case.write("rows.jsonl", rows)
+    held_out = chat_case.write("eval.jsonl", [{"text": " Plain."}])
+    assert chat_case.run("--input", path, "--format", "auto", "--eval-input", held_out, template=None) == 0
+    end = "<|im_end|>"
+    assert learnt_texts(chat_case) == sorted(
+        [f"As text.{end}", f"As turns.{end}", f"Me.{end}As alpaca.{end}", f"Without turns.{end}", "lain.</s>"]
+    )
+    said = capsys.readouterr().err
+    assert "the rows are of several formats: prompt_completion, alpaca, text" in said
+    assert f"train: 1 rows are left out; the first: {path}:5: the columns q are of no known format" in said
+
+
+def test_a_history_needs_a_chat(case):
+    rows = [{"instruction": "Why?", "output": "So.", "history": [["Who?", "Me."]]}] * 3
+    argv = ["--input", case.write("rows.jsonl", rows), "--format", "auto", "--no-chat", "--eval-rows", 1]
+    assert "a history needs a model with a chat template" in case.refused(*argv, template=None)
+
+
+LONG = [{"text": f"{number} " + "words " * 100} for number in range(6)]
+
+
+def test_a_long_text_is_split_into_windows(case, capsys):
+    path = case.write("rows.jsonl", LONG)
+    argv = ["--input", path, "--format", "auto", "--eval-rows", 2, "--long", "split"]
+    assert case.run(*argv, template=None, seq_len=64) == 0
+    out = case.load()
+    longest = out.statistics["train"]["longest"]
+    windows = -(-(longest - 1) // 64)
+    assert out.statistics["train"]["split"] == 4
+    assert out.statistics["train"]["examples"] == 4 * windows
+    assert out.statistics["train"]["dropped"] == 0
+    assert out.statistics["train"]["label_tokens"] == out.statistics["train"]["tokens"] - 4 * windows
+    assert (
+        f"train: 4 of 4 examples split, longer than --seq-len 64 (the longest has {longest}" in capsys.readouterr().err
+    )
+    assert len(out.lines) == 2, "of a held-out text its first window"
+    assert all(len(line["prompt_ids"] + line["response_ids"]) <= 66 for line in out.lines)
+    assert sum(text.endswith("</s>") for text in learnt_texts(case)) == 6, "only the last window has the end"
+
+
+def test_a_long_answer_is_truncated_where_any_of_it_fits(chat_case, capsys):
+    question = {"role": "user", "content": "Why?"}
+    long, short = ({"role": "assistant", "content": text} for text in ("Because " * 100, "So."))
+    chats = [[question, long], [question, short, question, long], [question | {"content": "Why? " * 100}, short]]
+    rows = [*({"messages": chat} for chat in chats), {"messages": [question, short]}]
+    path = chat_case.write("rows.jsonl", rows)
+    argv = ["--input", path, "--format", "auto", "--eval-input", path, "--long", "truncate"]
+    assert chat_case.run(*argv, template=None, seq_len=64) == 0
+    statistics = chat_case.load().statistics["train"]
+    assert (statistics["examples"], statistics["truncated"], statistics["dropped"]) == (3, 2, 1)
+    said = capsys.readouterr().err
+    assert "train: 2 of 4 examples truncated, longer than --seq-len 64" in said
+    assert "train: 1 of 4 examples dropped, longer than" in said
+    assert ": no answer to learn begins before" in said
+    out = chat_case.load()
+    assert sorted(line["prompt_ids"] + line["response_ids"] for line in out.lines) == sorted(
+        ids for ids, _ in examples(out.eval)
+    )
+    assert sum(text.endswith("<|im_end|>") for text in learnt_texts(chat_case)) == 2, "what is cut has no end"
+
+
+def test_a_mixture_has_its_shares(case):
+    paths = [case.write(f"{name}.jsonl", [{"text": f"{name} {n}"} for n in range(50)]) for name in ("one", "two")]
+    sources = [word for path in paths for word in ("--input", path)]
+    argv = [*sources, "--format", "auto", "--eval-rows", 10, "--weights", 3, 1, "--train-rows", 20]
+    for output in ("first", "again"):
+        assert case.run(*argv, template=None, output=output) == 0
+    first, again = ((case.folder / name / "train.input_ids.npy").read_bytes() for name in ("first", "again"))
+    assert first == again
+    out = case.load("first")
+    assert [source["used"] for source in out.statistics["sources"]] == [15, 5]
+    texts = [case.tokenizer.decode(ids) for ids, _ in examples(out.train)]
+    assert sum(text.strip().startswith("one") for text in texts) == 15
+
+
+def test_a_source_that_is_too_small_is_repeated_and_told(case, capsys):
+    paths = [case.write(f"{name}.jsonl", [{"text": f"{name} {n}"} for n in range(10)]) for name in ("one", "two")]
+    sources = [word for path in paths for word in ("--input", path)]
+    argv = [*sources, "--format", "auto", "--eval-input", case.data, "--weights", 1, 3, "--train-rows", 40]
+    argv[argv.index(case.data)] = case.write("eval.jsonl", [{"text": "three 1"}])
+    assert case.run(*argv, template=None) == 0
+    assert f"{paths[1]}: 30 rows are used of 10, so some are repeated" in capsys.readouterr().err
+    assert len(examples(case.load().train)) == 40
+    argv = ["--input", paths[0], "--format", "auto", "--eval-rows", 2, "--weights", 1, 1]
+    assert "--weights: there are 2 for 1 sources" in case.refused(*argv, template=None, output="none")
 
 
 def test_conversations_can_be_asked_as_they_were_trained(chat_case):

@@ -37,7 +37,11 @@ ROLES = {
     "tool_response": "tool",
 }
 _CALLS = {"function_call", "tool_call"}  # ShareGPT's roles of an assistant that calls a tool
-THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # the keys of an assistant's thoughts, the last that of GPT-OSS
+THOUGHTS = (
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+)  # keys of an assistant's thoughts, the last GPT-OSS's
 
 
 class Unusable(BadInput):
@@ -65,11 +69,15 @@ class Conversation:
 def conversation(parts: Sequence[Any], tools: Any = None, system: str | None = None) -> Conversation:
     """Read a conversation from the values of one or more columns, in their order.
 
+    Of several parts one may be a text, the user's turn, or as the last the assistant's.
+
     Only answers of the last part are learnt: those after a question that the fields `train` or `weight` do not
     exclude; a chat may begin with a greeting of the assistant. `system` is put first where there is no system turn.
 
     Raises Unusable for what is not a conversation.
     """
+    if len(parts) > 1:
+        parts = [*(_as_turns(part, "user") for part in parts[:-1]), _as_turns(parts[-1], "assistant")]
     history = [message for part in parts[:-1] for message in read_messages(part)]
     turns = _turns(parts[-1])
     messages = history + [_message(turn) for turn in turns]
@@ -125,12 +133,32 @@ def read_messages(turns: Any) -> list[Message]:
     return [_message(turn) for turn in _turns(turns)]
 
 
+def read_pairs(history: Any) -> list[Message]:
+    """Questions and answers as LLaMA-Factory has those before the last: [[question, answer], ...]. Raises Unusable."""
+    if isinstance(history, str) and history:
+        history = _from_json(history, "the history is a text, not a list")
+    pairs = history or []
+    if not (isinstance(pairs, list) and all(map(_is_pair, pairs))):
+        raise Unusable("the history is not a list of pairs, [[question, answer], ...]")
+    roles = ("user", "assistant")
+    return [{"role": role, "content": text} for pair in pairs for role, text in zip(roles, pair, strict=True)]
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(text, str) for text in value)
+
+
 def _turns(value: Any) -> list[dict[str, Any]]:
     if isinstance(value, str):
         value = _from_json(value, "the turns are a text, not a list of turns")
     if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
         raise Unusable("the turns are not a list of objects with role and content, or from and value")
     return value
+
+
+def _as_turns(part: Any, role: str) -> Any:
+    is_text = isinstance(part, str) and not part.lstrip().startswith("[{")  # a table's cell may hold turns as JSON
+    return [{"role": role, "content": part}] if is_text else part
 
 
 def _message(turn: dict[str, Any]) -> Message:

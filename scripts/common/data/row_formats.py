@@ -6,8 +6,10 @@ runner/plan/checks/row_formats.py knows the same columns; a test compares the tw
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any, NamedTuple, NoReturn
 
+from common.data.conversation import Unusable
 from common.data.template import Template
 from common.program import BadInput
 
@@ -31,7 +33,7 @@ FORMATS = {
     ),
     "alpaca": Format(
         ("instruction", "output"),
-        ("input", "system"),
+        ("input", "history", "system"),
         ("### Instruction\n{instruction}", "### Input\n{input}", "### Response\n"),
         ("{instruction}", "{input}"),
         "{output}",
@@ -54,38 +56,66 @@ FORMATS = {
 }
 
 
-def recognise(columns: Collection[str]) -> str:
-    """The format of rows with these columns. Raises BadInput when it is none."""
+# Columns that make rows of a known one something else, with what to do about them.
+_NOT_ROWS = {
+    ("text", "role"): "each row is one turn of a conversation; write one row for each conversation, with `messages`",
+    ("title", "paragraphs"): "as in SQuAD; write one row for each question, with question, context and answer",
+}
+
+
+def recognise(fields: Mapping[str, Any]) -> str:
+    """The format of a row by the names of its columns, of those with a value if they suffice. Raises Unusable."""
+    filled = tuple(name for name, value in fields.items() if value is not None)
+    return _by_columns(filled) or _by_columns(tuple(fields)) or _refuse(fields)
+
+
+def named(name: str, fields: Mapping[str, Any]) -> str:
+    """The name of a format, for a row that has its columns. Raises Unusable for one that has not."""
+    for column in FORMATS[name].required:
+        if column not in fields:
+            raise Unusable(f"no column {column!r}, which rows of the format {name} have: {', '.join(fields)}")
+    return name
+
+
+@cache
+def _by_columns(columns: tuple[str, ...]) -> str | None:
+    if any(set(marks) <= set(columns) for marks in _NOT_ROWS):
+        return None
+    return next((name for name, kind in FORMATS.items() if set(kind.required) <= set(columns)), None)
+
+
+def _refuse(columns: Collection[str]) -> NoReturn:
+    found = f"the columns {', '.join(columns)} are of no known format"
+    for marks, advice in _NOT_ROWS.items():
+        if set(marks) <= set(columns):
+            raise Unusable(f"{found}: {advice}")
+    by_letters = {column.strip().lower(): column for column in columns}
     for name, kind in FORMATS.items():
-        if set(kind.required) <= set(columns):
-            return name
+        if set(kind.required) <= set(by_letters):
+            there = ", ".join(repr(by_letters[column]) for column in kind.required)
+            raise Unusable(f"{found}: call {there} {', '.join(kind.required)}, and they are {name}")
     known = "; ".join(f"{name}: {', '.join(kind.required)}" for name, kind in FORMATS.items())
-    raise BadInput(f"the columns {', '.join(columns)} are none of a known format ({known}); write a template for them")
+    raise Unusable(f"{found} ({known}); write a template for them")
 
 
-def is_conversation(name: str, fields: Mapping[str, Any]) -> bool:
+def holds_turns(name: str, fields: Mapping[str, Any]) -> bool:
     """Whether such a row holds turns: TRL's prompt and completion may be lists of them too."""
     return name in ("messages", "conversations") or (
-        name == "prompt_completion" and isinstance(fields.get("prompt"), list)
+        name == "prompt_completion" and any(isinstance(fields[column], list) for column in FORMATS[name].required)
     )
 
 
-def template(
-    name: str, fields: Mapping[str, Any], columns: Collection[str], chat: bool, system: str | None = None
-) -> Template:
-    """How rows of a format are written: `fields` are those of one row, `columns` those of all.
+def template(name: str, columns: Collection[str], turns: bool, chat: bool, system: str | None = None) -> Template:
+    """How rows of a format are written: `columns` are those of all its rows, `turns` whether any `holds_turns`.
 
     `chat` asks for the model's chat template, without which there are no conversations; `system` is the message of
     rows that have none.
 
-    Raises BadInput for a required column that is not there, and for conversations without a chat template.
+    Raises BadInput for conversations without a chat template.
     """
     kind = FORMATS[name]
-    for column in kind.required:
-        if column not in columns:
-            raise BadInput(f"no column {column!r}, which rows of the format {name} have: {', '.join(columns)}")
     system = "{system}" if "system" in kind.optional and "system" in columns else system
-    if is_conversation(name, fields):
+    if turns:
         if not chat:
             raise BadInput(f"rows of the format {name} are conversations, and need a model with a chat template")
         return Template(turns=kind.required, tools="tools" if "tools" in columns else None, system=system, chat=True)
@@ -96,4 +126,5 @@ def template(
     )
     if not chat and system:
         sections, system = (system, *sections), None
-    return Template(sections, kind.answer, "\n\n", system, chat)
+    history = "history" if "history" in kind.optional and "history" in columns else None
+    return Template(sections, kind.answer, "\n\n", system, chat, history=history)

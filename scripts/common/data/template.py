@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.data.conversation import Conversation, Unusable, conversation
+from common.data.conversation import Conversation, Unusable, conversation, read_pairs
 from common.program import BadInput
 
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]+)\}|[{}]")
@@ -38,7 +38,7 @@ _NAME = re.compile(r"""[^"':;,=<>|\\\n]*\w[^"':;,=<>|\\\n]*""")
 _OPTIONAL_TEXT = (str, type(None))
 _KEYS = {
     "sections": list, "separator": str, "response": str, "system": _OPTIONAL_TEXT, "chat": bool,
-    "turns": list, "tools": _OPTIONAL_TEXT,
+    "turns": list, "tools": _OPTIONAL_TEXT, "history": _OPTIONAL_TEXT,
 }  # fmt: skip
 
 
@@ -47,7 +47,8 @@ class Template:
     """What a prompt and its response look like, as text with `{column}` in it.
 
     With `turns` it is a conversation: the turns of these columns one after the other; those of the last are learnt.
-    Without sections or turns the response alone is learnt, as plain text.
+    Without sections or turns the response alone is learnt, as plain text. `history` is a column of the questions and
+    answers that came before, [[question, answer], ...], which only a chat can have.
     """
 
     sections: tuple[str, ...] = ()
@@ -57,6 +58,7 @@ class Template:
     chat: bool = False
     turns: tuple[str, ...] = ()
     tools: str | None = None
+    history: str | None = None
 
     @classmethod
     def load(cls, source: str) -> Template:
@@ -88,6 +90,7 @@ class Template:
         else:
             values = {"sections": self.sections, "separator": self.separator, "response": self.answer}
             values |= {"system": self.system, "chat": self.chat}
+            values |= {"history": self.history} if self.history else {}
         return json.dumps(values, ensure_ascii=False, indent=1)
 
     def names_any(self, columns: Collection[str]) -> bool:
@@ -97,12 +100,22 @@ class Template:
         texts = (*self.sections, self.system or "")
         return any(brace[1] in columns for text in texts for brace in _BRACES.finditer(text))
 
+    def uses(self, column: str) -> bool:
+        """Whether the text of a row has this column in it."""
+        return self.names_any([column]) or f"{{{column}}}" in self.answer or column in (self.tools, self.history)
+
     def render(self, fields: Mapping[str, Any]) -> str:
         """The prompt of one row (of a chat: the user's turn). Raises BadInput for a column that is not there."""
         return self.separator.join(_fill(text, fields) for text in self.sections if _is_wanted(text, fields))
 
+    def has_turns(self, fields: Mapping[str, Any]) -> bool:
+        """Whether a row is a conversation: has its turns in columns, or a history of some."""
+        return bool(self.turns or (self.history and fields.get(self.history)))
+
     def conversation(self, fields: Mapping[str, Any]) -> Conversation:
-        """The turns of one row that has them in columns. Raises BadInput, Unusable where they are none."""
+        """The conversation of one row that `has_turns`. Raises BadInput, Unusable where it is none."""
+        if not self.turns:
+            return conversation([[*self.messages(fields), {"role": "assistant", "content": self.response(fields)}]])
         for column in self.turns:
             if column not in fields:
                 raise Unusable(f"no column {column!r} with the turns; the columns are {', '.join(fields)}")
@@ -117,11 +130,12 @@ class Template:
         return self.conversation(fields).question()
 
     def messages(self, fields: Mapping[str, Any]) -> list[dict[str, str]]:
-        """The turns of a chat before the assistant's."""
-        user = {"role": "user", "content": self.render(fields)}
+        """The turns of a chat before the last answer. Raises Unusable for a history that is none."""
+        history = read_pairs(fields.get(self.history)) if self.history else []
+        turns = [*history, {"role": "user", "content": self.render(fields)}]
         if self.system is None or not _is_wanted(self.system, fields):
-            return [user]
-        return [{"role": "system", "content": _fill(self.system, fields)}, user]
+            return turns
+        return [{"role": "system", "content": _fill(self.system, fields)}, *turns]
 
     def response(self, fields: Mapping[str, Any]) -> str:
         """The text that the model has to learn for this row, without the end token."""

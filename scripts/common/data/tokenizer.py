@@ -45,6 +45,16 @@ class Text(NamedTuple):
         """Of a chat, the messages and tools to ask a server for the last answer, in OpenAI's protocol."""
         return self.conversation.question(self.conversation.answers[-1]) if self.conversation else {}
 
+    def up_to(self, count: int, end_mark: str) -> Text:
+        """The text of the first `count` pieces, the last of which is an answer; `end_mark` may end it."""
+        if count == len(self.pieces):
+            return self
+        pieces, conversation = self.pieces[:count], self.conversation
+        if conversation:
+            conversation = replace(conversation, answers=conversation.answers[: count // 2])
+        response = pieces[-1].removesuffix(end_mark)
+        return self._replace(pieces=pieces, prompt="".join(pieces[:-1]), response=response, conversation=conversation)
+
 
 class PromptTokenizer:
     """Turns rows into the token ids that training, evaluating and serving agree on.
@@ -72,7 +82,9 @@ class PromptTokenizer:
 
         Raises BadInput, Unusable for a row that is no conversation.
         """
-        if self.template.turns:
+        if self.template.has_turns(fields):
+            if self.chat is None:
+                raise Unusable("a history needs a model with a chat template")
             conversation = self.template.conversation(fields)
             try:
                 return self._of_turns(conversation)
@@ -136,9 +148,14 @@ class PromptTokenizer:
         texts = [Text([prompt, text], prompt, text) for prompt, text in zip(prompts, learnt, strict=True)]
         return [pieces[1] for pieces in self.ids(texts)]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of tokens, special ones included."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+    @property
+    def end_mark(self) -> str:
+        """What a chat template ends an answer with."""
+        return self.chat.end_mark if self.chat else ""
+
+    def decode(self, ids: Sequence[int], special: bool = True) -> str:
+        """The text of tokens, by default special ones included."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=not special)
 
     def special_texts(self) -> dict[int, str]:
         """The special tokens that are read out of any text, by id."""

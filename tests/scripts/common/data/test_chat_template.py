@@ -341,7 +341,8 @@ def test_a_call_may_end_in_another_way_than_an_answer(model):
     """As Gemma 4's, which end where the tool's result begins."""
     source = (
         "{% for m in messages %}{{ m.role }}{% for call in m.tool_calls %}{{ call.function.name + '<turn>' }}{% else %}"
-        "{{ m.content + '</turn>\n' }}{% endfor %}{% endfor %}{% if add_generation_prompt %}{{ 'assistant' }}{% endif %}"
+        "{{ m.content + '</turn>\n' }}{% endfor %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant' }}{% endif %}"
     )
     tokenizer = PromptTokenizer(with_template(model, source), TURNS_TEMPLATE)
     assert learnt_text(tokenizer, {"messages": TOOL_TURNS}) == [["add<turn>", "Four.</turn>"]]
