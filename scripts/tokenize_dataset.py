@@ -122,6 +122,8 @@ def input_sources(args: argparse.Namespace) -> dict[str, list[Path]]:
 def _check_flags(args: argparse.Namespace, files: Iterable[Path]) -> None:
     if not args.hub and (args.revision or args.hub_split):
         raise BadInput("--revision and --hub-split belong to --hub")
+    if args.hub and len(args.hub) > 1 and args.revision:
+        raise BadInput("--revision belongs to one --hub, and there are several")
     if args.template and (args.chat is not None or args.system):
         raise BadInput("--chat and --system belong to --format; a --template has keys for them")
     for path in files:

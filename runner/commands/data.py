@@ -13,7 +13,7 @@ from rich.text import Text
 from runner import targets
 from runner.commands import tables
 from runner.commands.arguments import add_recipe
-from runner.commands.lifecycle import begin, follow_to_end
+from runner.commands.lifecycle import begin, follow_to_end, say_notes
 from runner.commands.tables import terminal
 from runner.compose.recipe import Composed, compose
 from runner.compose.schema import Tracker
@@ -24,7 +24,8 @@ _LAST_STAGE = "tokenize"
 _BAR = 40  # columns
 _SPLITS = {"train": "train", "eval": "held out"}
 _COUNTS = {
-    "examples": "examples", "dropped": "dropped, too long", "longest": "longest, in tokens",
+    "examples": "examples", "dropped": "dropped, too long", "truncated": "truncated", "split": "texts that were split",
+    "longest": "longest, in tokens",
     "mean_tokens": "average, in tokens", "sequences": "sequences", "label_tokens": "tokens to learn",
 }  # fmt: skip
 
@@ -38,6 +39,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 def _data(args: argparse.Namespace) -> int:
     console = terminal()
     composed = compose(args.recipe, args.overrides)
+    say_notes(composed)
     run, status = tokenize(composed, console)
     if status == 0 and run.result(_LAST_STAGE, "preview.json"):  # there is none of a run that continues, detached
         show(run, console)
@@ -60,6 +62,8 @@ def show(run: Run, console: Console) -> None:
     """Print the counts, the lengths, what was noticed, and the first examples."""
     statistics, preview = (run.result(_LAST_STAGE, f"{name}.json") or {} for name in ("statistics", "preview"))
     console.print(_counts(statistics))
+    if statistics["sources"]:
+        console.print(_sources(statistics["sources"]))
     _print_lengths(preview, statistics["seq_len"], console)
     for note in preview["notes"]:
         console.print(Text(note, style="yellow"))
@@ -77,6 +81,13 @@ def _counts(statistics: dict[str, Any]) -> Any:
     table = tables.table("", *_SPLITS.values())
     for key, name in _COUNTS.items():
         table.add_row(name, *(f"{statistics[split][key]:,.6g}" for split in _SPLITS))
+    return table
+
+
+def _sources(sources: list[dict[str, Any]]) -> Any:
+    table = tables.table("source", "rows", "used")
+    for source in sources:
+        table.add_row(source["name"], f"{source['rows']:,}", f"{source['used']:,}")
     return table
 
 

@@ -131,7 +131,7 @@ def card(run: Run, recipe: Recipe, format: str, name: str) -> str:
 
 def _front_matter(run: Run, recipe: Recipe, format: str) -> dict[str, Any]:
     library = {"peft": "peft", "merged": "transformers", "nxd": "neuronx-distributed"}[format]
-    data = {"datasets": [recipe.dataset.path]} if recipe.dataset.source == "hub" else {}
+    data = {"datasets": recipe.dataset.paths} if recipe.dataset.source == "hub" else {}
     base = {"base_model": base_of(run, recipe)} if recipe.model.source == "hub" else {}
     tags = ["lora", "trainium", "text-generation"]
     return {"library_name": library, **base, **data, "pipeline_tag": "text-generation", "tags": tags}
@@ -151,7 +151,7 @@ def _results(run: Run) -> str:
 
 
 def _data_of(recipe: Recipe) -> str:
-    return recipe.dataset.path if recipe.dataset.source == "hub" else recipe.dataset.name
+    return ", ".join(recipe.dataset.paths) if recipe.dataset.source == "hub" else recipe.dataset.name
 
 
 def _terms(run: Run, recipe: Recipe) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from runner.compose.groups import list_groups
 from runner.compose.schema import Recipe
-from runner.compose.validate import section_of
+from runner.compose.validate import item_of, section_of
 
 
 def json_schema() -> dict[str, Any]:
@@ -48,7 +48,10 @@ def _property(hint: Any, metadata: typing.Mapping[str, Any]) -> dict[str, Any]:
     if typing.get_origin(hint) is dict:
         return described | _dict(hint)
     if isinstance(hint, types.UnionType):
-        return described | _limits(metadata) | {"type": [_TYPES[typing.get_args(hint)[0]], "null"]}
+        kind = _TYPES[typing.get_args(hint)[0]]
+        if item_of(hint):
+            return described | {"type": [kind, "array"], "items": {"type": _TYPES[item_of(hint)]}}
+        return described | _limits(metadata) | {"type": [kind, "null"]}
     return described | _limits(metadata) | {"type": _TYPES[hint]}
 
 

@@ -24,14 +24,16 @@ def drop_stale(values: dict[str, Any], precedence: Callable[[str], int]) -> list
     for path_key, keys in _BELONGS_TO.items():
         section = values[path_key.partition(".")[0]]
         path = section.get("path") if isinstance(section, dict) else None
-        if not isinstance(path, str):
+        given = path if isinstance(path, list) else [path]
+        paths = [each for each in given if isinstance(each, str)]
+        if paths != given:
             continue  # the schema rejects it
         for key in (key for key in keys if precedence(key) < precedence(path_key)):
             name = key.partition(".")[2]
             if name == "name":
-                section[name] = name_of(path)
+                section[name] = "+".join(map(name_of, paths))
             elif section.get(name) is not None:
-                notes.append(f"{key}: not used, because it belongs to another {path_key} than {path}")
+                notes.append(f"{key}: not used, because it belongs to another {path_key} than {', '.join(paths)}")
                 section[name] = None
     return notes
 

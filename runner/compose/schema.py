@@ -148,16 +148,20 @@ class Template:
     )
     turns: list[str] = key("columns that hold the turns of a conversation, instead of sections and response", [])
     tools: str | None = key("column that holds the tools of a conversation", None)
+    history: str | None = key("of a chat, column of earlier questions and answers, [[question, answer], ...]", None)
 
 
 @dataclass
 class Dataset:
     name: str = key("name of the data set in reports", "dataset")
     source: str = key("where the rows come from", "files", choices=("files", "hub"))
-    path: str = key(
+    path: str | list[str] = key(
         "a file of rows (JSONL, JSON, CSV, TSV, Parquet; text also as .gz or .zst), a folder or pattern of such files, "
-        "a folder by save_to_disk, or a hub id", "",
+        "a folder by save_to_disk, or a hub id; or a list of them, to mix", "",
     )  # fmt: skip
+    weights: list[float] = key(
+        "share of each path of a list in the rows to train on, such as [3,1]; default: all rows of all", []
+    )
     revision: str | None = key("commit, tag or branch of a hub data set", None)
     split: str = key("split of a hub data set", "train")
     eval_path: str | None = key("held-out rows, as path; default: eval_rows rows of path", None)
@@ -170,6 +174,10 @@ class Dataset:
     )  # fmt: skip
     template: Template = section(Template, "the prompt template for training, evaluation and serving")
     seq_len: int = key("length of a training sequence in tokens", 1024, minimum=8, maximum=131072)
+    long: str = key(
+        "examples of more tokens: drop; truncate, if an answer begins before; split, which is for plain text", "drop",
+        choices=("drop", "truncate", "split"),
+    )  # fmt: skip
     pack: bool = key("pack several examples into one sequence", True)
     loss_on: str = key(
         "tokens that contribute to the loss: the response (every answer of a conversation), its last answer, or all",
@@ -177,6 +185,11 @@ class Dataset:
         choices=("response", "last", "all"),
     )
     seed: int = key("seed of the shuffle and the split", 42, minimum=0)
+
+    @property
+    def paths(self) -> list[str]:
+        """The one path, or those of a mixture."""
+        return [self.path] if isinstance(self.path, str) else self.path
 
 
 @dataclass

@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
 
 from runner.compose.schema import Recipe
-from runner.compose.validate import type_of
+from runner.compose.validate import item_of, type_of
 
 _STRING, _NULL, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 _NOT_STRINGS = (OverrideLexer.INT, OverrideLexer.FLOAT, OverrideLexer.BOOL, OverrideLexer.NULL)
@@ -87,9 +87,9 @@ def _tag(node: yaml.Node, hint: Any) -> None:
             if isinstance(key, yaml.ScalarNode) and typing.get_origin(hint) is dict:
                 key.tag = _STRING
             _tag_value(value, type_of(hint, str(key.value)), null_is_string=typing.get_origin(hint) is dict)
-    elif isinstance(node, yaml.SequenceNode) and typing.get_origin(hint) is list:
+    elif isinstance(node, yaml.SequenceNode) and item_of(hint):
         for item in node.value:
-            _tag_value(item, typing.get_args(hint)[0], null_is_string=True)
+            _tag_value(item, item_of(hint), null_is_string=True)
 
 
 def _tag_value(node: yaml.Node, hint: Any, null_is_string: bool) -> None:
@@ -133,9 +133,8 @@ def _unquoted(tree: Any, hint: Any, null_is_string: bool) -> Iterator[tuple[int,
             name = pair.dictKey().getText()
             yield from _unquoted(pair.element(), type_of(hint, name), typing.get_origin(hint) is dict)
     elif rule == OverrideParser.RULE_listContainer:
-        kind = typing.get_args(hint)[0] if typing.get_origin(hint) is list else None
         for element in tree.element():
-            yield from _unquoted(element, kind, True)
+            yield from _unquoted(element, item_of(hint), True)
     elif rule != OverrideParser.RULE_function or tree.ID().getText() in _VALUE_FUNCTIONS:
         for child in tree.getChildren():
             if not hasattr(child, "symbol"):

@@ -63,11 +63,17 @@ def type_of(hint: Any, name: str) -> Any:
     return typing.get_args(hint)[1] if typing.get_origin(hint) is dict else None
 
 
+def item_of(hint: Any) -> Any:
+    """The type of a list's elements, of `list[X]` and `X | list[X]`; None if it is no list."""
+    kind = next((kind for kind in (hint, *typing.get_args(hint)) if typing.get_origin(kind) is list), None)
+    return typing.get_args(kind)[0] if kind else None
+
+
 def _convert(key: str, value: Any, hint: Any, limits: Mapping[str, Any]) -> Any:
-    if isinstance(hint, types.UnionType):  # the schema's only unions are `X | None`
-        if value is None:
+    if isinstance(hint, types.UnionType):  # the schema's only unions are `X | None` and `X | list[X]`
+        if value is None and type(None) in typing.get_args(hint):
             return None
-        hint = typing.get_args(hint)[0]
+        hint = typing.get_args(hint)[1 if isinstance(value, list) and item_of(hint) else 0]
     if dataclasses.is_dataclass(hint):
         return build(hint, _mapping(key, value), f"{key}.")  # type: ignore[arg-type]
     if typing.get_origin(hint) is list:
@@ -91,8 +97,10 @@ def _mapping(key: str, value: Any) -> Mapping[str, Any]:
 
 
 def _list(key: str, value: Any, kind: type, limits: Mapping[str, Any]) -> list[Any]:
+    if kind is float and isinstance(value, list):
+        value = [float(item) if type(item) is int else item for item in value]
     if not isinstance(value, list) or not all(type(item) is kind for item in value):
-        example = "strings such as [a,b]" if kind is str else "integers such as [1,2]"
+        example = _LISTS[kind]
         quotes = "; put each in quotes" if kind is str and isinstance(value, list) else ""
         raise InvalidKey(key, f"must be a list of {example}, not {value!r}{quotes}")
     if len(value) < (limits["minimum"] or 0):
@@ -116,6 +124,7 @@ def _quotes(value: Any, kind: type) -> str:
 
 
 _NO_LIMITS = {"minimum": None, "maximum": None, "choices": None}
+_LISTS = {str: "strings such as [a,b]", int: "integers such as [1,2]", float: "numbers such as [0.7,0.3]"}
 _NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 

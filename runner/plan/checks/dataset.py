@@ -15,7 +15,7 @@ from runner.compose.schema import DATA_SUFFIXES, Dataset, Recipe, Template
 from runner.errors import RecipeError
 from runner.plan.checks import rows
 from runner.plan.checks import template as prompt
-from runner.plan.checks.row_formats import REQUIRED, is_written, recognise
+from runner.plan.checks.row_formats import REQUIRED, UnknownFormat, is_written, recognise
 from runner.plan.checks.rows import Row
 
 _HINTS = {"evaluate.sql_schema": "; for answers that are not SQL, use evaluate=text"}
@@ -32,40 +32,41 @@ def check(recipe: Recipe) -> None:
         )
     if is_written(dataset.template):
         _check_template(dataset.template)
+    _check_mixture(dataset)
     if dataset.source != "files" or not dataset.path:
         return
-    count = _check_files(recipe, "path")
+    counts = [_check_files(recipe, "path", path) for path in dataset.paths]
+    count = None if None in counts else sum(count or 0 for count in counts)
     if dataset.eval_path:
-        _check_files(recipe, "eval_path")
+        _check_files(recipe, "eval_path", dataset.eval_path)
     elif count is not None and count <= dataset.eval_rows:
         raise RecipeError(
-            f"dataset.eval_rows: {dataset.eval_rows} of the {count} rows in {dataset.path}{_condition(dataset)} leave "
-            "nothing to train on; hold out fewer, or set dataset.eval_path to a file"
+            f"dataset.eval_rows: {dataset.eval_rows} of the {count} rows in {', '.join(dataset.paths)}"
+            f"{_condition(dataset)} leave nothing to train on; hold out fewer, or set dataset.eval_path to a file"
         )
 
 
-def format_of(dataset: Dataset) -> str | None:
-    """The format of the rows: the one that the recipe names, or the first row shows.
+def formats_of(dataset: Dataset) -> list[str]:
+    """The formats of the rows: the one that the recipe names, or what the first row of each file shows.
 
-    None where the recipe has a template, and where it cannot be seen from here: rows of the hub, and files that need
+    Empty where the recipe has a template, and where nothing can be seen from here: rows of the hub, and files that need
     a package of the stage programs.
 
     Raises RecipeError for columns of no known format.
     """
     if is_written(dataset.template):
-        return None
-    path = next(iter(files(dataset.path)), None)
-    if dataset.format or dataset.source != "files" or path is None or not path.is_file() or not rows.can_be_read(path):
-        return dataset.format
-    columns = _first(path, "dataset.path", path.stat().st_mtime_ns).fields
-    found = recognise(columns)
-    if found is None:
-        known = "; ".join(", ".join(required) for required in REQUIRED.values())
-        raise RecipeError(
-            f"dataset.path: {path}: the columns {', '.join(columns)} are of no known format ({known}); write "
-            "dataset.template.sections and dataset.template.response for them"
-        )
-    return found
+        return []
+    if dataset.format or dataset.source != "files":
+        return [dataset.format] if dataset.format else []
+    found = [file for path in dataset.paths for file in files(path) if file.is_file() and rows.can_be_read(file)]
+    return list(dict.fromkeys(_format_of(file, "dataset.path") for file in found))
+
+
+def _format_of(path: Path, key: str) -> str:
+    try:
+        return recognise(_first(path, key, path.stat().st_mtime_ns).fields)
+    except UnknownFormat as error:
+        raise RecipeError(f"{key}: {path}: {error}") from None
 
 
 def files(name: str) -> list[Path]:
@@ -116,14 +117,24 @@ def _names(key: str, text: str, columns: Collection[str]) -> list[str]:
         raise RecipeError(f"{key}: {error}") from None
 
 
-def _check_files(recipe: Recipe, name: str) -> int | None:
+def _check_mixture(dataset: Dataset) -> None:
+    weights, paths = dataset.weights, dataset.paths
+    if weights and len(weights) != len(paths):
+        raise RecipeError(f"dataset.weights: there are {len(weights)} for the {len(paths)} paths of dataset.path")
+    if weights and (min(weights) < 0 or not sum(weights)):
+        raise RecipeError("dataset.weights: each must be 0 or more, and one more than 0; for example [3,1]")
+    if dataset.revision and len(paths) > 1:
+        raise RecipeError("dataset.revision: belongs to one hub id, and dataset.path names several; leave it out")
+
+
+def _check_files(recipe: Recipe, name: str, named: str) -> int | None:
     """The number of rows that match dataset.where; None if it is not known. Raises RecipeError."""
-    counts = [_check_file(recipe, f"dataset.{name}", path) for path in files(getattr(recipe.dataset, name))]
+    counts = [_check_file(recipe, f"dataset.{name}", path) for path in files(named)]
     if None in counts:
         return None
     total = sum(count or 0 for count in counts)
     if not total:
-        raise RecipeError(f"dataset.where: {getattr(recipe.dataset, name)} has no row{_condition(recipe.dataset)}")
+        raise RecipeError(f"dataset.where: {named} has no row{_condition(recipe.dataset)}")
     return total
 
 
@@ -132,13 +143,23 @@ def _check_file(recipe: Recipe, key: str, path: Path) -> int | None:
         status = path.stat()
         if path.is_dir() or not _is_read_here(path, key):
             return None
-        named = _required_columns(recipe, _first(path, key, status.st_mtime_ns).fields)
+        first = _first(path, key, status.st_mtime_ns)
+        _check_format(recipe.dataset, path, key, first)
+        named = _required_columns(recipe, first.fields)
         where = tuple(recipe.dataset.where.items())
         return _count(path, status.st_size, status.st_mtime_ns, tuple(named), where)
     except rows.BadRow as error:
         raise RecipeError(f"{key}: {error}") from None
     except OSError as error:
         raise RecipeError(f"{key}: {path}: {error.strerror}") from None
+
+
+def _check_format(dataset: Dataset, path: Path, key: str, first: Row) -> None:
+    """The first row has the columns of its format; later ones without them are left out when it is tokenized."""
+    if is_written(dataset.template):
+        return
+    for column in REQUIRED[dataset.format or _format_of(path, key)]:
+        _check_column(first, "dataset.format", column)
 
 
 def _is_read_here(path: Path, key: str) -> bool:
@@ -154,10 +175,8 @@ def _condition(dataset: Dataset) -> str:
 
 def _required_columns(recipe: Recipe, columns: Collection[str]) -> Iterator[tuple[str, str]]:
     """Every key of the recipe that names a column, with the column. Raises RecipeError for a response without any."""
-    template, row_format = recipe.dataset.template, format_of(recipe.dataset)
+    template = recipe.dataset.template
     yield from (("dataset.template.turns", column) for column in template.turns)
-    if row_format:
-        yield from (("dataset.format", column) for column in REQUIRED[row_format])
     for key, text in _texts(template):
         names = _names(key, text, columns)
         if key == "dataset.template.response" and text and not names:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runner.compose.schema import Dataset, Recipe, Template
 from runner.errors import RecipeError
-from runner.plan.checks.dataset import files, format_of
+from runner.plan.checks.dataset import files, formats_of
 from runner.plan.checks.row_formats import is_written
 from runner.plan.checks.rows import suffixes
 from runner.plan.command import OUTPUT, Argument, Artifacts, StageCommand, flags
@@ -19,36 +19,42 @@ from runner.plan.stages.fetch import check_hub_name
 
 def command(recipe: Recipe, artifacts: Artifacts) -> StageCommand:
     dataset = recipe.dataset
-    row_format = None if is_written(dataset.template) else format_of(dataset) or "auto"
+    formats = formats_of(dataset)
     arguments = [
         "--model", artifacts.path("fetch"),
         *_rows(dataset, artifacts),
         *_held_out(dataset, artifacts),
-        *(_format(row_format, dataset.template) if row_format else ["--template", template_json(dataset.template)]),
+        *_written(dataset),
         *flags(seq_len=dataset.seq_len, pack=dataset.pack, loss_on=dataset.loss_on, seed=dataset.seed),
-        *flags(train_rows=dataset.train_rows or None),
+        *flags(train_rows=dataset.train_rows or None, long=None if dataset.long == "drop" else dataset.long),
+        *flags(weights=[f"{weight:g}" for weight in dataset.weights] or None),
         *(f"--where={column}={value}" for column, value in dataset.where.items()),
         "--output", OUTPUT,
     ]  # fmt: skip
-    as_format = f" as {row_format}" if row_format not in (None, "auto") else ""
-    title = f"tokenize {dataset.name}{as_format} to sequences of {dataset.seq_len}"
+    as_formats = f" as {' and '.join(formats)}" if formats else ""
+    title = f"tokenize {dataset.name}{as_formats} to sequences of {dataset.seq_len}"
     return StageCommand(title, "tokenize_dataset.py", arguments, uses=list(_uses(dataset)))
 
 
-def _format(name: str, template: Template) -> Sequence[str]:
+def _written(dataset: Dataset) -> Sequence[str]:
+    """How rows are written: by the recipe's template, or by their formats."""
+    template = dataset.template
+    if is_written(template):
+        return ["--template", template_json(template)]
     chat = {None: [], True: ["--chat"], False: ["--no-chat"]}[template.chat]
-    return ["--format", name, *chat, *flags(system=template.system)]
+    return ["--format", dataset.format or "auto", *chat, *flags(system=template.system)]
 
 
 def template_json(template: Template) -> str:
     """The template with the keys of its kind: of a conversation, or of a prompt and its response."""
     values = dataclasses.asdict(template) | {"chat": bool(template.chat or template.turns)}
     unused = ("sections", "separator", "response") if template.turns else ("turns", "tools")
+    unused = (*unused, *([] if template.history else ["history"]))
     return json.dumps({key: value for key, value in values.items() if key not in unused})
 
 
 def _uses(dataset: Dataset) -> Iterator[str]:
-    names = [dataset.path, dataset.eval_path or ""]
+    names = [*dataset.paths, dataset.eval_path or ""]
     if dataset.source == "hub":
         yield HUB
     if dataset.template.chat or dataset.template.turns or not is_written(dataset.template):
@@ -69,9 +75,11 @@ def _rows(dataset: Dataset, artifacts: Artifacts) -> Sequence[str | Argument]:
     if not dataset.path:
         raise RecipeError("dataset.path: says where the rows are; for example dataset.path=rows.jsonl")
     if dataset.source == "hub":
-        check_hub_name(dataset.path, "dataset.path")
-        return ["--hub", dataset.path, *flags(revision=dataset.revision, hub_split=dataset.split)]
-    return ["--input", *_files(dataset.path, "dataset.path", artifacts)]
+        for name in dataset.paths:
+            check_hub_name(name, "dataset.path")
+        named = [word for name in dataset.paths for word in ("--hub", name)]
+        return [*named, *flags(revision=dataset.revision, hub_split=dataset.split)]
+    return [word for path in dataset.paths for word in ("--input", *_files(path, "dataset.path", artifacts))]
 
 
 def _files(name: str, key: str, artifacts: Artifacts) -> list[Argument]:

@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import math
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -153,13 +154,21 @@ def _holding_rows(file: TextIO) -> str:
     first = file.readline()
     with suppress(ValueError, RecursionError):
         row = json.loads(first)
-        return first if not file.read(1) and _key_of_rows(row) else ""
+        return first if not file.read(1) and _holds_rows(row) else ""
     return first + file.read()
+
+
+def _holds_rows(value: Any) -> bool:
+    return bool(_key_of_rows(value) or _splits(value) or _is_by_columns(value))
 
 
 def _array(path: Path, value: Any) -> list[Any]:
     if isinstance(value, list):
         return value
+    if _is_by_columns(value):
+        return [{name: column[number] for name, column in value.items()} for number in next(iter(value.values()))]
+    if splits := _splits(value):
+        raise BadInput(f"{path}: holds the splits {', '.join(splits)}; write the one to use into a file of its own")
     key = _key_of_rows(value)
     if key is None:
         raise BadInput(f"{path}: neither rows nor an object with one list of rows")
@@ -174,28 +183,52 @@ def _key_of_rows(value: Any) -> str | None:
     return keys[0] if len(keys) == 1 and keys[0] not in _TURNS else None
 
 
+def _splits(value: Any) -> list[str]:
+    """The keys of an object that holds the rows of several splits."""
+    keys = [key for key in value if key.lower() in _SPLITS] if isinstance(value, dict) else []
+    return keys if len(keys) > 1 and all(isinstance(value[key], list) for key in keys) else []
+
+
+def _is_by_columns(value: Any) -> bool:
+    """Whether an object has the columns of a table, each {"0": value, "1": value, ...}, as pandas writes it."""
+    columns = list(value.values()) if isinstance(value, dict) else []
+    return bool(columns) and all(
+        isinstance(column, dict) and column and list(column) == list(map(str, range(len(columns[0]))))
+        for column in columns
+    )
+
+
 def _csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)  # the default refuses a text of more than 128 KiB
-    delimiter = "\t" if suffixes(path)[0] == ".tsv" else _delimiter(path)
+    named, delimiter = _delimiter(path)
     with _open(path) as file:
+        if named:
+            file.readline()
         table = csv.DictReader(file, strict=True, delimiter=delimiter)
         try:
             if len(set(table.fieldnames or [])) < len(table.fieldnames or []):
-                raise BadInput(f"{path}:1: two columns have the same name")
+                raise BadInput(f"{path}:{1 + named}: two columns have the same name")
             for fields in table:
-                place = f"{path}:{table.line_num}"
+                place = f"{path}:{table.line_num + named}"
                 if None in fields or None in fields.values():
                     raise BadInput(f"{place}: not as many values as line 1 has columns")
                 yield Row(place, fields)
         except csv.Error as error:
-            raise BadInput(f"{path}:{table.reader.line_num}: broken CSV: {error}") from error
+            raise BadInput(f"{path}:{table.reader.line_num + named}: broken CSV: {error}") from error
 
 
-def _delimiter(path: Path) -> str:
-    """What parts the names in the first line: a comma, unless another one parts it into more."""
+def _delimiter(path: Path) -> tuple[bool, str]:
+    """Whether the first line names the delimiter, as Excel's sep=; does, and the delimiter.
+
+    Otherwise it is what parts the names in the first line: a comma, unless another one parts it into more.
+    """
     with _open(path) as file:
         header = file.readline()
-    return max(",;\t|", key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
+    if named := re.fullmatch(r"\"?sep=(.)\"?\s*", header, re.IGNORECASE):
+        return True, named[1]
+    if suffixes(path)[0] == ".tsv":
+        return False, "\t"
+    return False, max(",;\t|", key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -278,4 +311,5 @@ READERS = {
     ".arrow": _arrow,
 }  # fmt: skip
 _BINARY = (".parquet", ".arrow")
+_SPLITS = {"train", "training", "test", "validation", "valid", "val", "dev", "eval"}
 _TURNS = ("messages", "conversations", "prompt", "completion")  # columns of which one row alone holds a list of objects

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from common.data import row_formats as of_stages
+from common.data.conversation import Unusable
 from runner.compose.recipe import compose
 from runner.errors import RecipeError
 from runner.plan.checks import dataset
@@ -71,11 +73,11 @@ def test_a_file_that_cannot_be_trained_on(tmp_path: Path, name: str, content: An
     assert "\n" not in str(error.value)
 
 
-def recognised(path: Path | str, *overrides: str) -> str | None:
+def recognised(path: Path | str, *overrides: str) -> list[str]:
     recipe = compose("quickstart", ["dataset=files", "evaluate=none", f"dataset.path='{path}'", *overrides]).recipe
     recipe.dataset.eval_rows = 1
     dataset.check(recipe)
-    return dataset.format_of(recipe.dataset)
+    return dataset.formats_of(recipe.dataset)
 
 
 def test_a_pattern_is_its_files(tmp_path: Path) -> None:
@@ -83,7 +85,7 @@ def test_a_pattern_is_its_files(tmp_path: Path) -> None:
     for name in ("a1.jsonl", "a2.jsonl.gz"):
         text = '{"instruction": "a", "output": "b"}\n'
         (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
-    assert recognised(tmp_path / "a*") == "alpaca"
+    assert recognised(tmp_path / "a*") == ["alpaca"]
     assert dataset.files(str(tmp_path / "a*")) == [tmp_path / "a1.jsonl", tmp_path / "a2.jsonl.gz"]
     assert dataset.files(str(tmp_path / "[b].jsonl")) == [tmp_path / "[b].jsonl"], "a file's name is no pattern"
     with pytest.raises(RecipeError, match="dataset.eval_rows: 1 of the 1 rows"):
@@ -92,8 +94,8 @@ def test_a_pattern_is_its_files(tmp_path: Path) -> None:
 
 def test_what_only_the_stage_programs_read_is_left_to_them(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.zst").write_text("")
-    assert recognised(tmp_path / "a.jsonl.zst") is None
-    assert recognised(tmp_path) is None
+    assert recognised(tmp_path / "a.jsonl.zst") == []
+    assert recognised(tmp_path) == []
 
 
 def test_columns_of_no_known_format_are_told(tmp_path: Path) -> None:
@@ -106,9 +108,53 @@ def test_columns_of_no_known_format_are_told(tmp_path: Path) -> None:
         recognised(path, "dataset.format=alpaca")
 
 
+def test_a_mixture_shows_its_formats_and_checks_its_weights(tmp_path: Path) -> None:
+    paths = [
+        str(write(tmp_path, "a.jsonl", [{"instruction": "a", "output": "b"}] * 3)),
+        str(write(tmp_path, "b.jsonl", [{"messages": [{"role": "user", "content": "a"}]}] * 3)),
+    ]
+
+    def mixed(*overrides: str) -> list[str]:
+        words = [f"dataset.path=[{','.join(paths)}]", "dataset.eval_rows=1", "evaluate=none", *overrides]
+        recipe = compose("quickstart", ["dataset=files", *words]).recipe
+        dataset.check(recipe)
+        assert recipe.dataset.name == "a+b"
+        return dataset.formats_of(recipe.dataset)
+
+    assert mixed() == ["alpaca", "messages"]
+    assert mixed("dataset.weights=[3,1.5]") == ["alpaca", "messages"]
+    with pytest.raises(RecipeError, match="dataset.weights: there are 1 for the 2 paths"):
+        mixed("dataset.weights=[1]")
+    with pytest.raises(RecipeError, match="dataset.weights: each must be 0 or more"):
+        mixed("dataset.weights=[-1,2]")
+    with pytest.raises(RecipeError, match="dataset.eval_rows: 6 of the 6 rows in .*a.jsonl, .*b.jsonl leave nothing"):
+        mixed("dataset.eval_rows=6")
+    paths[1] = str(tmp_path / "absent.jsonl")
+    with pytest.raises(RecipeError, match="dataset.path: .*absent.jsonl: No such file"):
+        mixed()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"Question ": "?", "answer": "!"},
+            "call 'Question ', 'answer' question, answer, and they are question_answer",
+        ),
+        ({"text": "a", "role": "prompter", "parent_id": None}, "each row is one turn of a conversation; write one"),
+        ({"title": "a", "paragraphs": []}, "as in SQuAD; write one row for each question"),
+    ],
+)
+def test_what_is_nearly_a_format_is_told_by_both_sides(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=f"dataset.path: .*a.jsonl: the columns .* are of no known format: {message}"):
+        recognised(write(tmp_path, "a.jsonl", [row, row]))
+    with pytest.raises(Unusable, match=message):
+        of_stages.recognise(row)
+
+
 def test_turns_are_columns_of_lists(tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", [{"chosen": [{"role": "user", "content": "a"}]}] * 2)
-    assert recognised(path, "dataset.template.turns=[chosen]") is None
+    assert recognised(path, "dataset.template.turns=[chosen]") == []
     with pytest.raises(RecipeError, match="dataset.template.turns: .* no column 'chosn'; did you mean chosen"):
         recognised(path, "dataset.template.turns=[chosn]")
 

@@ -23,12 +23,17 @@ FILES = {
     "a.csv": b'q,r\n"a,\n""b""",1\n',
     "semicolon.csv": b'"q, or so";r\n"a,b";1\n',
     "one.csv": b"text\na\n",
+    "excel.csv": b"\xef\xbb\xbfsep=;\r\nq,r;s\r\na,b;1\r\n",
+    "pandas.json": b'{"q": {"0": "a", "1": "b"}, "r": {"0": 1, "1": null}}',
+    "row.json": b'{"q": {"0": "a", "1": "b"}, "r": 1}',
+    "preferences.json": b'{"chosen": [{"role": "user"}], "rejected": [{"role": "user"}]}',
     "a.tsv": b"q\tr\na,b\t1\n",
 }
 BAD = {
     "broken.jsonl": b'{"q": 1}\n{"q": \n',
     "list.jsonl": b"[1]\n",
     "none.json": b'{\n "a": 1\n}\n',
+    "splits.json": b'{"train": [{"q": 1}], "test": [{"q": 1}]}',
     "latin.csv": b"q\n\xe9\n",
     "short.csv": b"q,r\na\n",
     "twice.csv": b"q,q\na,b\n",
