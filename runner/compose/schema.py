@@ -388,6 +388,8 @@ class Sweep:
         "which direction is better; default: higher scores, lower losses", None, choices=("minimize", "maximize")
     )
     stop_on_failure: bool = key("stop the sweep when a trial fails", False)
+    max_cost: float | None = key("start no more trials when they have cost this, US dollars", None, minimum=0)
+    max_hours: float | None = key("start no more trials when they have used a machine for these hours", None, minimum=0)
 
 
 @dataclass

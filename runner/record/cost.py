@@ -8,16 +8,16 @@ from runner.record.runs import Run
 
 
 def cost(run: Run) -> float | None:
-    """US dollars for the time of all stages on all their machines; None without hardware.price_per_hour.
-
-    Attempts that were interrupted count, and waiting in a queue does not.
-    """
+    """US dollars for the machine hours of a run; None without hardware.price_per_hour."""
     price = run.recipe.get("hardware", {}).get("price_per_hour")
-    if not price:
-        return None
+    return price * machine_hours(run) if price else None
+
+
+def machine_hours(run: Run) -> float:
+    """The time of all stages on all their machines: interrupted attempts count, waiting in a queue does not."""
     machines = {step["stage"]: step.get("nodes", 1) for step in run.plan["steps"]}
     ended = (event for event in run.events() if event["event"] == "step" and "seconds" in event)
-    return price / 3600 * sum(event["seconds"] * machines.get(event["stage"], 1) for event in ended)
+    return sum(event["seconds"] * machines.get(event["stage"], 1) for event in ended) / 3600
 
 
 def total(runs: Iterable[Run]) -> float | None:

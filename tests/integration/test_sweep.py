@@ -115,6 +115,15 @@ def read(path: Path) -> bytes:
         return b""
 
 
+def test_a_sweep_ends_when_its_budget_is_used_up_and_goes_on_with_a_larger_one(folder: Path) -> None:
+    price = ["train.seed=1,2", "hardware.price_per_hour=3600000"]
+    output = finish(folder, *price, "sweep.max_cost=1")
+    assert "stopped by sweep.max_cost: $" in output and "with 1 of 2 trials finished" in output
+    assert not (sweep_of(folder) / "001").exists()
+    assert finish(folder, *price, "sweep.max_cost=1e9").count("finished before") == 1
+    assert sorted(run.name for run in sweep_of(folder).glob("0*")) == ["000", "001"]
+
+
 def test_a_killed_optuna_sweep_goes_on_with_its_study(folder: Path) -> None:
     space = [*OPTUNA, "train.learning_rate=tag(log,interval(1e-4,1e-2))", "train.lora.rank=choice(4,8)"]
     said = end_at(folder, "trial 1: train", signal.SIGKILL, *space)

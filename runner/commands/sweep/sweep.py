@@ -41,7 +41,8 @@ from rich.text import Text
 from runner import targets
 from runner.commands.lifecycle import say_notes, terminate_as_interrupt
 from runner.commands.sweep import launcher, leaderboard, optuna_study
-from runner.commands.sweep.trial import Job, SweepStopped, varying, wait
+from runner.commands.sweep.budget import Budget, budget_of
+from runner.commands.sweep.trial import Job, OutOfBudget, SweepStopped, varying, wait
 from runner.compose.overrides import hydra_overrides
 from runner.compose.recipe import Composed, from_hydra, one_line, prepare_hydra
 from runner.errors import RecipeError
@@ -58,6 +59,7 @@ _EXECUTION = (
     "hydra.sweeper.n_trials=",
     "hydra.sweeper.n_jobs=",
     "sweep.stop_on_fail",
+    "sweep.max_",
 )
 
 
@@ -72,12 +74,14 @@ class Sweep:
     size: int
     folder: Path
     objective: ranking.Objective
+    budget: Budget
 
 
 def sweep(source: Path, overrides: Sequence[str], console: Console) -> int:
     """Run or resume the sweep of the recipe at `source` with `overrides`.
 
-    Returns 0 if every trial has finished, 1 if one failed, 130 if it was stopped. Raises RecipeError before any work.
+    Returns 0 if every trial has finished or the budget is used up, 1 if one failed, 130 if it was stopped. Raises
+    RecipeError before any work.
     """
     prepare_hydra()
     launcher.prepare()
@@ -118,7 +122,7 @@ def _plan(source: Path, args: Sequence[str]) -> Sweep:
     objective = ranking.objective(recipes[0])
     create.prepare_folders(recipes[0], targets.of(recipes[0].target).local_store)
     folder = _folder(source, args, Path(recipes[0].paths.runs))
-    return Sweep(source, overrides, config, keys, size, folder, objective)
+    return Sweep(source, overrides, config, keys, size, folder, objective, budget_of(recipes[0]))
 
 
 def _overrides_by_key(config: DictConfig) -> dict[str, Override]:
@@ -210,12 +214,19 @@ def _run(planned: Sweep, console: Console) -> int:
     try:
         with terminate_as_interrupt():
             _launch(planned)
-    except (KeyboardInterrupt, SweepStopped) as stop:
+    except KeyboardInterrupt:
         _end_trials(planned.folder)
-        interrupted = isinstance(stop, KeyboardInterrupt)
-        _show(planned, console, "stopped" if interrupted else "stopped at the first failure")
-        return 130 if interrupted else 1
+        _show(planned, console, "stopped")
+        return 130
+    except SweepStopped as stop:
+        _end_trials(planned.folder)
+        _show(planned, console, str(stop))
+        return 0 if isinstance(stop, OutOfBudget) and not _failed(planned) else 1
     return 0 if _show(planned, console, "") >= planned.size else 1
+
+
+def _failed(planned: Sweep) -> bool:
+    return any(trial.state == "failed" for trial in runs.every(planned.folder))
 
 
 def _write_description(planned: Sweep) -> None:
@@ -237,8 +248,8 @@ def _launch(planned: Sweep) -> None:
     if _is_optuna(planned.config):
         first, settings = optuna_study.settings(planned.config, planned.folder, planned.objective.direction)
         more += settings
-    stop = planned.config.sweep.stop_on_failure
-    job = Job(planned.source, planned.folder, planned.objective, tuple(planned.keys), stop, first, os.getpid())
+    stop, keys = planned.config.sweep.stop_on_failure, tuple(planned.keys)
+    job = Job(planned.source, planned.folder, planned.objective, keys, stop, planned.budget, first, os.getpid())
     try:
         hydra.multirun(planned.source.name, job, [*planned.overrides, *more])
     except ValueError:  # the Optuna sweeper ends by reporting the best trial, which fails if no trial finished

@@ -17,6 +17,7 @@ from rich.text import Text
 from runner import targets
 from runner.commands.lifecycle import follow, start
 from runner.commands.progress import Follower
+from runner.commands.sweep.budget import Budget
 from runner.commands.sweep.leaderboard import values_of
 from runner.compose.recipe import Composed, from_hydra, prepare_hydra
 from runner.errors import RecipeError
@@ -26,13 +27,17 @@ from runner.execute.run_folder import LOCK
 from runner.plan.model import Plan
 from runner.record import create
 from runner.record.ranking import Objective
-from runner.record.runs import Run
+from runner.record.runs import Run, every
 
 T = TypeVar("T")
 
 
 class SweepStopped(BaseException):
-    """A trial failed, so the sweep ends. Not an Exception, because Hydra would catch that and continue."""
+    """No more trials may start, for the given reason. Not an Exception: Hydra would catch that and continue."""
+
+
+class OutOfBudget(SweepStopped):
+    """The trials have reached a limit of the sweep."""
 
 
 class _Failed(Exception):
@@ -71,6 +76,7 @@ class Job:
     objective: Objective
     keys: Sequence[str]
     stop_on_failure: bool
+    budget: Budget
     first: int
     sweep_pid: int
 
@@ -95,9 +101,13 @@ class Job:
     def run_together(self, trials: Sequence[Trial | None]) -> list[float | None]:
         """Submit all trials to the target's queue and follow them. Returns their objectives; None for a failed one."""
         started = [trial for trial in trials if trial and not trial.is_done]
-        _start_together([trial for trial in started if not trial.is_running])
+        waiting = [trial for trial in started if not trial.is_running]
+        self._check_budget(waiting)
+        _start_together(waiting)
         try:
-            return [trial and self._attempt(trial.number, lambda trial=trial: self._end(trial)) for trial in trials]
+            return [
+                trial and self._attempt(trial.number, lambda trial=trial: self._end_if_paid(trial)) for trial in trials
+            ]
         except BaseException:
             for trial in started:
                 trial.target.cancel(trial.run)
@@ -109,8 +119,16 @@ class Job:
         except (RecipeError, _Failed) as error:
             self._say(number, f"failed: {error}", "red")
         if self.stop_on_failure:
-            raise SweepStopped
+            raise SweepStopped("stopped at the first failure")
         return None
+
+    def _check_budget(self, waiting: Sequence[Trial]) -> None:
+        """Raises OutOfBudget if nothing is left for the trials `waiting`, whose records are then removed."""
+        exhausted = self.budget.exhausted(every(self.sweep)) if waiting else None
+        if exhausted:
+            for trial in waiting:
+                shutil.rmtree(trial.run.folder)
+            raise OutOfBudget(exhausted)
 
     def _prepare(self, number: int, config: DictConfig) -> Trial:
         composed = from_hydra(config, HydraConfig.get(), self.source)
@@ -133,6 +151,7 @@ class Job:
 
     def _run(self, trial: Trial) -> float | None:
         if not trial.is_done and not trial.is_running:
+            self._check_budget([trial])
             start(trial.run, trial.target, attached=True)
         try:
             return self._end(trial)
@@ -141,6 +160,13 @@ class Job:
         except BaseException:
             trial.target.cancel(trial.run)
             raise
+
+    def _end_if_paid(self, trial: Trial) -> float | None:
+        """Follow one of many submitted trials to its end. Raises OutOfBudget if nothing is left for it."""
+        exhausted = None if trial.is_done else self.budget.exhausted(every(self.sweep))
+        if exhausted:
+            raise OutOfBudget(exhausted)
+        return self._end(trial)
 
     def _end(self, trial: Trial) -> float | None:
         """Follow a started trial to its end and return its objective."""
