@@ -64,7 +64,7 @@ def served(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> Iterable[s
 
 def run_names(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
     """Names of recorded runs."""
-    return ["last", *(run.name for run in runs.every(parsed_args.folder))]
+    return ["last", *(run.name for run in runs.recorded(parsed_args.folder))]
 
 
 def add_completion(parser: argparse.ArgumentParser) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -16,9 +16,12 @@ from runner.commands.arguments import add_run
 from runner.commands.lifecycle import watch
 from runner.commands.tables import terminal
 from runner.errors import RecipeError, did_you_mean
+from runner.execute.run_folder import parse_event
 from runner.metrics import duration
 from runner.record import runs
 from runner.record.runs import Run
+
+_UNSUCCESSFUL = {"failed": 1, "stopped": 130, "killed": 1}  # how a run ended: exit status, unless the run reported one
 
 
 def find(name: str, folder: Path, host: str | None) -> Run:
@@ -61,7 +64,8 @@ def status(selected: list[Run], console: Console) -> None:
 def logs(run: Run, stage: str | None, live: bool) -> int:
     """Print the output of a stage, by default the current one; if `live`, keep printing while it grows.
 
-    Returns the run's exit status if it failed while it was followed, else 0. Raises RecipeError for an unknown stage.
+    Returns the exit status of a run that was followed and failed, was stopped (130) or killed (1), else 0. Raises
+    RecipeError for an unknown stage.
     """
     stages = [step["stage"] for step in run.plan["steps"]]
     if stage and stage not in stages:
@@ -73,9 +77,7 @@ def logs(run: Run, stage: str | None, live: bool) -> int:
         printed = True
     if not printed:
         _explain_no_output(run, stage)
-    if not live or target.state(run) != "failed":
-        return 0
-    return _exit_status(list(target.follow(run)), stage)
+    return _exit_status(target.state(run), target.follow(run), stage) if live else 0
 
 
 def _explain_no_output(run: Run, stage: str | None) -> None:
@@ -85,12 +87,15 @@ def _explain_no_output(run: Run, stage: str | None) -> None:
     print(f"runner: {name}: {reason}", file=sys.stderr)
 
 
-def _exit_status(events: list[bytes], stage: str | None) -> int:
-    """The exit status of a failed run; with `stage`, 0 unless it failed in that one."""
-    parsed = [json.loads(line) for line in events]
-    failed = [event["stage"] for event in parsed if event["event"] == "step" and event["state"] == "failed"]
-    statuses = [event["status"] for event in parsed if event["event"] == "run" and event["state"] == "failed"]
-    return statuses[-1] if statuses and (not stage or stage in failed) else 0
+def _exit_status(state: str, lines: Iterable[bytes], stage: str | None) -> int:
+    """The exit status of a run in `state`: 0 while it continues, and for a `stage` of it that is done."""
+    if state not in _UNSUCCESSFUL:
+        return 0
+    events = list(filter(None, map(parse_event, lines)))
+    stages = {event["stage"]: event["state"] for event in events if event["event"] == "step"}
+    if stage and stages.get(stage) in ("finished", "cached"):
+        return 0
+    return next((event["status"] for event in reversed(events) if event.get("status")), _UNSUCCESSFUL[state])
 
 
 def cancel(run: Run, console: Console) -> int:

@@ -7,7 +7,9 @@ that served with it, and neuron-cache, the programs of trainings and servers, wh
 from __future__ import annotations
 
 import argparse
-import re
+import contextlib
+import math
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -16,11 +18,11 @@ from pathlib import Path
 
 from runner.commands.arguments import add_runs_folder
 from runner.errors import RecipeError
-from runner.execute.store import Store
-from runner.record.runs import Run, every
+from runner.execute import files
+from runner.execute.store import CACHE, COMPILED, Store, names_used
+from runner.record.runs import Run, readable, recorded
 
 _DAY = 86400.0
-_COMPILED, _CACHE = "compiled", "neuron-cache"  # see runner.plan.stages.server_options and runner.plan.command
 
 
 @dataclass(frozen=True)
@@ -43,49 +45,96 @@ class _Artifact:
 def collect(root: Path, runs: Sequence[Run], rules: Rules, dry_run: bool) -> None:
     """Remove what `rules` select from the store at `root`, and print it. Raises RecipeError without rules or store."""
     if rules.days is None and rules.gb is None and not rules.unreachable:
-        raise RecipeError("gc: choose what to remove: --unreachable, --days N or --gb N")
-    if not root.is_dir():
-        raise RecipeError(f"gc: {root}: no such store; set it with --store")
-    freed = 0
-    for artifact in _chosen(_artifacts(Store(root), runs), rules):
-        print(f"{'would remove' if dry_run else 'removed'} {artifact.path.name}  {artifact.size / 1e6:.1f} MB")
-        freed += artifact.size
-        if not dry_run:
-            _remove(artifact.path, root)
-    print(f"{freed / 1e6:.1f} MB {'could be' if dry_run else ''} freed".replace("  ", " "))
+        raise RecipeError("gc: choose what to remove: --unreachable, --days N or --gb N; or check it with --verify")
+    if dry_run:
+        _print_freed(list(_chosen(_artifacts(root, runs), rules)), "would remove", "could be freed")
+        return
+    with _alone(root):
+        _print_freed(_remove_chosen(root, _artifacts(root, runs), rules), "removed", "freed")
 
 
-def _artifacts(store: Store, runs: Sequence[Run]) -> list[_Artifact]:
-    """All artifacts, complete or partial, that no run in progress needs."""
+def _print_freed(artifacts: Sequence[_Artifact], removed: str, freed: str) -> None:
+    for artifact in artifacts:
+        print(f"{removed} {artifact.path.name}  {artifact.size / 1e6:.1f} MB")
+    print(f"{sum(artifact.size for artifact in artifacts) / 1e6:.1f} MB {freed}")
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Wait for another gc of the same store."""
+    descriptor = files.open_lock(root / "locks" / "gc")
+    try:
+        files.lock(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_chosen(root: Path, artifacts: Sequence[_Artifact], rules: Rules) -> list[_Artifact]:
+    """Rename them first, while no run begins: a run must never find a half-removed artifact."""
+    store, doomed = Store(root), root / "doomed"
+    if doomed.exists():  # a gc that was killed left it
+        shutil.rmtree(doomed)
+    doomed.mkdir()
+    with store.freeing() as needed:
+        free = (one for one in artifacts if one.path.exists() and not _names(one.path) & needed)
+        chosen = list(_chosen([one for one in free if not store.is_being_made(one.path.name)], rules))
+        for number, artifact in enumerate(chosen):
+            artifact.path.rename(doomed / str(number))
+    shutil.rmtree(doomed)
+    return chosen
+
+
+def _artifacts(root: Path, runs: Sequence[Run]) -> list[_Artifact]:
+    """All artifacts, complete, partial or damaged, that no run in progress needs."""
     used: dict[str, float] = {}
     needed: set[str] = set()
     for run in runs:
-        names = _refers_to(run, store)
-        used |= {name: max(used.get(name, 0), (run.folder / "events.jsonl").stat().st_mtime) for name in names}
+        names = _refers_to(run, root.absolute())
+        used |= {name: max(used.get(name, 0), run.last_event) for name in names}
         needed |= names if run.in_progress else set()
-    folders = [path for kind in ("objects", "partial", _COMPILED) for path in (store.root / kind).glob("*")]
-    folders += [path for path in [store.root / _CACHE] if path.is_dir()]
+    folders = [path for kind in ("objects", "partial", "damaged", COMPILED) for path in (root / kind).glob("*")]
+    folders += [path for path in [root / CACHE] if path.is_dir()]
     return [
         _Artifact(path, used.get(path.name, path.stat().st_mtime), _size(path), path.name in used)
         for path in folders
-        if path.name not in needed and path.parent.name not in needed
+        if not _names(path) & needed
     ]
 
 
-def _refers_to(run: Run, store: Store) -> set[str]:
+def _names(path: Path) -> set[str]:
+    """The names by which a run may need it: its own, or that of the compiler's folder as a whole."""
+    return {path.name, path.parent.name}
+
+
+def _refers_to(run: Run, root: Path) -> set[str]:
     """Names in the store: what its steps make or read, and the compiled model of its server.
 
-    Until the server has reported which compiled model it uses, the whole folder of them.
+    Until the server has reported which compiled model it uses, the whole folder of them. Of a run whose plan is
+    damaged, what it links to.
     """
-    root = store.root.absolute()
-    steps = run.plan["steps"]
-    keys = {step["key"] for step in steps}
-    values = {value for step in steps for value in (*step["argv"], *step["env"].values())}
+    links = {link.readlink().name for link in (run.folder / "artifacts").glob("*") if link.is_symlink()}
     reported = {event["compiled"] for event in run.events() if event["event"] == "serving" and "compiled" in event}
-    folders = {name for name in (_COMPILED, _CACHE) if any(value.startswith(str(root / name)) for value in values)}
-    folders -= {_COMPILED} if reported else set()
-    read = {match[1] for value in values for match in re.finditer(rf"{re.escape(str(root))}/objects/([^/]+)", value)}
-    return keys | read | reported | folders
+    planned = names_used({**run.plan, "store": root}) if readable([run], lambda run: run.plan) else set()
+    return links | reported | (planned - {COMPILED} if reported else planned)
+
+
+def verify(root: Path) -> int:
+    """Compare every finished artifact with its digests; a damaged one is moved aside, and made again when it is needed.
+
+    Prints the damaged ones. Returns 1 if there are any, else 0.
+    """
+    store, without, damaged = Store(root), 0, 0
+    keys = sorted(path.name for path in (root / "objects").glob("*"))
+    for key in keys:
+        without += store.sums(key) is None
+        damage = store.damage(key, digests=True)
+        if damage:
+            damaged += 1
+            print(f"{key}: {damage}; moved to {store.set_aside(key)}")
+    earlier = f", {without} of an earlier version without digests" if without else ""
+    print(f"{len(keys)} artifacts: {damaged} damaged{earlier}")
+    return 1 if damaged else 0
 
 
 def _chosen(artifacts: Sequence[_Artifact], rules: Rules) -> Iterator[_Artifact]:
@@ -104,25 +153,34 @@ def _size(path: Path) -> int:
     return sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
 
 
-def _remove(path: Path, root: Path) -> None:
-    """Rename it first: a run must never find a half-removed artifact."""
-    doomed = root / "doomed" / path.name
-    doomed.parent.mkdir(exist_ok=True)
-    path.rename(doomed)
-    shutil.rmtree(doomed)
-
-
 def add_gc(parser: argparse.ArgumentParser) -> None:
     """A store and the rules."""
     add_runs_folder(parser)
     parser.add_argument("--store", type=Path, default=Path("store"), help="the store")
-    parser.add_argument("--days", type=float, help="remove artifacts that no run has used for this many days")
-    parser.add_argument("--gb", type=float, help="then the least recently used, until the store has this size")
+    parser.add_argument("--days", type=_amount, help="remove artifacts that no run has used for this many days")
+    parser.add_argument("--gb", type=_amount, help="then the least recently used, until the store has this size")
     parser.add_argument("--unreachable", action="store_true", help="only artifacts that no recorded run refers to")
     parser.add_argument("--dry-run", action="store_true", help="only print what would be removed")
+    parser.add_argument(
+        "--verify", action="store_true", help="check the files of all artifacts; moves damaged ones aside"
+    )
     parser.set_defaults(command=_gc)
 
 
+def _amount(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: must be a number from 0 on")
+    return value
+
+
 def _gc(args: argparse.Namespace) -> int:
-    collect(args.store, every(args.folder), Rules(args.days, args.gb, args.unreachable), args.dry_run)
+    if not args.store.is_dir():
+        raise RecipeError(f"gc: {args.store}: no such store; set it with --store")
+    if args.verify:
+        return verify(args.store)
+    collect(args.store, recorded(args.folder), Rules(args.days, args.gb, args.unreachable), args.dry_run)
     return 0

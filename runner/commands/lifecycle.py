@@ -16,9 +16,8 @@ from runner import targets
 from runner.commands import summary
 from runner.commands.progress import Follower
 from runner.compose.recipe import Composed
-from runner.compose.schema import Tracker
 from runner.errors import RecipeError
-from runner.plan.model import Plan, Step
+from runner.plan.model import Plan
 from runner.record import create, trackers
 from runner.record.runs import Run
 from runner.targets import Target
@@ -81,7 +80,7 @@ def watch(run: Run, target: Target, console: Console) -> int:
 
 def follow_to_end(run: Run, target: Target, console: Console) -> int:
     """Follow a started run to its end and fetch its results. Returns the exit status, 0 for one that finished."""
-    follower = Follower([Step(**step) for step in run.plan["steps"]], console)
+    follower = Follower(run.steps, console)
     try:
         follow(run, target, follower, console)
     except KeyboardInterrupt as stop:
@@ -94,7 +93,7 @@ def follow_to_end(run: Run, target: Target, console: Console) -> int:
 
 def follow(run: Run, target: Target, follower: Follower, console: Console) -> None:
     """Show the progress of a started run until it ends, feed its tracker, and fetch its results."""
-    tracker = trackers.of(Tracker(**run.recipe["tracker"]))
+    tracker = trackers.of(run.typed_tracker())
     feed = trackers.feed(tracker, run, lambda text: console.print(Text(text, style="yellow"), soft_wrap=True))
     with terminate_as_interrupt(), feed as tracked:
         follower.follow(tracked.passing(target.follow(run)))

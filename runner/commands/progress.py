@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from runner.execute.run_folder import parse_event
 from runner.plan.model import Step
 
 
@@ -36,8 +36,9 @@ class Follower:
         with self._bar() as self._progress:
             self._task = self._progress.add_task("", total=None, numbers="")
             for line in lines:
-                event = json.loads(line)
-                getattr(self, f"_on_{event['event']}")(event)
+                event = parse_event(line)
+                if event:
+                    getattr(self, f"_on_{event['event']}")(event)
 
     def _bar(self) -> Progress:
         columns: list[str | ProgressColumn] = [
@@ -55,7 +56,7 @@ class Follower:
             self._print("Interrupted, as by a time limit. The run resumes when it is started again.", "yellow")
 
     def _on_step(self, event: dict[str, Any]) -> None:
-        getattr(self, f"_on_step_{event['state']}")(event, self._titles[event["stage"]])
+        getattr(self, f"_on_step_{event['state']}")(event, self._titles.get(event["stage"], event["stage"]))
 
     def _on_step_begun(self, event: dict[str, Any], title: str) -> None:
         self._progress.remove_task(self._task)  # resetting it would keep the total of the step before

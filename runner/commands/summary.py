@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -16,17 +14,19 @@ from runner.commands import tables
 from runner.metrics import EVALUATION, served
 from runner.record.runs import Run
 
+_MOST_SAMPLES = 50  # among which one is looked for that the adapter answers exactly
+
 
 def show(run: Run, console: Console) -> None:
     """Print the summary of a run."""
     report = run.result("evaluate", "report.json")
     if report:
         console.print(_comparison(report))
-        _show_sample(run.folder / "artifacts" / "evaluate" / "samples.jsonl", console)
+        _show_sample(run.samples(_MOST_SAMPLES), console)
     smoke = run.result("serve", "smoke.json")
     if smoke:
         console.print(Text(f"served: {served(smoke)}"))
-    for name, path in _places(run.folder):
+    for name, path in _places(run):
         console.print(Text(f"{name:<8} {_short(path)}"), soft_wrap=True)
 
 
@@ -41,10 +41,10 @@ def _comparison(report: dict[str, Any]) -> Table:
     return table
 
 
-def _show_sample(path: Path, console: Console) -> None:
+def _show_sample(samples: list[dict[str, Any]] | None, console: Console) -> None:
     """Print the first example that the adapter answers exactly, or else the first of all."""
-    with path.open(encoding="utf-8") as lines:
-        samples = [json.loads(line) for line in itertools.islice(lines, 50)]
+    if not samples:
+        return
     best = max(samples, key=lambda sample: sample["adapter"]["text"].strip() == sample["reference"].strip())
     for side, text in (
         ("prompt", best["prompt"]),
@@ -56,12 +56,12 @@ def _show_sample(path: Path, console: Console) -> None:
     console.print()
 
 
-def _places(run: Path) -> list[tuple[str, Path]]:
+def _places(run: Run) -> list[tuple[str, Path]]:
     paths = {
-        "adapter": run / "artifacts" / "export" / "adapter",
-        "merged": run / "artifacts" / "export" / "merged",
-        "samples": run / "artifacts" / "evaluate" / "samples.jsonl",
-        "run": run,
+        "adapter": run.folder / "artifacts" / "export" / "adapter",
+        "merged": run.folder / "artifacts" / "export" / "merged",
+        "samples": run.samples_file,
+        "run": run.folder,
     }
     return [(name, path) for name, path in paths.items() if path.exists()]
 

@@ -44,6 +44,7 @@ from runner.execute.run_folder import (
     executor_pid,
     in_progress,
     last_state,
+    parse_event,
     stage_states,
 )
 from runner.execute.schedulers import job as jobs
@@ -124,7 +125,7 @@ def _follow_job(run: Path, offset: int, job: Job) -> Iterator[bytes]:
 
     for line in files.tail(run / EVENTS, offset, is_growing):
         yield line or b""
-        final = final or bool(line) and _is_final(json.loads(line))
+        final = final or bool(line) and _is_final(parse_event(line))
         if line is None and job.state().startswith("waiting") and job.state() != reason:
             reason = job.state()
             yield _message("info", f"{job} is {reason}")
@@ -141,8 +142,8 @@ def _message(level: str, message: str) -> bytes:
     return b" " + json.dumps({"event": "log", "level": level, "message": message}).encode()
 
 
-def _is_final(event: dict[str, Any]) -> bool:
-    return event["event"] == "run" and event["state"] in FINAL
+def _is_final(event: dict[str, Any] | None) -> bool:
+    return event is not None and event["event"] == "run" and event["state"] in FINAL
 
 
 def follow_log(run: Path, stage: str | None, live: bool) -> Iterator[bytes]:

@@ -90,8 +90,7 @@ def _take(count: int, total: int, holder: str) -> Lease | None:
         descriptors = _lock_all(range(first, first + count))
         if descriptors:
             for descriptor in descriptors:
-                os.truncate(descriptor, 0)
-                os.pwrite(descriptor, holder.encode(), 0)
+                files.name_holder(descriptor, holder)
             return Lease(first, count, descriptors)
     return None
 
@@ -118,7 +117,7 @@ def _lock(core: int) -> int | None:
     folder().mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(PermissionError):
         folder().chmod(0o1777)
-    descriptor = os.open(_file(core), os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = files.open_lock(_file(core))
     if files.try_lock(descriptor):
         return descriptor
     os.close(descriptor)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from runner.execute import files
 from runner.execute.run_folder import EVENTS, in_progress
 
 _RESERVED_BYTES = 2**16
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class EventWriter:
@@ -32,7 +34,7 @@ class EventWriter:
         try:
             self._append(line)
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno not in _NO_SPACE:
                 raise
             self.release_space()
             self._append(line)
@@ -42,8 +44,16 @@ class EventWriter:
         self._reserved.unlink(missing_ok=True)
 
     def _append(self, line: str) -> None:
-        with self.path.open("ab", buffering=0) as stream:
-            stream.write(line.encode() + b"\n")
+        """Append a line of its own, also after one that a full disk cut short. Raises OSError unless all is written."""
+        with self.path.open("a+b", buffering=0) as stream:
+            content = (b"" if _ends_a_line(stream) else b"\n") + line.encode() + b"\n"
+            if stream.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
+
+def _ends_a_line(stream: IO[bytes]) -> bool:
+    size = stream.seek(0, os.SEEK_END)
+    return not size or os.pread(stream.fileno(), 1, size - 1) == b"\n"
 
 
 def echo(run: Path) -> None:

@@ -25,12 +25,12 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from runner.execute.events import EventWriter, echo
 from runner.execute.process import StepFailed, run_command
 from runner.execute.rendezvous import Rendezvous, node_environment
 from runner.execute.run_folder import CANCELLED, EVENTS, JOB, LOCK, NODES, SECRETS, read_events, run_name, stage_states
-from runner.execute.store import Store
+from runner.execute.store import Store, names_used
 
 INTERRUPTED = 75  # <sysexits.h> EX_TEMPFAIL
 _STALLED = (
@@ -83,9 +83,10 @@ class Executor:
             pending = [step for step in steps if not self._is_done(step)]
             preflight.check_packages(pending)
             preflight.check_ports(pending)
-            for step in steps:
-                with self._os_errors_fail(step):
-                    self._run_step(step)
+            with self._os_errors_fail(steps[0]), self._using(steps) as self._uses:
+                for step in steps:
+                    with self._os_errors_fail(step):
+                        self._run_step(step)
         except StepFailed as failure:
             if attempts.interrupted_itself(read_events(self._run), failure.stage):
                 return self._interrupt()
@@ -107,6 +108,9 @@ class Executor:
             return self._fail(StepFailed(next(reversed(stage_states(self._run))), 1, _STALLED))
         self._events.emit("run", state="interrupted", status=INTERRUPTED)
         return INTERRUPTED
+
+    def _using(self, steps: Sequence[Mapping[str, Any]]) -> AbstractContextManager[tuple[int, ...]]:
+        return self._store.using(names_used({**self._plan, "steps": steps}))
 
     def _end(self, state: str, status: int) -> int:
         (self._run / SECRETS).unlink(missing_ok=True)
@@ -144,6 +148,7 @@ class Executor:
         with self._store.lock(key, lambda run: self._wait_for_run(step, run), run_name(self._run)) as descriptor:
             if self._is_done(step):
                 return None
+            self._set_damaged_aside(step)
             self._store.prepare(key, keep=step["resumable"])
             peak_memory = self._run_command(step, descriptor)
             if step["cached"]:
@@ -152,12 +157,19 @@ class Executor:
                 self._store.take(key, self._run / "artifacts" / step["stage"])
             return peak_memory
 
+    def _set_damaged_aside(self, step: Mapping[str, Any]) -> None:
+        key = step["key"]
+        if step["cached"] and self._store.path(key).is_dir():
+            damage, moved = self._store.damage(key), self._store.set_aside(key)
+            message = f"{key} in the store is damaged: {damage}; it was moved to {moved} and is made again"
+            self._events.emit("log", stage=step["stage"], level="warning", message=message)
+
     def _run_command(self, step: Mapping[str, Any], descriptor: int) -> int:
         log = self._run / "logs" / f"{step['stage']}.log"
         with _leased_cores(step, self._run, lambda holders: self._wait_for_cores(step, holders)) as (environment, held):
             if step.get("nodes", 1) > 1:
                 environment = {**environment, **self._rendezvous.announce(step["stage"])}
-            return run_command(step, log, self._events.path, environment, (descriptor, *held))
+            return run_command(step, log, self._events.path, environment, (descriptor, *held, *self._uses))
 
     def _wait_for_run(self, step: Mapping[str, Any], run: str) -> None:
         self._emit(step, "waiting", holder=f"run {run}, which is making it")
@@ -246,7 +258,7 @@ def _keep_results(run: Path, stage: str) -> None:
     for file in sorted((run / "artifacts" / stage).glob("*.json")):
         kept = run / "results" / stage / file.name
         kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, kept)
+        files.copy_atomic(file, kept)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

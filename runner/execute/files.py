@@ -7,15 +7,18 @@ process ends.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 HEARTBEAT = 2.0  # seconds without a line after which `tail` yields None
 _POLL = 0.1  # seconds; a person notices no finer
+_OCCUPIED = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 
 def lock(file: int | IO[bytes]) -> None:
@@ -32,13 +35,33 @@ def try_lock(file: int | IO[bytes]) -> bool:
     return True
 
 
+def open_lock(path: Path) -> int:
+    """The descriptor of a lock file, which is made where it is missing. Another user's serves as well as one's own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        os.fchmod(descriptor, 0o666)  # whatever the umask: the next user writes a name into it
+        return descriptor
+    try:
+        return os.open(path, os.O_RDWR)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY)  # enough for flock(2)
+
+
+def name_holder(descriptor: int, holder: str) -> None:
+    """Write the holder's name into its lock file, for those who wait; not if the file is another user's alone."""
+    with contextlib.suppress(OSError):
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, holder.encode(), 0)
+
+
 def lock_holder(path: Path) -> str | None:
     """The text of a lock file that some process has locked; None if it is unlocked or missing."""
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return file.read().decode()
+            return file.read().decode(errors="replace")
     return None
 
 
@@ -50,13 +73,60 @@ def wait_until_unlocked(path: Path) -> None:
 
 def write_atomic(path: Path, text: str) -> Path:
     """Write a file that others see whole or not at all, even after a crash; returns `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with temporary.open("w", encoding="utf-8") as stream:
+    with _appearing(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
-    temporary.replace(path)
     return path
+
+
+def copy_atomic(source: Path, path: Path) -> None:
+    """Copy a file so that others see the copy whole or not at all."""
+    with _appearing(path) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+@contextlib.contextmanager
+def _appearing(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its place at the end, unless an exception ends this."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync_tree(folder: Path) -> None:
+    """Have everything in a folder on the disk, before a rename shows it to others; links are not followed."""
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            sync(path)
+    sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def move_new(folder: Path, places: Iterable[Path]) -> Path:
+    """Move a folder to the first of `places` that is free; returns it. Raises FileExistsError if none is."""
+    for place in places:
+        try:
+            folder.rename(place)
+        except OSError as error:
+            if error.errno not in _OCCUPIED:
+                raise
+            continue
+        sync(place.parent)
+        return place
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place))
 
 
 def tail(path: Path, offset: int, is_growing: Callable[[], bool]) -> Iterator[bytes | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,24 @@ SECRETS = "secrets.json"  # environment variables that no command line or record
 HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # the variables that may be in it
 SWEEP = "sweep.json"  # in the folder of a sweep, which holds the folders of its trials
 
+# The fields that readers rely on, by kind of event, and of a step by its state.
+_NUMBER = (int, float)
+_FIELDS: dict[str, dict[str, Any]] = {
+    "run": {"state": str},
+    "step": {"stage": str, "state": str},
+    "progress": {"done": _NUMBER, "total": _NUMBER, "unit": str},
+    "metric": {"stage": str, "at": (int, type(None)), "values": dict},
+    "log": {"level": str, "message": str},
+    "serving": {"url": str, "models": list},
+}
+_STEP_FIELDS: dict[str, dict[str, Any]] = {
+    "begun": {},
+    "waiting": {"holder": str},
+    "cached": {},
+    "finished": {"seconds": _NUMBER},
+    "failed": {"reason": str},
+}
+
 FINAL = ("finished", "failed")  # states after which no event follows
 ENDED = (*FINAL, "stopped")  # a job that was stopped may be started again by its scheduler
 
@@ -29,9 +48,9 @@ def run_name(run: Path) -> str:
 
 
 def executor_pid(run: Path) -> int | None:
-    """The process id of the executor that is at work on this machine; None if there is none."""
+    """The process id of the executor that is at work on this machine; None if there is none, 0 if it is not told."""
     holder = files.lock_holder(run / LOCK)
-    return None if holder is None else int(holder or 0)
+    return None if holder is None else int(holder) if holder.isdecimal() else 0
 
 
 def in_progress(run: Path) -> bool:
@@ -39,10 +58,29 @@ def in_progress(run: Path) -> bool:
     return executor_pid(run) is not None
 
 
+def parse_event(line: bytes) -> dict[str, Any] | None:
+    """The event in a line; None for one of another version, and for a line that a full disk or a crash damaged."""
+    try:
+        event = json.loads(line)
+        return event if _is_complete(event) else None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _is_complete(event: dict[str, Any]) -> bool:
+    fields = _FIELDS[event["event"]]
+    if event["event"] == "step":
+        fields = {**fields, **_STEP_FIELDS[event["state"]]}
+    if event["event"] == "metric" and not all(isinstance(value, _NUMBER) for value in event["values"].values()):
+        return False
+    fields = {"time": _NUMBER, **fields} if "time" in event else fields
+    return all(isinstance(event[name], types) for name, types in fields.items())
+
+
 def read_events(run: Path) -> Iterator[dict[str, Any]]:
-    """The events in order, without a line that is still being written."""
-    with (run / EVENTS).open("rb") as lines:
-        yield from (json.loads(line) for line in lines if line.endswith(b"\n"))
+    """The events in order, without damaged lines and one that is being written; none where the file is missing."""
+    with contextlib.suppress(FileNotFoundError), (run / EVENTS).open("rb") as lines:
+        yield from filter(None, (parse_event(line) for line in lines if line.endswith(b"\n")))
 
 
 def last_state(run: Path) -> str | None:

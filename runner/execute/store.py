@@ -1,8 +1,11 @@
 """The store: finished artifacts, each in a folder named by its fingerprint. Standard library alone.
 
     objects/train-3f9a...     complete, never changed again
+    sums/train-3f9a....json   the size and SHA-256 of each of its files, by which damage is noticed
     partial/train-3f9a...     being made; kept after a kill, so that a stage can resume from it
+    damaged/train-3f9a...     was in objects/ until its files were found to differ from sums/
     locks/train-3f9a....lock  locked by the run that makes it
+    uses/                     a file for each run in progress: the artifacts that it needs
 
 An artifact is in objects/ complete or not at all: it is made in partial/, synced and renamed.
 """
@@ -10,12 +13,23 @@ An artifact is in objects/ complete or not at all: it is made in partial/, synce
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
+import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from runner.execute import files
+
+# What the Neuron compiler made: see runner.plan.stages.server_options and runner.plan.command.
+COMPILED, CACHE = "compiled", "neuron-cache"
+_CHUNK = 2**20
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class Store:
@@ -33,8 +47,37 @@ class Store:
         return self.root / "partial" / key
 
     def has(self, key: str) -> bool:
-        """Whether the artifact `key` is finished."""
-        return self.path(key).is_dir()
+        """Whether the artifact `key` is finished, and all of its files have the sizes that they had then."""
+        return self.path(key).is_dir() and not self.damage(key)
+
+    def damage(self, key: str, digests: bool = False) -> str:
+        """What is wrong with the files of a finished artifact; empty if nothing is. With `digests`, all are read.
+
+        Of an artifact of an earlier version, which has no sums, it is only known that it must not be empty.
+        """
+        folder, sums = self.path(key), self.sums(key)
+        if sums is None:
+            return "" if any(folder.iterdir()) else "it is empty"
+        problems = (_problem(folder / name, *expected, digests) for name, expected in sums.items())
+        return next(filter(None, problems), "")
+
+    def sums(self, key: str) -> dict[str, tuple[int, str]] | None:
+        """Size and SHA-256 of each file of an artifact; None for one of an earlier version."""
+        try:
+            return json.loads(self._sums_file(key).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def _sums_file(self, key: str) -> Path:
+        return self.root / "sums" / f"{key}.json"
+
+    def set_aside(self, key: str) -> Path:
+        """Move a damaged artifact out of objects/, so that it is made again; returns where it is."""
+        folder = self.root / "damaged"
+        folder.mkdir(exist_ok=True)
+        moved = Path(tempfile.mkdtemp(prefix=f"{key}-", dir=folder))
+        self.path(key).rename(moved)
+        return moved
 
     @contextlib.contextmanager
     def lock(self, key: str, on_wait: Callable[[str], None], holder: str) -> Iterator[int]:
@@ -43,18 +86,65 @@ class Store:
         Waits for another maker, after a call of `on_wait` with the `holder` that it gave. A process that inherits
         the descriptor keeps the lock for as long as it lives, even if the executor is killed.
         """
-        file = self.root / "locks" / f"{key}.lock"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = files.open_lock(self._lock_file(key))
         try:
             if not files.try_lock(descriptor):
-                on_wait(os.pread(descriptor, 4096, 0).decode())
+                on_wait(os.pread(descriptor, 4096, 0).decode(errors="replace"))
                 files.lock(descriptor)
-            os.truncate(descriptor, 0)
-            os.pwrite(descriptor, holder.encode(), 0)
+            files.name_holder(descriptor, holder)
             yield descriptor
         finally:
             os.close(descriptor)
+
+    def _lock_file(self, key: str) -> Path:
+        return self.root / "locks" / f"{key}.lock"
+
+    @contextlib.contextmanager
+    def using(self, names: Iterable[str]) -> Iterator[tuple[int, ...]]:
+        """Keep `runner gc` from removing these names; yields the file descriptors that do.
+
+        A process that inherits them keeps the names for as long as it lives. A store that cannot be written to is used
+        without that.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                descriptor = self._declare(names)
+            except OSError as error:
+                if error.errno not in _READ_ONLY:
+                    raise
+                yield ()
+                return
+            stack.callback(os.close, descriptor)
+            yield (descriptor,)
+
+    def _declare(self, names: Iterable[str]) -> int:
+        folder = self.root / "uses"
+        folder.mkdir(parents=True, exist_ok=True)
+        with self._changing_uses():
+            descriptor, path = tempfile.mkstemp(dir=folder)
+            os.fchmod(descriptor, 0o644)
+            files.lock(descriptor)
+            os.write(descriptor, json.dumps(sorted(names)).encode())
+        return descriptor
+
+    @contextlib.contextmanager
+    def freeing(self) -> Iterator[set[str]]:
+        """Yields the names that runs in progress need; no run begins to use the store until this ends."""
+        with self._changing_uses():
+            yield {name for path in (self.root / "uses").glob("*") for name in _declared(path)}
+
+    @contextlib.contextmanager
+    def _changing_uses(self) -> Iterator[None]:
+        descriptor = files.open_lock(self.root / "locks" / "uses")
+        try:
+            files.lock(descriptor)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def is_being_made(self, key: str) -> bool:
+        """Whether a run makes `key` now."""
+        return files.lock_holder(self._lock_file(key)) is not None
 
     def prepare(self, key: str, keep: bool) -> Path:
         """The folder to make `key` in; what an earlier attempt left there is kept or removed."""
@@ -65,15 +155,14 @@ class Store:
         return folder
 
     def publish(self, key: str) -> Path:
-        """Sync `key` to the disk and move it from partial/ to objects/."""
+        """Record the sums of `key`, sync it to the disk and move it from partial/ to objects/."""
         source, finished = self.partial(key), self.path(key)
-        for path in source.rglob("*"):
-            if not path.is_symlink():
-                _sync(path)
-        _sync(source)
+        self._sums_file(key).parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomic(self._sums_file(key), json.dumps(_sums(source), indent=1))
+        files.sync_tree(source)
         finished.parent.mkdir(parents=True, exist_ok=True)
         source.rename(finished)
-        _sync(finished.parent)
+        files.sync(finished.parent)
         return finished
 
     def take(self, key: str, destination: Path) -> None:
@@ -82,9 +171,41 @@ class Store:
         shutil.move(self.partial(key), destination)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def names_used(plan: Mapping[str, Any]) -> set[str]:
+    """The names in the store that a plan (as in plan.json) needs: artifacts, and the folders of the compiler."""
+    values = [value for step in plan["steps"] for value in (*step["argv"], *step["env"].values())]
+    pattern = re.compile(rf"{re.escape(str(plan['store']))}/(?:objects/([^/]+)|({COMPILED}|{CACHE})\b)")
+    found = {match[1] or match[2] for value in values for match in pattern.finditer(value)}
+    return found | {step["key"] for step in plan["steps"]}
+
+
+def _sums(folder: Path) -> dict[str, tuple[int, str]]:
+    regular = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink())
+    return {path.relative_to(folder).as_posix(): (path.stat().st_size, _digest(path)) for path in regular}
+
+
+def _problem(path: Path, size: int, digest: str, compare_digests: bool) -> str:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        found = path.stat().st_size
+    except OSError as error:
+        return f"{path.name}: {error.strerror}"
+    if found != size:
+        return f"{path.name} has {found} bytes, not {size}"
+    return f"the content of {path.name} has changed" if compare_digests and _digest(path) != digest else ""
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _declared(path: Path) -> list[str]:
+    """The names that a run in progress needs; the file of one that has ended is removed."""
+    text = files.lock_holder(path)
+    if text is None:
+        path.unlink(missing_ok=True)
+        return []
+    return json.loads(text)

@@ -13,10 +13,13 @@ import dataclasses
 import json
 import platform
 import re
+import shutil
 import sys
 import tempfile
 import time
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,8 @@ from runner.paths import ROOT
 from runner.plan.model import Plan
 from runner.record import provenance
 
+_INCOMING = ".incoming"  # in the folder of records
+_ABANDONED = 3600.0  # seconds; a record is made in much less than one
 _LONGEST_NAME = 48  # characters, of up to 4 bytes each: file systems take 255
 
 
@@ -53,11 +58,33 @@ def prepare_folders(recipe: Recipe, with_store: bool) -> None:
 
 
 def create(composed: Composed, plan: Plan, folder: Path | None = None) -> Path:
-    """Record everything that is known before the first step, in `folder` or a new folder below paths.runs."""
-    if folder:
-        folder.mkdir(parents=True)
-    else:
-        folder = _new_folder(Path(composed.recipe.paths.runs).absolute(), composed.recipe.name)
+    """Record everything that is known before the first step, in `folder` or a new folder below paths.runs.
+
+    The record is made aside, synced and renamed: others see it whole or not at all.
+    """
+    runs = folder.parent if folder else Path(composed.recipe.paths.runs).absolute()
+    with _incoming(runs) as made:
+        _write(made, composed, plan)
+        files.sync_tree(made)
+        return files.move_new(made, [folder] if folder else _new_folders(runs, composed.recipe.name))
+
+
+@contextmanager
+def _incoming(runs: Path) -> Iterator[Path]:
+    """A new folder, of which no reader of `runs` takes notice; what killed processes left there is removed."""
+    folder = runs / _INCOMING
+    folder.mkdir(parents=True, exist_ok=True)
+    for abandoned in folder.iterdir():
+        with suppress(FileNotFoundError):
+            if time.time() - abandoned.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(abandoned, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder) as aside:
+        made = Path(aside) / "record"
+        made.mkdir()
+        yield made
+
+
+def _write(folder: Path, composed: Composed, plan: Plan) -> None:
     recipe = yaml.safe_dump(dataclasses.asdict(composed.recipe), sort_keys=False)
     (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     (folder / "plan.json").write_text(_json(plan.as_json()), encoding="utf-8")
@@ -65,9 +92,7 @@ def create(composed: Composed, plan: Plan, folder: Path | None = None) -> Path:
     if patch:
         (folder / "uncommitted.diff").write_bytes(patch)
     (folder / EVENTS).touch()
-    # The manifest last: a folder that has one is a complete record.
-    files.write_atomic(folder / "manifest.json", _json(_manifest(composed)))
-    return folder
+    (folder / "manifest.json").write_text(_json(_manifest(composed)), encoding="utf-8")
 
 
 def file_name(text: str) -> str:
@@ -80,16 +105,11 @@ def file_name(text: str) -> str:
     return re.sub(r"[^\w.]+", "-", composed).strip("-.")[:_LONGEST_NAME] or "run"
 
 
-def _new_folder(runs: Path, name: str) -> Path:
+def _new_folders(runs: Path, name: str) -> Iterator[Path]:
+    """Where a new run may be recorded: runs that start in the same second are numbered."""
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{file_name(name)}"
-    for number in range(1, 1000):
-        folder = runs / (stem if number == 1 else f"{stem}-{number}")
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            continue
-    raise FileExistsError(runs / stem)
+    yield runs / stem
+    yield from (runs / f"{stem}-{number}" for number in range(2, 1000))
 
 
 def _manifest(composed: Composed) -> dict[str, Any]:

@@ -37,4 +37,6 @@ def _section(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
     *parents, name = key.split(".")
     for parent in parents:
         values = values.get(parent) or {}
+        if not isinstance(values, dict):
+            return {}, name
     return values, name

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import yaml
-
-from runner.compose.schema import Recipe
+from runner.compose.schema import Recipe, Target, Tracker
 from runner.compose.validate import InvalidKey, build
 from runner.errors import RecipeError, did_you_mean
 from runner.execute import agent, run_folder
-from runner.plan.model import HERE
-from runner.record.old_keys import old_where, rename_old_keys
+from runner.plan.model import HERE, Step
+from runner.record import contents
+from runner.record.contents import DamagedRecord, read_json
+from runner.record.old_keys import old_where
+from runner.startup import print_error
 
+T = TypeVar("T")
+
+_RECORD = ("manifest.json", "plan.json", "recipe.yaml", run_folder.EVENTS)  # a folder with any of them is a record
 _SHOWN_MATCHES = 5  # of a name that matches too many runs
 
 
@@ -36,43 +41,60 @@ class Run:
 
     @property
     def sweep(self) -> dict[str, Any] | None:
-        """The description of its sweep, if it is a trial."""
+        """The description of its sweep, if it is a trial. Raises DamagedRecord, as all that reads the record does."""
         file = self.folder.parent / run_folder.SWEEP
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        return read_json(file, contents.SWEEP) if file.is_file() else None
 
-    @property
+    @cached_property
     def started(self) -> float:
         """When it was created, in Unix time."""
         text = self.manifest["started"]
         fraction = ".%f" if "." in text else ""
-        return datetime.strptime(text, f"%Y-%m-%dT%H:%M:%S{fraction}%z").timestamp()
+        try:
+            return datetime.strptime(text, f"%Y-%m-%dT%H:%M:%S{fraction}%z").timestamp()
+        except ValueError:
+            raise DamagedRecord(self.folder / "manifest.json", "started is no time") from None
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """The overrides, the code, the package versions and the machine."""
-        return self._json("manifest.json")
+        return read_json(self.folder / "manifest.json", contents.MANIFEST)
 
     @cached_property
     def plan(self) -> dict[str, Any]:
         """The plan as in plan.json."""
-        return self._json("plan.json")
+        return {"carried": {}, "job": None, **read_json(self.folder / "plan.json", contents.PLAN)}
+
+    @property
+    def steps(self) -> list[Step]:
+        """The steps of its plan, without what only another version knows of them."""
+        known = {field.name for field in dataclasses.fields(Step)}
+        return [Step(**{key: step[key] for key in step.keys() & known}) for step in self.plan["steps"]]
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
         """The composed recipe as plain values, with today's keys."""
-        return rename_old_keys(yaml.safe_load((self.folder / "recipe.yaml").read_text(encoding="utf-8")))
+        return contents.read_recipe(self.folder / "recipe.yaml")
 
     def typed_recipe(self) -> Recipe:
         """The composed recipe. Raises RecipeError where a record of another version has keys that are unknown here."""
+        return self._typed(Recipe, self.recipe)
+
+    def typed_target(self) -> Target:
+        """The target section of its recipe. Raises RecipeError like `typed_recipe`."""
+        return self._typed(Target, self.recipe["target"])
+
+    def typed_tracker(self) -> Tracker:
+        """The tracker section of its recipe. Raises RecipeError like `typed_recipe`."""
+        return self._typed(Tracker, self.recipe["tracker"])
+
+    def _typed(self, kind: type[T], values: Mapping[str, Any]) -> T:
         try:
-            return build(Recipe, self.recipe)
+            return build(kind, values)
         except InvalidKey as error:
             version = (self.manifest["git"] or {}).get("commit", "another version")[:12]
             advice = f"recorded by {version}: check that version out, or edit recipe.yaml"
             raise RecipeError(f"{self.folder / 'recipe.yaml'}: {error} ({advice})") from error
-
-    def _json(self, name: str) -> dict[str, Any]:
-        return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The events in order."""
@@ -89,6 +111,8 @@ class Run:
 
         Of a run elsewhere the last state that was received; `away` if that was not an end.
         """
+        if (self.folder / run_folder.JOB).exists():
+            read_json(self.folder / run_folder.JOB, contents.JOB)
         state = agent.state(self.folder)
         return "away" if state == "killed" and self.where != HERE else state
 
@@ -103,13 +127,36 @@ class Run:
 
     def seconds(self) -> float:
         """The time from the first event to the last."""
-        times = [event["time"] for event in self.events()]
+        times = [event["time"] for event in self.events() if "time" in event]
         return times[-1] - times[0] if times else 0.0
+
+    @property
+    def last_event(self) -> float:
+        """When something was recorded last, in Unix time."""
+        events = self.folder / run_folder.EVENTS
+        return (events if events.exists() else self.folder).stat().st_mtime
 
     def result(self, stage: str, name: str) -> dict[str, Any] | None:
         """The content of a JSON file that a stage wrote; None if there is none."""
         path = self.folder / "results" / stage / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return read_json(path, contents.RESULTS.get(name, {})) if path.is_file() else None
+
+    def samples(self, most: int) -> list[dict[str, Any]] | None:
+        """The first answers of the evaluation, `most` of them; None where they are not, or no longer, there."""
+        if not self.samples_file.is_file():
+            return None
+        return list(itertools.islice(contents.read_lines(self.samples_file, contents.SAMPLE), most))
+
+    @property
+    def samples_file(self) -> Path:
+        """Where the answers of the evaluation are, unless the store was cleared since."""
+        return self.folder / "artifacts" / "evaluate" / "samples.jsonl"
+
+    def check(self) -> None:
+        """Read all that a report reads. Raises DamagedRecord."""
+        _ = self.sweep, self.started, self.plan, self.recipe, self.state, self.stages(), self.metrics()
+        for stage, name in (("serve", "smoke.json"), ("tokenize", "statistics.json"), ("tokenize", "preview.json")):
+            self.result(stage, name)
 
     def metrics(self) -> dict[str, float]:
         """All metrics of the evaluation and the training: `adapter.execution_accuracy`, `train.loss`."""
@@ -125,18 +172,51 @@ class Run:
 
 
 def every(folder: Path) -> list[Run]:
-    """The runs in a folder and the trials of the sweeps in it, in the order in which they were started."""
-    manifests = [*folder.glob("*/manifest.json"), *folder.glob("sweeps/*/*/manifest.json")]
-    return sorted((Run(path.parent) for path in manifests), key=lambda run: (run.started, run.folder))
+    """The runs in a folder and the trials of the sweeps in it, in the order in which they were started.
+
+    For each damaged record, a line is printed to stderr.
+    """
+    return sorted(readable(recorded(folder), lambda run: run.started), key=lambda run: (run.started, run.folder))
+
+
+def recorded(folder: Path) -> list[Run]:
+    """The runs in a folder and the trials of the sweeps in it, also those whose record is damaged."""
+    folders = (path for pattern in ("*", "sweeps/*/*") for path in folder.glob(pattern))
+    return [Run(path) for path in folders if any((path / name).is_file() for name in _RECORD)]
+
+
+def readable(runs: Iterable[Run], read: Callable[[Run], object]) -> list[Run]:
+    """The runs of whose records `read` can read what it needs; for each other one, a line is printed to stderr."""
+    return [run for run in runs if _is_readable(run, read)]
+
+
+def _is_readable(run: Run, read: Callable[[Run], object]) -> bool:
+    try:
+        read(run)
+    except (DamagedRecord, OSError) as error:
+        if run.folder.exists():  # otherwise it was removed meanwhile
+            _report_once(str(error))
+        return False
+    return True
+
+
+@cache
+def _report_once(problem: str) -> None:
+    print_error(problem)
 
 
 def find_all(name: str, folder: Path) -> list[Run]:
-    """The trials of the sweep `name`, or the runs in the folder `name`, or else the one run that `find` finds."""
+    """The trials of the sweep `name`, or the runs in the folder `name`, or else the one run that `find` finds.
+
+    Only runs that a report can be written about. For each damaged record in a folder, a line is printed to stderr.
+    """
     for candidate in (folder / "sweeps" / name, Path(name)):
         runs = every(candidate) if candidate.is_dir() else []
         if runs:
-            return runs
-    return [find(name, folder)]
+            return readable(runs, Run.check)
+    run = find(name, folder)
+    run.check()
+    return [run]
 
 
 def matching(name: str, runs: Sequence[Run]) -> list[Run]:
@@ -155,9 +235,13 @@ def find(name: str, folder: Path, having: str | None = None) -> Run:
 
     With `having`, a stage, only among runs that have it. Raises RecipeError unless exactly one run matches.
     """
-    if (Path(name) / "manifest.json").is_file():
+    if any((Path(name) / file).is_file() for file in _RECORD):
         return Run(Path(name).absolute())
-    runs = [run for run in every(folder) if not having or having in {step["stage"] for step in run.plan["steps"]}]
+    exact = [run for run in recorded(folder) if run.name == name]
+    runs = exact or every(folder)
+    if having:
+        runs = readable(runs, lambda run: run.plan)
+        runs = [run for run in runs if having in {step["stage"] for step in run.plan["steps"]}]
     matches = matching(name, runs)
     if len(matches) == 1:
         return matches[0]

@@ -41,7 +41,8 @@ def _recorded(recorded: Iterable[Run]) -> dict[int, Values]:
 
 def _runs_of_same_artifact(run: Run) -> list[Run]:
     key = _artifact(run)
-    return [other for other in runs.every(run.folder.parent) if key and _artifact(other) == key]
+    others = runs.readable(runs.every(run.folder.parent), lambda other: other.plan) if key else []
+    return [other for other in others if _artifact(other) == key]
 
 
 def _artifact(run: Run) -> str | None:

@@ -8,7 +8,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from runner.compose.schema import Target as Settings
-from runner.compose.validate import build
 from runner.record.runs import Run
 from runner.targets.base import Target
 
@@ -50,5 +49,5 @@ def on_host(host: str) -> RemoteTarget:
 
 
 def of_run(run: Run) -> Target:
-    """The target on which a recorded run was started."""
-    return of(build(Settings, run.recipe["target"]))
+    """The target on which a recorded run was started. Raises RecipeError where its record does not tell."""
+    return of(run.typed_target())

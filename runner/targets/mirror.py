@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from runner.execute import files
+from runner.execute.run_folder import parse_event
 
 
 class Mirror:
@@ -47,8 +48,8 @@ class Mirror:
         self._note_state(line)
 
     def _note_state(self, line: bytes) -> None:
-        event = json.loads(line)
-        if event["event"] == "run":
+        event = parse_event(line)
+        if event and event["event"] == "run":
             self.last_state = event["state"]
 
 

@@ -6,7 +6,6 @@ import argparse
 import copy
 import dataclasses
 import functools
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,10 @@ from runner.compose.schema import Recipe
 from runner.compose.text_values import load_yaml, quoted
 from runner.compose.validate import InvalidKey, build
 from runner.errors import RecipeError
+from runner.execute.run_folder import parse_event
 from runner.paths import RECIPES
 from runner.plan import build as plan
-from runner.plan.model import Plan, Step
+from runner.plan.model import Plan
 from runner.plan.stages import server_options
 from runner.plan.stages.serve import foreground
 from runner.record import runs
@@ -161,7 +161,7 @@ def _check_port(target: Target, planned: Plan, folder: Path) -> None:
 
 def detach_when_serving(run: Run, target: Target, console: Console) -> int:
     """Follow a run until its server is ready, then detach from it."""
-    follower = Follower([Step(**step) for step in run.plan["steps"]], console)
+    follower = Follower(run.steps, console)
     try:
         with terminate_as_interrupt():
             follower.follow(_until_serving(target.follow(run)))
@@ -179,7 +179,8 @@ def detach_when_serving(run: Run, target: Target, console: Console) -> int:
 def _until_serving(lines: Iterable[bytes]) -> Iterator[bytes]:
     for line in lines:
         yield line
-        if json.loads(line)["event"] == "serving":
+        event = parse_event(line)
+        if event and event["event"] == "serving":
             return
 
 

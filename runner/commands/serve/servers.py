@@ -52,7 +52,8 @@ def check(run: Run) -> None:
 
 def live(folder: Path) -> list[Server]:
     """The servers of the runs in `folder`, oldest first, with remote ones that are not known to have ended."""
-    candidates = (_server(run) for run in runs.every(folder) if run.state in ("running", "away"))
+    found = runs.readable(runs.every(folder), lambda run: (run.state, run.plan, run.recipe))
+    candidates = (_server(run) for run in found if run.state in ("running", "away"))
     return [server for server in candidates if server]
 
 
@@ -69,7 +70,7 @@ def find(name: str, folder: Path) -> Server:
 
 def show(folder: Path, console: Console) -> None:
     """Print a table of the running servers, with a health check of each."""
-    reap(runs.every(folder))
+    reap(runs.readable(runs.every(folder), lambda run: (run.plan, run.recipe)))
     table = tables.table("server", "port", "models", "since", "where", "health")
     servers = live(folder)
     for server in servers:

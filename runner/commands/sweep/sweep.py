@@ -238,7 +238,7 @@ def _write_description(planned: Sweep) -> None:
         "direction": planned.objective.direction,
         "trials": planned.size,
     }
-    (planned.folder / SWEEP).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    files.write_atomic(planned.folder / SWEEP, json.dumps(description, indent=2) + "\n")
 
 
 def _launch(planned: Sweep) -> None:
@@ -253,20 +253,24 @@ def _launch(planned: Sweep) -> None:
     try:
         hydra.multirun(planned.source.name, job, [*planned.overrides, *more])
     except ValueError:  # the Optuna sweeper ends by reporting the best trial, which fails if no trial finished
-        if any(trial.state == "finished" for trial in runs.every(planned.folder)):
+        if any(trial.state == "finished" for trial in _readable_trials(planned)):
             raise
 
 
 def _end_trials(folder: Path) -> None:
     """Wait until the executors of a stopped sweep have ended; a second Ctrl-C must not cut that short."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for trial in runs.every(folder):
+    for trial in runs.recorded(folder):
         wait(trial.folder)
+
+
+def _readable_trials(planned: Sweep) -> list[runs.Run]:
+    return runs.readable(runs.every(planned.folder), lambda trial: (trial.state, trial.metrics()))
 
 
 def _show(planned: Sweep, console: Console, stopped: str) -> int:
     """Print the trials so far and how to resume. Returns how many have finished."""
-    trials = runs.every(planned.folder)
+    trials = _readable_trials(planned)
     finished = sum(trial.state == "finished" for trial in trials)
     if trials:
         leaderboard.show(trials, planned.objective, planned.keys, console)

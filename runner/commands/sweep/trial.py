@@ -26,6 +26,7 @@ from runner.execute.process import die_with_parent
 from runner.execute.run_folder import LOCK
 from runner.plan.model import Plan
 from runner.record import create
+from runner.record.contents import DamagedRecord
 from runner.record.ranking import Objective
 from runner.record.runs import Run, every
 
@@ -220,7 +221,7 @@ def has_steps_of(folder: Path, plan: Plan) -> bool:
     """Whether a trial is recorded with exactly the steps of `plan`."""
     try:
         return [step["key"] for step in Run(folder).plan["steps"]] == [step.key for step in plan.steps]
-    except (OSError, ValueError):
+    except (OSError, DamagedRecord):
         return False
 
 
@@ -240,7 +241,7 @@ def is_finished(folder: Path) -> bool:
     run = Run(folder)
     try:
         return run.state == "finished" and bool(run.plan and run.manifest and run.metrics())
-    except (OSError, ValueError):
+    except (OSError, DamagedRecord):
         return False
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from runner.compose.schema import Recipe
 from runner.plan import text as plan_text
-from runner.plan.model import Step
 from runner.record import training_curve
 from runner.record.differences import flat
 from runner.record.report import charts
@@ -119,10 +118,9 @@ def written(value: Any) -> str:
 
 def commands(run: Run) -> list[dict[str, str]]:
     """The command line of every step."""
-    steps = [Step(**step) for step in run.plan["steps"]]
     return [
         {"stage": step.stage, "title": step.title, "key": step.key, "command": plan_text.command_line(step)}
-        for step in steps
+        for step in run.steps
     ]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import math
 from typing import Any
 
@@ -95,8 +93,8 @@ def _training(run: Run) -> dict[str, Any] | None:
 
 
 def _extent(training: dict[str, Any]) -> str:
-    """How much was trained; empty if the training has not ended."""
-    if not training:
+    """How much was trained; empty if the training has not ended, or did not say."""
+    if not training.keys() >= {"tokens", "label_tokens", "steps", "seconds"}:
         return ""
     tokens = f"{training['tokens']:,} tokens, {training['label_tokens']:,} of them learnt"
     return f"{training['steps']:,} steps over {tokens}, in {duration(training['seconds'])}."
@@ -124,13 +122,12 @@ def _row(metric: Metric, before: float, after: float) -> dict[str, Any]:
 
 
 def _samples(run: Run) -> dict[str, Any] | None:
-    path = run.folder / "artifacts" / "evaluate" / "samples.jsonl"
-    if not path.is_file():
+    recorded = run.samples(_MOST_SAMPLES)
+    if recorded is None:
         return None
-    with path.open(encoding="utf-8") as lines:
-        samples = [_sample(json.loads(line)) for line in itertools.islice(lines, _MOST_SAMPLES)]
+    samples = [_sample(sample) for sample in recorded]
     total = (run.result("evaluate", "report.json") or {}).get("examples", len(samples))
-    note = f"The first {len(samples)} of {total}; all of them: {path}" if total > len(samples) else ""
+    note = f"The first {len(samples)} of {total}; all of them: {run.samples_file}" if total > len(samples) else ""
     filters = [
         {"name": name, "title": title, "count": sum(name in sample["kinds"] for sample in samples)}
         for name, title in _FILTERS.items()
@@ -139,7 +136,7 @@ def _samples(run: Run) -> dict[str, Any] | None:
 
 
 def _sample(sample: dict[str, Any]) -> dict[str, Any]:
-    base, adapter = (bool(sample[side]["correct"]) for side in ("base", "adapter"))
+    base, adapter = (bool(sample[side].get("correct")) for side in ("base", "adapter"))
     answers = [
         ("Reference", sample["reference"], None),
         ("Base", sample["base"]["text"], base),

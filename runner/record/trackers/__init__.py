@@ -8,7 +8,6 @@ with trackers.feed(tracker, Run(folder), warn) as feed:
 from __future__ import annotations
 
 import importlib
-import json
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 
 from runner.compose.schema import Tracker as Settings
 from runner.errors import RecipeError
+from runner.execute.run_folder import parse_event
 from runner.record import training_curve
 from runner.record.runs import Run
 
@@ -108,7 +108,9 @@ class Feed:
     def passing(self, lines: Iterable[bytes]) -> Iterator[bytes]:
         """The same lines, each after the tracker received it."""
         for line in lines:
-            self._receive(json.loads(line))
+            event = parse_event(line)
+            if event:
+                self._receive(event)
             yield line
 
     def finish(self) -> None:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from records import a_run
 
+from runner.cli import main
 from runner.commands import gc
 from runner.errors import RecipeError
 from runner.execute.run_folder import LOCK
-from runner.record.runs import every
+from runner.paths import ROOT
+from runner.record.runs import every, recorded
+from tests.runner.execute.small_plans import start, step
 
 
 def collect(folder: Path, dry_run: bool = False, **rules: object) -> set[str]:
     """Apply the rules; the names of what is left."""
     asked = {"days": None, "gb": None, "unreachable": False} | rules
-    gc.collect(folder / "store", every(folder / "runs"), gc.Rules(**asked), dry_run)  # type: ignore[arg-type]
+    gc.collect(folder / "store", recorded(folder / "runs"), gc.Rules(**asked), dry_run)  # type: ignore[arg-type]
     return {path.name for path in (folder / "store" / "objects").iterdir()}
 
 
@@ -96,4 +101,68 @@ def test_the_trainings_cache_stays_while_a_run_names_it(folder: Path) -> None:
     collect(folder, unreachable=True)
     assert cache.is_dir()
     collect(folder, gb=0.0)
-    assert not cache.exists() and not list((folder / "store" / "doomed").iterdir())
+    assert not cache.exists() and not (folder / "store" / "doomed").exists()
+
+
+def start_elsewhere(folder: Path, stage: str, code: str, key: str) -> subprocess.Popen[str]:
+    """An executor in progress whose record is not among those that gc reads; returns once `code` runs."""
+    store, run = folder / "store", folder / "elsewhere"
+    plan = {
+        "store": str(store),
+        "steps": [step(store, "train", "pass", key="train-1"), step(store, stage, code, key=key)],
+    }
+    executor = start(run, plan)
+    while not (run / "logs" / f"{stage}.log").exists() or not (run / "logs" / f"{stage}.log").read_text():
+        assert executor.poll() is None
+        os.sched_yield()
+    return executor
+
+
+def test_what_a_run_needs_stays_wherever_its_record_is(folder: Path) -> None:
+    code = "import signal; print('begun', flush=True); signal.pause()"
+    executor = start_elsewhere(folder, "serve", code, "serve-9")
+    try:
+        assert collect(folder, gb=0.0) == {"train-1"}
+        assert (folder / "store" / "partial" / "serve-9").is_dir()
+    finally:
+        executor.terminate()
+        executor.wait()
+    assert collect(folder, gb=0.0) == set()
+
+
+def test_what_an_interrupted_gc_left_goes_with_the_next(folder: Path) -> None:
+    left = folder / "store" / "doomed" / "0"
+    left.mkdir(parents=True)
+    (left / "weights").touch()
+    assert collect(folder, gb=0.0) == set()
+    assert not left.exists()
+
+
+def test_two_at_once_both_end_well(folder: Path) -> None:
+    command = [sys.executable, "-m", "runner", "gc", "--in", "runs", "--gb", "0"]
+    both = [subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    assert list((folder / "store" / "objects").iterdir()) == []
+
+
+@pytest.mark.parametrize("amount", ["-1", "nan", "inf", "much"])
+def test_an_amount_is_a_finite_number_from_0_on(folder: Path, amount: str, capsys) -> None:
+    assert main(["gc", f"--gb={amount}", "--store", str(folder / "store")]) == 2
+    assert f"argument --gb: {amount}: " in capsys.readouterr().err
+
+
+def test_a_run_whose_plan_is_damaged_keeps_what_it_links_to(folder: Path) -> None:
+    for run in every(folder / "runs"):
+        (run.folder / "plan.json").write_text("")
+    assert collect(folder, unreachable=True) == {"train-1", "train-2"}
+
+
+def test_verify_finds_a_changed_byte_and_moves_the_artifact_aside(folder: Path, capsys) -> None:
+    arguments = ["gc", "--verify", "--store", str(folder / "store")]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == "3 artifacts: 0 damaged, 1 of an earlier version without digests\n"
+    (folder / "store" / "objects" / "train-1" / "training.json").write_text('{"loss": 7}')
+    assert main(arguments) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("train-1: the content of training.json has changed; moved to ")
+    assert {path.name for path in (folder / "store" / "objects").iterdir()} == {"train-2", "train-3"}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.execute import run_folder
 from runner.execute.events import EventWriter
 from tests.runner.execute.small_plans import step
 
@@ -44,3 +45,26 @@ def test_the_end_of_a_run_is_written_on_a_full_disk(tmp_path: Path, monkeypatch:
 def test_another_error_is_raised(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         EventWriter(tmp_path / "missing" / "events.jsonl").emit("run")
+
+
+FILL = """
+import resource, sys
+from pathlib import Path
+from runner.execute.events import EventWriter
+writer = EventWriter(Path(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (250, resource.RLIM_INFINITY))
+try:
+    for number in range(100):
+        writer.emit("log", level="info", message=str(number))
+except OSError:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    writer.emit("run", state="failed", status=1)
+"""
+
+
+def test_a_line_that_a_full_disk_cut_short_takes_no_other_with_it(tmp_path: Path) -> None:
+    stream = tmp_path / "events.jsonl"
+    subprocess.run([sys.executable, "-c", FILL, str(stream)], check=True)
+    assert run_folder.last_state(tmp_path) == "failed"
+    complete = [run_folder.parse_event(line) for line in stream.read_bytes().splitlines()]
+    assert complete.count(None) == 1 and complete[0] and complete[0]["message"] == "0"

@@ -110,3 +110,15 @@ def test_json_results_are_copied_into_the_record(tmp_path: Path) -> None:
     one = step(store, "train", "import pathlib, sys; pathlib.Path(sys.argv[1], 'training.json').write_text('{}')")
     assert execute({"store": str(store), "steps": [one]}, tmp_path / "run") == 0
     assert (tmp_path / "run" / "results" / "train" / "training.json").read_text() == "{}"
+
+
+def test_a_damaged_artifact_is_set_aside_and_made_again(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    plan = {"store": str(store), "steps": [step(store, "convert", WRITE)]}
+    assert execute(plan, tmp_path / "one") == 0
+    (store / "objects" / "convert-1" / "made").write_text("")
+    assert execute(plan, tmp_path / "two") == 0
+    assert states(tmp_path / "two") == [("convert", "begun"), ("convert", "finished")]
+    [warning] = [event["message"] for event in events(tmp_path / "two") if event["event"] == "log"]
+    assert warning.startswith("convert-1 in the store is damaged: made has 0 bytes, not 1; it was moved to ")
+    assert (store / "objects" / "convert-1" / "made").read_text() == "x"

@@ -67,3 +67,25 @@ def test_lines_of_a_growing_file_come_whole_and_none_is_missed(tmp_path: Path, m
         return bool(rest)
 
     assert list(files.tail(path, len("skipped\n"), is_growing)) == [b"one", b"two", None, b"three"]
+
+
+def test_a_lock_file_of_one_user_serves_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "locks" / "one"
+    before = os.umask(0o077)
+    try:
+        os.close(files.open_lock(path))
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o666
+
+
+def test_a_folder_is_moved_to_the_first_free_place(tmp_path: Path) -> None:
+    for name in ("new", "taken"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    (tmp_path / "file").touch()
+    places = [tmp_path / name for name in ("taken", "file", "free", "free-2")]
+    assert files.move_new(tmp_path / "new", places) == tmp_path / "free"
+    assert (tmp_path / "taken" / "file").read_text() == "taken"
+    with pytest.raises(FileExistsError):
+        files.move_new(tmp_path / "taken", [tmp_path / "free"])

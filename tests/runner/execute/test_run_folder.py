@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from runner.execute import files, run_folder
 
 EVENTS = """{"event": "run", "state": "started"}
 {"event": "step", "stage": "convert", "state": "begun"}
 {"event": "step", "stage": "train", "state": "begun"}
-{"event": "step", "stage": "convert", "state": "finished"}
+{"event": "step", "stage": "convert", "state": "finished", "seconds": 1.0}
 {"event": "run", "state": "fin"""
 
 
@@ -43,3 +45,12 @@ def test_a_trial_is_named_after_its_sweep(tmp_path: Path) -> None:
     run.mkdir(parents=True)
     (tmp_path / "sql" / "sweep.json").touch()
     assert run_folder.run_name(run) == "sql/001"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"{", b"3", b'{"event": "step"}', b'{"event": ["a"]}', b'{"event": "later"}', b"\xff\xfe", b"[" * 10**5,
+     b'{"event": "metric", "stage": "train", "at": 1, "values": {"loss": "x"}}'],
+)  # fmt: skip
+def test_a_damaged_line_is_no_event(line: bytes) -> None:
+    assert run_folder.parse_event(line) is None

@@ -1,0 +1,132 @@
+"""Reads the files of a record: each is checked for what readers rely on, so that damage is found here and named."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from runner.compose.schema import Recipe
+from runner.errors import RecipeError
+from runner.record.old_keys import rename_old_keys
+
+Shape = Mapping[str, Any]  # a type, a tuple of types, [the shape of every item] or a mapping, by key
+
+_NUMBER = (int, float)
+MANIFEST: Shape = {
+    "recipe": str,
+    "overrides": [str],
+    "choices": dict,
+    "command": [str],
+    "git": (dict, type(None)),
+    "python": str,
+    "packages": dict,
+    "machine": {"host": str},
+    "started": str,
+}
+PLAN: Shape = {
+    "recipe": str,
+    "store": str,
+    "steps": [{"stage": str, "title": str, "key": str, "argv": [str], "env": dict, "cached": bool, "resumable": bool}],
+}
+RESULTS: Mapping[str, Shape] = {
+    "report.json": {"examples": int, "base": dict, "adapter": dict},
+    "smoke.json": {"equal_to_evaluation": int, "prompts": int, "differs_from_base": int},
+    "statistics.json": {"seq_len": int},
+}
+SWEEP: Shape = {"objective": str, "direction": str}
+JOB: Shape = {"scheduler": str, "ids": [str]}
+RECIPE: Shape = {
+    "name": str,
+    "model": {"name": (str, type(None))},
+    "dataset": {"name": (str, type(None))},
+    "hardware": {"name": (str, type(None))},
+    "train": {"lora": {"rank": int, "alpha": _NUMBER}},
+    "serve": {"mode": str},
+    "target": {"kind": str},
+    "tracker": dict,
+}
+SAMPLE: Shape = {"prompt": str, "reference": str, "base": {"text": str}, "adapter": {"text": str}}
+
+
+class DamagedRecord(RecipeError):
+    """A file of a record is missing, or does not hold what it should."""
+
+    def __init__(self, path: Path, problem: str):
+        super().__init__(f"{path}: {problem}: the record is damaged; restore the file, or remove the folder of the run")
+
+
+def read_json(path: Path, shape: Shape) -> dict[str, Any]:
+    """The content of a JSON file that has a shape. Raises DamagedRecord."""
+    return _checked(path, _parsed(path, json.loads), shape)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """A recorded recipe with today's keys; one that it lacks, as those of earlier versions do, has its default."""
+    recorded = rename_old_keys(_checked(path, _parsed(path, _load_yaml), {}))
+    return _checked(path, _over(dataclasses.asdict(Recipe()), recorded), RECIPE)
+
+
+def read_lines(path: Path, shape: Shape) -> Iterator[dict[str, Any]]:
+    """The values in a file of JSON lines that have a shape; damaged lines are left out."""
+    with path.open("rb") as lines:
+        for line in lines:
+            with contextlib.suppress(ValueError, RecursionError):
+                value = json.loads(line)
+                if not _misfit(value, shape, ""):
+                    yield value
+
+
+def _load_yaml(text: str) -> Any:
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DamagedRecord(path, error.strerror or "cannot be read") from error
+    try:
+        return parse(content.decode("utf-8"))
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        raise DamagedRecord(path, "cannot be parsed" if content.strip() else "is empty") from error
+
+
+def _checked(path: Path, value: Any, shape: Shape) -> dict[str, Any]:
+    misfit = _misfit(value, shape, "")
+    if misfit:
+        raise DamagedRecord(path, misfit)
+    return value
+
+
+def _misfit(value: Any, shape: Any, where: str) -> str:
+    """What a value lacks of a shape; empty if it has all of it."""
+    if isinstance(shape, Mapping):
+        if not isinstance(value, dict):
+            return f"{where or 'the content'} is no mapping"
+        prefix = f"{where}." if where else ""
+        missing = (f"{prefix}{key} is missing" for key in shape if key not in value)
+        return next(missing, "") or _first(_misfit(value[key], part, f"{prefix}{key}") for key, part in shape.items())
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            return f"{where} is no list"
+        return _first(_misfit(item, shape[0], f"{where}[{number}]") for number, item in enumerate(value))
+    return "" if isinstance(value, shape) else f"{where} is of another type"
+
+
+def _first(misfits: Iterator[str]) -> str:
+    return next(filter(None, misfits), "")
+
+
+def _over(defaults: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """The recorded values, and the defaults of the keys that are not there, in every section."""
+    merged = {**defaults, **recorded}
+    for key, default in defaults.items():
+        if isinstance(default, dict) and default and isinstance(merged[key], Mapping):
+            merged[key] = _over(default, merged[key])
+    return merged
