@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from runner import targets
-from runner.commands import tables
+from runner.commands import questions, tables
 from runner.commands.arguments import add_run
 from runner.commands.lifecycle import watch
 from runner.commands.tables import terminal
@@ -55,9 +55,9 @@ def attach(run: Run, console: Console) -> int:
 def status(selected: list[Run], console: Console) -> None:
     """Print the state of runs, as the machines that they run on report it."""
     table = tables.table("run", "where", "state", "stage", "time")
-    for run in selected:
+    for run, state in questions.states(runs.readable(selected, lambda run: (run.plan, run.recipe))).items():
         stage = next(reversed(run.stages()), "")
-        table.add_row(run.name, run.where, targets.of_run(run).state(run), stage, duration(run.seconds()))
+        table.add_row(run.name, run.where, Text(state), stage, duration(run.seconds()))
     console.print(table if selected else Text("No runs are in progress."))
 
 
@@ -172,10 +172,12 @@ def _find(args: argparse.Namespace) -> Run:
 def _status(args: argparse.Namespace) -> int:
     if args.run:
         selected = [_find(args)]
+        _ = selected[0].plan, selected[0].recipe  # of the run that was asked for, damage is an error
     elif args.host:
         selected = [find(name, args.folder, args.host) for name in names(args.host)]
     else:
-        selected = [run for run in runs.every(args.folder) if run.state in ("running", "away")]
+        found = runs.readable(runs.every(args.folder), lambda run: run.state)
+        selected = [run for run in found if run.state in ("running", "away")]
     status(selected, terminal())
     return 0
 

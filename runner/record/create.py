@@ -90,7 +90,9 @@ def _write(folder: Path, composed: Composed, plan: Plan) -> None:
     (folder / "plan.json").write_text(_json(plan.as_json()), encoding="utf-8")
     patch = provenance.uncommitted(ROOT)
     if patch:
-        (folder / "uncommitted.diff").write_bytes(patch)
+        file = folder / "uncommitted.diff"
+        file.touch(mode=0o600)  # not the umask's choice: it may hold what nobody thought of
+        file.write_bytes(patch)
     (folder / EVENTS).touch()
     (folder / "manifest.json").write_text(_json(_manifest(composed)), encoding="utf-8")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -13,6 +14,11 @@ from pathlib import Path
 from typing import Any
 
 _CODE = ("configs", "recipes", "runner", "scripts")  # what decides a result; a user's own files are not ours to copy
+# A new file that is not committed is recorded only if it ends in one of these.
+_SUFFIXES = (".py", ".yaml", ".yml", ".json", ".jsonl", ".Dockerfile", ".html", ".css", ".js", ".md")
+_SECRET = re.compile(
+    r"(?i)(^|[\W_])(credentials?|secrets?|passw(or)?ds?|tokens?|keys?|pem|p12|pfx|kubeconfig)([\W_]|$)"
+)
 _LARGE = "1m"  # a larger file is recorded as changed, without its content
 _PACKAGES = ("hydra-core", "omegaconf", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
 
@@ -26,16 +32,35 @@ def git_state(root: Path) -> dict[str, Any] | None:
 def uncommitted(root: Path) -> bytes:
     """The code below `root` against its last commit as a patch, new files included; empty if nothing was changed.
 
-    New files are added to a copy of the index, so that the user's own index stays as it is.
+    New files are added to a copy of the index, so that the user's own index stays as it is. Files that may hold a
+    secret are left out.
     """
     index = _git(root, "rev-parse", "--path-format=absolute", "--git-path", "index")
-    if not index or not _changed_code(root):
+    changed = [path for path in _names(root, "diff", "--name-only", "HEAD") if not _may_hold_a_secret(path)]
+    new = [path for path in _names(root, "ls-files", "--others", "--exclude-standard") if _is_code(path)]
+    if not index or not changed + new:
         return b""
     with tempfile.TemporaryDirectory() as folder:
         environment = {"GIT_INDEX_FILE": shutil.copy(index.decode().strip(), folder)}
-        _git(root, "add", "--intent-to-add", "--", *_CODE, env=environment)
-        diff = ("-c", f"core.bigFileThreshold={_LARGE}", "diff", "HEAD", "--", *_CODE)
+        _git(root, "add", "--intent-to-add", "--", *new, env=environment)
+        diff = ("-c", f"core.bigFileThreshold={_LARGE}", "diff", "HEAD", "--", *changed, *new)
         return _git(root, *diff, env=environment) or b""
+
+
+def _names(root: Path, *command: str) -> list[str]:
+    """The paths below the folders of the code that a git command lists, relative to `root`."""
+    return [os.fsdecode(path) for path in (_git(root, *command, "-z", "--", *_CODE) or b"").split(b"\0") if path]
+
+
+def _is_code(path: str) -> bool:
+    return path.endswith(_SUFFIXES) and not _may_hold_a_secret(path)
+
+
+def _may_hold_a_secret(path: str) -> bool:
+    """Whether a file is hidden, or is called like one with credentials."""
+    parts = Path(path).parts
+    named = any(_SECRET.search(part) for part in parts) and not path.endswith(".py")
+    return named or any(part.startswith(".") for part in parts)
 
 
 def _changed_code(root: Path) -> bytes:
@@ -45,7 +70,7 @@ def _changed_code(root: Path) -> bytes:
 def _git(root: Path, *args: str, env: Mapping[str, str] | None = None) -> bytes | None:
     """The output of a git command; None where git is missing or refuses."""
     try:
-        command = ["git", "-C", str(root), *args]
+        command = ["git", "-C", str(root), "--literal-pathspecs", *args]
         return subprocess.run(command, capture_output=True, check=True, env={**os.environ, **(env or {})}).stdout
     except (OSError, subprocess.CalledProcessError):
         return None

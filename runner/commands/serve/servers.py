@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from runner.commands import tables
+from runner.commands.questions import at_once
 from runner.errors import RecipeError, did_you_mean
 from runner.record import runs
 from runner.record.runs import Run
@@ -73,11 +75,19 @@ def show(folder: Path, console: Console) -> None:
     reap(runs.readable(runs.every(folder), lambda run: (run.plan, run.recipe)))
     table = tables.table("server", "port", "models", "since", "where", "health")
     servers = live(folder)
+    checked: dict[Run, str] = {}
+    at_once([partial(_check_health, server, checked) for server in servers], 2 * _PATIENCE)
     for server in servers:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(server.since))
         run = server.run
-        table.add_row(run.name, str(server.port), ", ".join(server.models), since, run.where, health(server))
+        table.add_row(
+            run.name, str(server.port), ", ".join(server.models), since, run.where, checked.get(run, "no answer")
+        )
     console.print(table if servers else Text("No servers are running. Start one with `runner serve RUN`."))
+
+
+def _check_health(server: Server, checked: dict[Run, str]) -> None:
+    checked[server.run] = health(server)
 
 
 def health(server: Server) -> str:

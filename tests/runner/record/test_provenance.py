@@ -47,6 +47,24 @@ def test_the_difference_is_a_patch_of_the_commit(checkout: Path, tmp_path_factor
         assert (again / file).read_bytes() == (checkout / file).read_bytes()
 
 
+SECRETS = (
+    "configs/.env", "scripts/.aws/credentials", "recipes/key.pem", "recipes/my-token.json", "configs/secrets.yaml",
+    "runner/id_rsa", "scripts/secrets/all.yaml",
+)  # fmt: skip
+
+
+def test_files_that_may_hold_a_secret_are_left_out(checkout: Path) -> None:
+    for name in SECRETS:
+        (checkout / name).parent.mkdir(exist_ok=True)
+        (checkout / name).write_text("hunter2\n")
+    assert provenance.uncommitted(checkout) == b""
+    for name in ("runner/keys.py", "scripts/tokenizer.json", "configs/my_llama.yaml"):
+        (checkout / name).write_text("'plain'\n")
+    git(checkout, "add", "-f", "configs/.env")
+    difference = provenance.uncommitted(checkout)
+    assert difference.count(b"+'plain'") == 3 and b"hunter2" not in difference
+
+
 def test_large_files_are_named_without_their_content(checkout: Path) -> None:
     (checkout / "recipes" / "rows.jsonl").write_text("{}\n" * 500_000)
     difference = provenance.uncommitted(checkout)
