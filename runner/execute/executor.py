@@ -83,7 +83,7 @@ class Executor:
             pending = [step for step in steps if not self._is_done(step)]
             preflight.check_packages(pending)
             preflight.check_ports(pending)
-            with self._os_errors_fail(steps[0]), self._using(steps) as self._uses:
+            with self._using(steps) as self._uses:
                 for step in steps:
                     with self._os_errors_fail(step):
                         self._run_step(step)

@@ -73,7 +73,7 @@ def _is_complete(event: dict[str, Any]) -> bool:
         fields = {**fields, **_STEP_FIELDS[event["state"]]}
     if event["event"] == "metric" and not all(isinstance(value, _NUMBER) for value in event["values"].values()):
         return False
-    fields = {"time": _NUMBER, **fields} if "time" in event else fields
+    fields = {**{name: _NUMBER for name in ("time", "seconds") if name in event}, **fields}
     return all(isinstance(event[name], types) for name, types in fields.items())
 
 

@@ -13,7 +13,6 @@ An artifact is in objects/ complete or not at all: it is made in partial/, synce
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -29,7 +28,6 @@ from runner.execute import files
 # What the Neuron compiler made: see runner.plan.stages.server_options and runner.plan.command.
 COMPILED, CACHE = "compiled", "neuron-cache"
 _CHUNK = 2**20
-_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class Store:
@@ -103,19 +101,18 @@ class Store:
     def using(self, names: Iterable[str]) -> Iterator[tuple[int, ...]]:
         """Keep `runner gc` from removing these names; yields the file descriptors that do.
 
-        A process that inherits them keeps the names for as long as it lives. A store that cannot be written to is used
-        without that.
+        A process that inherits them keeps the names for as long as it lives. A store that cannot be written to, because
+        it is another user's or full, is used without that.
         """
-        with contextlib.ExitStack() as stack:
-            try:
-                descriptor = self._declare(names)
-            except OSError as error:
-                if error.errno not in _READ_ONLY:
-                    raise
-                yield ()
-                return
-            stack.callback(os.close, descriptor)
-            yield (descriptor,)
+        try:
+            descriptors = (self._declare(names),)
+        except OSError:
+            descriptors = ()
+        try:
+            yield descriptors
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     def _declare(self, names: Iterable[str]) -> int:
         folder = self.root / "uses"

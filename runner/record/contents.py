@@ -15,6 +15,14 @@ from runner.compose.schema import Recipe
 from runner.errors import RecipeError
 from runner.record.old_keys import rename_old_keys
 
+
+@dataclasses.dataclass(frozen=True)
+class Maybe:
+    """The shape of a key that may be missing."""
+
+    shape: Any
+
+
 Shape = Mapping[str, Any]  # a type, a tuple of types, [the shape of every item] or a mapping, by key
 
 _NUMBER = (int, float)
@@ -29,11 +37,17 @@ MANIFEST: Shape = {
     "machine": {"host": str},
     "started": str,
 }
-PLAN: Shape = {
-    "recipe": str,
-    "store": str,
-    "steps": [{"stage": str, "title": str, "key": str, "argv": [str], "env": dict, "cached": bool, "resumable": bool}],
+_STEP: Shape = {
+    "stage": str,
+    "title": str,
+    "key": str,
+    "argv": [str],
+    "env": dict,
+    "cached": bool,
+    "resumable": bool,
+    "nodes": Maybe(int),
 }
+PLAN: Shape = {"recipe": str, "store": str, "steps": [_STEP]}
 RESULTS: Mapping[str, Shape] = {
     "report.json": {"examples": int, "base": dict, "adapter": dict},
     "smoke.json": {"equal_to_evaluation": int, "prompts": int, "differs_from_base": int},
@@ -45,7 +59,7 @@ RECIPE: Shape = {
     "name": str,
     "model": {"name": (str, type(None))},
     "dataset": {"name": (str, type(None))},
-    "hardware": {"name": (str, type(None))},
+    "hardware": {"name": (str, type(None)), "price_per_hour": (*_NUMBER, type(None))},
     "train": {"lora": {"rank": int, "alpha": _NUMBER}},
     "serve": {"mode": str},
     "target": {"kind": str},
@@ -110,8 +124,13 @@ def _misfit(value: Any, shape: Any, where: str) -> str:
         if not isinstance(value, dict):
             return f"{where or 'the content'} is no mapping"
         prefix = f"{where}." if where else ""
-        missing = (f"{prefix}{key} is missing" for key in shape if key not in value)
-        return next(missing, "") or _first(_misfit(value[key], part, f"{prefix}{key}") for key, part in shape.items())
+        missing = (key for key, part in shape.items() if key not in value and not isinstance(part, Maybe))
+        for key in missing:
+            return f"{prefix}{key} is missing"
+        present = ((key, part) for key, part in shape.items() if key in value)
+        return _first(_misfit(value[key], part, f"{prefix}{key}") for key, part in present)
+    if isinstance(shape, Maybe):
+        return _misfit(value, shape.shape, where)
     if isinstance(shape, list):
         if not isinstance(value, list):
             return f"{where} is no list"
