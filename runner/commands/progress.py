@@ -38,7 +38,7 @@ class Follower:
             for line in lines:
                 event = parse_event(line)
                 if event:
-                    getattr(self, f"_on_{event['event']}")(event)
+                    getattr(self, f"_on_{event['event']}", self._on_other)(event)
 
     def _bar(self) -> Progress:
         columns: list[str | ProgressColumn] = [
@@ -46,6 +46,9 @@ class Follower:
             TextColumn("{task.fields[numbers]}", style="dim"),
         ]  # fmt: skip
         return Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
+
+    def _on_other(self, event: dict[str, Any]) -> None:
+        """One of another version."""
 
     def _on_run(self, event: dict[str, Any]) -> None:
         self.state, self.status = event["state"], event.get("status", 0)

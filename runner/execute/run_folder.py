@@ -28,6 +28,8 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "progress": {"done": _NUMBER, "total": _NUMBER, "unit": str},
     "metric": {"stage": str, "at": (int, type(None)), "values": dict},
     "log": {"level": str, "message": str},
+    "checkpoint": {"stage": str},
+    "interrupted": {"stage": str},
     "serving": {"url": str, "models": list},
 }
 _STEP_FIELDS: dict[str, dict[str, Any]] = {
@@ -59,7 +61,7 @@ def in_progress(run: Path) -> bool:
 
 
 def parse_event(line: bytes) -> dict[str, Any] | None:
-    """The event in a line; None for one of another version, and for a line that a full disk or a crash damaged."""
+    """The event in a line; None for a line that a full disk or a crash of the machine damaged."""
     try:
         event = json.loads(line)
         return event if _is_complete(event) else None
@@ -68,7 +70,7 @@ def parse_event(line: bytes) -> dict[str, Any] | None:
 
 
 def _is_complete(event: dict[str, Any]) -> bool:
-    fields = _FIELDS[event["event"]]
+    fields = {"event": str, **_FIELDS.get(event["event"], {})}
     if event["event"] == "step":
         fields = {**fields, **_STEP_FIELDS[event["state"]]}
     if event["event"] == "metric" and not all(isinstance(value, _NUMBER) for value in event["values"].values()):

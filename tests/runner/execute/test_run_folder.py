@@ -49,7 +49,7 @@ def test_a_trial_is_named_after_its_sweep(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"{", b"3", b'{"event": "step"}', b'{"event": ["a"]}', b'{"event": "later"}', b"\xff\xfe", b"[" * 10**5,
+    [b"", b"{", b"3", b'{"event": "step"}', b'{"event": ["a"]}', b"\xff\xfe", b"[" * 10**5,
      b'{"event": "metric", "stage": "train", "at": 1, "values": {"loss": "x"}}'],
 )  # fmt: skip
 def test_a_damaged_line_is_no_event(line: bytes) -> None:
