@@ -154,7 +154,7 @@ def open_adapter(folder: Path, shape: ModelShape, config: LoraConfig) -> Sharded
     ranks = rank_files.open_ranks(folder / "lora_adapter" / "lora" / "model", layout.tp_size)
     projections = _targeted(ranks[0], config)
     places, whole = {}, {}
-    for name, size, place in _peft_tensors(shape, layout, config.rank, projections):
+    for name, size, place in _peft_tensors(shape, layout, _LoraA(ranks[0], config.rank, projections)):
         places[name], whole[name] = place, size
     rank_files.check_ranks(ranks, layouts.cut_shapes(places, whole))
     specs = {name: TensorSpec(ranks[0].specs[place.key].dtype, whole[name]) for name, place in places.items()}
@@ -304,31 +304,50 @@ def _targeted(rank: TorchZipFile, config: LoraConfig) -> tuple[str, ...]:
     return tuple(targeted)
 
 
+@dataclass(frozen=True)
+class _LoraA:
+    """The rows of each projection's lora_A in its fused module: all the same, or one below the other."""
+
+    file: TorchZipFile
+    rank: int
+    projections: tuple[str, ...]
+
+    def start(self, projection: str, key: str) -> int:
+        """The first row of a projection's lora_A in the tensor `key`."""
+        stored = self.file.specs.get(key)
+        if stored is None or stored.shape[0] == self.rank:
+            return 0
+        module = PROJECTIONS[projection].module
+        return self.rank * [name for name in self.projections if PROJECTIONS[name].module == module].index(projection)
+
+
 def _peft_tensors(
-    shape: ModelShape, layout: ShardLayout, lora_rank: int, projections: Sequence[str]
+    shape: ModelShape, layout: ShardLayout, lora_a: _LoraA
 ) -> Iterator[tuple[str, tuple[int, int], Placement]]:
     """(name, shape, place) of every tensor of the PEFT file.
 
     In a column-parallel layer lora_B (out, r) is sharded like the rows of its projection; in a row-parallel layer
     lora_A (r, in) is sharded like its columns. The other of the two is replicated on all ranks.
     """
+    lora_rank = lora_a.rank
     for layer in range(shape.num_hidden_layers):
-        for name in projections:
+        for name in lora_a.projections:
             target, (out_features, in_features) = PROJECTIONS[name], shape.projection(name)
             key, module = f"model.layers.{layer}.{target.module}", f"model.layers.{layer}.{name}"
             sharded = layouts.projection_segments(shape, layout, name)
             if target.axis == 1:
                 part_a, part_b = sharded, _replicated(layout, out_features)
             else:
-                part_a, part_b = _replicated(layout, lora_rank), sharded
+                start = lora_a.start(name, f"{key}.lora_A.weight")
+                part_a, part_b = _replicated(layout, lora_rank, start), sharded
             place_a = Placement(f"{key}.lora_A.weight", target.axis, part_a)
             place_b = Placement(f"{key}.lora_B.{target.parameter}", 0, part_b)
             yield _peft_name(module, "lora_A"), (lora_rank, in_features), place_a
             yield _peft_name(module, "lora_B"), (out_features, lora_rank), place_b
 
 
-def _replicated(layout: ShardLayout, rows: int) -> tuple[Segment, ...]:
-    return tuple(Segment(rank, 0, 0, rows) for rank in range(layout.tp_size))
+def _replicated(layout: ShardLayout, rows: int, shard_start: int = 0) -> tuple[Segment, ...]:
+    return tuple(Segment(rank, shard_start, 0, rows) for rank in range(layout.tp_size))
 
 
 def _peft_name(module: str, part: str) -> str:

@@ -242,6 +242,9 @@ class Train:
         "masked",
         choices=("masked", "flash"),
     )
+    init_adapter: str | None = key(
+        "an adapter to continue, for torch and nxd: a PEFT folder, or a run that exported one; default: a new one", None
+    )
     lora: Lora = section(Lora, "the adapter")
     nxd: Nxd = section(Nxd, "settings of the trainer nxd")
 

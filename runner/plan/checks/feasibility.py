@@ -16,7 +16,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from runner.compose.schema import Architecture, Recipe
 from runner.errors import RecipeError
-from runner.plan.checks import memory, model_config, releases, weights
+from runner.plan.checks import initial_adapter, memory, model_config, releases, weights
 from runner.plan.trainers import trainer_of
 
 
@@ -278,8 +278,8 @@ def _value(recipe: Recipe, key: str) -> Any:
 
 
 _RULES: tuple[Callable[[Recipe], Iterator[str]], ...] = (
-    releases.problems, _requirements, _lnc, _cores, _training, _trainer,
+    releases.problems, _requirements, _lnc, _cores, _training, _trainer, initial_adapter.problems,
 )  # fmt: skip
 _MODEL_RULES: tuple[Callable[[Recipe, Architecture], Iterator[str]], ...] = (
-    _family, _tensor_parallel, _length, _trainer_of_model, _rank, _memory,
+    _family, _tensor_parallel, _length, _trainer_of_model, _rank, initial_adapter.model_problems, _memory,
 )  # fmt: skip

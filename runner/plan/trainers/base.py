@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from runner.compose.schema import Architecture, Recipe, Sdk, Train
+from runner.plan import initial_adapter
 from runner.plan.command import OUTPUT, Argument, Artifacts, StageCommand, flags, not_fingerprinted
 
 # Keys of `train` that are not flags of every trainer.
-_NOT_COMMON = ("backend", "lora", "nxd", "compile_cache", "checkpoint_every", "attention")
+_NOT_COMMON = ("backend", "lora", "nxd", "compile_cache", "checkpoint_every", "attention", "init_adapter")
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,10 @@ class Trainer(ABC):
         """Reasons why this trainer cannot train a model of these shapes; a line each."""
         yield from ()
 
+    def cannot_continue(self, shares_lora_a: bool) -> str | None:
+        """Why it cannot continue an adapter, whose q, k and v (and gate and up) share one lora_A or do not."""
+        return None
+
     def memory_savers(self, recipe: Recipe) -> list[dict[str, Any]]:
         """Overrides that save memory and keep the result, the cheapest first; larger changes build on the last."""
         return [{"train.gradient_checkpointing": True}]
@@ -89,6 +94,14 @@ def nxd_lnc_problems(recipe: Recipe) -> Iterator[str]:
 def recomputed_layer(train: Train) -> str:
     """`ActivationMemory.recomputes` as `train.gradient_checkpointing` has it."""
     return "layer" if train.gradient_checkpointing else ""
+
+
+def initial_adapter_flags(recipe: Recipe, artifacts: Artifacts) -> list[str | Argument]:
+    """The flag with the adapter to continue. Its content counts for the fingerprint."""
+    if not recipe.train.init_adapter:
+        return []
+    folder = initial_adapter.folder(recipe).resolve()
+    return ["--init-adapter", artifacts.external(str(folder), initial_adapter.KEY)]
 
 
 def common_flags(train: Train) -> list[str | Argument]:

@@ -19,7 +19,14 @@ from runner.plan.command import (
     launcher,
     not_fingerprinted,
 )
-from runner.plan.trainers.base import ActivationMemory, Trainer, common_flags, nxd_lnc_problems, recomputed_layer
+from runner.plan.trainers.base import (
+    ActivationMemory,
+    Trainer,
+    common_flags,
+    initial_adapter_flags,
+    nxd_lnc_problems,
+    recomputed_layer,
+)
 
 _PROGRAM = "train_nxd.py"
 _ROOT_PORT = 48620  # of the Neuron runtime's collectives
@@ -104,6 +111,14 @@ class NxdTrainer(Trainer):
                 "which train.nxd.sequence_parallel needs; try another length, or train.nxd.sequence_parallel=false"
             )
 
+    def cannot_continue(self, shares_lora_a: bool) -> str | None:
+        if shares_lora_a:
+            return None
+        return (
+            "NxD trains one lora_A for q, k and v, and one for gate and up, but this adapter has one for each; "
+            "continue it with train=torch_lora"
+        )
+
     def memory_savers(self, recipe: Recipe) -> list[dict[str, Any]]:
         selective, shared = {"train.nxd.selective_checkpointing": True}, {"train.nxd.sequence_parallel": True}
         whole = {"train.gradient_checkpointing": True, **(shared if _can_share_sequence(recipe) else {})}
@@ -133,6 +148,7 @@ def _training_flags(recipe: Recipe, artifacts: Artifacts) -> list[str | Argument
         "--data", artifacts.path("tokenize"),
         *flags(**{name: nxd[name] for name in _FLAGS}),
         "--model-code", artifacts.path("modelling"),
+        *initial_adapter_flags(recipe, artifacts),
         *common_flags(recipe.train),
     ]  # fmt: skip
 

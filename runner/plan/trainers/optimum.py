@@ -52,6 +52,9 @@ class OptimumTrainer(Trainer):
                 "train=nxd_lora and train=torch_lora can train one of them"
             )
 
+    def cannot_continue(self, shares_lora_a: bool) -> str | None:
+        return "optimum-neuron only trains new adapters; continue it with train=torch_lora or train=nxd_lora"
+
     def model_problems(self, recipe: Recipe, architecture: Architecture) -> Iterator[str]:
         """It fuses q, k and v into one layer where K/V heads are copied."""
         heads, tp_size = architecture.num_key_value_heads, recipe.parallel.tp_size

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from runner.compose.schema import Recipe
 from runner.plan.command import Argument, Artifacts, StageCommand, flags
-from runner.plan.trainers.base import ActivationMemory, Trainer, common_flags, recomputed_layer
+from runner.plan.trainers.base import ActivationMemory, Trainer, common_flags, initial_adapter_flags, recomputed_layer
 
 
 class TorchTrainer(Trainer):
@@ -24,6 +24,7 @@ class TorchTrainer(Trainer):
             "--shards", artifacts.path("convert"),
             "--data", artifacts.path("tokenize"),
             *flags(device="neuron" if _on_neuron(recipe) else None),
+            *initial_adapter_flags(recipe, artifacts),
             *common_flags(recipe.train),
         ]  # fmt: skip
         return StageCommand(

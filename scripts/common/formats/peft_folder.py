@@ -1,11 +1,17 @@
 """A PEFT folder checked against its base model from file headers, before anything heavy is loaded. NumPy.
 
 Servers accept an adapter whose names match nothing and then answer with the base model; this is where that is caught.
+
+peft_folder.json has the settings of adapter_config.json that would make an adapter more than scale * B @ A on every
+layer: for each its `plain` values, besides null and empty ones, and the reason why others are not supported. The runner
+reads the same file.
 """
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +23,8 @@ from common.program import BadInput
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX, LORA_A, LORA_B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 BASE = "__base__"  # names "no adapter" wherever an adapter is named
+
+SETTINGS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 
 Shape = tuple[int, ...]
 
@@ -43,18 +51,27 @@ def check_adapter(adapter: Path, model: Path) -> None:
     Raises:
         BadInput: a file is missing or damaged, a name, rank or shape does not fit, or every lora_B is zero.
     """
+    weights = open_weights(adapter, {name: tensor.spec.shape for name, tensor in open_model(model).items()})
+    if not any(weights.bits(name).any() for name in weights.specs if name.endswith(LORA_B)):
+        raise BadInput(f"{weights.path}: every lora_B is zero, so the adapter changes nothing; was it trained?")
+
+
+def open_weights(adapter: Path, base: Mapping[str, Shape]) -> SafetensorsFile:
+    """The file with exactly the tensors that the config of `adapter` asks for; `base` has the model's shapes by name.
+
+    Raises BadInput if the folder is damaged, or a name, rank or shape does not fit.
+    """
     config = read_config(adapter / CONFIG)
-    rank = config.rank
     weights = SafetensorsFile(adapter / WEIGHTS)
-    base = {name: tensor.spec.shape for name, tensor in open_model(model).items()}
-    expected = _expected_shapes(base, rank, set(config.targets))
+    expected = _expected_shapes(base, config.rank, set(config.targets))
     _check_names(set(weights.specs), set(expected), weights.path)
     for name, shape in expected.items():
         if weights.specs[name].shape != shape:
             found = weights.specs[name].shape
-            raise BadInput(f"{weights.path}: {name} has shape {found}; rank {rank} and the base model need {shape}")
-    if not any(weights.bits(name).any() for name in expected if name.endswith(LORA_B)):
-        raise BadInput(f"{weights.path}: every lora_B is zero, so the adapter changes nothing; was it trained?")
+            raise BadInput(
+                f"{weights.path}: {name} has shape {found}; rank {config.rank} and the base model need {shape}"
+            )
+    return weights
 
 
 def read_config(path: Path) -> LoraConfig:
@@ -65,12 +82,9 @@ def read_config(path: Path) -> LoraConfig:
     targets = content.get("target_modules")
     if content.get("peft_type") != "LORA" or not isinstance(targets, list) or not targets:
         raise BadInput(f"{path}: not a LoRA config of PEFT (peft_type, r, target_modules)")
-    for key, plain in (("bias", "none"), ("use_dora", False), ("fan_in_fan_out", False)):
-        if content.get(key, plain) != plain:
-            raise BadInput(f"{path}: {key} {content[key]!r} is not supported, only {plain!r}")
-    for key in ("rank_pattern", "alpha_pattern", "modules_to_save"):
-        if content.get(key):
-            raise BadInput(f"{path}: {key} is not supported: all modules have one rank and scale, and no other weights")
+    for key, setting in SETTINGS.items():
+        if content.get(key) and content[key] not in setting["plain"]:
+            raise BadInput(f"{path}: {key} {content[key]!r} is not supported: {setting['reason']}")
     rank, alpha = number(path, content, "r"), number(path, content, "lora_alpha")
     if rank != int(rank) or rank < 1:
         raise BadInput(f"{path}: r {rank} is not a whole number from 1")
@@ -86,7 +100,7 @@ def number(path: Path, content: dict[str, Any], key: str) -> float:
     return value
 
 
-def _expected_shapes(base: dict[str, Shape], rank: int, target_modules: set[str]) -> dict[str, Shape]:
+def _expected_shapes(base: Mapping[str, Shape], rank: int, target_modules: set[str]) -> dict[str, Shape]:
     """Names and shapes of a LoRA over all base modules whose last name part is in `target_modules`."""
     shapes = {}
     for name, shape in base.items():

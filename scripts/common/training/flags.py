@@ -15,6 +15,9 @@ from common.shards.layout import TARGETS, read_layout, shard_name
 def add_to(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Add all flags for training from shards; returns the group "execution", to which a trainer adds its own."""
     parser.add_argument("--shards", type=program.existing_folder, required=True, help="folder of convert_checkpoint.py")
+    parser.add_argument(
+        "--init-adapter", type=program.existing_folder, help="PEFT folder of an adapter to continue; default: a new one"
+    )
     add_data_and_output(parser)
     return add_settings(parser)
 

@@ -20,13 +20,14 @@ from common.formats import model_config
 from common.formats.peft_folder import LoraConfig
 from common.program import BadInput, StageFailed
 from common.shards.layout import read_layout, read_shape, shard_name, write_layout
+from common.training import initial_adapter
 from common.training.checkpoint import Checkpoints, settings_digest
 from common.training.interruption import Interruption
 from common.training.lora import Adapter
 from common.training.optimizer import Plan, Schedule
 from common.training.parallel import Ranks
 
-_PATHS = ("shards", "data", "output", "model_code")  # flags whose value does not affect the result
+_PATHS = ("shards", "data", "output", "model_code", "init_adapter")  # flags whose value does not affect the result
 T = TypeVar("T")
 
 
@@ -70,7 +71,8 @@ class Training(ABC):
         if len(self.eval_set):
             self.eval_set.check(self.shape.vocab_size)
         lora = LoraConfig(args.rank, args.alpha, args.dropout, use_rslora=args.rslora, targets=tuple(args.targets))
-        self.adapter = Adapter(self.shape, self.layout, tp_rank, lora, args.seed)
+        self.initial = initial_adapter.read(args, self.shape)
+        self.adapter = Adapter(self.shape, self.layout, tp_rank, lora, args.seed, self.initial)
         micro_steps = args.accumulate * copies
         self.plan = Plan(len(self.train_set), args.batch_size, micro_steps, args.epochs, args.max_steps, args.seed)
         self.schedule = Schedule(args.schedule, args.learning_rate, args.warmup_ratio, self.plan.steps)
@@ -207,6 +209,7 @@ class Training(ABC):
             "copies": self.copies,
             "shards": [(stat.st_size, stat.st_mtime_ns) for stat in shards],
             "data": self.train_set.digest(),
+            "initial": self.initial and self.initial.digest(),
             "torch": torch.__version__,
         }
         return settings_digest(self.args, _PATHS, content)

@@ -14,6 +14,10 @@ As in neuronx-distributed (NxD), q, k and v share one lora_A, and so do gate and
 
 In NxD a rank has the k and v rows of its own heads, and gradients are summed over the ranks that share a head. Here
 every rank has all rows and selects its own, which gives the same sum for any order of the copies.
+
+An adapter that PEFT trained has a lora_A of its own for each projection, and training continues with them: they are
+stacked, (projections x rank, features), in the order of the targeted projections, and lora_B @ lora_A is computed with
+a block-diagonal lora_B.
 """
 
 from __future__ import annotations
@@ -26,9 +30,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from common.formats.peft_folder import LoraConfig
 from common.shards.layout import PROJECTIONS, ModelShape, ShardLayout, projection_segments, shard_name
+from common.training.initial_adapter import InitialAdapter
 
 MODULES = tuple(dict.fromkeys(projection.module for projection in PROJECTIONS.values()))
 _KEY_VALUE = ("self_attn.k_proj", "self_attn.v_proj")
@@ -47,15 +53,17 @@ class Parameter:
 class ModuleLora:
     """The adapter of one fused layer: lora_A, and lora_B of each targeted projection."""
 
-    lora_a: torch.Tensor  # (rank, in features of this rank)
+    lora_a: torch.Tensor  # (rank, in features of this rank), or that of each targeted projection one below the other
     parts: dict[str, torch.Tensor]
     widths: dict[str, int]  # out features on this rank of every projection in the layer
     key_value_rows: slice  # this rank's rows of all K/V heads
 
     def lora_b(self) -> torch.Tensor:
-        """(out features of this rank, rank): all projections in order, with zero rows for those not targeted."""
+        """(out features of this rank, rows of lora_a): all projections in order, with zeros for those not targeted."""
         parts = [self._part(name) for name in self.widths]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat(parts) if self._shares_lora_a else self._block_diagonal(parts)
 
     def sharing(self, parameter: str) -> list[str]:
         """The projections whose rows are in NxD's tensor lora_B.`parameter`, in order; gate and up share one."""
@@ -85,25 +93,45 @@ class ModuleLora:
                 elif name in self.parts:
                     self.parts[name].data.copy_(own)
 
+    @property
+    def _rank(self) -> int:
+        return next(iter(self.parts.values())).shape[1]
+
+    @property
+    def _shares_lora_a(self) -> bool:
+        return len(self.lora_a) == self._rank
+
+    def _block_diagonal(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        """Each part in the columns of its own lora_A."""
+        columns = {name: index * self._rank for index, name in enumerate(self.parts)}
+        left = [columns.get(name, 0) for name in self.widths]
+        right = [len(self.lora_a) - self._rank - start for start in left]
+        return torch.cat([functional.pad(part, space) for part, *space in zip(parts, left, right, strict=True)])
+
     def _part(self, name: str) -> torch.Tensor:
         if name not in self.parts:
-            return self.lora_a.new_zeros(self.widths[name], len(self.lora_a))
+            return self.lora_a.new_zeros(self.widths[name], self._rank)
         return self.parts[name][self.key_value_rows] if name in _KEY_VALUE else self.parts[name]
 
 
 class Adapter:
     """All trainable parameters of one rank: flat `weights` and `gradient`, and the modules' views of them.
 
-    `replicated` is the number of elements, at the start, that all ranks share.
+    They start from `initial`, or else from a lora_A that is drawn with `seed` and a lora_B of zeros. `replicated` is
+    the number of elements, at the start, that all ranks share.
     """
 
-    def __init__(self, shape: ModelShape, layout: ShardLayout, rank: int, config: LoraConfig, seed: int) -> None:
+    def __init__(
+        self, shape: ModelShape, layout: ShardLayout, rank: int, config: LoraConfig, seed: int,
+        initial: InitialAdapter | None = None,
+    ) -> None:  # fmt: skip
         self.config, self._layout, self._shape, self._rank = config, layout, shape, rank
+        shares_lora_a = initial is None or initial.shares_lora_a
         specs = {
             (layer, module, name): spec
             for layer in range(shape.num_hidden_layers)
             for module in MODULES
-            for name, spec in _parameters(shape, layout, config, module).items()
+            for name, spec in _parameters(shape, layout, config, module, shares_lora_a).items()
         }
         order = sorted(specs, key=lambda place: not specs[place].replicated)
         self._sizes = {place: specs[place].size for place in order}
@@ -111,7 +139,10 @@ class Adapter:
         total = sum(math.prod(size) for size in self._sizes.values())
         self.weights, self.gradient = torch.zeros(total), torch.zeros(total)
         self._views = self._leaves()
-        self._draw_lora_a(seed)
+        if initial is None:
+            self._draw_lora_a(seed)
+        else:
+            self._start_from(initial)
 
     @property
     def anchor(self) -> torch.Tensor:
@@ -210,9 +241,24 @@ class Adapter:
                 projection = projections(module)[0]
                 in_features = self._shape.projection(projection)[1]
                 full = torch.empty(self.config.rank, in_features).uniform_(-1, 1, generator=generator)
-                columns = _own_indices(self._shape, self._layout, projection, self._rank)
-                own = full[:, columns] if PROJECTIONS[projection].axis == 1 else full
-                view.data.copy_(own / math.sqrt(in_features))
+                view.data.copy_(self._own_columns(projection, full) / math.sqrt(in_features))
+
+    def _start_from(self, initial: InitialAdapter) -> None:
+        for (layer, module, name), view in self._views.items():
+            if name == "lora_A":
+                names = targeted(self.config, module)
+                own = names[:1] if initial.shares_lora_a else names
+                view.data.copy_(torch.cat([self._own_columns(one, initial.lora_a(layer, one)) for one in own]))
+            else:
+                full = initial.lora_b(layer, name)
+                view.data.copy_(full if len(view) == len(full) else full[self._own(name)])
+
+    def _own_columns(self, projection: str, lora_a: torch.Tensor) -> torch.Tensor:
+        """This rank's columns of a full lora_A."""
+        return lora_a[:, self._own(projection)] if PROJECTIONS[projection].axis == 1 else lora_a
+
+    def _own(self, projection: str) -> torch.Tensor:
+        return _own_indices(self._shape, self._layout, projection, self._rank)
 
 
 def projections(module: str) -> list[str]:
@@ -225,16 +271,19 @@ def targeted(config: LoraConfig, module: str) -> list[str]:
     return [name for name in projections(module) if name.partition(".")[2] in config.targets]
 
 
-def _parameters(shape: ModelShape, layout: ShardLayout, config: LoraConfig, module: str) -> dict[str, Parameter]:
+def _parameters(
+    shape: ModelShape, layout: ShardLayout, config: LoraConfig, module: str, shares_lora_a: bool
+) -> dict[str, Parameter]:
     """lora_A and each lora_B of one layer's `module`; empty if nothing in it is targeted."""
-    parameters = {}
-    for name in targeted(config, module):
+    parameters, names = {}, targeted(config, module)
+    for name in names:
         out_features, in_features = shape.projection(name)
         if PROJECTIONS[name].axis == 1:
             parameters["lora_A"] = Parameter((config.rank, in_features // layout.tp_size), replicated=False)
             parameters[name] = Parameter((out_features, config.rank), replicated=True)
         else:
-            parameters["lora_A"] = Parameter((config.rank, in_features), replicated=True)
+            stacked = 1 if shares_lora_a else len(names)
+            parameters["lora_A"] = Parameter((stacked * config.rank, in_features), replicated=True)
             all_heads = name in _KEY_VALUE
             rows = out_features if all_heads else out_features // layout.tp_size
             parameters[name] = Parameter((rows, config.rank), replicated=all_heads)

@@ -58,6 +58,11 @@ class NxdTraining(Training):
         tp_rank = parallel_state.get_tensor_model_parallel_rank()
         copies, copy = parallel_state.get_data_parallel_size(), parallel_state.get_data_parallel_rank()
         super().__init__(args, ranks, tp_rank, copies, copy)
+        if self.initial and not self.initial.shares_lora_a:
+            raise BadInput(
+                f"--init-adapter {args.init_adapter}: NxD trains one lora_A for q, k and v, and one for gate and up, "
+                "but this adapter has one for each; continue it with train_torch.py"
+            )
         self.device, self.segments = get_device(), model.Segments()
         # Check on all ranks first: they wait for each other while NxD builds the model.
         path = args.shards / "model" / shard_name(tp_rank)
