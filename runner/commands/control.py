@@ -42,11 +42,6 @@ def find(name: str, folder: Path, host: str | None) -> Run:
     return Run(local if local.exists() else machine.copy_record(matches[0], folder))
 
 
-def names(host: str) -> list[str]:
-    """The names of all runs on a host, oldest first."""
-    return targets.on_host(host).run_names()
-
-
 def attach(run: Run, console: Console) -> int:
     """Follow a run to its end, from its first event. Returns its exit status."""
     return watch(run, targets.of_run(run), console)
@@ -59,6 +54,14 @@ def status(selected: list[Run], console: Console) -> None:
         stage = next(reversed(run.stages()), "")
         table.add_row(run.name, run.where, Text(state), stage, duration(run.seconds()))
     console.print(table if selected else Text("No runs are in progress."))
+
+
+def status_of_host(host: str, console: Console) -> None:
+    """Print the state of all runs on a host."""
+    table, overview = tables.table("run", "state", "stage", "time"), targets.on_host(host).overview()
+    for run in overview:
+        table.add_row(run["run"], Text(run["state"]), run["stage"], duration(run["seconds"]))
+    console.print(table if overview else Text(f"No runs are on {host}."))
 
 
 def logs(run: Run, stage: str | None, live: bool) -> int:
@@ -174,7 +177,8 @@ def _status(args: argparse.Namespace) -> int:
         selected = [_find(args)]
         _ = selected[0].plan, selected[0].recipe  # of the run that was asked for, damage is an error
     elif args.host:
-        selected = [find(name, args.folder, args.host) for name in names(args.host)]
+        status_of_host(args.host, terminal())
+        return 0
     else:
         found = runs.readable(runs.every(args.folder), lambda run: run.state)
         selected = [run for run in found if run.state in ("running", "away")]

@@ -3,10 +3,11 @@
     python -m runner.execute.agent start RUN     (submit RUN ..., to have a scheduler start them)
     python -m runner.execute.agent follow RUN --offset 4096
     python -m runner.execute.agent log RUN --stage train --live
-    python -m runner.execute.agent state RUN
+    python -m runner.execute.agent state RUN --offset 4096    (then the events from there on)
     python -m runner.execute.agent cancel RUN
     python -m runner.execute.agent send RUN --adapter    (a tar of what the run's record needs)
     python -m runner.execute.agent list FOLDER
+    python -m runner.execute.agent overview FOLDER    (of each run as JSON: name, state, stage, seconds)
 
 RUN is the folder that records the run. A run that was started belongs to this machine and needs nobody to follow it. A
 run that was submitted belongs to its scheduler, which this machine asks; its folder is on a file system that the
@@ -45,6 +46,7 @@ from runner.execute.run_folder import (
     in_progress,
     last_state,
     parse_event,
+    read_events,
     stage_states,
 )
 from runner.execute.schedulers import job as jobs
@@ -95,6 +97,28 @@ def state(run: Path) -> str:
     if reported == "stopped" and (now == "gone" or not job or (run / CANCELLED).exists()):
         return reported
     return "killed" if now == "gone" else now
+
+
+def state_and_events(run: Path, offset: int) -> Iterator[bytes]:
+    """The state of a run, and the whole lines of its event stream from byte `offset` on."""
+    yield state(run).encode()
+    yield from filter(None, files.tail(run / EVENTS, offset, lambda: False))
+
+
+def overview(folder: Path) -> Iterator[dict[str, Any]]:
+    """The name, state, current stage and seconds of each run in a folder; a damaged record says so as its state."""
+    for name in list_runs(folder):
+        try:
+            yield {"run": name, **_describe(folder / name)}
+        except (OSError, ValueError, KeyError) as error:
+            yield {"run": name, "state": f"its record is damaged: {error}", "stage": "", "seconds": 0.0}
+
+
+def _describe(run: Path) -> dict[str, Any]:
+    now = state(run)
+    times = [event["time"] for event in read_events(run) if "time" in event]
+    end = time.time() if now == "running" else max(times, default=0.0)
+    return {"state": now, "stage": next(reversed(stage_states(run)), ""), "seconds": end - min(times, default=end)}
 
 
 def _process_state(run: Path, job: Job | None) -> str:
@@ -149,10 +173,14 @@ def _is_final(event: dict[str, Any] | None) -> bool:
 def follow_log(run: Path, stage: str | None, live: bool) -> Iterator[bytes]:
     """The output of a stage (by default the latest), line by line; with `live` until the stage ends.
 
-    Each line begins with a blank, to tell an empty line of the log from the empty ones sent while nothing happens.
+    Each line begins with a blank, to tell an empty line of the log from the empty ones sent while nothing happens. One
+    that begins with an exclamation mark says why the stage has not begun.
     """
+    job = jobs.of_run(run)
+    if live:
+        yield from _until_begun(run, stage, job)
     name = stage or next(reversed(stage_states(run)), "")
-    log, job = run / "logs" / f"{name}.log", jobs.of_run(run)
+    log = run / "logs" / f"{name}.log"
 
     def is_growing() -> bool:
         running = live and _process_state(run, job) != "gone"
@@ -163,6 +191,21 @@ def follow_log(run: Path, stage: str | None, live: bool) -> Iterator[bytes]:
         time.sleep(_POLL)
     if log.exists():
         yield from (b"" if line is None else b" " + line for line in files.tail(log, 0, is_growing))
+
+
+def _until_begun(run: Path, stage: str | None, job: Job | None) -> Iterator[bytes]:
+    """Wait until a stage (by default any) has begun, or the run has ended."""
+    said = ""
+    while (now := _process_state(run, job)) != "gone" and last_state(run) not in ENDED:
+        states = stage_states(run)
+        if stage in states or (states and not stage):
+            return
+        if now.startswith("waiting") and now != said:
+            said = now
+            yield f"!{job} is {now}".encode()
+        else:
+            yield b""
+            time.sleep(_POLL)
 
 
 def cancel(run: Path) -> str:
@@ -216,10 +259,11 @@ _VERBS = {
     "submit": lambda args: submit([args.run, *args.more]),
     "follow": lambda args: _print_lines(follow(args.run, args.offset)),
     "log": lambda args: _print_lines(follow_log(args.run, args.stage, args.live)),
-    "state": lambda args: print(state(args.run)),
+    "state": lambda args: _print_lines(state_and_events(args.run, args.offset)),
     "cancel": lambda args: print(cancel(args.run)),
     "send": lambda args: send(args.run, sys.stdout.buffer, args.record, args.adapter),
     "list": lambda args: print(*list_runs(args.run)),
+    "overview": lambda args: print(*map(json.dumps, overview(args.run)), sep="\n"),
 }
 
 
@@ -227,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns 1, with the scheduler's reason on stderr, where it refuses a run."""
     parser = argparse.ArgumentParser(prog="python -m runner.execute.agent", description="Start, follow and stop runs.")
     parser.add_argument("verb", choices=_VERBS)
-    parser.add_argument("run", type=Path, help="folder that records the run; for list, the folder of the runs")
+    parser.add_argument("run", type=Path, help="folder that records the run; for list and overview, that of the runs")
     parser.add_argument("more", type=Path, nargs="*", help="other runs to submit together")
     parser.add_argument("--offset", type=int, default=0, help="where in the event stream to begin, in bytes")
     parser.add_argument("--stage", help="the stage of the log (default: the latest)")

@@ -95,7 +95,8 @@ class Executor:
             return self._end("stopped", 130)
         except signals.Interrupted:
             return self._interrupt()
-        return self._end("finished", 0) if steps[-1:] == self._plan["steps"][-1:] else 0
+        is_last = bool(steps) and steps[-1] is self._plan["steps"][-1]
+        return self._end("finished", 0) if is_last else 0
 
     def _fail(self, failure: StepFailed) -> int:
         self._events.release_space()

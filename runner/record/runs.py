@@ -114,7 +114,8 @@ class Run:
         if (self.folder / run_folder.JOB).exists():
             read_json(self.folder / run_folder.JOB, contents.JOB)
         state = agent.state(self.folder)
-        return "away" if state == "killed" and self.where != HERE else state
+        is_away = state == "killed" and self.where != HERE and not (self.folder / run_folder.KILLED).exists()
+        return "away" if is_away else state
 
     @property
     def where(self) -> str:

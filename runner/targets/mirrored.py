@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from runner.errors import RecipeError
-from runner.execute.run_folder import EVENTS
+from runner.execute.run_folder import EVENTS, KILLED
 from runner.record.runs import Run
 from runner.targets import bundle
 from runner.targets.base import Target
@@ -58,6 +59,24 @@ class MirroredTarget(Target):
 def log_flags(stage: str | None, live: bool) -> list[str]:
     """Flags of `log` of `runner.execute.agent`."""
     return [*(["--stage", stage] if stage else []), *(["--live"] if live else [])]
+
+
+def log_lines(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a log from what `log` of `runner.execute.agent` prints; why a stage waits goes to stderr."""
+    for line in lines:
+        if line.startswith(b"!"):
+            print(f"runner: {line[1:].decode(errors='replace')}", file=sys.stderr)
+        elif line:
+            yield line[1:]
+
+
+def remember_end(run: Run, state: str) -> str:
+    """Note in the record whether its machine said that the run was killed, which its events cannot say."""
+    if state == "killed":
+        (run.folder / KILLED).touch()
+    else:
+        (run.folder / KILLED).unlink(missing_ok=True)
+    return state
 
 
 def check_room(missing: Mapping[str, str], free: int, disk: str, key: str) -> None:

@@ -25,7 +25,7 @@ from runner.plan.command import Place
 from runner.record.runs import Run
 from runner.targets import bundle
 from runner.targets.mirror import Mirror, unpack
-from runner.targets.mirrored import MirroredTarget, check_room, log_flags
+from runner.targets.mirrored import MirroredTarget, check_room, log_flags, log_lines, remember_end
 from runner.targets.transport.base import CommandFailed, ConnectionLost, Transport
 from runner.targets.transport.local import LocalTransport
 
@@ -96,7 +96,7 @@ class RemoteTarget(MirroredTarget):
     def log(self, run: Run, stage: str | None, live: bool) -> Iterator[bytes]:
         command = self._agent_command(["log", _remote_folder(run), *log_flags(stage, live)])
         try:
-            yield from (line[1:] for line in self._transport.lines(command) if line)
+            yield from log_lines(self._transport.lines(command))
         except ConnectionLost as error:
             raise RecipeError(f"{self._key}: {error}; the run continues; `runner logs {run.name}` resumes") from error
 
@@ -104,7 +104,12 @@ class RemoteTarget(MirroredTarget):
         self._transport.close()
 
     def state(self, run: Run) -> str:
-        return self._agent("state", _remote_folder(run)).decode().strip()
+        """The state; the mirror gets the events so far."""
+        with Mirror(run.folder / EVENTS) as mirror:
+            state, *events = self._agent("state", _remote_folder(run), "--offset", str(mirror.size)).splitlines()
+            for event in events:
+                mirror.add(event)
+        return remember_end(run, state.decode())
 
     def cancel(self, run: Run) -> str:
         return self._agent("cancel", _remote_folder(run)).decode().strip()
@@ -115,6 +120,10 @@ class RemoteTarget(MirroredTarget):
     def run_names(self) -> list[str]:
         """Names of all runs on the machine, oldest first. Raises RecipeError."""
         return self._agent("list", "runs").decode().split()
+
+    def overview(self) -> list[dict[str, Any]]:
+        """The name, state, current stage and seconds of all runs on the machine, oldest first. Raises RecipeError."""
+        return [json.loads(line) for line in self._agent("overview", "runs").splitlines() if line]
 
     def copy_record(self, name: str, runs: Path) -> Path:
         """Copy the record of a run that was started from another computer into the folder `runs`; returns its folder.

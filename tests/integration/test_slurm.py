@@ -134,6 +134,27 @@ def test_a_waiting_run_says_why_and_can_be_cancelled(cluster: Cluster, work: Pat
     assert target.state(run) == "stopped"
 
 
+def test_who_follows_the_log_before_the_run_begins_is_told_why_it_waits(cluster: Cluster, work: Path) -> None:
+    run = a_run(work, {"train": "print('begun')\n" + ENDS}, *on_slurm(work), "target.slurm.options.hold=true")
+    targets.of_run(run).start(run, attached=False)
+    logs = command_here(work, "logs", "-f", run.name)
+    assert logs.stderr and "is waiting: JobHeldUser" in logs.stderr.readline()
+    subprocess.run(["scontrol", "release", *jobs(there(work, run))], check=True)
+    assert "begun" in done(logs)
+
+
+def test_status_shows_the_stage_and_a_run_that_has_ended_leaves_the_list(cluster: Cluster, work: Path) -> None:
+    run = a_run(work, {"convert": ENDS, "train": START_TWICE}, *on_slurm(work))
+    targets.of_run(run).start(run, attached=False)
+    until_line(work, run, "start 1")
+    said = done(command_here(work, "status"))
+    assert "running" in said and "train" in said
+    (work.parent / "shared" / "end").touch()
+    cluster.drain()
+    assert "finished" in done(command_here(work, "status"))
+    assert "No runs are in progress." in done(command_here(work, "status"))
+
+
 def test_cancel_leaves_nothing(cluster: Cluster, work: Path) -> None:
     run = a_run(work, {"train": START_TWICE}, *on_slurm(work))
     stream = started(run)
@@ -211,6 +232,10 @@ def test_submitted_from_a_laptop(cluster: Cluster, work: Path, monkeypatch: pyte
         elsewhere.mkdir()
         listed = done(command(host, elsewhere, "status", other.name, "--host", there))
         assert "running" in listed and "slurm at login" in listed
+        said = done(command(host, elsewhere, "status", "--host", there))
+        rows = [line for line in said.splitlines() if "quickstart" in line]
+        assert ["finished" in row for row in rows] == [True, False] and "convert" in rows[1]
+        assert [one.name for one in every(elsewhere / "runs")] == [other.name], "asking for all copies no record"
         assert "stopped" in done(command(host, elsewhere, "cancel", other.name))
         assert last(stream) == "stopped"
         assert cluster.squeue() == []

@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +37,7 @@ from runner.targets.kubernetes.cluster import Cluster, ClusterLost, Missing, Obj
 from runner.targets.kubernetes.job_log import JobLog, condition, job_of
 from runner.targets.kubernetes.manifests import ACCESS, RUN, SERVER, JobSpec
 from runner.targets.mirror import Mirror
-from runner.targets.mirrored import MirroredTarget, check_room, log_flags
+from runner.targets.mirrored import MirroredTarget, check_room, log_flags, remember_end
 
 _POLL = 1.0  # seconds
 _ARCHIVE = 700_000  # bytes that fit into a ConfigMap (1 MiB) as base64, with the rest of it
@@ -116,6 +117,8 @@ class KubernetesTarget(MirroredTarget):
 
     def log(self, run: Run, stage: str | None, live: bool) -> Iterator[bytes]:
         job_spec, flags = self._job_spec_of(run), log_flags(stage, live)
+        if live:
+            self._await_pod(run)
         received = 0
         while True:
             with _errors_explained(), container_with_volume(self._cluster, job_spec) as container:
@@ -130,11 +133,20 @@ class KubernetesTarget(MirroredTarget):
                         raise  # otherwise the container has ended; the rest of the log is on the volume
             time.sleep(_POLL)
 
+    def _await_pod(self, run: Run) -> None:
+        """Wait until a pod of the run runs, or the run has ended; stderr says why it waits."""
+        said = ""
+        while (state := self.state(run)).startswith("waiting"):
+            if state != said:
+                print(f"runner: {run.name} is {state}", file=sys.stderr)
+                said = state
+            time.sleep(_POLL)
+
     def detach(self) -> None:
         self._cluster.forget()
 
     def state(self, run: Run) -> str:
-        """As `runner.execute.agent.state`, or `waiting: no pod runs yet`; reads all events of a run that ended."""
+        """As `runner.execute.agent.state`, or `waiting: WHY`; reads all events of a run that ended."""
         job_spec, reported = self._job_spec_of(run), run_folder.last_state(run.folder)
         if reported in FINAL:
             return reported
@@ -142,10 +154,14 @@ class KubernetesTarget(MirroredTarget):
             job = job_of(self._cluster, job_spec.run)
             if job is None or _is_over(job, job_spec):
                 reported = self._last_state(run)
-                return reported if reported in ENDED else "finished" if job and condition(job, "Complete") else "killed"
+                ended = "finished" if job and condition(job, "Complete") else "killed"
+                return remember_end(run, reported if reported in ENDED else ended)
             component = SERVER if condition(job, "Complete") else RUN
             pod = pods.newest(pods_of(self._cluster, job_spec.run, component))
-            return "running" if pod and pods.running(pod, component) else "waiting: no pod runs yet"
+            if pod and pods.running(pod, component):
+                return "running"
+            reasons = pods.pending_reasons(pod) if pod else iter(())
+            return f"waiting: {next(reasons, 'no pod runs yet')}"
 
     def cancel(self, run: Run) -> str:
         """Delete the Job and the objects that it owns; returns when they are gone."""

@@ -35,7 +35,7 @@ make = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(make)
 
 STARTED = {"time": 1.0, "event": "run", "state": "started", "pid": 1}
-LOSS = {"time": 2.0, "stage": "train", "event": "metric", "values": {"loss": 1.5}}
+LOSS = {"time": 2.0, "stage": "train", "event": "metric", "at": 1, "values": {"loss": 1.5}}
 FINISHED = {"time": 3.0, "event": "run", "state": "finished", "status": 0}
 PENDING = {"conditions": [{"type": "PodScheduled", "status": "False",
                            "message": "0/1 nodes are available: 1 Insufficient aws.amazon.com/neuron."}]}  # fmt: skip
@@ -256,7 +256,7 @@ def test_a_run_is_followed_from_pending_to_its_end(cluster: FakeCluster, tmp_pat
     waiting["status"] = PENDING
     cluster.put("pods", f"{name}-1", **waiting)
     cluster.logs[f"{name}-1"] = [(echo(STARTED, LOSS, FINISHED), False)]
-    assert target.state(run) == "waiting: no pod runs yet"
+    assert target.state(run) == "waiting: 0/1 nodes are available: 1 Insufficient aws.amazon.com/neuron."
     lines = []
     for line in target.follow(run):
         if not lines:
@@ -306,7 +306,7 @@ def test_a_job_that_ends_without_a_word(cluster: FakeCluster, tmp_path: Path) ->
     end_job(cluster, "Failed", reason="BackoffLimitExceeded", message="too often")
     said = notes(list(target.follow(run)))
     assert all(words in said for words in ("Killed", "container run: OOMKilled", "BackoffLimitExceeded: too often"))
-    assert (target.state(run), run.state) == ("killed", "away")
+    assert (target.state(run), run.state) == ("killed", "killed")
 
 
 def test_an_image_that_cannot_be_had_is_said(cluster: FakeCluster, tmp_path: Path) -> None:
