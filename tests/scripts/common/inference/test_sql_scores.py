@@ -7,11 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from common.inference.sql_scores import GoldFails, SqlChecker
-from common.inference.sql_text import parts, query_in
 
 SCRIPTS = Path(__file__).parents[4] / "scripts"
 SCHEMA = (
@@ -288,61 +285,6 @@ def test_nothing_is_the_answer_to_a_question_that_finds_nothing(checker):
     question = checker.question(SCHEMA, ROWS, "SELECT name FROM head WHERE age > 99")
     assert not checker.accepts(question, "")
     assert not checker.accepts(question, "I cannot answer that.")
-
-
-QUERY = "SELECT name\nFROM t WHERE a = ';' AND b = 'x:\n\nSELECT'"
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "{}",
-        "{};",
-        "  {} ;\n",
-        "```sql\n{}\n```",
-        "```SQL\n{};\n```\nThis lists the names.",
-        "```\n{}\n```",
-        "```sql {}```",
-        "```sqlite\n{}",
-        "Here is the query:\n\n```sql\n{};\n```\n\nIt selects the names; that is all.",
-        "The table is ```CREATE TABLE t (a)``` so:\n```sql\n{}\n```",
-        "Here is the query: {}",
-        "SQL: {};",
-        "Sure! With this schema, the answer is:\n{};\n\nExplanation: it reads t.",
-        "{};\nThis query selects the names.",
-        "{}\n\nThis query selects the names; it isn't slow.",
-        "{}\n\n### Question\nHow many?",
-        "{};\n\nWith this query we select the names.",
-        "-- the names\n{}",
-    ],
-)
-def test_the_query_is_found_in_an_answer(answer):
-    assert query_in(answer.format(QUERY)) == QUERY
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        "WITH old AS (SELECT * FROM t\n\nWHERE a > 1)\n\nSELECT name FROM old",
-        "WITH RECURSIVE c(x) AS (SELECT 1) SELECT x FROM c",
-        "SELECT name\n\nFROM t\n\nLEFT JOIN u ON a = b\n\nWHERE a > 1",
-        "select a from t -- all; of them\nwhere a > 1",
-        "SELECT a /* : SELECT b; */ FROM t",
-        "SELECT name FROM t; DELETE FROM t",
-        "DELETE FROM t;\nSELECT name FROM t",
-        "INSERT INTO t\nSELECT name FROM t",
-        "EXPLAIN\nSELECT name FROM t",
-        "I do not know.",
-        "",
-    ],
-)
-def test_what_is_a_query_or_none_stays_as_it_is(query):
-    assert query_in(query) == query
-
-
-@given(st.text(alphabet="SELCT ABY,;'\"()`[]-/*\n:") | st.text())
-def test_any_text_has_a_query_and_parts_or_none(text):
-    parts(query_in(text))
 
 
 def test_a_gold_query_in_a_fence_is_a_query(checker):

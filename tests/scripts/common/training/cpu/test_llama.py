@@ -12,7 +12,6 @@ from common.data.token_dataset import Batch, TokenSet
 from common.formats.peft_folder import LoraConfig
 from common.program import BadInput
 from common.shards.layout import TARGETS, read_layout, read_shape
-from common.training.cpu.autograd_ops import LoraLinear
 from common.training.cpu.llama import Dropout, Llama
 from common.training.llama import inverse_frequencies
 from common.training.lora import Adapter
@@ -192,22 +191,6 @@ def test_dropout_drops_its_share_and_repeats_itself():
     assert torch.equal(keep, dropout.keep(keep.shape, (0, 1, 0)))
     assert not torch.equal(keep, dropout.keep(keep.shape, (0, 1, 1)))
     assert Dropout().keep(keep.shape, (0,)) is None
-
-
-def test_lora_linear_with_dropout_has_the_gradients_of_the_plain_formula():
-    torch.manual_seed(0)
-    x, weight, lora_a, lora_b = (torch.randn(size) for size in ((7, 6), (5, 6), (3, 6), (5, 3)))
-    keep = torch.rand(7, 6) > 0.4
-    results = []
-    for formula in (
-        lambda x, a, b: LoraLinear.apply(x, weight, a, b, 0.5, keep),
-        lambda x, a, b: x @ weight.T + 0.5 * (x * keep) @ a.T @ b.T,
-    ):
-        leaves = [tensor.clone().requires_grad_() for tensor in (x, lora_a, lora_b)]
-        out = formula(*leaves)
-        out.square().sum().backward()
-        results.append([out, *(leaf.grad for leaf in leaves)])
-    torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize("rope", [LLAMA3_ROPE, {"rope_type": "default", "rope_theta": 5e5}])
