@@ -69,6 +69,7 @@ def check(args: argparse.Namespace) -> None:
     from common.data.token_dataset import TokenSet  # needs torch, which --help does not
 
     training_flags.check_ranks(args, copies=True)
+    training_flags.check_evaluation(args)
     _check_model(args)
     if args.gradient_checkpointing and args.selective_checkpointing:
         raise BadInput("--gradient-checkpointing recomputes whole layers: omit --selective-checkpointing")

@@ -43,6 +43,9 @@ def run(args: argparse.Namespace) -> None:
 
 def check(args: argparse.Namespace, world_size: int) -> None:
     """Raise BadInput for settings that the library would reject, or silently misread, minutes later."""
+    if args.eval_every:
+        raise BadInput("--eval-every: optimum-neuron 0.4 cannot evaluate while it trains; leave it out")
+    training_flags.check_evaluation(args)
     path = args.model / "config.json"
     config = model_config.read(args.model, trainer="optimum")
     _check_rope(path, config)

@@ -23,6 +23,7 @@ def run(args: argparse.Namespace) -> None:
     """Check the ranks and shards, which needs no torch, then train."""
     with program.report_from_rank_0():
         training_flags.check_ranks(args)
+        training_flags.check_evaluation(args)
         if args.device == "neuron":
             from common.training.neuron.trainer import train
         else:

@@ -235,6 +235,10 @@ class Train:
         "folder or s3:// address for the compiled programs of nxd, optimum and NxD Inference; default: in the store",
         None,
     )
+    eval_every: int = key("optimizer steps between evaluations; 0 = only before and after training", 0, minimum=0)
+    keep: str = key("which adapter to export; best: that of the lowest held-out loss", "last", choices=("last", "best"))
+    early_stopping_patience: int = key("stop after this many evaluations without gain; 0 = never", 0, minimum=0)
+    early_stopping_threshold: float = key("a gain is a fall of the held-out loss by more than this", 0.0, minimum=0.0)
     checkpoint_every: int = key("optimizer steps between checkpoints; 0 = only when interrupted", 50, minimum=0)
     seed: int = key("seed of LoRA weights, data order and dropout", 42, minimum=0)
     attention: str = key(

@@ -35,8 +35,10 @@ def finite(values: Values) -> Values:
 
 
 def _recorded(recorded: Iterable[Run]) -> dict[int, Values]:
-    events = (event for run in recorded for event in run.events())
-    return {event["at"]: finite(event["values"]) for event in events if is_training_step(event)}
+    curve: dict[int, Values] = {}
+    for event in (event for run in recorded for event in run.events() if is_training_step(event)):
+        curve.setdefault(event["at"], {}).update(finite(event["values"]))
+    return curve
 
 
 def _runs_of_same_artifact(run: Run) -> list[Run]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,22 @@ STATISTICS = {"examples": 90, "sequences": 30, "tokens": 7000, "label_tokens": 2
 def trained_run(
     folder: Path, *overrides: str, key: str = "1", steps: range = range(1, 13), accuracy: float = 0.75,
     samples: list[dict[str, Any]] | None = None, fails: bool = False, trial: str = "",
+    evaluations: Sequence[tuple[int, float]] = (),
 ) -> Run:  # fmt: skip
     """A run in folder/runs: tokenize, train over `steps`, evaluate; `key` makes its artifacts its own.
 
-    A `trial` is SWEEP/NUMBER, in folder/runs/sweeps.
+    A `trial` is SWEEP/NUMBER, in folder/runs/sweeps. `evaluations` are held-out losses by step, the best one is kept.
     """
     composed = compose("quickstart", [f"paths.runs={folder}/runs", f"paths.store={folder}/store", *overrides])
     training = {"steps": steps[-1], "loss": 1 / steps[-1], "tokens": 6144, "label_tokens": 2000, "seconds": 61.0}
+    held_out = [{"event": "metric", "at": at, "values": {"eval_loss": loss}} for at, loss in evaluations]
+    if evaluations:
+        training["best_step"] = min(evaluations, key=lambda evaluation: evaluation[1])[0]
     made = {
         "tokenize": ({"statistics.json": {"seq_len": 256, "train": STATISTICS, "eval": STATISTICS}}, []),
         "train": (
             {"training.json": {**training, "eval_loss_start": 1.5, "eval_loss_end": 0.4}},
-            [*map(metric, steps), {"event": "log", "level": "warning", "message": "3 rows are <long>"}],
+            [*map(metric, steps), *held_out, {"event": "log", "level": "warning", "message": "3 rows are <long>"}],
         ),
         "evaluate": ({"report.json": evaluation(accuracy), "samples.jsonl": samples or [sample()]}, []),
     }

@@ -233,6 +233,47 @@ def test_ranks_agree_on_the_step_when_one_of_them_is_signalled(files, tmp_path):
     assert_same(tmp_path / "whole", tmp_path / "again")
 
 
+EVALUATED = (*FLAGS, "--epochs", 20, "--eval-every", 2, "--keep", "best")  # the held-out tokens are other random ones
+
+
+def test_best_adapter_is_kept_and_a_training_stopped_early_finds_the_same(files, tmp_path):
+    whole = train(files, tmp_path / "whole", *EVALUATED)
+    early = train(files, tmp_path / "early", *EVALUATED, "--early-stopping-patience", 3)
+    losses = result(whole)["evaluations"]
+    step, loss = min(losses, key=lambda evaluation: evaluation[1])
+    assert [at for at, _ in losses] == list(range(2, 41, 2))
+    assert (result(whole)["best_step"], result(whole)["eval_loss_end"]) == (step, loss)
+    assert result(early)["steps"] == step + 6 < result(whole)["steps"]
+    assert result(early)["evaluations"] == losses[: len(result(early)["evaluations"])]
+    assert_same(whole, early)
+    with pytest.raises(AssertionError):
+        assert_same(whole, train(files, tmp_path / "last", *FLAGS, "--epochs", 20))
+
+
+def test_interrupted_training_remembers_its_evaluations_and_its_best_adapter(files, tmp_path):
+    flags = (*EVALUATED, "--epochs", 200, "--early-stopping-patience", 20)
+    whole = train(files, tmp_path / "whole", *flags)
+    command = train_command(files / "tp1", files / "tokens", tmp_path / "again", *flags)
+    [process] = ranks = start_ranks(1, command)
+    assert process.stderr is not None
+    next(line for line in process.stderr if line.startswith(f"[{result(whole)['best_step'] + 3}]"))
+    process.send_signal(signal.SIGTERM)
+    assert finish(ranks)[0] == [75]
+    [status], said = finish(start_ranks(1, command))
+    assert status == 0
+    assert "resuming from step" in said
+    assert result(tmp_path / "again")["evaluations"] == result(whole)["evaluations"]
+    assert result(tmp_path / "again")["best_step"] == result(whole)["best_step"]
+    assert_same(whole, tmp_path / "again")
+
+
+@pytest.mark.parametrize("flags", [("--keep", "best"), ("--early-stopping-patience", 2)])
+def test_what_evaluations_decide_needs_evaluations(files, tmp_path, capsys, flags):
+    status, line = refused(capsys, files, tmp_path / "out", *flags)
+    assert status == 2
+    assert "need --eval-every" in line
+
+
 def test_number_of_processes_must_be_tp_size(files, tmp_path, capsys):
     status, line = refused(capsys, files, tmp_path / "out", shards="tp2")
     assert status == 2

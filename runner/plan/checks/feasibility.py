@@ -114,6 +114,9 @@ def _training(recipe: Recipe) -> Iterator[str]:
         yield "train.lora.targets: no layer gets an adapter; try [q_proj,v_proj]"
     elif len(set(train.lora.targets)) < len(train.lora.targets):
         yield f"train.lora.targets: [{','.join(train.lora.targets)}] lists a layer twice; list each once"
+    for key, is_set in (("keep", train.keep == "best"), ("early_stopping_patience", train.early_stopping_patience > 0)):
+        if is_set and not train.eval_every:
+            yield f"train.{key}: it is decided by evaluations while training; set train.eval_every, such as 50"
     if train.learning_rate == 0:
         yield "train.learning_rate: with 0, nothing is learned; try 2e-4"
     if train.warmup_ratio >= 1 or 0 < train.max_steps <= math.ceil(train.warmup_ratio * train.max_steps):

@@ -165,7 +165,8 @@ def _disk(recipe: Recipe, a: Architecture, kv_copies: int, trained: int) -> dict
     """
     model = parameters(a) * (_BYTES[recipe.model.dtype] if recipe.model.source == "gguf" else _STORED)
     shards = _weights(recipe, a, kv_copies) * recipe.parallel.tp_size * _STORED
-    checkpoints = (2 if recipe.train.checkpoint_every else 1) * 12 * trained
+    state = 16 if recipe.train.keep == "best" else 12  # weights and moments, and the best weights
+    checkpoints = (2 if recipe.train.checkpoint_every else 1) * state * trained
     merge = recipe.export.merge or releases.merged(recipe)
     keeps_compiled = recipe.serve.engine == "vllm" and recipe.sdk.vllm in COMPILED
     return {

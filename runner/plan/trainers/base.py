@@ -13,7 +13,10 @@ from runner.plan import initial_adapter
 from runner.plan.command import OUTPUT, Argument, Artifacts, StageCommand, flags, not_fingerprinted
 
 # Keys of `train` that are not flags of every trainer.
-_NOT_COMMON = ("backend", "lora", "nxd", "compile_cache", "checkpoint_every", "attention", "init_adapter")
+_EVALUATION = ("eval_every", "keep", "early_stopping_patience", "early_stopping_threshold")
+_NOT_COMMON = (
+    "backend", "lora", "nxd", "compile_cache", "checkpoint_every", "attention", "init_adapter", *_EVALUATION
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,3 +116,8 @@ def common_flags(train: Train) -> list[str | Argument]:
         *not_fingerprinted("--checkpoint-every", str(train.checkpoint_every)),
         "--output", OUTPUT,
     ]  # fmt: skip
+
+
+def evaluation_flags(train: Train) -> list[str]:
+    """The flags of evaluations while training; none by default."""
+    return flags(**{name: getattr(train, name) for name in _EVALUATION}) if train.eval_every else []

@@ -23,6 +23,7 @@ from runner.plan.trainers.base import (
     ActivationMemory,
     Trainer,
     common_flags,
+    evaluation_flags,
     initial_adapter_flags,
     nxd_lnc_problems,
     recomputed_layer,
@@ -43,7 +44,7 @@ class NxdTrainer(Trainer):
         return StageCommand(
             f"train LoRA of rank {recipe.train.lora.rank} on {cores * nodes} cores",
             _PROGRAM,
-            _training_flags(recipe, artifacts),
+            [*_training_flags(recipe, artifacts), *evaluation_flags(recipe.train)],
             processes=cores,
             nodes=nodes,
             env=_environment(recipe, artifacts),

@@ -44,6 +44,11 @@ class OptimumTrainer(Trainer):
 
     def problems(self, recipe: Recipe) -> Iterator[str]:
         yield from nxd_lnc_problems(recipe)
+        if recipe.train.eval_every:
+            yield (
+                "train.eval_every: optimum-neuron 0.4 cannot evaluate while it trains; set train.eval_every=0, or "
+                "train=nxd_lora"
+            )
         if recipe.parallel.nodes > 1:
             yield "parallel.nodes: train=optimum_lora trains on one machine; set parallel.nodes=1"
         if len({"gate_proj", "up_proj"} & set(recipe.train.lora.targets)) == 1:

@@ -6,7 +6,14 @@ from collections.abc import Iterator
 
 from runner.compose.schema import Recipe
 from runner.plan.command import Argument, Artifacts, StageCommand, flags
-from runner.plan.trainers.base import ActivationMemory, Trainer, common_flags, initial_adapter_flags, recomputed_layer
+from runner.plan.trainers.base import (
+    ActivationMemory,
+    Trainer,
+    common_flags,
+    evaluation_flags,
+    initial_adapter_flags,
+    recomputed_layer,
+)
 
 
 class TorchTrainer(Trainer):
@@ -26,6 +33,7 @@ class TorchTrainer(Trainer):
             *flags(device="neuron" if _on_neuron(recipe) else None),
             *initial_adapter_flags(recipe, artifacts),
             *common_flags(recipe.train),
+            *evaluation_flags(recipe.train),
         ]  # fmt: skip
         return StageCommand(
             f"train LoRA of rank {recipe.train.lora.rank} on {ranks} {unit}{'s' * (ranks > 1)}",

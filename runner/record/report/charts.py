@@ -29,14 +29,17 @@ class Line:
 
 def lines(
     curves: Sequence[Line], title: str, *, width: int = 520, height: int = 210, zero: bool = False,
-    marks: Sequence[Point] = (), smooth: bool = False,
+    marks: Sequence[Point] = (), kept: float | None = None, smooth: bool = False,
 ) -> Markup:  # fmt: skip
-    """Lines over training steps. `marks` are single points drawn over them; `smooth` adds a running mean."""
+    """Lines over training steps. `marks` are points drawn over them, large at `kept`; `smooth` adds a running mean."""
     points = [point for line in curves for point in line.points] + list(marks)
     x = tight([at for at, _ in points], _LEFT, width - _RIGHT)
     y = linear([value for _, value in points], height - _BOTTOM, _TOP, zero=zero, count=4)
     drawn = [part for line in curves for part in _line(line, x, y, smooth)]
-    dots = [element("circle", cx=x(at), cy=y(value), r=4, class_=f"mark {curves[0].colour}") for at, value in marks]
+    dots = [
+        element("circle", cx=x(at), cy=y(value), r=6.5 if at == kept else 4, class_=f"mark {curves[0].colour}")
+        for at, value in marks
+    ]
     cursor = element("line", class_="cursor", y1=_TOP, y2=height - _BOTTOM, x1=-9, x2=-9)
     data = json.dumps(_pointer_data([_thinned(line) for line in curves], x, y), separators=(",", ":"))
     return _svg(width, height, title, *_axes(x, y, width, height), *drawn, *dots, cursor, data_points=data)

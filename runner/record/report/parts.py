@@ -16,6 +16,7 @@ from runner.record.runs import Run
 
 _CURVES = {
     "loss": ("Loss", "nats a token"),
+    "eval_loss": ("Held-out loss", "nats a token"),
     "learning_rate": ("Learning rate", ""),
     "grad_norm": ("Gradient norm", "before clipping"),
     "tokens_per_second": ("Tokens a second", "all ranks together"),
@@ -45,24 +46,32 @@ def history(run: Run, name: str, colour: str) -> History:
     return History(name, colour, points)
 
 
-def curves(histories: Sequence[History], held_out: Sequence[Point] = ()) -> list[dict[str, Any]]:
-    """A chart for each metric, over the training steps of all runs; `held_out` are losses to mark."""
-    metrics = dict.fromkeys(metric for history in histories for metric in history.metrics)
-    return [_curve(metric, histories, held_out) for metric in metrics]
+def curves(
+    histories: Sequence[History], held_out: Sequence[Point] = (), kept: float | None = None
+) -> list[dict[str, Any]]:
+    """A chart for each metric, over the training steps of all runs.
+
+    `held_out` are losses to mark, larger at the step `kept`; without them, evaluations while training have a chart.
+    """
+    metrics = dict.fromkeys(
+        metric for history in histories for metric, points in history.metrics.items()
+        if metric != "eval_loss" or not held_out and len(points) > 1
+    )  # fmt: skip
+    return [_curve(metric, histories, held_out, kept) for metric in metrics]
 
 
-def _curve(metric: str, histories: Sequence[History], held_out: Sequence[Point]) -> dict[str, Any]:
+def _curve(metric: str, histories: Sequence[History], held_out: Sequence[Point], kept: float | None) -> dict[str, Any]:
     heading, note = _CURVES.get(metric, (metric, ""))
     lines = [Line(run.name, run.metrics[metric], run.colour) for run in histories if run.metrics.get(metric)]
-    is_loss, noisy = metric == "loss", metric != "learning_rate"
-    marks = held_out if is_loss else ()
+    is_loss, noisy = metric in ("loss", "eval_loss"), metric not in ("learning_rate", "eval_loss")
+    marks = held_out if metric == "loss" else ()
     title = f"{heading} by training step: {'; '.join(map(_summary, lines))}"
     smoothed = noisy and any(charts.smoothing(line) > 1 for line in lines)
     notes = [note, "bold: running mean" if smoothed else "", "circles: held-out" if marks else ""]
     return {
         "heading": heading,
         "note": ", ".join(filter(None, notes)),
-        "svg": charts.lines(lines, title, zero=not is_loss, marks=marks, smooth=noisy),
+        "svg": charts.lines(lines, title, zero=not is_loss, marks=marks, kept=kept, smooth=noisy),
     }
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from runner.metrics import EVALUATION, Metric, duration, served
 from runner.record import cost
 from runner.record.report import charts, parts
+from runner.record.report.charts import Point
 from runner.record.report.page import Document, Section, Verdict
 from runner.record.report.parts import capitalized
 from runner.record.runs import Run
@@ -87,9 +89,16 @@ def _training(run: Run) -> dict[str, Any] | None:
     training = run.result("train", "training.json") or {}
     if not history.metrics:
         return None
+    held_out = _held_out(training, history.metrics.get("eval_loss", ()))
+    charts = parts.curves([history], held_out, training.get("best_step"))
+    return {"lead": _extent(training), "legend": [], "charts": charts}
+
+
+def _held_out(training: dict[str, Any], evaluations: Sequence[Point]) -> list[Point]:
+    """The held-out losses by step, from before the training to its end."""
     ends = [(0, training.get("eval_loss_start")), (training.get("steps"), training.get("eval_loss_end"))]
-    held_out = [(at, value) for at, value in ends if at is not None and value is not None and math.isfinite(value)]
-    return {"lead": _extent(training), "legend": [], "charts": parts.curves([history], held_out)}
+    points = [ends[0], *(evaluations or ends[1:])]
+    return [(at, value) for at, value in points if at is not None and value is not None and math.isfinite(value)]
 
 
 def _extent(training: dict[str, Any]) -> str:
@@ -97,7 +106,9 @@ def _extent(training: dict[str, Any]) -> str:
     if not training.keys() >= {"tokens", "label_tokens", "steps", "seconds"}:
         return ""
     tokens = f"{training['tokens']:,} tokens, {training['label_tokens']:,} of them learnt"
-    return f"{training['steps']:,} steps over {tokens}, in {duration(training['seconds'])}."
+    best = training.get("best_step")
+    kept = f" The adapter is that of step {best:,}, which had the lowest held-out loss." if best else ""
+    return f"{training['steps']:,} steps over {tokens}, in {duration(training['seconds'])}.{kept}"
 
 
 def _evaluation(run: Run) -> dict[str, Any] | None:

@@ -31,10 +31,17 @@ def add_data_and_output(parser: argparse.ArgumentParser) -> None:
 def add_settings(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Add all flags except files and folders; returns the group "execution"."""
     _add_schedule(parser.add_argument_group("schedule"))
+    _add_evaluation(parser.add_argument_group("evaluation"))
     _add_lora(parser.add_argument_group("LoRA"))
     execution = parser.add_argument_group("execution")
     _add_execution(execution)
     return execution
+
+
+def check_evaluation(args: argparse.Namespace) -> None:
+    """Raise BadInput if flags are set that have no effect without --eval-every."""
+    if (args.keep == "best" or args.early_stopping_patience) and not args.eval_every:
+        raise BadInput("--keep best and --early-stopping-patience need --eval-every, such as --eval-every 50")
 
 
 def check_ranks(args: argparse.Namespace, copies: bool = False) -> None:
@@ -60,6 +67,28 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--schedule", choices=("linear", "cosine", "constant"), default="linear", help="after warm-up")
     group.add_argument("--weight-decay", type=program.at_least(0, float), default=0.0, help="weight decay of AdamW")
     group.add_argument("--max-grad-norm", type=program.at_least(0, float), default=1.0, help="clip to this; 0: never")
+
+
+def _add_evaluation(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--eval-every",
+        type=program.at_least(0),
+        default=0,
+        help="steps between evaluations; 0: only before the first and after the last step",
+    )
+    group.add_argument("--keep", choices=("last", "best"), default="last", help="best: of the lowest held-out loss")
+    group.add_argument(
+        "--early-stopping-patience",
+        type=program.at_least(0),
+        default=0,
+        help="stop after this many evaluations without gain; 0: never",
+    )
+    group.add_argument(
+        "--early-stopping-threshold",
+        type=program.at_least(0, float),
+        default=0.0,
+        help="a gain is a fall of the held-out loss by more than this",
+    )
 
 
 def _add_lora(group: argparse._ArgumentGroup) -> None:

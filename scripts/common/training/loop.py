@@ -8,7 +8,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from common.formats import model_config
 from common.formats.peft_folder import LoraConfig
 from common.program import BadInput, StageFailed
 from common.shards.layout import read_layout, read_shape, shard_name, write_layout
-from common.training import initial_adapter
+from common.training import early_stopping, initial_adapter
 from common.training.checkpoint import Checkpoints, settings_digest
 from common.training.interruption import Interruption
 from common.training.lora import Adapter
@@ -41,6 +41,7 @@ class Record:
     tokens: int = 0
     label_tokens: int = 0
     seconds: float = 0.0
+    evaluations: list[list[float]] = field(default_factory=list)  # [step, loss], without the one before the first step
 
 
 def build_on_all_ranks(ranks: Ranks, build: Callable[[], T]) -> T:
@@ -70,6 +71,8 @@ class Training(ABC):
         self._check_window()
         if len(self.eval_set):
             self.eval_set.check(self.shape.vocab_size)
+        elif args.eval_every:
+            raise BadInput(f"--eval-every: {args.data} has no sequences for evaluation")
         lora = LoraConfig(args.rank, args.alpha, args.dropout, use_rslora=args.rslora, targets=tuple(args.targets))
         self.initial = initial_adapter.read(args, self.shape)
         self.adapter = Adapter(self.shape, self.layout, tp_rank, lora, args.seed, self.initial)
@@ -79,6 +82,7 @@ class Training(ABC):
         self.checkpoints = Checkpoints(args.output, ranks, self._settings())
         self.interruption = Interruption(ranks)
         self.record, self._saved_step = Record(), 0
+        self._best_weights: torch.Tensor | None = None
 
     @abstractmethod
     def step(self, step: int, read: bool) -> tuple[float, float] | None:
@@ -124,8 +128,8 @@ class Training(ABC):
         self._log_plan()
         self._resume()
         with self.interruption:
-            eval_loss = self._train()
-        self._write(eval_loss)
+            self._train()
+        self._write()
 
     def heed_interruption(self) -> None:
         """Save a checkpoint and raise Interrupted if a rank was signalled; to be called on all ranks."""
@@ -133,22 +137,60 @@ class Training(ABC):
             self._save()
             self.interruption.leave(self.record.steps, self.plan.steps)
 
-    def _train(self) -> float | None:
-        """Do the steps that are left; returns the loss on the evaluation split after the last one."""
+    def _train(self) -> None:
+        """Do the steps that are left, and the evaluations that are due."""
         if self.record.eval_loss_start is None:
             self.record.eval_loss_start = self.evaluate()
-        started = (time.perf_counter(), self.record.tokens)
-        for step in range(self.record.steps, self.plan.steps):
-            done = step + 1
-            report = done % self.args.log_every == 0 or done == self.plan.steps
-            keep = self.args.checkpoint_every > 0 and done % self.args.checkpoint_every == 0
-            norm = self._advance(step, read=report or keep)
-            if report:
-                started = self._report(norm, started)
-            if keep:
-                self._save()
-            self.heed_interruption()
-        return self.evaluate()
+        self._reported = (time.perf_counter(), self.record.tokens)
+        while True:
+            if self._evaluation_is_due():
+                self._evaluate()
+            if self.record.steps == self.plan.steps or self._stops_early():
+                return
+            self._next_step()
+
+    def _next_step(self) -> None:
+        done = self.record.steps + 1
+        report = done % self.args.log_every == 0 or done == self.plan.steps
+        keep = self.args.checkpoint_every > 0 and done % self.args.checkpoint_every == 0
+        norm = self._advance(done - 1, read=report or keep)
+        if report:
+            self._report(norm)
+        if keep:
+            self._save()
+        self.heed_interruption()
+
+    def _evaluation_is_due(self) -> bool:
+        """Every `eval_every` steps and after the last one, unless that was done before an interruption."""
+        steps, every, done = self.record.steps, self.args.eval_every, self.record.evaluations
+        due = steps == self.plan.steps or every > 0 and steps > 0 and steps % every == 0
+        return due and len(self.eval_set) > 0 and (not done or done[-1][0] < steps)
+
+    def _evaluate(self) -> None:
+        """Measure the loss on the evaluation split, and remember the adapter if it is the best to keep."""
+        started, step = time.perf_counter(), self.record.steps
+        loss = self.evaluate()
+        assert loss is not None
+        self.record.evaluations.append([step, loss])
+        is_best = early_stopping.best(self.record.evaluations)[0] == step
+        if self.args.keep == "best" and is_best:
+            self.read_adapter()
+            self._best_weights = self.adapter.weights.detach().clone()
+        if self.ranks.rank == 0:
+            events.metric({"eval_loss": loss}, at=step)
+        if self.args.eval_every:
+            self._log(f"step {step}: held-out loss {loss:.4f}{', the lowest so far' if is_best else ''}")
+        self._reported = (self._reported[0] + time.perf_counter() - started, self._reported[1])
+
+    def _stops_early(self) -> bool:
+        patience, threshold = self.args.early_stopping_patience, self.args.early_stopping_threshold
+        if not 0 < patience <= early_stopping.without_gain(self.record.evaluations, threshold):
+            return False
+        self._log(
+            f"stopping early after step {self.record.steps} of {self.plan.steps}: in {patience} evaluation(s) the "
+            f"held-out loss did not fall by more than {threshold:g}"
+        )
+        return True
 
     def _save(self) -> None:
         """Save a checkpoint, unless there is one of this step."""
@@ -178,6 +220,7 @@ class Training(ABC):
             return
         self.record = Record(**state["record"])
         self._saved_step = self.record.steps
+        self._best_weights = state["best_weights"]
         self.adapter.weights.copy_(state["weights"])
         self.write_adapter()
         self.restore_optimizer(state["optimizer"])
@@ -188,6 +231,7 @@ class Training(ABC):
         return {
             "record": asdict(self.record),
             "weights": self.adapter.weights,
+            "best_weights": self._best_weights,
             "optimizer": self.optimizer_state(),
         }
 
@@ -214,9 +258,12 @@ class Training(ABC):
         }
         return settings_digest(self.args, _PATHS, content)
 
-    def _write(self, eval_loss: float | None) -> None:
-        """Write the adapter. Raises StageFailed on all ranks if one of them finds a fault in it."""
-        self.read_adapter()
+    def _write(self) -> None:
+        """Write the adapter to keep. Raises StageFailed on all ranks if one of them finds a fault in it."""
+        if self._best_weights is None:
+            self.read_adapter()
+        else:
+            self.adapter.weights.copy_(self._best_weights)
         fault = self.ranks.first_message(self.adapter.fault())
         if fault is not None:
             raise StageFailed(fault)
@@ -226,15 +273,25 @@ class Training(ABC):
         if self.ranks.rank == 0:
             self.adapter.save_config(self.args.output)
             write_layout(self.args.output, self.layout)
-            epochs = self.record.steps / self.plan.steps_per_epoch
-            content = {**asdict(self.record), "eval_loss_end": eval_loss, "epochs": epochs}
+            content = {**asdict(self.record), **self._outcome()}
             (self.args.output / "training.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         self.checkpoints.remove()
-        self._log(f"trained {self.record.steps} steps: eval loss {self.record.eval_loss_start} -> {eval_loss}")
+        loss, kept = self._outcome()["eval_loss_end"], self._outcome().get("best_step")
+        suffix = "" if kept is None else f" at step {kept}, whose adapter is kept"
+        self._log(f"trained {self.record.steps} steps: eval loss {self.record.eval_loss_start} -> {loss}{suffix}")
 
-    def _report(self, norm: float, since: tuple[float, int]) -> tuple[float, int]:
-        """Report the last step's metrics and the speed since (time, tokens); returns the new (time, tokens)."""
-        now, record = time.perf_counter(), self.record
+    def _outcome(self) -> dict[str, float | None]:
+        """What training.json says beside the record; `eval_loss_end` is the loss of the adapter that is written."""
+        epochs, evaluations = self.record.steps / self.plan.steps_per_epoch, self.record.evaluations
+        if self._best_weights is not None:
+            step, loss = early_stopping.best(evaluations)
+            return {"eval_loss_end": loss, "epochs": epochs, "best_step": int(step)}
+        return {"eval_loss_end": evaluations[-1][1] if evaluations else None, "epochs": epochs}
+
+    def _report(self, norm: float) -> None:
+        """Report the last step's metrics, and the speed since the last report without evaluations."""
+        now, record, since = time.perf_counter(), self.record, self._reported
+        self._reported = (now, record.tokens)
         values = {
             "loss": record.loss,
             "learning_rate": self.schedule.learning_rate(record.steps - 1),
@@ -244,7 +301,6 @@ class Training(ABC):
         if self.ranks.rank == 0:
             events.metric(values, at=record.steps)
             events.progress(record.steps, self.plan.steps)
-        return now, record.tokens
 
     def _log_plan(self) -> None:
         plan, adapter = self.plan, self.adapter

@@ -29,6 +29,12 @@ def test_a_continued_training_begins_at_its_first_step(tmp_path: Path) -> None:
     assert list(training_curve.steps(before)) == [1, 2, 3, 4, 5]
 
 
+def test_an_evaluation_belongs_to_its_step(tmp_path: Path) -> None:
+    steps = training_curve.steps(trained_run(tmp_path, steps=range(1, 4), evaluations=((2, 0.7),)))
+    assert steps[2]["eval_loss"] == 0.7
+    assert steps[2]["loss"] == 0.5
+
+
 def test_values_that_are_not_finite_are_left_out() -> None:
     assert training_curve.finite({"loss": float("nan"), "grad_norm": float("inf"), "learning_rate": 0.1}) == {
         "learning_rate": 0.1

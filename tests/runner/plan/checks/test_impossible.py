@@ -208,6 +208,8 @@ def followed(recipe: Recipe, reason: str) -> Recipe:
 
 MISTAKES = [
     ("train", {"learning_rate": 0.0}, "train.learning_rate: with 0, nothing is learned"),
+    ("train", {"keep": "best"}, "train.keep: it is decided by evaluations"),
+    ("train", {"early_stopping_patience": 2}, "train.early_stopping_patience: it is decided by evaluations"),
     ("train", {"warmup_ratio": 1.0}, "train.warmup_ratio: 1 of all steps"),
     ("train", {"warmup_ratio": 0.05, "max_steps": 1}, "train.warmup_ratio: 0.05 of 1 steps"),
     ("train", {"warmup_ratio": 0.6, "max_steps": 2}, "train.warmup_ratio: 0.6 of 2 steps"),

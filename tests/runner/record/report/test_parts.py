@@ -29,6 +29,12 @@ def test_the_loss_alone_has_held_out_marks(tmp_path: Path) -> None:
     assert "a run from 1 at step 1 to 0.08333 at step 12" in loss["svg"]
 
 
+def test_held_out_losses_of_several_runs_have_a_chart_of_their_own(tmp_path: Path) -> None:
+    run = trained_run(tmp_path, evaluations=((4, 0.6), (8, 0.35)))
+    headings = [curve["heading"] for curve in parts.curves([parts.history(run, "a run", "run0")])]
+    assert headings == ["Loss", "Learning rate", "Gradient norm", "Tokens a second", "Held-out loss"]
+
+
 def test_the_manifest_leaves_out_what_the_configuration_shows(tmp_path: Path) -> None:
     run = trained_run(tmp_path)
     content = {**run.manifest, "command": ["runner", "run"], "note": "two\nlines"}

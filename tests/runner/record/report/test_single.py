@@ -33,6 +33,13 @@ def test_curves_hold_every_step(tmp_path: Path) -> None:
     assert [len(str(line["points"]).split()) for line in lines] == [12, 12, 12, 12]
 
 
+def test_evaluations_are_marked_on_the_loss_and_the_kept_one_is_large(tmp_path: Path) -> None:
+    page = page_of(tmp_path, trained_run(tmp_path, evaluations=((4, 0.6), (8, 0.35), (12, 0.4))))
+    assert [mark["r"] for mark in page.named("circle") if "mark" in str(mark["class"])] == ["4", "4", "6.5", "4"]
+    assert "The adapter is that of step 8, which had the lowest held-out loss." in page.text
+    assert not any("eval_loss" in str(svg["aria-label"]) for svg in page.named("svg"))
+
+
 def test_samples_are_marked_for_the_filters(tmp_path: Path) -> None:
     samples = [sample(base=False, adapter=True), sample(base=True, adapter=True), sample(base=True, adapter=False)]
     page = page_of(tmp_path, trained_run(tmp_path, samples=samples))
