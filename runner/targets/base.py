@@ -74,6 +74,10 @@ class Target(ABC):
         """Why a server cannot listen on a port, if that is known before the run starts."""
         return None
 
+    def server_address(self, host: str, port: int) -> tuple[str, int]:
+        """Where a server that listens there is reached from here while somebody follows its run."""
+        return host, port
+
     @abstractmethod
     def probe(self, program: Path, flags: Sequence[str]) -> bytes | None:
         """Output of a program that needs the standard library alone, run on the target's machine.

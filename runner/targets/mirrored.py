@@ -27,6 +27,9 @@ class MirroredTarget(Target):
             yield from mirror.lines
             yield from self._reconnecting(self.new_events(run, mirror))
 
+    def server_address(self, host: str, port: int) -> tuple[str, int]:
+        return "127.0.0.1", self._settings.forward or port
+
     def fetch(self, run: Run, adapter: bool) -> None:
         unpack(self.send(run, ["--adapter"] if adapter else []), run.folder)
 

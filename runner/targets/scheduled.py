@@ -35,6 +35,9 @@ class ScheduledTarget(RemoteTarget):
                 "say serve.host=0.0.0.0"
             )
 
+    def server_address(self, host: str, port: int) -> tuple[str, int]:
+        return host, port  # its node's own name: no port is forwarded
+
     def assign(self, plan: Plan) -> Plan:
         code = bundle.code_name()
         common = {"scheduler": self._settings.kind, "python": self._settings.python, "code": code}

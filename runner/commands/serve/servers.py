@@ -17,9 +17,11 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.text import Text
 
+from runner import targets
 from runner.commands import tables
 from runner.commands.questions import at_once
 from runner.errors import RecipeError, did_you_mean
+from runner.plan.model import HERE
 from runner.record import runs
 from runner.record.runs import Run
 
@@ -99,17 +101,15 @@ def health(server: Server) -> str:
     try:
         status = _post(*address(server), "/v1/completions", body)
     except (OSError, http.client.HTTPException) as error:
-        remote = server.run.recipe["target"]["host"] is not None
-        return f"connect with `runner attach {server.run.name}`" if remote else f"no answer: {error or 'timed out'}"
+        if server.run.where != HERE and address(server)[0] == "127.0.0.1":  # nobody forwards its port now
+            return f"connect with `runner attach {server.run.name}`"
+        return f"no answer: {error or 'timed out'}"
     return f"answers, {time.monotonic() - started:.2f} s" if status == 200 else f"answers with status {status}"
 
 
 def address(server: Server) -> tuple[str, int]:
     """Host and port of a server as seen from here: the forwarded port of a remote one."""
-    url, target = urlsplit(server.url), server.run.recipe["target"]
-    if target["host"] is None:
-        return str(url.hostname), server.port
-    return "127.0.0.1", target["forward"] or server.port
+    return targets.of_run(server.run).server_address(str(urlsplit(server.url).hostname), server.port)
 
 
 def reap(selected: Sequence[Run]) -> None:

@@ -60,6 +60,21 @@ def test_several_machines_are_refused_where_a_run_has_one() -> None:
         targets.of(recipe.target).plan(recipe)
 
 
+@pytest.mark.parametrize(
+    ("words", "address"),
+    [
+        (["target=local"], ("node7", 8000)),
+        (["target=ssh", "target.host=a"], ("127.0.0.1", 8001)),
+        (["target=kubernetes"], ("127.0.0.1", 8001)),
+        (["target=slurm", "target.host=login"], ("node7", 8000)),
+        (["target=ray"], ("node7", 8000)),
+    ],
+)
+def test_a_server_is_reached_where_its_target_forwards_it(words: list[str], address: tuple[str, int]) -> None:
+    target = targets.of(compose("quickstart", [*words, "target.forward=8001"]).recipe.target)
+    assert target.server_address("node7", 8000) == address
+
+
 @pytest.mark.parametrize("words", [["target=local"], ["target=ssh", "target.host=a", "sdk.train_python=/python"]])
 def test_a_target_without_scheduler_has_no_manifests(words: list[str]) -> None:
     recipe = compose("quickstart", words).recipe
