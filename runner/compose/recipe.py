@@ -108,7 +108,16 @@ def _from_config(config: DictConfig, source: Path, overrides: Sequence[str], cho
     command_line.check_shorthands(values, source, overrides)
     recipe = dataclasses.replace(recipe, name=recipe.name or source.stem)
     _check_name(recipe.name)
-    return Composed(recipe, source, tuple(overrides), choices, tuple(notes))
+    return Composed(recipe, source, tuple(overrides), choices, (*notes, *_left_out(recipe)))
+
+
+def _left_out(recipe: Recipe) -> Iterator[str]:
+    """A note on a stage that the recipe chooses and cannot have."""
+    if recipe.serve.engine != "none" and recipe.serve.mode != "foreground" and not recipe.evaluate.enabled:
+        yield (
+            f"serve={recipe.serve.engine}: left out: its test compares the answers with the evaluation, which "
+            "evaluate=none leaves out; `runner serve` serves the run when it has finished"
+        )
 
 
 def locate(name: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,8 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _GRACE = 45.0  # seconds between SIGTERM and SIGKILL: a training saves a checkpoint; torchrun kills its ranks after 30
 _SKEW = 0.5  # seconds: who ends a whole job may signal the step before this program; then it was stopped, not failed
+# In what torchrun prints when a rank has failed; a negative exit code is a signal.
+_ROOT_CAUSE = re.compile(r"Root Cause \(first observed failure\):.*?rank\s*: (\d+) .*?exitcode\s*: -(\d+) ", re.DOTALL)
 
 
 class StepFailed(Exception):
@@ -40,7 +43,9 @@ def run_command(
         "RUNNER_STAGE": step["stage"],
         "PATH": _search_path(step["argv"][0]),
     }
+    ooms = _oom_kills()
     with log.open("ab") as output:
+        start = output.tell()
         process = subprocess.Popen(
             step["argv"],
             env={**_threads(step.get("processes", 1)), **os.environ, **step["env"], **environment, **described},
@@ -58,7 +63,7 @@ def run_command(
         _terminate_group(process)
     if status != 0:
         time.sleep(_SKEW)
-        raise StepFailed(step["stage"], status, _failure(step["argv"], status, log))
+        raise StepFailed(step["stage"], status, _failure(step["argv"], status, log, start) + _memory(ooms))
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -100,12 +105,38 @@ def _terminate_group(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def _failure(argv: Sequence[str], status: int, log: Path) -> str:
-    """Why a step failed: the last line that its own program wrote, else the last line of the log."""
-    lines = [line.strip() for line in log.read_text(errors="replace", encoding="utf-8").splitlines() if line.strip()]
+def _failure(argv: Sequence[str], status: int, log: Path, start: int) -> str:
+    """Why a step failed: the last line that its own program wrote since byte `start` of the log, a rank that was
+    killed, or else the last line.
+    """
+    text = log.read_bytes()[start:].decode(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     prefixes = tuple(f"{Path(argument).name}: " for argument in argv if argument.endswith(".py"))
-    messages = [line for line in lines if line.startswith(prefixes)]
+    messages = [line for line in lines if line.startswith(prefixes)] or _killed_rank(text)
     if not messages and not shutil.disk_usage(log).free:
         return f"the disk is full: no space left below {log.parent.resolve()}"
-    how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    how = f"killed by {_signal(-status)}" if status < 0 else f"exit status {status}"
     return f"{(messages or lines or ['it printed nothing'])[-1]} ({how}; all of its output: {log})"
+
+
+def _killed_rank(text: str) -> list[str]:
+    """The rank that torchrun names as the first to fail, if a signal ended it."""
+    cause = _ROOT_CAUSE.search(text)
+    return [f"rank {cause[1]} was killed by {_signal(int(cause[2]))}"] if cause else []
+
+
+def _signal(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+
+
+def _oom_kills() -> int:
+    """How often the kernel has killed a process because memory ran out; 0 where it does not count."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/vmstat").read_text(encoding="utf-8").splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+def _memory(before: int) -> str:
+    return "; out of memory: the kernel killed a process meanwhile" if _oom_kills() > before else ""

@@ -17,7 +17,12 @@ def check_free_space(folder: Path, needed: int, flag: str = "--output") -> None:
         raise BadInput(f"{flag} {folder}: {existing} is not a folder")
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise BadInput(f"{flag} {folder}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
+        raise BadInput(f"{flag} {folder}: {_size(needed)} are needed, {_size(free)} are free")
+
+
+def _size(count: int) -> str:
+    """Bytes in a unit in which a small number does not look like none."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count} bytes"
 
 
 def read_json(path: Path) -> dict[str, Any]:

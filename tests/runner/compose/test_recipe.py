@@ -55,3 +55,9 @@ def test_unknown_recipes_get_the_nearest_name() -> None:
         compose("quickstat")
     with pytest.raises(RecipeError, match="no such recipe file"):
         compose("./nowhere/mine.yaml")
+
+
+def test_a_server_that_is_left_out_is_told() -> None:
+    [note] = compose("quickstart", ["evaluate=none", "serve=embedded"]).notes
+    assert note.startswith("serve=embedded: left out: ") and "`runner serve`" in note
+    assert compose("quickstart", ["evaluate=none", "serve=none"]).notes == ()

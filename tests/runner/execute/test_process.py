@@ -120,6 +120,21 @@ def test_a_failed_step_has_a_reason(tmp_path: Path, code: str, status: int, reas
     assert failure.value.reason.startswith(reason)
 
 
+def test_a_killed_rank_is_named_with_its_signal(tmp_path: Path) -> None:
+    program = tmp_path / "train.py"
+    program.write_text("import os, signal\nif os.environ['RANK'] == '1': os.kill(os.getpid(), signal.SIGKILL)\n")
+    argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)]
+    with pytest.raises(StepFailed, match=r"^rank 1 was killed by SIGKILL \(exit status 1; "):
+        run_command({**step(tmp_path, "train", ""), "argv": argv}, tmp_path / "log", tmp_path / "events.jsonl", {}, ())
+
+
+def test_an_earlier_attempt_is_not_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("train.py: earlier\n")
+    one = {**step(tmp_path, "train", "raise SystemExit(1)")}
+    with pytest.raises(StepFailed, match="^it printed nothing"):
+        run_command(one, tmp_path / "log", tmp_path / "events.jsonl", {}, ())
+
+
 def test_the_programs_own_message_goes_before_other_output(tmp_path: Path) -> None:
     program = tmp_path / "train.py"
     program.write_text(

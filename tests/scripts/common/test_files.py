@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,12 @@ def test_too_little_space_names_the_flag(tmp_path: Path) -> None:
     check_free_space(tmp_path / "new" / "folder", 1)
     with pytest.raises(BadInput, match=r"--artifacts .*new: .* GB are needed"):
         check_free_space(tmp_path / "new", 10**18, "--artifacts")
+
+
+def test_a_small_disk_is_not_said_to_have_0_gb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(3 * 10**7, 3 * 10**7, 4096))
+    with pytest.raises(BadInput, match=r"25.0 MB are needed, 4096 bytes are free"):
+        check_free_space(tmp_path, 25 * 10**6)
 
 
 def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path: Path) -> None:
