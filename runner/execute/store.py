@@ -105,16 +105,18 @@ class Store:
         it is another user's or full, is used without that.
         """
         try:
-            descriptors = (self._declare(names),)
+            descriptor, path = self._declare(names)
         except OSError:
-            descriptors = ()
+            yield ()
+            return
         try:
-            yield descriptors
+            yield (descriptor,)
         finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
+            os.close(descriptor)
+            with contextlib.suppress(OSError):
+                path.unlink()
 
-    def _declare(self, names: Iterable[str]) -> int:
+    def _declare(self, names: Iterable[str]) -> tuple[int, Path]:
         folder = self.root / "uses"
         folder.mkdir(parents=True, exist_ok=True)
         with self._changing_uses():
@@ -122,7 +124,7 @@ class Store:
             os.fchmod(descriptor, 0o644)
             files.lock(descriptor)
             os.write(descriptor, json.dumps(sorted(names)).encode())
-        return descriptor
+        return descriptor, Path(path)
 
     @contextlib.contextmanager
     def freeing(self) -> Iterator[set[str]]:

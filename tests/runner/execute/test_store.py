@@ -81,6 +81,8 @@ def test_what_a_run_uses_is_known_for_as_long_as_it_lives(tmp_path: Path) -> Non
     store = Store(tmp_path)
     with store.using(["train-1"]), store.using(["train-2"]), store.freeing() as needed:
         assert needed == {"train-1", "train-2"}
+    assert list((tmp_path / "uses").iterdir()) == []
+    (tmp_path / "uses" / "of-a-run-that-was-killed").write_text('["train-3"]')
     with store.freeing() as needed:
         assert needed == set()
     assert list((tmp_path / "uses").iterdir()) == []
