@@ -19,6 +19,40 @@ from tests.ami.environments import python_of
 
 HEAVY = {"torch", "transformers", "peft", "vllm"}
 CONTROL_PLANE = {"runner", "hydra", "omegaconf"}
+# Modules without a test module of their own, and what tests them.
+TESTED_ELSEWHERE = {
+    "runner.errors": "tests/runner/test_mistakes.py",  # what users see of it
+    # Their libraries are installed for the long tests only, which read back what each tracker received.
+    "runner.record.trackers.mlflow": "tests/integration/test_trackers.py",
+    "runner.record.trackers.tensorboard": "tests/integration/test_trackers.py",
+    "runner.record.trackers.wandb": "tests/integration/test_trackers.py",
+    "runner.record.contents": "tests/runner/record/test_damage.py",
+    # One stand-in for the API of Kubernetes drives all of them.
+    "runner.targets.kubernetes.access": "tests/runner/targets/kubernetes/test_target.py",
+    "runner.targets.kubernetes.cluster": "tests/runner/targets/kubernetes/test_target.py",
+    "runner.targets.kubernetes.forward": "tests/runner/targets/kubernetes/test_target.py",
+    "runner.targets.kubernetes.job_log": "tests/runner/targets/kubernetes/test_target.py",
+    "runner.targets.kubernetes.manifests": "tests/runner/targets/kubernetes/test_target.py",
+    "runner.targets.kubernetes.pods": "tests/runner/targets/kubernetes/test_target.py",
+    "runner.targets.kubernetes.preflight": "tests/runner/targets/kubernetes/test_target.py",
+    # They need a real sshd and schedulers.
+    "runner.targets.remote": "tests/integration/test_ssh.py",
+    "runner.targets.scheduled": "tests/integration/test_slurm.py",
+    # Declarations without behaviour.
+    "runner.targets.finding": "tests/runner/commands/test_doctor.py",
+    "runner.targets.transport.base": "tests/runner/targets/transport/test_local.py",
+    # Their results are those of whole programs.
+    "common.data.row_checks": "tests/scripts/test_tokenize_dataset.py",
+    "common.data.row_writers": "tests/scripts/test_tokenize_dataset.py",
+    "common.serving.access": "tests/scripts/test_serve_embedded.py",
+    "common.serving.openai_server": "tests/scripts/test_serve_embedded.py",
+    "common.training.loop": "tests/scripts/test_train_torch.py",
+    "common.training.cpu.trainer": "tests/scripts/test_train_torch.py",
+    "common.training.neuron.llama": "tests/scripts/common/training/neuron/test_trainer.py",
+    # They import neuronx-distributed, which `make test-nxd` installs.
+    "common.training.nxd.model": "tests/nxd/prove.py",
+    "common.training.nxd.trainer": "tests/nxd/prove.py",
+}
 
 
 def roots(module: Module) -> set[str]:
@@ -102,6 +136,16 @@ def test_nothing_imports_in_a_circle(tree: str) -> None:
     assert structure.circles(set(structure.room_edges(found))) == []
 
 
+@pytest.mark.parametrize("tree", structure.FLOORS)
+def test_every_module_has_a_test_module_in_the_same_place(tree: str) -> None:
+    missing = set(structure.untested(tree, structure.modules(tree))) - set(TESTED_ELSEWHERE)
+    assert not missing, "tests/runner/plan/test_build.py tests runner/plan/build.py; TESTED_ELSEWHERE has the rest"
+
+
+def test_what_tests_the_others_exists() -> None:
+    assert [path for path in TESTED_ELSEWHERE.values() if not (ROOT / path).is_file()] == []
+
+
 def test_the_picture_is_of_this_code() -> None:
     assert structure.drawn() in structure.PAGE.read_text(encoding="utf-8"), "`make golden` draws it again"
 
@@ -131,6 +175,17 @@ def test_a_breach_of_each_wall_is_found(tmp_path: Path) -> None:
     assert len(not_standard(runner)) == 1
     assert structure.upward("runner", runner) == ["runner.compose.c imports runner.plan.a"]
     assert structure.circles(structure.edges(runner)) == [["runner.plan.d", "runner.plan.e"]]
+
+
+def test_a_module_without_a_test_module_is_found(tmp_path: Path) -> None:
+    house(
+        tmp_path,
+        runner__plan__a="def f(): ...",
+        runner__plan__b="def f(): ...",
+        runner__plan__constants="X = 1",
+        tests__runner__plan__test_b="",
+    )
+    assert structure.untested("runner", structure.modules("runner", tmp_path), tmp_path) == ["runner.plan.a"]
 
 
 def test_syntax_of_a_newer_python_is_found() -> None:
