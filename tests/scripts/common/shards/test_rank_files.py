@@ -17,8 +17,8 @@ from common.shards.layout import ShardLayout, placements, shard_name
 from common.shards.rank_files import check_ranks, gather, open_ranks
 from tests.scripts.llama_files import TINY
 
-Q = "model.layers.0.self_attn.q_proj.weight"
-O = "model.layers.0.self_attn.o_proj.weight"
+QUERY = "model.layers.0.self_attn.q_proj.weight"
+OUTPUT = "model.layers.0.self_attn.o_proj.weight"
 
 
 def write(folder: Path, *ranks: dict[str, torch.Tensor]) -> Path:
@@ -52,7 +52,9 @@ def test_ranks_must_agree(tmp_path: Path, second: dict[str, torch.Tensor], messa
 
 def test_rows_and_columns_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model without fused layers, so that a placement is a plain cut into two halves."""
-    places = {name: place for name, place in placements(TINY, ShardLayout(2, 1, "trn2")).items() if name in (Q, O)}
+    places = {
+        name: place for name, place in placements(TINY, ShardLayout(2, 1, "trn2")).items() if name in (QUERY, OUTPUT)
+    }
     monkeypatch.setattr("common.formats.streaming.TILE_BYTES", 50)
     ranks: list[dict[str, torch.Tensor]] = [{}, {}]
     full = {name: torch.zeros(TINY.tensors()[name]) for name in places}
