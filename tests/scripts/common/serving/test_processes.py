@@ -48,7 +48,7 @@ def test_a_child_ends_when_its_parent_is_killed() -> None:
 
 def test_children_and_orphans_are_ended_even_if_they_ignore_it() -> None:
     """The middle process leaves a child behind that ignores SIGTERM."""
-    stubborn = "trap '' TERM; echo $$; sleep 60"
+    stubborn = "trap '' TERM; echo \\$\\$; exec sleep 60"
     middle = f'bash -c "{stubborn}" & wait'
     code = f"""
 processes.adopt_orphans()
