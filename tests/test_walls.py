@@ -49,8 +49,9 @@ TESTED_ELSEWHERE = {
     "common.training.loop": "tests/scripts/test_train_torch.py",
     "common.training.cpu.trainer": "tests/scripts/test_train_torch.py",
     "common.training.neuron.llama": "tests/scripts/common/training/neuron/test_trainer.py",
-    # They import neuronx-distributed, which `make test-nxd` installs.
+    # They run with neuronx-distributed, which `make test-nxd` installs.
     "common.training.nxd.model": "tests/nxd/prove.py",
+    "common.training.nxd.optimizer": "tests/nxd/prove.py",
     "common.training.nxd.trainer": "tests/nxd/prove.py",
 }
 
