@@ -18,8 +18,7 @@ def test_examples_are_shown_as_they_are_trained(tmp_path: Path, monkeypatch, cap
     )
     data = ["dataset=files", "dataset.path=rows.jsonl", "dataset.eval_rows=10", "dataset.seq_len=64"]
     assert main(["data", "quickstart", *data]) == 0
-    shown, said = capsys.readouterr()
-    assert "note: dataset.eval_path: not used, because it belongs to another dataset.path than rows.jsonl" in said
+    shown = capsys.readouterr().out
     assert "rows in the format alpaca, written as plain text" in shown
     assert "### Instruction\nSay " in shown
     assert "!</s>⟧" in shown or "!<|end|>⟧" in shown
@@ -28,6 +27,14 @@ def test_examples_are_shown_as_they_are_trained(tmp_path: Path, monkeypatch, cap
     (run,) = Path("runs").iterdir()
     assert run.name.endswith("data-quickstart")
     assert [step["stage"] for step in json.loads((run / "plan.json").read_text())["steps"]] == ["fetch", "tokenize"]
+
+
+def test_settings_without_effect_are_told(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
+    assert main(["data", "quickstart", "dataset.path=rows.jsonl"]) == 2
+    said = capsys.readouterr().err
+    assert "note: dataset.eval_path: not used, because it belongs to another dataset.path than rows.jsonl" in said
 
 
 def test_a_mixture_is_shown_with_its_sources(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:
