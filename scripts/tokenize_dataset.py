@@ -115,15 +115,16 @@ def learnt_and_not(example: Example, loss_on: str) -> list[tuple[str, bool]]:
 def input_sources(args: argparse.Namespace) -> dict[str, list[Path]]:
     """The files of each source to train on, by what names it."""
     if args.hub:
-        return {name: hub.dataset_files(name, args.revision, args.hub_split or "train") for name in args.hub}
+        named = (args.revision, args.hub_split or "train", args.hub_config)
+        return {name: hub.dataset_files(name, *named) for name in args.hub}
     return {", ".join(names): row_files.find(names, "--input") for names in args.input}
 
 
 def _check_flags(args: argparse.Namespace, files: Iterable[Path]) -> None:
-    if not args.hub and (args.revision or args.hub_split):
-        raise BadInput("--revision and --hub-split belong to --hub")
-    if args.hub and len(args.hub) > 1 and args.revision:
-        raise BadInput("--revision belongs to one --hub, and there are several")
+    if not args.hub and (args.revision or args.hub_split or args.hub_config):
+        raise BadInput("--revision, --hub-split and --hub-config belong to --hub")
+    if args.hub and len(args.hub) > 1 and (args.revision or args.hub_config):
+        raise BadInput("--revision and --hub-config belong to one --hub, and there are several")
     if args.template and (args.chat is not None or args.system):
         raise BadInput("--chat and --system belong to --format; a --template has keys for them")
     for path in files:
@@ -282,6 +283,7 @@ def flags() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--revision", help="branch, tag or commit of --hub (default: main)")
     parser.add_argument("--hub-split", help="which split of --hub (default: train)")
+    parser.add_argument("--hub-config", help="which configuration of --hub, where it has several")
     written = parser.add_mutually_exclusive_group(required=True)
     written.add_argument("--template", metavar="JSON|FILE", help="prompt template")
     written.add_argument("--format", choices=["auto", *row_formats.FORMATS], help="of the rows; auto: by their columns")

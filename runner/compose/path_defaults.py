@@ -10,7 +10,7 @@ from runner.compose.schema import DATA_SUFFIXES
 
 _BELONGS_TO = {
     "model.path": ("model.name", "model.revision", "model.architecture"),
-    "dataset.path": ("dataset.name", "dataset.revision", "dataset.eval_path"),
+    "dataset.path": ("dataset.name", "dataset.revision", "dataset.config", "dataset.eval_path"),
 }
 
 

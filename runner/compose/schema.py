@@ -164,6 +164,7 @@ class Dataset:
     )
     revision: str | None = key("commit, tag or branch of a hub data set", None)
     split: str = key("split of a hub data set", "train")
+    config: str | None = key("configuration (subset) of a hub data set that has several: the folder of its files", None)
     eval_path: str | None = key("held-out rows, as path; default: eval_rows rows of path", None)
     eval_rows: int = key("rows to hold out if there is no eval_path", 200, minimum=1)
     train_rows: int = key("rows to train on; 0 = all", 0, minimum=0)

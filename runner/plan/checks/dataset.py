@@ -123,8 +123,9 @@ def _check_mixture(dataset: Dataset) -> None:
         raise RecipeError(f"dataset.weights: there are {len(weights)} for the {len(paths)} paths of dataset.path")
     if weights and (min(weights) < 0 or not sum(weights)):
         raise RecipeError("dataset.weights: each must be 0 or more, and one more than 0; for example [3,1]")
-    if dataset.revision and len(paths) > 1:
-        raise RecipeError("dataset.revision: belongs to one hub id, and dataset.path names several; leave it out")
+    for name in ("revision", "config"):
+        if getattr(dataset, name) and len(paths) > 1:
+            raise RecipeError(f"dataset.{name}: belongs to one hub id, and dataset.path names several; leave it out")
 
 
 def _check_files(recipe: Recipe, name: str, named: str) -> int | None:

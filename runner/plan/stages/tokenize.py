@@ -78,7 +78,7 @@ def _rows(dataset: Dataset, artifacts: Artifacts) -> Sequence[str | Argument]:
         for name in dataset.paths:
             check_hub_name(name, "dataset.path")
         named = [word for name in dataset.paths for word in ("--hub", name)]
-        return [*named, *flags(revision=dataset.revision, hub_split=dataset.split)]
+        return [*named, *flags(revision=dataset.revision, hub_split=dataset.split, hub_config=dataset.config)]
     return [word for path in dataset.paths for word in ("--input", *_files(path, "dataset.path", artifacts))]
 
 

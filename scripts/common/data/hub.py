@@ -44,22 +44,29 @@ def download(repo_id: str, revision: str | None, patterns: Sequence[str], repo_t
     return Path(folder)
 
 
-def dataset_files(repo_id: str, revision: str | None, split: str) -> list[Path]:
+def dataset_files(repo_id: str, revision: str | None, split: str, config: str | None = None) -> list[Path]:
     """The files of one split of a data set: those whose path names the split, or all where none names any.
 
-    Of several formats the first of Parquet, JSONL, JSON and CSV is taken.
+    A configuration (the hub's "subset") is the folder that has its name. Of several formats the first of Parquet,
+    JSONL, JSON and CSV is taken.
     """
     folder = download(repo_id, revision, [f"*{suffix}" for suffix in FORMATS], repo_type="dataset")
     files = sorted(path for path in folder.rglob("*") if path.suffix in FORMATS and path.name not in NOT_DATA)
+    if config:
+        files = [path for path in files if config in path.relative_to(folder).parent.parts]
     best = min((FORMATS.index(path.suffix) for path in files), default=0)
     files = [path for path in files if path.suffix == FORMATS[best]]
     words = {path: set(re.split("[^a-z]+", str(path.relative_to(folder)).lower())) for path in files}
     if any(words[path] & SPLITS for path in files) or split != "train":
         files = [path for path in files if split.lower() in words[path]]
     if not files:
-        raise BadInput(f"--hub {repo_id}: no file of the split {split!r} as {', '.join(FORMATS)}; use --input")
-    if len({path.parent for path in files}) > 1:
-        raise BadInput(f"--hub {repo_id}: several configurations in one repository; fetch one and use --input")
+        of_config = f" of the configuration {config!r}" if config else ""
+        raise BadInput(
+            f"--hub {repo_id}: no file of the split {split!r}{of_config} as {', '.join(FORMATS)}; use --input"
+        )
+    folders = sorted({path.parent.relative_to(folder).as_posix() for path in files})
+    if len(folders) > 1:
+        raise BadInput(f"--hub {repo_id}: several configurations: {', '.join(folders)}; name one with --hub-config")
     return files
 
 

@@ -136,6 +136,7 @@ def test_a_model_in_the_cache_needs_no_network(hub, tmp_path):
         ('hub.dataset_files("me/one", None, "train")', ["my-set.jsonl"]),
         ('hub.dataset_files("me/split", None, "train")', ["train-0.parquet", "train-1.parquet"]),
         ('hub.dataset_files("me/split", "main", "test")', ["test-0.parquet"]),
+        ('hub.dataset_files("me/configurations", None, "train", "other")', ["train.jsonl"]),
     ],
 )
 def test_files_of_a_split(hub, tmp_path, expression, names):
@@ -158,7 +159,8 @@ def test_files_of_a_split(hub, tmp_path, expression, names):
         ('hub.download("me/answers-503", None, ["*"])', "--hub me/answers-503: the hub answered 503: try again later"),
         ('hub.dataset_files("me/answers-403", None, "train")', REFUSED.format(403)),
         ('hub.dataset_files("me/one", None, "test")', "--hub me/one: no file of the split 'test'"),
-        ('hub.dataset_files("me/configurations", None, "train")', "several configurations"),
+        ('hub.dataset_files("me/configurations", None, "train")', "several configurations: main, other; name"),
+        ('hub.dataset_files("me/configurations", None, "train", "third")', "of the configuration 'third' as"),
     ],
 )
 def test_what_is_not_there_is_told_in_one_line(hub, tmp_path, expression, message):
