@@ -203,8 +203,9 @@ def notes_on_split(name: str, store: TokenStore, args: argparse.Namespace) -> It
 
 def notes_on_seen_rows(train: TokenStore, held_out: TokenStore) -> Iterator[str]:
     """How many held-out examples are trained on, token for token."""
-    seen = {train.ids(index).tobytes() for index in range(len(train))}
-    count = sum(held_out.ids(index).tobytes() in seen for index in range(len(held_out)))
+    asked = [held_out.ids(index).tobytes() for index in range(len(held_out))]  # few, unlike the training examples
+    seen = set(asked).intersection(train.ids(index).tobytes() for index in range(len(train)))
+    count = sum(each in seen for each in asked)
     if count:
         yield (
             f"eval: {count} of {len(held_out)} held-out examples are also training examples, word for word: "
