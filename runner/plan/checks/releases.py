@@ -45,7 +45,7 @@ def problems(recipe: Recipe) -> Iterator[str]:
         [device] = trainer.devices  # of the two that there are
         yield f"train={trainer.option}: trains on {_DEVICES[device]}, or train=torch_lora"
     else:
-        missing = [*_not_trained(recipe, recipe.sdk), *_not_served(recipe, recipe.sdk)]
+        missing = [*_not_trained(recipe, recipe.sdk), *not_served(recipe, recipe.sdk)]
         if missing:
             yield f"sdk: {recipe.sdk.name} {' and '.join(missing)}; {advice(recipe)}"
     if recipe.parallel.dp_size > 1 and not trainer.data_parallel:
@@ -57,23 +57,23 @@ def problems(recipe: Recipe) -> Iterator[str]:
 
 def advice(recipe: Recipe) -> str:
     """Suggest a release that supports the recipe, or else another trainer with such a release."""
-    fitting = _fitting(recipe)
-    if fitting:
-        return f"choose {' or '.join(f'sdk={name}' for name in fitting)}"
+    found = fitting(recipe)
+    if found:
+        return f"choose {' or '.join(f'sdk={name}' for name in found)}"
     for name, trainer in TRAINERS.items():
         other = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, backend=name))
-        if recipe.hardware.device in trainer.devices and _fitting(other):
-            return f"no release supports that: try train={trainer.option} with sdk={_fitting(other)[-1]}"
+        if recipe.hardware.device in trainer.devices and fitting(other):
+            return f"no release supports that: try train={trainer.option} with sdk={fitting(other)[-1]}"
     return "no release supports that: try serve=none"
 
 
-def _fitting(recipe: Recipe) -> list[str]:
+def fitting(recipe: Recipe) -> list[str]:
     """The profiles that support the recipe and have the trainer's modelling code."""
     trainer = trainer_of(recipe)
     return [
         name
-        for name, sdk in _releases()
-        if not any((*_not_trained(recipe, sdk), *_not_served(recipe, sdk), trainer.missing_code(recipe, sdk)))
+        for name, sdk in profiles()
+        if not any((*_not_trained(recipe, sdk), *not_served(recipe, sdk), trainer.missing_code(recipe, sdk)))
     ]
 
 
@@ -84,7 +84,8 @@ def _not_trained(recipe: Recipe, sdk: Sdk) -> Iterator[str]:
         yield f"trains {_names(sdk.trains)}{on}, not {trainer} on {kind}"
 
 
-def _not_served(recipe: Recipe, sdk: Sdk) -> Iterator[str]:
+def not_served(recipe: Recipe, sdk: Sdk) -> Iterator[str]:
+    """Why a release does not serve on the recipe's hardware; nothing if it does."""
     kind = family(recipe.hardware)
     if recipe.serve.engine not in _NOT_VLLM and kind not in sdk.serves_on:
         yield f"serves on {_names(sdk.serves_on)}, not on {kind}"
@@ -94,7 +95,7 @@ def _names(names: list[str]) -> str:
     return " and ".join(names) or "nothing"
 
 
-def _releases() -> Iterator[tuple[str, Sdk]]:
+def profiles() -> Iterator[tuple[str, Sdk]]:
     """The option and the profile of every file in configs/sdk, except aliases."""
     for path in sorted((CONFIGS / "sdk").glob("*.yaml")):
         values = yaml.safe_load(path.read_text(encoding="utf-8"))

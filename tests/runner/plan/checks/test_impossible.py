@@ -105,7 +105,7 @@ def chosen(machine: str, sdk: str, backend: str, engine: str, changes: dict[str,
 
 @cache
 def profile(sdk: str) -> schema.Sdk:
-    return dict(releases._releases())[sdk]
+    return dict(releases.profiles())[sdk]
 
 
 def refusals(recipe: Recipe) -> list[str]:
