@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,9 @@ import export_adapter
 import train_torch
 from common.data.token_dataset import Batch, TokenSet
 from common.formats.model_config import FAMILIES
+from common.formats.peft_folder import BASE
+from common.inference.generation import Sequence, generate
+from common.inference.loading import load_model
 from common.program import BadInput
 from common.shards.layout import PROJECTIONS
 from common.training.cpu.trainer import Trainer
@@ -85,19 +89,21 @@ def eval_batch(tokens: Path) -> Batch:
     return data.batch(np.arange(len(data)))
 
 
-def logits_of(model: Path, batch: Batch, adapter: Path | None = None) -> torch.Tensor:
-    """The logits of transformers and PEFT for each example by itself, (tokens of the batch, vocabulary)."""
+def load_reference(model: Path, adapter: Path | None = None) -> Any:
+    """The model of transformers and PEFT, in evaluation mode."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     loaded = AutoModelForCausalLM.from_pretrained(model)
-    if adapter is not None:
-        loaded = PeftModel.from_pretrained(loaded, str(adapter))
+    return (loaded if adapter is None else PeftModel.from_pretrained(loaded, str(adapter))).eval()
+
+
+def logits_of(model: Path, batch: Batch, adapter: Path | None = None) -> torch.Tensor:
+    """The logits of transformers and PEFT for each example by itself, (tokens of the batch, vocabulary)."""
+    loaded = load_reference(model, adapter)
     starts = torch.nonzero(batch.positions == 0).flatten().tolist()
     with torch.no_grad():
-        return torch.cat(
-            [loaded.eval()(ids.unsqueeze(0)).logits[0] for ids in batch.input_ids.tensor_split(starts[1:])]
-        )
+        return torch.cat([loaded(ids.unsqueeze(0)).logits[0] for ids in batch.input_ids.tensor_split(starts[1:])])
 
 
 def test_every_family_is_tested() -> None:
@@ -130,6 +136,33 @@ def test_a_family_trains_as_transformers_computes_it(family, seed, tokens, tmp_p
         assert losses[world] == pytest.approx(loss, abs=1e-4)
     torch.testing.assert_close(logits_of(exported / "merged", batch), expected, atol=1e-4, rtol=1e-4)
     assert (logits_of(model, batch) - expected).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("family", SETTINGS)
+def test_a_family_answers_as_transformers_and_peft_do(family, tokens, tmp_path, monkeypatch):
+    """As evaluate.py and serve_embedded.py generate: prompts of several lengths, with and without the adapter."""
+    model = make_model(tmp_path / "model", model_type=family, **SETTINGS[family], **random_shape(1))
+    train(shards_of(model, tmp_path / "shards", "tp2"), tokens, tmp_path / "trained", "tp2", monkeypatch)
+    adapter = export(model, tmp_path / "trained", tmp_path / "exported") / "adapter"
+    ids = eval_batch(tokens).input_ids.tolist()
+    sequences = [Sequence(ids[:length], 12, name) for length in (5, 11, 20) for name in (BASE, "tuned")]
+    finished = list(generate(load_model(model, {"tuned": adapter}, "fp32"), sequences, 4, frozenset()))
+    assert len(finished) == len(sequences)
+    answers = {name: [one.token_ids for one in sequences if one.adapter == name] for name in (BASE, "tuned")}
+    prompts = [one.prompt_ids for one in sequences if one.adapter == BASE]
+    assert answers == {BASE: greedy(model, prompts), "tuned": greedy(model, prompts, adapter)}
+    assert answers[BASE] != answers["tuned"]
+
+
+def greedy(model: Path, prompts: list[list[int]], adapter: Path | None = None) -> list[list[int]]:
+    """The 12 tokens that transformers and PEFT generate after each prompt by itself."""
+    loaded, answers = load_reference(model, adapter), []
+    for prompt in prompts:
+        ids = torch.tensor([prompt])
+        options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 12, "do_sample": False}
+        found = loaded.generate(input_ids=ids, eos_token_id=-1, pad_token_id=0, **options)
+        answers.append(found[0, len(prompt) :].tolist())
+    return answers
 
 
 @pytest.mark.parametrize("world", WORLDS)

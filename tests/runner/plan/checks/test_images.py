@@ -11,10 +11,10 @@ import pytest
 from runner.execute import requirements
 from runner.paths import ROOT
 from runner.plan import packages
-from runner.plan.checks.releases import _releases
+from runner.plan.checks.releases import profiles
 
 FILES = sorted((ROOT / "recipes" / "images").glob("*.Dockerfile"))
-PROFILES = {(sdk, what): file for sdk, profile in _releases() for what, file in profile.images.items()}
+PROFILES = {(sdk, what): file for sdk, profile in profiles() for what, file in profile.images.items()}
 PROGRAMS = {
     "torch": ("train_torch.py", "evaluate.py", "serve_embedded.py"), "nxd": ("train_nxd.py", "evaluate.py"),
     "optimum": ("train_optimum.py", "evaluate.py"), "vllm": ("serve_vllm.py",),
