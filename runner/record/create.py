@@ -63,14 +63,14 @@ def create(composed: Composed, plan: Plan, folder: Path | None = None) -> Path:
     The record is made aside, synced and renamed: others see it whole or not at all.
     """
     runs = folder.parent if folder else Path(composed.recipe.paths.runs).absolute()
-    with _incoming(runs) as made:
+    with incoming(runs) as made:
         _write(made, composed, plan)
         files.sync_tree(made)
         return files.move_new(made, [folder] if folder else _new_folders(runs, composed.recipe.name))
 
 
 @contextmanager
-def _incoming(runs: Path) -> Iterator[Path]:
+def incoming(runs: Path) -> Iterator[Path]:
     """A new folder, of which no reader of `runs` takes notice; what killed processes left there is removed."""
     folder = runs / _INCOMING
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,9 +19,10 @@ import yaml
 from runner.compose.schema import Recipe
 from runner.compose.schema import Target as Settings
 from runner.errors import RecipeError
-from runner.execute import bootstrap
+from runner.execute import bootstrap, files
 from runner.execute.run_folder import EVENTS
 from runner.plan.command import Place
+from runner.record.create import incoming
 from runner.record.runs import Run
 from runner.targets import bundle
 from runner.targets.mirror import Mirror, unpack
@@ -130,12 +131,13 @@ class RemoteTarget(MirroredTarget):
 
         Raises RecipeError.
         """
-        folder = runs / name
-        folder.mkdir(parents=True, exist_ok=True)
-        unpack(self._agent("send", f"runs/{name}", "--record"), folder)
-        (folder / EVENTS).touch()
-        self._set_target(folder)
-        return folder
+        with incoming(runs.absolute()) as made:
+            unpack(self._agent("send", f"runs/{name}", "--record"), made)
+            (made / EVENTS).touch()
+            self._set_target(made)
+            with suppress(FileExistsError):  # another command has copied it meanwhile
+                files.move_new(made, [runs / name])
+        return runs / name
 
     def _set_target(self, folder: Path) -> None:
         """Have a copied record name this target: the computer that started the run may reach it by other names."""
