@@ -4,6 +4,8 @@ Input:   a Hugging Face model folder and any number of PEFT folders.
 Output:  GET /health and /v1/models; POST /v1/completions and /v1/chat/completions, streaming or not.
          On SIGTERM it exits with status 0.
 
+VLLM_API_KEY in the environment, as for vLLM, is the API key that clients must send.
+
 It replaces vLLM where there is no accelerator. Greedy answers equal those of evaluate.py token for token.
 
     python scripts/serve_embedded.py --model model --adapter sql=adapter/adapter --port 8000
@@ -14,6 +16,7 @@ It replaces vLLM where there is no accelerator. Greedy answers equal those of ev
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 import sys
 from typing import TYPE_CHECKING
@@ -52,8 +55,16 @@ def run(args: argparse.Namespace) -> None:
     exit_on_signals()  # uvicorn shuts down on a signal, then raises it again
     check_names(args.served_model_name, args.adapter)
     loading.check_model(args.model, [folder for _, folder in args.adapter])
+    _warn_if_open(args.host)
     with bound_socket(args.host, args.port) as listener:
         serve(app(args), listener, [args.served_model_name, *(name for name, _ in args.adapter)])
+
+
+def _warn_if_open(host: str) -> None:
+    from common.serving.access import API_KEY, is_local
+
+    if not is_local(host) and not os.environ.get(API_KEY):
+        events.log(f"--host {host}: whoever reaches this port can use the server; set {API_KEY}", "warning")
 
 
 def app(args: argparse.Namespace) -> Starlette:
@@ -70,7 +81,7 @@ def app(args: argparse.Namespace) -> Starlette:
     chat = ChatTemplate.of(args.model)
     model = loading.load_model(args.model, adapters, args.dtype)
     names = {args.served_model_name: BASE} | {name: name for name in adapters}
-    return ModelServer(Engine(model, stop_ids, args.max_batch), names, decoder, chat, limits).app()
+    return ModelServer(Engine(model, stop_ids, args.max_batch), names, decoder, chat, limits).app(args.host)
 
 
 def serve(app: Starlette, listener: socket.socket, models: list[str]) -> None:

@@ -13,12 +13,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from common.formats.peft_folder import BASE
 from common.inference.generation import Sequence, generate
 from common.inference.loading import load_model
 
 PROGRAM = Path(__file__).parents[2] / "scripts" / "serve_embedded.py"
+JSON = {"Content-Type": "application/json"}
 GREEDY = {"temperature": 0, "max_tokens": 20, "return_token_ids": True}
 
 
@@ -28,10 +31,10 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(model: Path, adapters: dict[str, Path], port: int) -> subprocess.Popen[str]:
+def start(model: Path, adapters: dict[str, Path], port: int, *flags: str, **variables: str) -> subprocess.Popen[str]:
     named = [f"--adapter={name}={folder}" for name, folder in adapters.items()]
-    command = [sys.executable, PROGRAM, "--model", model, "--port", str(port), "--max-batch", "8", *named]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    command = [sys.executable, PROGRAM, "--model", model, "--port", str(port), "--max-batch", "8", *named, *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **variables}
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
 
 
@@ -269,11 +272,112 @@ def test_errors_have_openai_s_shape(server):
     assert unknown.json()["error"] == {
         "message": "The model `nobody` does not exist.", "type": "NotFoundError", "param": "model", "code": 404
     }  # fmt: skip
-    assert server.post("/v1/completions", content=b"{").json()["error"]["message"].endswith("not valid JSON")
-    half = server.post("/v1/completions", content=rb'{"model": "base", "prompt": "\ud800"}').json()["error"]
+    assert server.post("/v1/completions", content=b"{", headers=JSON).json()["error"]["message"].endswith("valid JSON")
+    surrogate = rb'{"model": "base", "prompt": "\ud800"}'
+    half = server.post("/v1/completions", content=surrogate, headers=JSON).json()["error"]
     assert half["message"].endswith("an unpaired surrogate, which is not valid text")
     assert server.get("/nowhere").json()["error"]["code"] == 404
     assert server.get("/v1/completions").json()["error"]["code"] == 405
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        ({"stop": "y" * 10**6}, 400, "stop must be at most 16 strings of at most 1000 characters"),
+        ({"stop": ["a"] * 17}, 400, "stop must be at most 16 strings"),
+        ({"prompt": "word " * 4_000_000}, 413, "The request body has 200000.. bytes, more than 4194304"),
+        ({"prompt": "word " * 800_000}, 400, "maximum context length is 256 tokens. However, your prompt has 4000000"),
+        ({"prompt": ["a"] * 1025}, 400, "prompt has 1025 entries; send at most 1024 in a request"),
+        ({"x" * 10**6: 1}, 400, "Unrecognized request argument: x+[.]{3}$"),
+        ({"model": "x" * 10**6}, 404, "The model `x+[.]{3}$"),
+    ],
+)
+def test_a_request_that_is_too_large_is_refused(server, body, status, message):
+    response = server.post("/v1/completions", json={"model": "base", "prompt": "a", **GREEDY, **body})
+    assert (response.status_code, response.json()["error"]["code"]) == (status, status)
+    assert re.search(message, response.json()["error"]["message"])
+    assert len(response.content) < 1000
+
+
+@pytest.mark.parametrize("content", [b"[" * 1_000_000, b'{"a":' * 100_000, b"1" * 10_000, b"\xff\xfe", b'"\\ud800"'])
+def test_a_body_that_is_no_json_object_is_refused(server, content):
+    response = server.post("/v1/completions", content=content, headers=JSON)
+    assert (response.status_code, response.json()["error"]["code"]) == (400, 400)
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-30])
+def test_a_temperature_next_to_zero_is_answered_and_leaves_its_neighbours_alone(server, temperature):
+    with ThreadPoolExecutor(2) as pool:
+        cold = pool.submit(complete, server, temperature=temperature)
+        assert complete(server, seed=1)["choices"] == complete(server)["choices"]
+        assert cold.result()["choices"]
+
+
+NUMBERS = st.sampled_from([0, -1, 1, 2**31, 2**63, 10**400, 1e308, 5e-324, float("inf"), float("nan"), True])
+TEXTS = st.text(max_size=20) | st.sampled_from(["\0", "\ud800", "\U0010ffff", "<s>"])
+VALUES = st.recursive(
+    st.none() | NUMBERS | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = ["prompt", "messages", "stop", "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop_token_ids",
+          "repetition_penalty", "frequency_penalty", "min_tokens", "stream", "stream_options", "tools"]  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=4), st.sampled_from(["completions", "chat/completions"]))
+def test_any_request_is_answered_or_refused(server, body, path):
+    usual = {"model": "base", "max_tokens": 2}
+    usual |= {"prompt": "a"} if path == "completions" else {"messages": [{"role": "user", "content": "a"}]}
+    content = json.dumps(usual | body).encode()
+    response = server.post(f"/v1/{path}", content=content, headers=JSON)
+    assert response.status_code in (200, 400), response.text
+    if response.status_code == 400:
+        assert response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Content-Type": "application/json; charset=utf-8"}, 200),
+        ({"Host": "localhost:1234", "Origin": "http://localhost:3000"}, 200),
+        ({"Host": "[::1]:80", "Origin": "http://[::1]"}, 200),
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        ({"Host": "evil.example:8000"}, 403),
+        ({"Host": "localhost.evil.example"}, 403),
+        ({"Host": "[x"}, 403),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "evil.example", "Origin": "http://evil.example"}, 403),
+    ],
+)
+def test_a_page_of_another_site_is_refused(server, headers, status):
+    content = json.dumps({"model": "base", "prompt": "a", "max_tokens": 1}).encode()
+    response = server.post("/v1/completions", content=content, headers={**JSON, **headers})
+    assert response.status_code == status
+    assert status == 200 or response.json()["error"]["code"] == status
+
+
+def test_a_server_for_all_addresses_says_so_and_asks_for_its_key(tiny_model):
+    port = free_port()
+    open_server = start(tiny_model, {}, port, "--host", "0.0.0.0")
+    assert open_server.stderr
+    assert re.match("warning: --host 0.0.0.0: whoever reaches .* set VLLM_API_KEY", open_server.stderr.readline())
+    open_server.kill()
+    open_server.communicate()
+    guarded = start(tiny_model, {}, port, "--host", "0.0.0.0", VLLM_API_KEY="secret")
+    assert guarded.stderr and "serving at" in guarded.stderr.readline()
+    transport = httpx.HTTPTransport(retries=8)
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, transport=transport) as client:
+        assert client.get("/health").status_code == 200
+        assert client.get("/v1/models", headers={"Host": "node-7"}).status_code == 401
+        assert client.get("/v1/models", headers={"Authorization": b"Bearer s\xffcret"}).status_code == 401
+        named = {"Host": "node-7", "Authorization": "Bearer secret"}
+        assert client.get("/v1/models", headers=named).status_code == 200
+    guarded.terminate()
+    assert guarded.communicate(timeout=20)[1] == ""
 
 
 def test_a_port_in_use_and_a_bad_adapter_are_one_line(tiny_model, tiny_adapter, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -164,7 +165,9 @@ def _args(run: Run) -> list[str]:
 def _post(host: str, port: int, path: str, body: dict[str, Any]) -> int:
     connection = http.client.HTTPConnection(host, port, timeout=_PATIENCE)
     try:
-        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        key = os.environ.get("VLLM_API_KEY")
+        authorization = {"Authorization": f"Bearer {key}"} if key else {}
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json", **authorization})
         return connection.getresponse().status
     finally:
         connection.close()

@@ -129,8 +129,11 @@ class TextStream:
 
     def _held_back(self) -> int:
         """The length of the longest beginning of a stop string at the end of the text."""
-        prefixes = (stop[:length] for stop in self._stop for length in range(1, len(stop)))
-        return max((len(prefix) for prefix in prefixes if self._text.endswith(prefix)), default=0)
+        held = 0
+        for stop in self._stop:
+            lengths = range(min(len(stop) - 1, len(self._text)), held, -1)
+            held = next((length for length in lengths if self._text.endswith(stop[:length])), held)
+        return held
 
 
 class Engine:

@@ -61,6 +61,11 @@ _UNSUPPORTED = {
 _MESSAGE = {"role", "content", "name", "tool_call_id"}
 _MAX_INT = 2**31
 _DEFAULT_MAX_TOKENS = 16  # of a completion, as OpenAI's
+_MOST_PROMPTS = 1024
+_MOST_STOPS = 16
+_LONGEST_STOP = 1000  # characters
+_LONGEST_MESSAGE = 500  # characters of an error, which may quote the request
+_LONGEST_NAME = 64  # of an option that is compared with the known ones
 
 
 class ApiError(Exception):
@@ -69,6 +74,8 @@ class ApiError(Exception):
     def __init__(
         self, message: str, param: str | None = None, status: int = 400, kind: str = "BadRequestError"
     ) -> None:
+        message = message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]}..."
+        param = param and param[:_LONGEST_NAME]
         super().__init__(message)
         self.status = status
         self.content = {"error": {"message": message, "type": kind, "param": param, "code": status}}
@@ -122,7 +129,7 @@ def _check_known(name: str, value: Any, options: set[str]) -> None:
     if name in options or name in _METADATA:
         return
     if name not in _UNSUPPORTED:
-        close = difflib.get_close_matches(name, options, 1)
+        close = difflib.get_close_matches(name[:_LONGEST_NAME], options, 1)
         hint = f"did you mean {close[0]}?" if close else f"the options are {', '.join(sorted(options))}"
         raise ApiError(f"Unrecognized request argument: {name}; {hint}", name)
     if not any(type(value) is type(neutral) and value == neutral for neutral in _UNSUPPORTED[name]):
@@ -135,6 +142,8 @@ def parse_options(body: dict[str, Any], chat: bool, vocab_size: int) -> Options:
     stop = [stop] if isinstance(stop, str) else stop
     if not isinstance(stop, list) or not all(isinstance(text, str) and text for text in stop):
         raise ApiError("stop must be a non-empty string or a list of these", "stop")
+    if len(stop) > _MOST_STOPS or any(len(text) > _LONGEST_STOP for text in stop):
+        raise ApiError(f"stop must be at most {_MOST_STOPS} strings of at most {_LONGEST_STOP} characters", "stop")
     limit = "max_completion_tokens" if chat and "max_completion_tokens" in body else "max_tokens"
     max_tokens = _number(body, limit, int, None if chat else _DEFAULT_MAX_TOKENS, 1, _MAX_INT)
     return Options(
@@ -169,6 +178,8 @@ def parse_prompts(body: dict[str, Any]) -> list[str | list[int]]:
     prompt: Any = body.get("prompt")
     if isinstance(prompt, str) or _is_list_of(int, prompt):
         return [prompt]
+    if isinstance(prompt, list) and len(prompt) > _MOST_PROMPTS:
+        raise ApiError(f"prompt has {len(prompt)} entries; send at most {_MOST_PROMPTS} in a request", "prompt")
     if isinstance(prompt, list) and prompt and all(isinstance(p, str) or _is_list_of(int, p) for p in prompt):
         return prompt
     raise ApiError("prompt must be a string, a list of token ids, or a list of these, and not empty", "prompt")

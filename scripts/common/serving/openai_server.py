@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -22,10 +24,13 @@ from common.inference.generation import Sequence
 from common.inference.loading import Limits
 from common.program import BadInput
 from common.serving import openai_api
+from common.serving.access import Access
 from common.serving.engine import Engine, Piece, Request
 from common.serving.openai_api import Answer, ApiError, Format, Options
 
 _CLIENT_GONE = 499  # nginx's status; never received
+_MOST_BYTES = 4 * 2**20  # of a request
+_MOST_CHARACTERS = 64  # of a token, on average: a prompt with more of them than the context holds is not tokenized
 
 
 class ModelServer:
@@ -45,16 +50,17 @@ class ModelServer:
         self._chat = chat
         self._limits = limits
 
-    def app(self) -> Starlette:
-        """The web application, which runs the engine as long as it lives."""
+    def app(self, host: str) -> Starlette:
+        """The web application for a server on the address `host`, which runs the engine as long as it lives."""
         routes = [
             Route("/health", self.health),
             Route("/v1/models", self.models),
             Route("/v1/completions", self.completions, methods=["POST"]),
             Route("/v1/chat/completions", self.chat_completions, methods=["POST"]),
         ]
-        handlers: dict[Any, Any] = {ApiError: _error, HTTPException: _http_error}
-        return Starlette(routes=routes, lifespan=self._lifespan, exception_handlers=handlers)
+        handlers: dict[Any, Any] = {ApiError: _error, HTTPException: _http_error, ClientDisconnect: _gone}
+        access = [Middleware(Access, host=host)]
+        return Starlette(routes=routes, lifespan=self._lifespan, exception_handlers=handlers, middleware=access)
 
     async def health(self, _: HttpRequest) -> Response:
         """GET /health: 200 while the engine runs."""
@@ -66,18 +72,17 @@ class ModelServer:
 
     async def completions(self, http: HttpRequest) -> Response:
         """POST /v1/completions."""
-        body = openai_api.parse_body(await http.body(), "completion")
+        body = openai_api.parse_body(await _content(http), "completion")
         options = self._options(body, chat=False)
-        prompts = [self._prompt_ids(prompt) for prompt in openai_api.parse_prompts(body)]
+        prompts = await asyncio.to_thread(self._completion_prompts, body)
         return await self._answer(http, options, prompts, Format(options, chat=False))
 
     async def chat_completions(self, http: HttpRequest) -> Response:
         """POST /v1/chat/completions."""
-        body = openai_api.parse_body(await http.body(), "chat")
+        body = openai_api.parse_body(await _content(http), "chat")
         options = self._options(body, chat=True)
-        prompt = self._chat_prompt(openai_api.parse_messages(body), openai_api.parse_tools(body))
-        prompt_ids = self._tokenizer.encode(prompt, add_special_tokens=False).ids  # the template adds them
-        return await self._answer(http, options, [prompt_ids], Format(options, chat=True))
+        prompts = await asyncio.to_thread(self._chat_prompts, body)
+        return await self._answer(http, options, prompts, Format(options, chat=True))
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -93,10 +98,28 @@ class ModelServer:
             raise ApiError(f"The model `{options.model}` does not exist.", "model", 404, "NotFoundError")
         return options
 
+    def _completion_prompts(self, body: dict[str, Any]) -> list[list[int]]:
+        return [self._prompt_ids(prompt) for prompt in openai_api.parse_prompts(body)]
+
     def _prompt_ids(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
-            return self._tokenizer.encode(prompt).ids
+            return self._encoded(prompt, add_special_tokens=True)
         return openai_api.check_token_ids(prompt, "prompt", self._limits.vocab_size)
+
+    def _chat_prompts(self, body: dict[str, Any]) -> list[list[int]]:
+        prompt = self._chat_prompt(openai_api.parse_messages(body), openai_api.parse_tools(body))
+        return [self._encoded(prompt, add_special_tokens=False)]  # the template adds them
+
+    def _encoded(self, prompt: str, add_special_tokens: bool) -> list[int]:
+        """Token ids. The batch call lets other threads run meanwhile, in every release of tokenizers."""
+        positions = self._limits.max_position_embeddings
+        if len(prompt) > positions * _MOST_CHARACTERS:
+            raise ApiError(
+                f"This model's maximum context length is {positions} tokens. However, your prompt has {len(prompt)} "
+                "characters. Please reduce the length of the prompt.",
+                "prompt",
+            )
+        return self._tokenizer.encode_batch_fast([prompt], add_special_tokens=add_special_tokens)[0].ids
 
     def _chat_prompt(self, messages: list[Message], tools: list[Any]) -> str:
         if self._chat is None:
@@ -205,6 +228,24 @@ async def _events(exchange: Exchange, shape: Format, include_usage: bool) -> Asy
 
 def _event(content: dict[str, Any]) -> str:
     return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+
+
+async def _content(http: HttpRequest) -> bytes:
+    """The body of a request. Raises ApiError unless it is said to be JSON, which a page of another site cannot say."""
+    if http.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise ApiError("Unsupported Media Type: Only 'application/json' is allowed", status=415)
+    content, size = bytearray(), 0
+    async for chunk in http.stream():  # to its end: who is still sending does not read an answer
+        size += len(chunk)
+        if size <= _MOST_BYTES:
+            content += chunk
+    if size > _MOST_BYTES:
+        raise ApiError(f"The request body has {size} bytes, more than {_MOST_BYTES}", status=413)
+    return bytes(content)
+
+
+async def _gone(*_: object) -> Response:
+    return Response(status_code=_CLIENT_GONE)
 
 
 async def _error(_: HttpRequest, error: ApiError) -> Response:

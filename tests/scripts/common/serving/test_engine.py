@@ -235,7 +235,7 @@ def test_nobody_waits_for_an_engine_that_has_ended(engine, tokenizer):
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_cancels_its_answers(tiny_model, tokenizer, stream):
     engine = RecordingEngine(load_model(tiny_model, {}, "fp32"), max_batch=1)
-    app = ModelServer(engine, {"base": BASE}, tokenizer, chat=None, limits=Limits(ENDLESS, 384)).app()
+    app = ModelServer(engine, {"base": BASE}, tokenizer, chat=None, limits=Limits(ENDLESS, 384)).app("127.0.0.1")
     body = {"model": "base", "prompt": ["a", "b"], "max_tokens": ENDLESS - 9, "stream": stream}
     asyncio.run(asyncio.wait_for(_ask_and_leave(app, engine, json.dumps(body).encode()), timeout=30))
     assert [request.sequence.finish_reason for request in engine.requests] == ["cancelled"] * 2
@@ -256,7 +256,8 @@ async def _ask_and_leave(app: Starlette, engine: RecordingEngine, body: bytes) -
 
     scope = {
         "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "POST",
-        "path": "/v1/completions", "query_string": b"", "headers": [], "scheme": "http", "root_path": "",
+        "path": "/v1/completions", "query_string": b"",
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")], "scheme": "http", "root_path": "",
     }  # fmt: skip
     engine.start()
     try:
