@@ -320,12 +320,15 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=8,
 )
-FIELDS = ["prompt", "messages", "stop", "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop_token_ids",
-          "repetition_penalty", "frequency_penalty", "min_tokens", "stream", "stream_options", "tools"]  # fmt: skip
+FIELDS = ["prompt", "messages", "stop", "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed",
+          "stop_token_ids", "repetition_penalty", "frequency_penalty", "min_tokens", "stream", "stream_options", "tools"]  # fmt: skip
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=4), st.sampled_from(["completions", "chat/completions"]))
+@given(
+    body=st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=4),
+    path=st.sampled_from(["completions", "chat/completions"]),
+)
 def test_any_request_is_answered_or_refused(server, body, path):
     usual = {"model": "base", "max_tokens": 2}
     usual |= {"prompt": "a"} if path == "completions" else {"messages": [{"role": "user", "content": "a"}]}

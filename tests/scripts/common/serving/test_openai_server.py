@@ -17,7 +17,8 @@ class WaitingTokenizer:
     """A tokenizer that takes until `released` for a prompt, as for a very long one."""
 
     def __init__(self, path: Path) -> None:
-        self.tokenizer, self.started, self.released, self.waited = Tokenizer.from_file(str(path)), Event(), Event(), False
+        self.tokenizer = Tokenizer.from_file(str(path))
+        self.started, self.released, self.waited = Event(), Event(), False
         self.decode = self.tokenizer.decode
 
     def encode_batch_fast(self, *args, **options):
