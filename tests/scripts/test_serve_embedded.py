@@ -320,8 +320,24 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=8,
 )
-FIELDS = ["prompt", "messages", "stop", "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed",
-          "stop_token_ids", "repetition_penalty", "frequency_penalty", "min_tokens", "stream", "stream_options", "tools"]  # fmt: skip
+FIELDS = [
+    "prompt",
+    "messages",
+    "stop",
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "stop_token_ids",
+    "repetition_penalty",
+    "frequency_penalty",
+    "min_tokens",
+    "stream",
+    "stream_options",
+    "tools",
+]
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
