@@ -44,8 +44,6 @@ TESTED_ELSEWHERE = {
     # Their results are those of whole programs.
     "common.data.row_checks": "tests/scripts/test_tokenize_dataset.py",
     "common.data.row_writers": "tests/scripts/test_tokenize_dataset.py",
-    "common.serving.access": "tests/scripts/test_serve_embedded.py",
-    "common.serving.openai_server": "tests/scripts/test_serve_embedded.py",
     "common.training.loop": "tests/scripts/test_train_torch.py",
     "common.training.cpu.trainer": "tests/scripts/test_train_torch.py",
     "common.training.neuron.llama": "tests/scripts/common/training/neuron/test_trainer.py",
