@@ -47,7 +47,7 @@ def collect(root: Path, runs: Sequence[Run], rules: Rules, dry_run: bool) -> Non
     if rules.days is None and rules.gb is None and not rules.unreachable:
         raise RecipeError("gc: choose what to remove: --unreachable, --days N or --gb N; or check it with --verify")
     if dry_run:
-        _print_freed(list(_chosen(_artifacts(root, runs), rules)), "would remove", "could be freed")
+        _print_freed(_chosen(_artifacts(root, runs), rules), "would remove", "could be freed")
         return
     with _alone(root):
         _print_freed(_remove_chosen(root, _artifacts(root, runs), rules), "removed", "freed")
@@ -78,7 +78,7 @@ def _remove_chosen(root: Path, artifacts: Sequence[_Artifact], rules: Rules) -> 
     doomed.mkdir()
     with store.freeing() as needed:
         free = (one for one in artifacts if one.path.exists() and not _names(one.path) & needed)
-        chosen = list(_chosen([one for one in free if not store.is_being_made(one.path.name)], rules))
+        chosen = _chosen([one for one in free if not store.is_being_made(one.path.name)], rules)
         for number, artifact in enumerate(chosen):
             artifact.path.rename(doomed / str(number))
     shutil.rmtree(doomed)
@@ -137,7 +137,16 @@ def verify(root: Path) -> int:
     return 1 if damaged else 0
 
 
-def _chosen(artifacts: Sequence[_Artifact], rules: Rules) -> Iterator[_Artifact]:
+def _chosen(artifacts: Sequence[_Artifact], rules: Rules) -> list[_Artifact]:
+    """The artifacts to remove. With the cache go the compile stages, which only say that they have filled it."""
+    chosen = list(_selected(artifacts, rules))
+    if not any(artifact.path.name == _CACHE for artifact in chosen):
+        return chosen
+    compiled = [artifact for artifact in artifacts if artifact.path.name.startswith("compile-")]
+    return [*chosen, *(artifact for artifact in compiled if artifact not in chosen)]
+
+
+def _selected(artifacts: Sequence[_Artifact], rules: Rules) -> Iterator[_Artifact]:
     """The artifacts to remove, least recently used first."""
     total = sum(artifact.size for artifact in artifacts)
     for artifact in sorted(artifacts, key=lambda artifact: artifact.used):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,6 +17,13 @@ _EVALUATION = ("eval_every", "keep", "early_stopping_patience", "early_stopping_
 _NOT_COMMON = (
     "backend", "lora", "nxd", "compile_cache", "checkpoint_every", "attention", "init_adapter", *_EVALUATION
 )  # fmt: skip
+# Keys of `train` and `train.lora` on which the compiled programs depend, and what of their values matters. All other
+# keys are inputs of the programs, or decide how often they run (`make test-xla`).
+_COMPILED: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("batch_size", "dtype", "gradient_checkpointing", "rank", "targets"), lambda value: value),
+    "accumulate": lambda count: min(count, 2),  # the second micro-batch adds to a gradient, as all later ones do
+    "dropout": bool,
+}
 
 
 @dataclass(frozen=True)
@@ -107,12 +114,15 @@ def initial_adapter_flags(recipe: Recipe, artifacts: Artifacts) -> list[str | Ar
     return ["--init-adapter", artifacts.external(str(folder), initial_adapter.KEY)]
 
 
-def common_flags(train: Train) -> list[str | Argument]:
-    """The flags that every trainer takes: schedule, adapter, checkpoints and output."""
+def common_flags(train: Train, compiling: bool = False) -> list[str | Argument]:
+    """The flags that every trainer takes: schedule, adapter, checkpoints and output.
+
+    For a command that is only `compiling`, those that decide which programs there are count for the fingerprint.
+    """
     settings = {name: value for name, value in dataclasses.asdict(train).items() if name not in _NOT_COMMON}
+    settings |= dataclasses.asdict(train.lora)
     return [
-        *flags(**settings),
-        *flags(**dataclasses.asdict(train.lora)),
+        *(part for name, value in settings.items() for part in (_compiled_flag if compiling else _flag)(name, value)),
         *not_fingerprinted("--checkpoint-every", str(train.checkpoint_every)),
         "--output", OUTPUT,
     ]  # fmt: skip
@@ -121,3 +131,13 @@ def common_flags(train: Train) -> list[str | Argument]:
 def evaluation_flags(train: Train) -> list[str]:
     """The flags of evaluations while training; none by default."""
     return flags(**{name: getattr(train, name) for name in _EVALUATION}) if train.eval_every else []
+
+
+def _flag(name: str, value: Any) -> Sequence[str | Argument]:
+    return flags(**{name: value})
+
+
+def _compiled_flag(name: str, value: Any) -> Sequence[str | Argument]:
+    first, *rest = not_fingerprinted(*flags(**{name: value}))
+    matters = f"{name}: {_COMPILED[name](value)}" if name in _COMPILED else ""
+    return [Argument(first.text, matters), *rest]

@@ -65,11 +65,14 @@ class NxdTrainer(Trainer):
             return None
         cores, nodes = _processes(recipe), recipe.parallel.nodes
         python, program = artifacts.program(_PROGRAM)
+        cache = Argument(compile_cache(recipe, artifacts.place), recipe.train.compile_cache or "")
+        start, *launch = launcher(python.text, cores, nodes)
+        machine = f"{cores} cores of {recipe.hardware.name}, SDK {recipe.sdk.name}"
         args: list[str | Argument] = [
-            *not_fingerprinted("--cache", compile_cache(recipe, artifacts.place)),
+            "--cache", cache,  # if the recipe names another one, it has to be filled too
             "--output", OUTPUT,
-            "--", *not_fingerprinted(*launcher(python.text, cores, nodes)), program,
-            *_training_flags(recipe, artifacts),
+            "--", Argument(start, machine), *not_fingerprinted(*launch), program,
+            *_training_flags(recipe, artifacts, compiling=True),
         ]  # fmt: skip
         return StageCommand(
             "compile the training's programs",
@@ -140,17 +143,21 @@ def _can_share_sequence(recipe: Recipe) -> bool:
     return recipe.dataset.seq_len % recipe.parallel.tp_size == 0
 
 
-def _training_flags(recipe: Recipe, artifacts: Artifacts) -> list[str | Argument]:
-    """The flags of train_nxd.py, which the compilation starts with too."""
+def _training_flags(recipe: Recipe, artifacts: Artifacts, compiling: bool = False) -> list[str | Argument]:
+    """The flags of train_nxd.py, which the compilation starts with too: of the data, it only uses the length."""
     nxd = dataclasses.asdict(recipe.train.nxd)
     nxd["selective_checkpointing"] &= not recipe.train.gradient_checkpointing  # which recomputes those parts too
+    data, initial = artifacts.path("tokenize"), initial_adapter_flags(recipe, artifacts)
+    if compiling:
+        data = Argument(data.text, f"sequences of {recipe.dataset.seq_len}")
+        initial = not_fingerprinted(*(part if isinstance(part, str) else part.text for part in initial))
     return [
         "--shards", artifacts.path("convert"),
-        "--data", artifacts.path("tokenize"),
+        "--data", data,
         *flags(**{name: nxd[name] for name in _FLAGS}),
         "--model-code", artifacts.path("modelling"),
-        *initial_adapter_flags(recipe, artifacts),
-        *common_flags(recipe.train),
+        *initial,
+        *common_flags(recipe.train, compiling),
     ]  # fmt: skip
 
 

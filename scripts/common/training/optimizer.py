@@ -1,6 +1,7 @@
-"""The steps of a training, its learning rate, and AdamW over one flat parameter.
+"""The steps of a training, its learning rate, and AdamW: over one flat parameter, or as a function for compilers.
 
-torch.optim's AdamW would work, but its first step imports the compiler, which takes longer than a short training.
+torch.optim's AdamW would work, but its first step imports the compiler, which takes longer than a short training, and
+a compiled program would contain its settings: another learning rate or weight decay would be another program.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from common.program import BadInput
 
 SCHEDULES = ("linear", "cosine", "constant")
+_NO_CLIPPING = 1e30  # a norm that no gradient has; finite, because not every device computes with infinity
 
 
 @dataclass(frozen=True)
@@ -90,17 +92,43 @@ class AdamW:
         self.first_moment, self.second_moment = torch.zeros_like(weights), torch.zeros_like(weights)
 
     @classmethod
-    def rates(cls, learning_rate: float, number: int) -> tuple[float, float, float]:
-        """Learning rate, bias-corrected step size and second moment's correction of step `number` (from 1)."""
+    def rates(cls, learning_rate: float, weight_decay: float, number: int) -> tuple[float, float, float]:
+        """The weights' decay, bias-corrected step size and second moment's correction of step `number` (from 1)."""
         first, second = cls.BETAS
-        return learning_rate, learning_rate / (1 - first**number), math.sqrt(1 - second**number)
+        return 1 - learning_rate * weight_decay, learning_rate / (1 - first**number), math.sqrt(1 - second**number)
 
     def step(self, gradient: torch.Tensor, learning_rate: float, number: int) -> None:
         """Update the weights in step `number` (from 1)."""
         first, second = self.BETAS
-        _, size, correction = self.rates(learning_rate, number)
-        self.weights.mul_(1 - learning_rate * self.weight_decay)
+        decay, size, correction = self.rates(learning_rate, self.weight_decay, number)
+        self.weights.mul_(decay)
         self.first_moment.lerp_(gradient, 1 - first)
         self.second_moment.mul_(second).addcmul_(gradient, gradient, value=1 - second)
         scale = self.second_moment.sqrt().div_(correction).add_(self.EPS)
         self.weights.addcdiv_(self.first_moment, scale, value=-size)
+
+
+def step_values(learning_rate: float, weight_decay: float, max_grad_norm: float, number: int) -> torch.Tensor:
+    """The numbers of step `number` (from 1) for `clip` and `adamw`: float32 (4,).
+
+    They are one tensor of one dimension because torch-xla compiles numbers, and tensors without dimensions, into the
+    program if they are 0 or 1 or equal each other.
+    """
+    return torch.tensor([*AdamW.rates(learning_rate, weight_decay, number), max_grad_norm or _NO_CLIPPING])
+
+
+def clip_factor(norm: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """The factor that clips a gradient of this norm as `values` of `step_values` say; 1 for a shorter one."""
+    limit = values[3:]
+    return limit / torch.maximum(norm, limit)
+
+
+def adamw(
+    weights: torch.Tensor, gradient: torch.Tensor, first: torch.Tensor, second: torch.Tensor, values: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """New weights, first and second moments after the step of AdamW that `values` of `step_values` describe."""
+    decay, size, correction, _ = values.unbind()
+    (beta, beta_second), eps = AdamW.BETAS, AdamW.EPS
+    first = torch.lerp(first, gradient, 1 - beta)
+    second = second * beta_second + gradient * gradient * (1 - beta_second)
+    return weights * decay - size * first / (second.sqrt() / correction + eps), first, second

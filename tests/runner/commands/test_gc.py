@@ -166,3 +166,14 @@ def test_verify_finds_a_changed_byte_and_moves_the_artifact_aside(folder: Path, 
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("train-1: the content of training.json has changed; moved to ")
     assert {path.name for path in (folder / "store" / "objects").iterdir()} == {"train-2", "train-3"}
+
+
+def test_compile_stages_go_with_the_cache_that_they_filled(folder: Path) -> None:
+    store = folder / "store"
+    (store / "neuron-cache").mkdir()
+    (store / "objects" / "compile-1").mkdir()
+    in_future = (store / "objects" / "compile-1").stat().st_mtime + 40 * 86400
+    os.utime(store / "objects" / "compile-1", (in_future, in_future))
+    old = in_future - 90 * 86400
+    os.utime(store / "neuron-cache", (old, old))
+    assert "compile-1" not in collect(folder, days=20)

@@ -110,11 +110,11 @@ class NeuronLlama:
         self._layers = [layer_weights(weights, index, shape, heads) for index in range(shape.num_hidden_layers)]
         self._first = torch.tensor(ranks.rank * len(self._head), dtype=torch.int32).to(device.name)
         self._own = functional.one_hot(torch.tensor(ranks.rank), ranks.size).float().to(device.name)
+        self._scale = torch.tensor([adapter.config.scale]).to(device.name)
         eps, alone = float(config.get("rms_norm_eps", 1e-6)), ranks.size == 1
-        scale = adapter.config.scale
         factor = multipliers.residual_multiplier
         self._prepare = device.compile(partial(prepare, multiplier=multipliers.embedding_multiplier, alone=alone))
-        self._decode = device.compile(partial(decode, heads=heads, eps=eps, scale=scale, factor=factor, alone=alone))
+        self._decode = device.compile(partial(decode, heads=heads, eps=eps, factor=factor, alone=alone))
         self._loss = device.compile(partial(summed_loss, eps=eps, alone=alone))
 
     def loss(self, flat: torch.Tensor, tensors: Tensors, dropout: Dropout = NO_DROPOUT) -> torch.Tensor:
@@ -141,7 +141,8 @@ class NeuronLlama:
     def _block(self, index: int, loras: list, dropout: Dropout, context: Context, hidden: torch.Tensor) -> torch.Tensor:
         rows, layer = hidden.shape[:2], self._layers[index]
         sizes = [lora and (*rows, weight.shape[1]) for lora, weight in zip(loras, layer.linears, strict=True)]
-        return self._decode(hidden, context, layer, loras, dropout.masks(index, sizes, self._device.name))
+        masks = dropout.masks(index, sizes, self._device.name)
+        return self._decode(hidden, context, layer, loras, masks, self._scale)
 
     def _loras(self, views: Views, index: int) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
         """lora_A and lora_B of each of MODULES; this rank's rows are selected outside of the compiled program."""
@@ -170,19 +171,21 @@ def prepare(
 
 
 def decode(
-    hidden: torch.Tensor, context: Context, layer: LayerWeights, loras: list, masks: list,
-    heads: Heads, eps: float, scale: float, factor: float, alone: bool,
+    hidden: torch.Tensor, context: Context, layer: LayerWeights, loras: list, masks: list, scale: torch.Tensor,
+    heads: Heads, eps: float, factor: float, alone: bool,
 ) -> torch.Tensor:  # fmt: skip
     """One decoder layer: hidden states (rows, seq_len, hidden_size) to the next ones.
 
-    `scale` is that of LoRA's updates, `factor` that of what attention and MLP add to the hidden states.
+    `scale`, float32 (1,), is that of LoRA's updates, `factor` that of what attention and MLP add to the hidden states.
     """
     enter, leave = (_identity, _identity) if alone else (SumBackward.apply, SumForward.apply)
 
     def linear(x: torch.Tensor, module: int) -> torch.Tensor:
         frozen = functional.linear(x, layer.linears[module], layer.biases[module])
         lora = loras[module]
-        return frozen if lora is None else frozen + _update(x, lora[0], lora[1], masks[module]) * scale
+        if lora is None:
+            return frozen
+        return frozen + (_update(x, lora[0], lora[1], masks[module]) * scale).to(frozen.dtype)
 
     normed = enter(_rms_norm(hidden, layer.input_norm, eps))
     qkv = linear(normed, _QKV)

@@ -1,8 +1,8 @@
 """The training of train_torch.py --device neuron: native PyTorch on NeuronCores, one process per core. Needs torch.
 
 Values are only read from the device when a metric or checkpoint is due, because reading waits for the device. Values
-that change between steps (the learning rate, the weights of labels) are passed as tensors, because a changed constant
-would compile another program.
+that change between steps or trainings of a sweep (the learning rate, LoRA's scale, the weights of labels) are passed as
+tensors, because a changed constant would compile another program.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from common.program import BadInput
 from common.training.loop import Training, build_on_all_ranks
 from common.training.neuron import llama
 from common.training.neuron.llama import NEURON, NO_DROPOUT, Device, Dropout, NeuronLlama
-from common.training.optimizer import AdamW
+from common.training.optimizer import adamw, clip_factor, step_values
 from common.training.parallel import Ranks, use_fair_share_of_cores
 
 
@@ -55,8 +55,7 @@ class NeuronTraining(Training):
         self.model = NeuronLlama(args.shards, dtype, self.adapter, ranks, args.gradient_checkpointing, device)
         self.write_adapter()
         self._moments = (torch.zeros_like(self._weights), torch.zeros_like(self._weights))
-        settings = {"shared": self.adapter.replicated, "clip": args.max_grad_norm, "decay": args.weight_decay}
-        self._update = device.compile(partial(update, **settings, alone=ranks.size == 1))
+        self._update = device.compile(partial(update, shared=self.adapter.replicated, alone=ranks.size == 1))
 
     def step(self, step: int, read: bool) -> tuple[float, float] | None:
         batches = [padded_batch.batch(self.train_set, rows, self.args.batch_size) for rows in self.plan.batches(step)]
@@ -68,8 +67,9 @@ class NeuronTraining(Training):
             loss.backward()
             losses.append(loss.detach())
         assert leaf.grad is not None
-        rates = torch.tensor(AdamW.rates(self.schedule.learning_rate(step), step + 1)).to(self._device.name)
-        self._weights, *moments, norm = self._update(leaf.detach(), leaf.grad, *self._moments, rates)
+        args, rate = self.args, self.schedule.learning_rate(step)
+        values = step_values(rate, args.weight_decay, args.max_grad_norm, step + 1).to(self._device.name)
+        self._weights, *moments, norm = self._update(leaf.detach(), leaf.grad, *self._moments, values)
         self._moments = (moments[0], moments[1])
         self.record.tokens += sum(batch.tokens for batch in batches)
         self.record.label_tokens += sum(batch.labelled for batch in batches)
@@ -110,26 +110,19 @@ class NeuronTraining(Training):
 
 
 def update(
-    weights: torch.Tensor, gradient: torch.Tensor, first: torch.Tensor, second: torch.Tensor, rates: torch.Tensor,
-    shared: int, clip: float, decay: float, alone: bool,
+    weights: torch.Tensor, gradient: torch.Tensor, first: torch.Tensor, second: torch.Tensor, values: torch.Tensor,
+    shared: int, alone: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """A step of AdamW after summing the gradients of replicated parameters over the ranks, and clipping.
 
-    All tensors are flat; the first `shared` elements are replicated. `rates` are those of `AdamW.rates`. Returns new
+    All tensors are flat; the first `shared` elements are replicated. `values` are those of `step_values`. Returns new
     weights, first and second moments, and the norm of the gradient before clipping, counting each parameter once.
     """
     if not alone:
         gradient = torch.cat([llama.summed(gradient[:shared]), gradient[shared:]])
     own = gradient[shared:].square().sum()
     norm = (gradient[:shared].square().sum() + (own if alone else llama.summed(own))).sqrt()
-    if clip > 0:
-        gradient = gradient * (clip / norm).clamp(max=1.0)
-    rate, step_size, correction = rates.unbind()
-    (beta, beta_second), eps = AdamW.BETAS, AdamW.EPS
-    first = torch.lerp(first, gradient, 1 - beta)
-    second = second * beta_second + gradient * gradient * (1 - beta_second)
-    weights = weights * (1 - rate * decay) - step_size * first / (second.sqrt() / correction + eps)
-    return weights, first, second, norm
+    return *adamw(weights, gradient * clip_factor(norm, values), first, second, values), norm
 
 
 def _check_environment() -> None:

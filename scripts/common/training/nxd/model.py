@@ -112,7 +112,9 @@ def build(
     import neuronx_distributed as nxd
 
     make = partial(_base_model, modelling, args, shard, segments)
-    return nxd.initialize_parallel_model(config, make, include_buffers=True)
+    model = nxd.initialize_parallel_model(config, make, include_buffers=True)
+    _make_scale_a_tensor(model)
+    return model
 
 
 def trained(model: Any, adapter: Adapter, layout: ShardLayout, sequence_parallel: bool) -> list[Trained]:
@@ -172,6 +174,15 @@ def _base_model(modelling: ModuleType, args: argparse.Namespace, shard: Path, se
         # A recomputed layer only gets gradients if its input requires one; the frozen embedding's output does not.
         model.model.embed_tokens.register_forward_hook(lambda module, inputs, output: output.requires_grad_())
     return model
+
+
+def _make_scale_a_tensor(model: Any) -> None:
+    """Make LoRA's scale an input of the compiled programs: as a number, another alpha would need other programs."""
+    scale = None
+    for module in model.modules():
+        if hasattr(module, "lora_A"):
+            scale = torch.tensor([module.scaling]).to(module.lora_A.weight.device) if scale is None else scale
+            module.scaling = scale
 
 
 def _sum_gradients_in_weight_dtype(model: Any) -> None:

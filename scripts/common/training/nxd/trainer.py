@@ -1,8 +1,9 @@
 """The training of train_nxd.py: on NeuronCores through torch-xla, or on a CPU under NXD_CPU_MODE=1. Needs NxD.
 
-torch-xla records operations and compiles them at each mark_step. To keep every step the same program, micro-batches
-have a constant shape, and values that change between steps are tensors instead of constants. Values are only read from
-the device when a metric or checkpoint is due, because reading waits for the device.
+torch-xla records operations and compiles them at each mark_step. To keep every step, and every training of a sweep, the
+same programs, micro-batches have a constant shape, and values that change are tensors instead of constants
+(`make test-xla`). Values are only read from the device when a metric or checkpoint is due, because reading waits for
+the device.
 """
 
 # pyright: reportMissingImports=false
@@ -34,10 +35,11 @@ from common.training.llama import check_shard
 from common.training.loop import Training, build_on_all_ranks
 from common.training.masks import dropout_seed
 from common.training.nxd import model
-from common.training.optimizer import AdamW
+from common.training.nxd.optimizer import DeviceAdamW
+from common.training.optimizer import clip_factor, step_values
 from common.training.parallel import Ranks, use_fair_share_of_cores
 
-_TRACED_STEPS = 3  # the first (learning rate 0), the second (with optimizer state), and one for the steady state
+_TRACED_STEPS = 2  # the second starts from what the first has left on the device
 
 
 def train(args: argparse.Namespace) -> None:
@@ -71,21 +73,23 @@ class NxdTraining(Training):
         self.trained = model.trained(self.model, self.adapter, self.layout, args.sequence_parallel)
         self.write_adapter()  # before the optimizer: with ZeRO-1 it copies its slices when it is created
         parameters = [trained.parameter for trained in self.trained]
-        settings = {"lr": args.learning_rate, "betas": AdamW.BETAS, "eps": AdamW.EPS, "weight_decay": args.weight_decay}
-        self.optimizer = initialize_optimizer_from_class(config, torch.optim.AdamW, parameters, **settings)
+        self.optimizer = initialize_optimizer_from_class(config, DeviceAdamW, parameters, values=None)
 
     def trace(self) -> None:
-        """Run every program of a training once, so that neuron_parallel_compile collects them."""
+        """Run every program of a training, whatever its data, so that neuron_parallel_compile collects them."""
         self._log_plan()
-        self.evaluate()
-        for step in range(min(_TRACED_STEPS, self.plan.steps)):
-            self.step(step, read=True)
+        self._summed_loss([self._padding()])
+        for step in range(_TRACED_STEPS):
+            self._update([self._padding()] * (self.args.accumulate * self.copies), step, read=True)
             if self.ranks.rank == 0:
                 events.progress(step + 1, _TRACED_STEPS)
-        self.evaluate()
+        self._summed_loss([self._padding()])
 
     def step(self, step: int, read: bool) -> tuple[float, float] | None:
         batches = [padded_batch.batch(self.train_set, rows, self.args.batch_size) for rows in self.plan.batches(step)]
+        return self._update(batches, step, read)
+
+    def _update(self, batches: list[PaddedBatch], step: int, read: bool) -> tuple[float, float] | None:
         labelled = max(1, sum(batch.labelled for batch in batches))
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros(1, device=self.device)
@@ -96,19 +100,29 @@ class NxdTraining(Training):
             loss.backward()
             total += loss.detach()
             mark_step()
-        norm = self._reduce_gradient()
+        args, rate = self.args, self.schedule.learning_rate(step)
+        values = step_values(rate, args.weight_decay, args.max_grad_norm, step + 1).to(self.device)
+        norm = self._reduce_gradient(values)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.learning_rate(step)
+            group["values"] = values
         self.optimizer.step()
+        measured = torch.cat([total, norm])  # so that one transfer reads both
         mark_step()
         self.record.tokens += sum(batch.tokens for batch in batches)
         self.record.label_tokens += sum(batch.labelled for batch in batches)
-        return (self._sum(total) / self.ranks.size, norm.item()) if read else None
+        if not read:
+            return None
+        loss, norm = measured.cpu()
+        return self._sum(loss) / self.ranks.size, norm.item()
 
     def evaluate(self) -> float | None:
         if not len(self.eval_set):
             return None
         batches = [padded_batch.batch(self.eval_set, rows, self.args.batch_size) for rows in self.eval_sequences()]
+        return self._summed_loss(batches) / sum(batch.labelled for batch in batches)
+
+    def _summed_loss(self, batches: list[PaddedBatch]) -> float:
+        """The sum of the losses of all labels, without dropout."""
         total = torch.zeros(1, device=self.device)
         self.model.eval()
         with torch.no_grad():
@@ -117,7 +131,7 @@ class NxdTraining(Training):
                 total += self._loss(batch, 1.0)
                 mark_step()
         self.model.train()
-        return self._sum(total) / self.layout.tp_size / sum(batch.labelled for batch in batches)
+        return self._sum(total.cpu()) / self.layout.tp_size
 
     def read_adapter(self) -> None:
         self.adapter.load(model.read(self.trained))
@@ -133,10 +147,13 @@ class NxdTraining(Training):
 
     def _own(self, batches: list[PaddedBatch]) -> list[PaddedBatch]:
         """This copy's share of the micro-batches: all copies get the same number, the last may be only padding."""
-        empty = padded_batch.batch(self.train_set, np.arange(0), self.args.batch_size)
         count = -(-len(batches) // self.copies)
-        full = batches + [empty] * (count * self.copies - len(batches))
+        full = batches + [self._padding()] * (count * self.copies - len(batches))
         return full[self.copy :: self.copies]
+
+    def _padding(self) -> PaddedBatch:
+        """A micro-batch without sequences."""
+        return padded_batch.batch(self.train_set, np.arange(0), self.args.batch_size)
 
     def _loss(self, batch: PaddedBatch, factor: float) -> torch.Tensor:
         """The weighted sum of the losses of the batch's labels, times `factor`."""
@@ -149,7 +166,7 @@ class NxdTraining(Training):
         losses = parallel_cross_entropy(logits.flatten(0, 1).clone(), targets.flatten())
         return (losses * weights.flatten()).sum()
 
-    def _reduce_gradient(self) -> torch.Tensor:
+    def _reduce_gradient(self, values: torch.Tensor) -> torch.Tensor:
         """Reduce the gradients over the ranks and clip; returns the norm before, counting each parameter once.
 
         NxD's own norm counts a K/V head once for each rank that has a copy of it.
@@ -164,10 +181,8 @@ class NxdTraining(Training):
             squares += share * gradient.square().sum()
         dist.all_reduce(squares, group=parallel_state.get_tensor_model_parallel_group())
         norm = squares.sqrt()
-        if self.args.max_grad_norm > 0:
-            scale = (self.args.max_grad_norm / norm).clamp(max=1.0)
-            for _, gradient in gradients:
-                gradient.mul_(scale)
+        for _, gradient in gradients:
+            gradient.mul_(clip_factor(norm, values))
         return norm
 
     def _seed_dropout(self, step: int, index: int) -> None:
@@ -178,8 +193,8 @@ class NxdTraining(Training):
             xm.set_rng_state(seed)
 
     def _sum(self, value: torch.Tensor) -> float:
-        """A device's number summed over all ranks, on the hosts."""
-        return self.ranks.sum(value.cpu().double()).item()
+        """A number, which has been read from the device, summed over all ranks."""
+        return self.ranks.sum(value.double()).item()
 
 
 def _join() -> Ranks:

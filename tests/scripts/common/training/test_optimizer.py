@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.program import BadInput
-from common.training.optimizer import AdamW, Plan, Schedule
+from common.training.optimizer import AdamW, Plan, Schedule, adamw, clip_factor, step_values
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
@@ -61,3 +61,23 @@ def test_plan_takes_every_sequence_once_an_epoch_in_another_order():
     assert not np.array_equal(*epochs)
     assert [len(batch) for batch in plan.batches(2)] == [2, 1]
     assert Plan(11, 2, 2, epochs=1, max_steps=8, seed=3).steps == 8
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_the_update_of_tensors_is_that_in_place(weight_decay):
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(50, generator=generator)
+    optimizer = AdamW(weights.clone(), weight_decay)
+    first, second = torch.zeros(50), torch.zeros(50)
+    for number, rate in enumerate((0.0, 0.1, 0.05), 1):
+        gradient = torch.randn(50, generator=generator)
+        optimizer.step(gradient, rate, number)
+        weights, first, second = adamw(weights, gradient, first, second, step_values(rate, weight_decay, 1.0, number))
+    torch.testing.assert_close(weights, optimizer.weights, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("limit", "norm", "factor"), [(1.0, 4.0, 0.25), (1.0, 0.5, 1.0), (1.0, 0.0, 1.0), (0, 1e9, 1.0)]
+)
+def test_only_a_longer_gradient_is_clipped(limit, norm, factor):
+    assert clip_factor(torch.tensor(norm), step_values(0.1, 0.0, limit, 1)).item() == factor

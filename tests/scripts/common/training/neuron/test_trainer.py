@@ -32,6 +32,12 @@ FLAGS = ("--batch-size", 3, "--accumulate", 2, "--max-steps", 4, "--learning-rat
 WORLDS = {"tp2": (2, 1), "tp4": (4, 2)}  # ranks, copies of each K/V head
 # prepare, and the update; layer and loss, once with a gradient and once without (for the evaluation)
 PROGRAMS = 1 + 1 + 2 * 2
+# Flags whose values are inputs of the programs; the values 0 and 1 are those that compilers like to special-case.
+OTHER_TRIALS = [
+    ("--learning-rate", 0.003, "--alpha", 4, "--seed", 1, "--max-steps", 2),
+    ("--alpha", 8, "--rslora", "--schedule", "cosine", "--warmup-ratio", 0.5, "--max-steps", 3),
+    ("--weight-decay", 0.1, "--max-grad-norm", 0, "--max-steps", 2),
+]
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +84,28 @@ def test_one_rank_trains_as_the_cpu_does_and_compiles_each_program_once(files, w
     assert_equal_training(tmp_path, whole)
     torch.testing.assert_close(adapter(tmp_path), adapter(whole), atol=1e-4, rtol=0)
     assert counter.frame_count == PROGRAMS
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_the_later_trials_of_a_sweep_compile_nothing(files, tmp_path, monkeypatch, dropout):
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled: dict[tuple, object] = {}
+    device = Device("cpu", "gloo", counter)
+
+    def compile_once(device, program):
+        """Native PyTorch finds a program of an earlier process in its cache, if its constants are the same too."""
+        key = (program.func, *sorted(program.keywords.items()))
+        if key not in compiled:
+            compiled[key] = torch.compile(program, backend=counter, fullgraph=True, dynamic=False)
+        return compiled[key]
+
+    monkeypatch.setattr(Device, "compile", compile_once)
+    flags = (*FLAGS, "--dropout", dropout)
+    train_as(device, files, tmp_path / "first", *flags)
+    first = counter.frame_count
+    for number, changes in enumerate(OTHER_TRIALS):
+        train_as(device, files, tmp_path / str(number), *flags, *changes)
+    assert counter.frame_count == first
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "granite"])
