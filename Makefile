@@ -17,7 +17,7 @@ export TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Creates every environment.
 ENVIRONMENT := .ci/environment.sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-ray setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test lint structure golden test-integration test-ami test-optimum test-nxd bench clean purge
+.PHONY: help setup setup-ray setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test lint structure golden test-integration test-ami test-optimum test-nxd test-xla bench clean purge
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -123,6 +123,16 @@ test-nxd: .venv-nxd/.done ## train with the real neuronx_distributed on a CPU: N
 	@test -d "$(NXD_SRC)/src/neuronx_distributed" || { echo "NXD_SRC: not a checkout of neuronx-distributed"; exit 2; }
 	.venv-nxd/bin/python tests/nxd/prove.py $(NXD_SRC) $(ARGS)
 
+# torch-xla computes on a CPU too; it needs its own torch, and Python 3.10 or 3.11.
+.venv-xla/.done:
+	TORCH=torch==2.8.0 $(ENVIRONMENT) .venv-xla torch_xla==2.8.1 transformers==4.48.0 "numpy<3" safetensors packaging \
+	    boto3 tenacity absl-py pyyaml requests
+	touch $@
+
+test-xla: .venv-xla/.done ## count what a sweep of train=nxd_lora compiles, with the real torch-xla: NXD_SRC=as for test-nxd
+	@test -d "$(NXD_SRC)/src/neuronx_distributed" || { echo "NXD_SRC: not a checkout of neuronx-distributed"; exit 2; }
+	.venv-xla/bin/python tests/xla/prove.py $(NXD_SRC)
+
 GENERATIONS ?= 2.29 optimum 2.33
 
 test-ami: $(VENV)/.dev ## run every stage in the environments of Neuron's releases: GENERATIONS="2.29 optimum 2.33"
@@ -147,7 +157,7 @@ bench: $(VENV)/.dev ## run the benchmarks; ARGS=--short only checks that they wo
 	$(BIN)/python tests/bench/run.py $(ARGS)
 
 clean: ## remove the environments; store/ and runs/ stay
-	rm -rf $(VENV) .venv-ami .venv-bench .venv-nxd .venv-ray .venv-vllm
+	rm -rf $(VENV) .venv-ami .venv-bench .venv-nxd .venv-ray .venv-vllm .venv-xla
 
 purge: ## remove store/ and runs/ with all adapters and records; asks first, unless PURGE=yes
 	@if [ "$(PURGE)" != yes ]; then \

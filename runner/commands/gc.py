@@ -140,7 +140,7 @@ def verify(root: Path) -> int:
 def _chosen(artifacts: Sequence[_Artifact], rules: Rules) -> list[_Artifact]:
     """The artifacts to remove. With the cache go the compile stages, which only say that they have filled it."""
     chosen = list(_selected(artifacts, rules))
-    if not any(artifact.path.name == _CACHE for artifact in chosen):
+    if not any(artifact.path.name == CACHE for artifact in chosen):
         return chosen
     compiled = [artifact for artifact in artifacts if artifact.path.name.startswith("compile-")]
     return [*chosen, *(artifact for artifact in compiled if artifact not in chosen)]

@@ -67,10 +67,13 @@ class Package(types.ModuleType):
 
 
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds PACKAGES and all that is below them."""
+    """Finds `packages` and all that is below them."""
+
+    def __init__(self, packages):
+        self._packages = packages
 
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in PACKAGES:
+        if name.partition(".")[0] in self._packages:
             return importlib.machinery.ModuleSpec(name, self, is_package=True)
         return None
 
@@ -126,7 +129,7 @@ class Zero1(torch.optim.Optimizer):
     """ZeRO-1 as torch_xla has it: a wrapped optimizer over this copy's rows of every parameter."""
 
     def __init__(self, params, optimizer_class, sharding_groups, grad_clipping, **named):
-        kept = {name: value for name, value in named.items() if name in ("lr", "betas", "eps", "weight_decay")}
+        kept = {"values": named["values"]}
         super().__init__(params, kept)
         assert not grad_clipping
         group = next(group for group in sharding_groups if rank() in group)
@@ -141,7 +144,7 @@ class Zero1(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure=None):
         parameters = self.param_groups[0]["params"]
-        self.base_optimizer.param_groups[0]["lr"] = self.param_groups[0]["lr"]
+        self.base_optimizer.param_groups[0]["values"] = self.param_groups[0]["values"]
         for own, parameter in zip(self._slices, parameters, strict=True):
             gradient = parameter.grad.clone()
             dist.all_reduce(gradient, group=self._group)
@@ -210,14 +213,18 @@ def _moved(self, *args, _to=torch.nn.Module.to, **named):
     return self
 
 
-sys.meta_path.insert(0, Finder())
-torch.nn.Module.to = _moved
-torch.Tensor.view = _view
-torch.classes.__dict__["neuron"] = NOTHING
-for _name in ("ones", "zeros", "empty", "rand"):
-    setattr(torch, _name, _on_cpu(getattr(torch, _name)))
+def stand_in(packages):
+    """Stand in for these packages, and for what libtorchneuron registers."""
+    sys.meta_path.insert(0, Finder(packages))
+    torch.classes.__dict__["neuron"] = NOTHING
+
 
 if __name__ == "__main__":
+    stand_in(PACKAGES)
+    torch.nn.Module.to = _moved
+    torch.Tensor.view = _view
+    for _name in ("ones", "zeros", "empty", "rand"):
+        setattr(torch, _name, _on_cpu(getattr(torch, _name)))
     os.environ.setdefault("HOST_WORLD_SIZE", "1")
     del sys.argv[0]
     sys.path[0] = str(Path(sys.argv[0]).resolve().parent)

@@ -48,6 +48,7 @@ from runner.compose.recipe import Composed, from_hydra, one_line, prepare_hydra
 from runner.errors import RecipeError
 from runner.execute import files
 from runner.execute.run_folder import LOCK, SWEEP
+from runner.plan.model import Plan
 from runner.record import create, ranking, runs, trackers
 
 # Each trial prints a line itself.
@@ -65,13 +66,14 @@ _EXECUTION = (
 
 @dataclass(frozen=True)
 class Sweep:
-    """A planned sweep: `size` trials in `folder`, in which `keys` vary."""
+    """A planned sweep: `size` trials in `folder`, in which `keys` vary. `steps` is what they run, if known."""
 
     source: Path
     overrides: Sequence[str]
     config: DictConfig
     keys: Sequence[str]
     size: int
+    steps: str
     folder: Path
     objective: ranking.Objective
     budget: Budget
@@ -111,18 +113,19 @@ def _plan(source: Path, args: Sequence[str]) -> Sweep:
     trials = _grid(by_key) if _is_grid(config) else _examples(by_key)
     if not trials:
         raise RecipeError(f"command line: {' '.join(args)}: no trials: a glob or range is empty")
-    composed = [
+    planned = [
         _plan_trial(source, config, trial, f"trial {number} ({varying(trial, keys)})")
         for number, trial in enumerate(trials)
     ]
-    say_notes(composed[0])
-    recipes = [trial.recipe for trial in composed]
+    say_notes(planned[0][0])
+    recipes = [composed.recipe for composed, _ in planned]
     overrides += launcher.chosen(recipes[0].target, args)
     size = len(trials) if _is_grid(config) else config.hydra.sweeper.n_trials
+    steps = _steps([plan for _, plan in planned]) if _is_grid(config) else ""
     objective = ranking.objective(recipes[0])
     create.prepare_folders(recipes[0], targets.of(recipes[0].target).local_store)
     folder = _folder(source, args, Path(recipes[0].paths.runs))
-    return Sweep(source, overrides, config, keys, size, folder, objective, budget_of(recipes[0]))
+    return Sweep(source, overrides, config, keys, size, steps, folder, objective, budget_of(recipes[0]))
 
 
 def _overrides_by_key(config: DictConfig) -> dict[str, Override]:
@@ -174,18 +177,27 @@ def _values(key: str, override: Override) -> list[str]:
     return [f"{key}={override.get_value_element_as_str()}"]
 
 
-def _plan_trial(source: Path, config: DictConfig, overrides: Sequence[str], label: str) -> Composed:
+def _plan_trial(source: Path, config: DictConfig, overrides: Sequence[str], label: str) -> tuple[Composed, Plan]:
     hydra = GlobalHydra.instance().hydra
     assert hydra
     try:
         trial = hydra.config_loader.load_sweep_config(config, list(overrides))
         composed = from_hydra(trial, trial.hydra, source)
-        targets.of(composed.recipe.target).plan(composed.recipe)
+        plan = targets.of(composed.recipe.target).plan(composed.recipe)
         trackers.of(composed.recipe.tracker)
     except (RecipeError, HydraException, OmegaConfBaseException) as error:
         problem = str(error) if isinstance(error, RecipeError) else one_line(error)
         raise RecipeError(f"{label}: {problem}") from error
-    return composed
+    return composed, plan
+
+
+def _steps(plans: Sequence[Plan]) -> str:
+    """How often each stage runs if nothing is in the store yet: trials share the steps with the same fingerprint."""
+    stages = {step.stage: step.cached for plan in plans for step in plan.steps}
+    keys = {stage: [step.key for plan in plans for step in plan.steps if step.stage == stage] for stage in stages}
+    return ", ".join(
+        f"{len(set(keys[stage]) if cached else keys[stage])} x {stage}" for stage, cached in stages.items()
+    )
 
 
 def _folder(source: Path, args: Sequence[str], records: Path) -> Path:
@@ -211,6 +223,8 @@ def _exclusive(folder: Path) -> Iterator[None]:
 def _run(planned: Sweep, console: Console) -> int:
     _write_description(planned)
     console.print(Text(f"sweep of {planned.size} trials in {planned.folder}"), soft_wrap=True)
+    if planned.steps:
+        console.print(Text(f"steps    {planned.steps}; those in the store are not run again"), soft_wrap=True)
     try:
         with terminate_as_interrupt():
             _launch(planned)

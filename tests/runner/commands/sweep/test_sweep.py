@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import pytest
 from command_line import runner
+
+from runner.commands.sweep import sweep
+from runner.compose.recipe import compose
+from runner.paths import ROOT
+from runner.plan.build import build
+from runner.plan.command import Place
 
 
 @pytest.mark.parametrize(
@@ -30,3 +37,15 @@ def test_a_mistake_in_any_trial_is_found_before_the_first(tmp_path: Path, args: 
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_over_learning_rate_and_alpha_compiles_once() -> None:
+    plans = [
+        build(compose("llama3_8b_dolly_trn2", overrides).recipe, Place(ROOT, Path("/store"), "python"))
+        for overrides in product(
+            [f"train.learning_rate={rate}" for rate in ("1e-4", "2e-4", "4e-4")],
+            [f"train.lora.alpha={alpha}" for alpha in (8, 16, 32)],
+        )
+    ]
+    steps = sweep._steps(plans)
+    assert "1 x convert, 1 x compile, 9 x train, 9 x export" in steps
