@@ -29,12 +29,12 @@ class DeviceAdamW(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, group["values"])
+                    self._update(parameter, parameter.grad, group["values"])
 
-    def _update(self, parameter: torch.Tensor, values: torch.Tensor) -> None:
+    def _update(self, parameter: torch.Tensor, gradient: torch.Tensor, values: torch.Tensor) -> None:
         state = self.state[parameter]
         first, second = state["first_moment"], state["second_moment"]
-        updated = adamw(parameter, parameter.grad, first, second, values)
+        updated = adamw(parameter, gradient, first, second, values)
         for tensor, value in zip((parameter, first, second), updated, strict=True):
             tensor.copy_(value)
 
