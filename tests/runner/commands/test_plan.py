@@ -45,6 +45,7 @@ def test_a_step_whose_artifact_exists_is_cached_and_one_with_a_checkpoint_resume
     recipe = compose("quickstart", [f"paths.store={tmp_path}"]).recipe
     keys = {step.stage: step.key for step in targets.of(recipe.target).plan(recipe).steps}
     (tmp_path / "objects" / keys["convert"]).mkdir(parents=True)
+    (tmp_path / "objects" / keys["convert"] / "weights").touch()
     (tmp_path / "partial" / keys["train"] / "checkpoints" / "step-3").mkdir(parents=True)
     states = {line.split()[-1]: line for line in shown(f"paths.store={tmp_path}").splitlines() if line.strip()}
     assert " cached " in states[keys["convert"]]

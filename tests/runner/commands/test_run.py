@@ -18,6 +18,7 @@ def overrides(tmp_path: Path) -> list[str]:
     recipe = compose("quickstart", overrides).recipe
     for step in targets.of(recipe.target).plan(recipe).steps:
         (tmp_path / "store" / "objects" / step.key).mkdir(parents=True)
+        (tmp_path / "store" / "objects" / step.key / "made").touch()
     return overrides
 
 

@@ -16,7 +16,11 @@ from runner.targets import mirrored
 from runner.targets.mirrored import MirroredTarget, check_room, log_flags
 from runner.targets.transport.base import ConnectionLost
 
-EVENTS = [{"event": "run", "state": "started"}, {"event": "log"}, {"event": "run", "state": "finished"}]
+EVENTS = [
+    {"event": "run", "state": "started"},
+    {"event": "run", "state": "interrupted"},
+    {"event": "run", "state": "finished"},
+]
 
 
 def test_a_lost_connection_is_noted_and_the_stream_continues_where_it_was(tmp_path: Path, monkeypatch) -> None:

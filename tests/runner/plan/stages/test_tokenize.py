@@ -30,8 +30,10 @@ def test_the_files_of_a_pattern_are_listed_in_order(rows: list[str], tmp_path: P
 
 def test_rows_without_a_template_are_read_in_the_format_of_their_columns(rows: list[str]) -> None:
     made = command(tokenize.command, *rows, "dataset.name=mine", after="fetch")
-    assert value_of(arguments(made), "--format") == "alpaca" and "--template" not in arguments(made)
+    assert value_of(arguments(made), "--format") == "auto" and "--template" not in arguments(made)
     assert made.title.startswith("tokenize mine as alpaca to sequences of ")
+    named = arguments(command(tokenize.command, *rows, "dataset.format=alpaca", after="fetch"))
+    assert value_of(named, "--format") == "alpaca"
 
 
 @pytest.mark.parametrize(("chat", "flag"), [("true", "--chat"), ("false", "--no-chat"), ("null", None)])
