@@ -7,6 +7,8 @@ import pwd
 import sys
 from contextlib import suppress
 
+_LONGEST_MESSAGE = 1000  # characters; a message may quote a file
+
 
 def complete_the_process() -> None:
     """Open closed standard streams on /dev/null, and set HOME and LOGNAME for a user without a passwd entry."""
@@ -34,9 +36,11 @@ def _name_the_user() -> None:
 
 
 def print_error(message: str) -> None:
-    """Print one line on standard error; do nothing if it cannot be written."""
+    """Print one line of bounded length on standard error; do nothing if it cannot be written."""
+    line = " ".join(message[: 2 * _LONGEST_MESSAGE].splitlines())
+    shown = line if len(line) <= _LONGEST_MESSAGE else f"{line[:_LONGEST_MESSAGE]}..."
     try:
-        print(f"runner: {message}", file=sys.stderr)
+        print(f"runner: {shown}", file=sys.stderr)
     except OSError:
         _discard(2)
 

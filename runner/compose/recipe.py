@@ -27,10 +27,13 @@ from runner.compose import overrides as command_line
 from runner.compose import path_defaults
 from runner.compose.groups import config_folders, option_file
 from runner.compose.schema import Recipe
-from runner.compose.text_values import RecipeFiles, load_yaml
+from runner.compose.text_values import RecipeFiles, load_yaml, read_text
 from runner.compose.validate import InvalidKey, build
+from runner.compose.yaml_limits import Unusable
 from runner.errors import RecipeError, did_you_mean
 from runner.paths import CONFIGS, RECIPES
+
+_LONGEST_NAME = 150  # characters; folders have the name and a time, of 255 bytes
 
 
 class _ConfigFolders(SearchPathPlugin):
@@ -155,6 +158,8 @@ def _check_name(name: str) -> None:
     """The name appears in tables and scripts, on one line."""
     if not name.isprintable():
         raise RecipeError(f"name: {name!r}: contains a line break or another character that cannot be printed")
+    if len(name) > _LONGEST_NAME:
+        raise RecipeError(f"name: has {len(name)} characters; a name may have {_LONGEST_NAME}")
 
 
 def _origin(key: str, source: Path, overrides: Sequence[str], choices: Mapping[str, str]) -> str:
@@ -185,7 +190,7 @@ def _sets(path: Path, package: str, key: str) -> bool:
     """Whether a YAML file, which holds the section `package`, sets a key."""
     if not path.is_file():
         return False
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     node: Any = load_yaml(text, package)
     if package and "@package _global_" not in text:
         node = {package: node}
@@ -199,7 +204,8 @@ def _sets(path: Path, package: str, key: str) -> bool:
 def _yaml_problem(source: Path, error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     place = f"{mark.name}:{mark.line + 1}" if mark else str(source)
-    return f"{place}: not valid YAML: {getattr(error, 'problem', None) or error}"
+    problem = getattr(error, "problem", None) or error
+    return f"{place}: {problem}" if isinstance(error, Unusable) else f"{place}: not valid YAML: {problem}"
 
 
 def one_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
@@ -23,6 +23,7 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
 
+from runner.compose import yaml_limits
 from runner.compose.schema import Recipe
 from runner.compose.validate import item_of, type_of
 
@@ -44,25 +45,44 @@ class RecipeFiles(FileConfigSource):
         file = Path(self.path, self._normalize_file_name(config_path))
         if not file.is_file():
             return super().load_config(config_path)  # raises Hydra's error
-        with file.open(encoding="utf-8") as stream:
-            header = self._get_header_dict(stream.read(512))
-            stream.seek(0)
-            config = OmegaConf.create(load_yaml(stream, header.get("package") or config_path.rpartition("/")[0]))
+        text = read_text(file)
+        header = self._get_header_dict(text[:512])
+        package = header.get("package") or config_path.rpartition("/")[0]
+        config = OmegaConf.create(load_yaml(text, package, str(file)))
         return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", config, header)
 
 
-def load_yaml(source: str | IO[str], package: str = "") -> dict[str, Any]:
-    """The values of a YAML file that holds the section `package` of a recipe, or by default a whole recipe.
+def read_text(file: Path) -> str:
+    """The text of a YAML file. Raises YAMLError if it is not in UTF-8."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = file.read_bytes()[: error.start].count(b"\n")
+        mark = yaml.Mark(str(file), 0, line, 0, None, None)
+        raise yaml_limits.Unusable("not in UTF-8; save it in that encoding", mark) from error
+
+
+def load_yaml(source: str, package: str = "", file: str = "") -> dict[str, Any]:
+    """The values of a YAML text that holds the section `package` of a recipe, or by default a whole recipe.
+
+    Raises YAMLError, which names the `file`.
 
     >>> load_yaml("name: 010\\nwhere: {zip: 01234, answer: yes}\\nseed: 7", "dataset")
     {'name': '010', 'where': {'zip': '01234', 'answer': 'yes'}, 'seed': 7}
     """
     loader = get_yaml_loader()(source)
-    node = loader.get_single_node()
-    if node is None:
-        return {}
-    _tag(node, type_of_key(package) or Recipe)
-    return loader.construct_document(node)
+    loader.name = file or loader.name
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return {}
+        yaml_limits.check(node)
+        _tag(node, type_of_key(package) or Recipe)
+        return loader.construct_document(node)
+    except RecursionError as error:
+        raise yaml.YAMLError("nested too deeply") from error
+    except ValueError as error:  # of int(): a number with thousands of digits
+        raise yaml.YAMLError(str(error).partition(";")[0]) from error
 
 
 def type_of_key(key: str) -> Any:

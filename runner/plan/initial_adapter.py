@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from runner.compose.schema import Recipe
 from runner.errors import RecipeError
+from runner.plan.checks import safetensors_header
 from runner.plan.command import SCRIPTS
 
 KEY = "train.init_adapter"
@@ -67,13 +68,10 @@ def tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise RecipeError(f"{KEY}: {path}: no such file; save the adapter with PEFT's save_pretrained")
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, path.stat().st_size)))
-        header.pop("__metadata__", None)
-        found = {name: _tensor(entry, 8 + length) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        header, data = safetensors_header.read(path)
+    except ValueError:
         raise RecipeError(f"{KEY}: {path}: not a safetensors file, or truncated; copy it again") from None
+    found = {name: _tensor(entry, data) for name, entry in header.items()}
     if max((tensor.start + tensor.size for tensor in found.values()), default=math.inf) > path.stat().st_size:
         raise RecipeError(f"{KEY}: {path}: truncated; copy it again")
     return found

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 _STATUS_OF_INTERRUPTED = 75  # <sysexits.h> EX_TEMPFAIL
+_LONGEST_MESSAGE = 1000  # characters; a message may quote a file
 
 
 class BadInput(Exception):
@@ -72,8 +73,9 @@ def _open_standard_streams() -> None:
 
 
 def _print_error(message: str) -> None:
+    line = " ".join(message[: 2 * _LONGEST_MESSAGE].splitlines())
     try:
-        print(message, file=sys.stderr)
+        print(line if len(line) <= _LONGEST_MESSAGE else f"{line[:_LONGEST_MESSAGE]}...", file=sys.stderr)
     except OSError:
         _discard(2)
 

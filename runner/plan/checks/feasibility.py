@@ -59,9 +59,17 @@ def _folder(recipe: Recipe) -> Iterator[str]:
 
 
 def architecture_of(recipe: Recipe) -> Architecture | None:
-    """Shapes of the model, from the recipe or from the config.json of a local folder; None if neither has them."""
-    if recipe.model.architecture or recipe.model.source != "folder":
-        return recipe.model.architecture
+    """Shapes of the model, from the recipe or from the config.json of a local folder; None if neither has them.
+
+    Raises RecipeError for shapes that are incomplete, or cannot be read.
+    """
+    architecture = recipe.model.architecture
+    if architecture:
+        for field in dataclasses.fields(architecture):
+            if getattr(architecture, field.name) == 0:  # the default of shapes that have none
+                raise RecipeError(f"model.architecture.{field.name}: not set; config.json of the model has its value")
+    if architecture or recipe.model.source != "folder":
+        return architecture
     return model_config.architecture(Path(recipe.model.path).expanduser(), "model.path")
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import struct
 from pathlib import Path
 
 from runner.errors import RecipeError
+from runner.plan.checks import safetensors_header
 
 _INDEX = "model.safetensors.index.json"
 
@@ -23,7 +23,7 @@ def check_kind(folder: Path, key: str) -> None:
 def _base(adapter: Path) -> str:
     try:
         base = json.loads(adapter.read_bytes())["base_model_name_or_path"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return ""
     return f" of {base}" if base else ""
 
@@ -38,11 +38,7 @@ def check_tokenizer(folder: Path, key: str) -> None:
 
 
 def check(folder: Path, key: str) -> None:
-    """Raises RecipeError, with the recipe's `key`, for a model folder with a missing or truncated safetensors file.
-
-    The format is 8 bytes for the length of the header, little-endian; the header, JSON with every tensor's offsets in
-    the data; and the data (https://github.com/huggingface/safetensors).
-    """
+    """Raises RecipeError, with the recipe's `key`, for a model folder with a missing or truncated safetensors file."""
     for file in _files(folder, key):
         if not file.is_file():
             raise RecipeError(f"{key}: {file}: no such file, although {_INDEX} lists it; copy or download it again")
@@ -64,16 +60,13 @@ def _files(folder: Path, key: str) -> list[Path]:
         )
     try:
         return [folder / name for name in sorted(set(json.loads(index.read_bytes())["weight_map"].values()))]
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise RecipeError(f"{key}: {index}: weight_map does not map tensors to files; download it again") from None
 
 
 def _expected_size(file: Path, key: str) -> int:
     try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(min(length, file.stat().st_size)))
-        ends = (tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__")
-        return 8 + length + max(ends, default=0)
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        header, data = safetensors_header.read(file)
+    except ValueError as error:
         raise RecipeError(f"{key}: {file}: not a safetensors file, or truncated; copy or download it again") from error
+    return data + max((entry["data_offsets"][1] for entry in header.values()), default=0)

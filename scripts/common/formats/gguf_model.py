@@ -7,7 +7,9 @@ Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,12 +67,14 @@ def write_folder(path: Path, output: Path, dtype: str) -> None:
 
     Raises BadInput for a damaged file, and for a model that would not come out exactly.
     """
-    reader = _open(path)
-    config = _config(path, reader)
-    tokenizer = _tokenizer(path, reader)
-    names = _names(path, reader, config)
+    with _damage_reported(path):
+        reader = _open(path)
+        config = _config(path, reader)
+        tokenizer = _tokenizer(path, reader)
+        names = _names(path, reader, config)
     output.mkdir(parents=True, exist_ok=True)
-    _write_weights(reader, names, config, output / SINGLE, DTYPES[dtype].stored)
+    with _damage_reported(path):
+        _write_weights(reader, names, config, output / SINGLE, DTYPES[dtype].stored)
     ids = {key: config[key] for key in ("bos_token_id", "eos_token_id")}
     _write_json(output / "config.json", {**config, "torch_dtype": DTYPES[dtype].torch})
     _write_json(output / "generation_config.json", ids)
@@ -78,13 +82,19 @@ def write_folder(path: Path, output: Path, dtype: str) -> None:
     _write_json(output / "tokenizer_config.json", _tokenizer_config(reader, config))
 
 
+@contextlib.contextmanager
+def _damage_reported(path: Path) -> Iterator[None]:
+    """Raise BadInput for what the package gguf, NumPy and the tokenizer raise for a file with impossible values."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
+        raise BadInput(f"{path}: damaged, truncated or not GGUF ({type(error).__name__}: {error})") from error
+
+
 def _open(path: Path) -> gguf.GGUFReader:
     import gguf
 
-    try:
-        reader = gguf.GGUFReader(path)
-    except (ValueError, IndexError, KeyError) as error:
-        raise BadInput(f"{path}: truncated or not GGUF ({error})") from error
+    reader = gguf.GGUFReader(path)
     architecture = _get(reader, "general.architecture")
     if architecture != "llama":
         raise BadInput(f"{path}: holds a {architecture} model; the stages know llama")
@@ -127,6 +137,10 @@ def _config(path: Path, reader: gguf.GGUFReader) -> dict[str, Any]:
 
 def _names(path: Path, reader: gguf.GGUFReader, config: dict[str, Any]) -> dict[str, str]:
     """GGUF tensor name -> Hugging Face name. Raises BadInput unless the file holds just these."""
+    if config["num_hidden_layers"] > len(reader.tensors):
+        raise BadInput(
+            f"{path}: {_CONFIG['num_hidden_layers']} is {config['num_hidden_layers']}, but it has fewer tensors"
+        )
     names = {f"{old}.weight": f"{new}.weight" for old, new in _OUTER.items()}
     for layer in range(config["num_hidden_layers"]):
         names |= {f"blk.{layer}.{old}.weight": f"model.layers.{layer}.{new}.weight" for old, new in _INNER.items()}

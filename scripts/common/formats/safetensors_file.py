@@ -7,6 +7,7 @@ header as JSON {name: {"dtype", "shape", "data_offsets": [begin, end]}}, then th
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ SINGLE = "model.safetensors"
 
 _PREFIX = 8  # bytes of the header's length
 _HEADER_LIMIT = 100_000_000  # the reference implementation's
+_MOST_DIMENSIONS = 32  # NumPy 1's limit
 
 
 class SafetensorsFile(TensorFile):
@@ -55,9 +57,9 @@ class SafetensorsFile(TensorFile):
         if length > _HEADER_LIMIT or self._data > self.size:
             raise BadInput(f"{self.path}: not a safetensors file, or cut off: its header would take {length} bytes")
         try:
-            header = json.loads(self.map[_PREFIX : self._data])
-        except (ValueError, RecursionError):
-            raise BadInput(f"{self.path}: not a safetensors file: its header is not JSON") from None
+            header = json.loads(self.map[_PREFIX : self._data], object_pairs_hook=_without_duplicates)
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f"{self.path}: not a safetensors file: its header is not JSON: {error}") from None
         if not isinstance(header, dict):
             raise BadInput(f"{self.path}: not a safetensors file: its header is not a JSON object")
         return header
@@ -139,6 +141,13 @@ def _weight_map(folder: Path) -> dict[str, str]:
     return names
 
 
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        raise ValueError("a name occurs twice")
+    return entries
+
+
 def _is_file_name(name: object) -> bool:
     return isinstance(name, str) and name == Path(name).name != ""
 
@@ -149,5 +158,6 @@ def _usable(entry: Any) -> tuple[str, tuple[int, ...], int, int] | None:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (TypeError, KeyError, ValueError):
         return None
-    numbers = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
-    return (dtype, shape, begin, end) if isinstance(dtype, str) and numbers else None
+    limits = all(type(number) is int and 0 <= number < 2**63 for number in (*shape, begin, end))
+    fits = limits and len(shape) <= _MOST_DIMENSIONS and math.prod(filter(None, shape)) < 2**60  # elements, for NumPy
+    return (dtype, shape, begin, end) if isinstance(dtype, str) and fits else None

@@ -15,7 +15,7 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,8 +33,10 @@ _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _CENTRAL_HEADER = struct.Struct("<4s6H3I5H2I")
 _NEEDS_ZIP64 = 45  # version needed to extract
 _UNREADABLE = (
-    pickle.UnpicklingError, ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, TypeError, ValueError,
+    pickle.UnpicklingError, ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RecursionError,
+    TypeError, ValueError, struct.error,
 )  # fmt: skip
+_MOST_DIMENSIONS = 32  # NumPy 1's limit
 _IN_EXTRA = 0xFFFFFFFF  # "the 64-bit extra field has it": used throughout, so that any size is written alike
 
 
@@ -109,15 +111,19 @@ class TorchZipFile(TensorFile):
         if not isinstance(content, dict):
             raise BadInput(f"{self.path}: holds a {type(content).__name__}, not a dict of tensors")
         for name, value in content.items():
-            if not isinstance(name, str) or not isinstance(value, Strided):
-                raise BadInput(f"{self.path}: entry {name!r} is not a tensor")
+            if not isinstance(name, str):
+                raise BadInput(f"{self.path}: an entry has a {type(name).__name__} as its name")
+            if not isinstance(value, Strided):
+                raise BadInput(f"{self.path}: entry {name} is a {type(value).__name__}, not a tensor")
         return dict(content)
 
     def _check(self, name: str, tensor: Strided) -> None:
         _, size, _ = self._records.get(f"data/{tensor.record}", (0, 0, 0))
         steps = zip(tensor.shape, tensor.strides, strict=True)
         last = tensor.start + sum((count - 1) * stride for count, stride in steps)
-        if 0 in tensor.shape or (last + 1) * BIT_TYPES[tensor.dtype].itemsize > size:
+        # A stride of 0 repeats an element: such a tensor may be larger than what is stored, and than any memory.
+        elements = max(last + 1, math.prod(tensor.shape))
+        if 0 in tensor.shape or elements * BIT_TYPES[tensor.dtype].itemsize > size:
             raise BadInput(f"{self.path}: the data of tensor {name} is not in the file")
 
 
@@ -194,8 +200,14 @@ class _Record:
         return _CENTRAL_HEADER.pack(b"PK\1\2", _NEEDS_ZIP64, _NEEDS_ZIP64, 0, 0, 0, 0, *sizes) + self.name + extra
 
 
-class _TensorUnpickler(pickle.Unpickler):
-    """Reads a dict of tensors and refuses every name that such a pickle does not need."""
+class _TensorUnpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
+    """Reads a dict of tensors and refuses every name that such a pickle does not need.
+
+    It is Python's own reader in Python, since that in C cannot be stopped: tuples that are nested a million times end
+    the process when they are hashed.
+    """
+
+    dispatch = dict(pickle._Unpickler.dispatch)  # pyright: ignore[reportAttributeAccessIssue]
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -214,9 +226,27 @@ class _TensorUnpickler(pickle.Unpickler):
         return dtype, record
 
 
+def _shallow(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    """The instruction that makes a tuple, refusing what is nested deeper than the arguments of a tensor."""
+
+    def load_tuple(unpickler: Any) -> None:
+        load(unpickler)
+        inner = (item for item in unpickler.stack[-1] if isinstance(item, tuple))
+        if any(isinstance(item, tuple) for items in inner for item in items):
+            raise pickle.UnpicklingError("tuples are nested too deeply")
+
+    return load_tuple
+
+
+for _code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
+    _TensorUnpickler.dispatch[_code[0]] = _shallow(_TensorUnpickler.dispatch[_code[0]])
+
+
 def _rebuild_tensor(storage: Any, start: Any, shape: Any, strides: Any, *_flags: Any) -> Strided:
     dtype, record = storage
-    if len(shape) != len(strides) or not all(type(n) is int and n >= 0 for n in (start, *shape, *strides)):
+    if not len(shape) == len(strides) <= _MOST_DIMENSIONS or not all(
+        type(n) is int and n >= 0 for n in (start, *shape, *strides)
+    ):
         raise pickle.UnpicklingError("a tensor with an impossible shape")
     return Strided(dtype, tuple(shape), record, start, tuple(strides))
 

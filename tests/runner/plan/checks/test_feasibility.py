@@ -93,3 +93,9 @@ def test_lnc_1_makes_room_for_twice_the_ranks(hardware: str) -> None:
         "quickstart", [*NATIVE, f"hardware={hardware}", "sdk=neuron_2_33", "tp_size=8", "hardware.lnc=1"]
     ).recipe
     check(recipe)
+
+
+def test_shapes_that_are_incomplete_name_the_first_that_is_missing() -> None:
+    recipe = compose("quickstart", ["model.source=hub", "model.path=a/b", "model.architecture={hidden_size:64}"]).recipe
+    with pytest.raises(RecipeError, match="model.architecture.intermediate_size: not set"):
+        list(problems(recipe))

@@ -164,5 +164,5 @@ def test_a_truncated_file_is_named(tmp_path, kept):
     path = write_gguf(tmp_path / "m.gguf", weights())
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(BadInput, match=r"m\.gguf: truncated or not GGUF"):
+    with pytest.raises(BadInput, match=r"m\.gguf: damaged, truncated or not GGUF"):
         gguf_model.write_folder(path, tmp_path / "out", "bf16")
