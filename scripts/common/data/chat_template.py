@@ -43,7 +43,7 @@ class ChatTemplate:
         sandbox.filters["tojson"] = _tojson
         try:
             self._compiled = sandbox.from_string(source)
-        except (jinja2.TemplateError, SyntaxError) as error:
+        except Exception as error:  # not only its own errors: Jinja computes expressions of constants here
             raise BadInput(f"{folder}: its chat template cannot be read: {error}") from error
         self._special = special_tokens(folder)
         self._has_date = "strftime_now" in source
