@@ -129,8 +129,8 @@ COMMANDS = {
     "diff quickstart nothing": "no such run",
     "report nothing": "no such run",
     "rerun nothing": "no such run",
-    "gc": "choose what to remove",
-    "gc --days x": "invalid float value",
+    "gc": "no such store",
+    "gc --days x": "argument --days: x: must be a number from 0 on",
     "gc --unreachable": "no such store",
 }
 

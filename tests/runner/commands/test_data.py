@@ -24,7 +24,7 @@ def test_examples_are_shown_as_they_are_trained(tmp_path: Path, monkeypatch, cap
     assert "!</s>⟧" in shown or "!<|end|>⟧" in shown
     assert "longer than seq_len" in shown
     assert "1 of 21 rows have an empty response" in shown or "1 of 10 rows have an empty response" in shown
-    (run,) = Path("runs").iterdir()
+    [run] = Path("runs").glob("[!.]*")
     assert run.name.endswith("data-quickstart")
     assert [step["stage"] for step in json.loads((run / "plan.json").read_text())["steps"]] == ["fetch", "tokenize"]
 
@@ -47,6 +47,6 @@ def test_a_mixture_is_shown_with_its_sources(tmp_path: Path, monkeypatch, capsys
     shown = " ".join(capsys.readouterr().out.split())
     assert "a.jsonl" in shown
     assert "train: 4 of 12 examples split, longer than --seq-len 64" in shown
-    (run,) = Path("runs").iterdir()
+    [run] = Path("runs").glob("[!.]*")
     statistics = json.loads((run / "artifacts" / "tokenize" / "statistics.json").read_text())
     assert [source["used"] for source in statistics["sources"]] == [8, 4]

@@ -21,7 +21,7 @@ from runner.plan.command import Place
         (["train.lora.rank=4,8,0"], "trial 2 (train.lora.rank=0): "),
         (["train.seed=1,2", "parallel.tp_size=1,3"], "trial 1 (train.seed=1 parallel.tp_size=3): "),
         (["train.lora={rank:4,alpha:8},{rnak:8,alpha:16}"], "did you mean train.lora.rank?"),
-        (["train.seed=1,2", "evaluate=none", "sweep.objective=adapter.loss"], "sweep.objective"),
+        (["train.seed=1,2", "evaluate=none", "serve=none", "sweep.objective=adapter.loss"], "sweep.objective"),
         (["train.learning_rate=interval(1e-4,1e-2)"], "hydra/sweeper=optuna"),
         (["hydra/sweeper=optuna", "train.lora.rank=choice(4,8,0)"], "(train.lora.rank=0): "),
         (["hydra/sweeper=optuna", "train.seed=choice(1,2)", "hydra.sweeper.direction=maximize"], "sweep.direction"),

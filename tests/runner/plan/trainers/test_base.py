@@ -16,7 +16,8 @@ def test_every_key_of_train_and_lora_that_trainers_share_is_a_flag() -> None:
     texts = [getattr(flag, "text", flag) for flag in common_flags(Train())]
     flags = {text.removeprefix("--").removeprefix("no-").replace("-", "_") for text in texts if text.startswith("--")}
     names = {field.name for kind in (Train, Lora) for field in dataclasses.fields(kind)}
-    assert names - flags == {"backend", "lora", "nxd", "compile_cache", "attention"}
+    evaluation = {"eval_every", "keep", "early_stopping_patience", "early_stopping_threshold"}
+    assert names - flags == {"backend", "lora", "nxd", "compile_cache", "attention", "init_adapter", *evaluation}
     assert flags - names == {"output"}
 
 
