@@ -58,7 +58,7 @@ def read_text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         line = file.read_bytes()[: error.start].count(b"\n")
-        mark = yaml.Mark(str(file), 0, line, 0, None, None)
+        mark = yaml.Mark(str(file), 0, line, 0, None, 0)
         raise yaml_limits.Unusable("not in UTF-8; save it in that encoding", mark) from error
 
 
