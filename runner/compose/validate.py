@@ -110,6 +110,8 @@ def _list(key: str, value: Any, kind: type, limits: Mapping[str, Any]) -> list[A
 
 
 def _scalar(key: str, value: Any, kind: type) -> Any:
+    if type(value) is int and abs(value) > _LARGEST:
+        raise InvalidKey(key, f"{str(value)[:20]}... is too large; the maximum is {_LARGEST}")
     if kind is float and type(value) is int:
         return float(value)
     if kind is str and type(value) is int:  # unambiguous; how another value was written is not known
@@ -123,6 +125,7 @@ def _quotes(value: Any, kind: type) -> str:
     return "; put it in quotes" if kind is str and isinstance(value, (bool, float, type(None))) else ""
 
 
+_LARGEST = 2**63 - 1  # what the stages' arrays and most formats of files can hold
 _NO_LIMITS = {"minimum": None, "maximum": None, "choices": None}
 _LISTS = {str: "strings such as [a,b]", int: "integers such as [1,2]", float: "numbers such as [0.7,0.3]"}
 _NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}

@@ -46,3 +46,9 @@ def test_every_key_has_a_type() -> None:
     assert type_of(hints["train"], "epochs") is int
     assert type_of(hints["dataset.where"], "any column") is str
     assert type_of(hints["train"], "no_such_key") is None
+
+
+@pytest.mark.parametrize(("section", "key"), [("train", "epochs"), ("train", "learning_rate"), ("dataset", "seq_len")])
+def test_a_number_that_no_stage_can_hold_is_refused(section: str, key: str) -> None:
+    with pytest.raises(InvalidKey, match=f"{key}: 10000000000000000000... is too large"):
+        build(Recipe, {section: {key: 10**400}})
