@@ -27,7 +27,7 @@ from runner.compose import overrides as command_line
 from runner.compose import path_defaults
 from runner.compose.groups import config_folders, option_file
 from runner.compose.schema import Recipe
-from runner.compose.text_values import RecipeFiles, load_yaml, read_text
+from runner.compose.text_values import RecipeFiles, load_yaml, text_of
 from runner.compose.validate import InvalidKey, build
 from runner.compose.yaml_limits import Unusable
 from runner.errors import RecipeError, did_you_mean
@@ -190,7 +190,7 @@ def _sets(path: Path, package: str, key: str) -> bool:
     """Whether a YAML file, which holds the section `package`, sets a key."""
     if not path.is_file():
         return False
-    text = read_text(path)
+    text = text_of(path)
     node: Any = load_yaml(text, package)
     if package and "@package _global_" not in text:
         node = {package: node}

@@ -45,14 +45,14 @@ class RecipeFiles(FileConfigSource):
         file = Path(self.path, self._normalize_file_name(config_path))
         if not file.is_file():
             return super().load_config(config_path)  # raises Hydra's error
-        text = read_text(file)
+        text = text_of(file)
         header = self._get_header_dict(text[:512])
         package = header.get("package") or config_path.rpartition("/")[0]
         config = OmegaConf.create(load_yaml(text, package, str(file)))
         return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", config, header)
 
 
-def read_text(file: Path) -> str:
+def text_of(file: Path) -> str:
     """The text of a YAML file. Raises YAMLError if it is not in UTF-8."""
     try:
         return file.read_text(encoding="utf-8")
