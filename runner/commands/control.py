@@ -180,8 +180,8 @@ def _status(args: argparse.Namespace) -> int:
         status_of_host(args.host, terminal())
         return 0
     else:
-        found = runs.readable(runs.every(args.folder), lambda run: run.state)
-        selected = [run for run in found if run.state in ("running", "away")]
+        states = runs.read_each(runs.every(args.folder), lambda run: run.state)
+        selected = [run for run, state in states.items() if state in ("running", "away")]
     status(selected, terminal())
     return 0
 

@@ -19,7 +19,7 @@ from runner.errors import RecipeError
 from runner.metrics import RANKING, decisive, duration
 from runner.record import cost, ranking
 from runner.record.differences import differing
-from runner.record.runs import Run, every, find, find_all, readable
+from runner.record.runs import Run, every, find, find_all, read_each
 
 _LAST_LINES = 10  # of the log of a stage that failed
 _MOST_COLUMNS = 6  # of differing keys; with more, the table is transposed
@@ -27,15 +27,24 @@ _MOST_COLUMNS = 6  # of differing keys; with more, the table is transposed
 
 def runs(every: Sequence[Run], console: Console) -> None:
     """Print one line per run: its state, time, cost if any has a price, and main metric."""
-    shown = readable(every, lambda run: (run.state, run.metrics(), cost.cost(run)))
-    costs = [cost.text(cost.cost(run)) for run in shown]
-    priced = ["cost"] if any(costs) else []
-    table = tables.table("run", "state", "time", *priced, "adapter", "overrides")
-    for run, dollars in zip(shown, costs, strict=True):
-        own = [dollars] if priced else []
-        overrides = " ".join(run.manifest["overrides"])
-        table.add_row(run.name, run.state, duration(run.seconds()), *own, _headline(run), overrides)
+    rows = read_each(every, _row)
+    headings = ("run", "state", "time", "cost", "adapter", "overrides")
+    shown = [name for name in headings if name != "cost" or any(row["cost"] for row in rows.values())]
+    table = tables.table(*shown)
+    for row in rows.values():
+        table.add_row(*(row[name] for name in shown))
     console.print(table if every else "No runs yet.")
+
+
+def _row(run: Run) -> dict[str, str]:
+    return {
+        "run": run.name,
+        "state": run.state,
+        "time": duration(run.seconds()),
+        "cost": cost.text(cost.cost(run)),
+        "adapter": _headline(run),
+        "overrides": " ".join(run.manifest["overrides"]),
+    }
 
 
 def show(run: Run, console: Console) -> None:

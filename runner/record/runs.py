@@ -188,17 +188,19 @@ def recorded(folder: Path) -> list[Run]:
 
 def readable(runs: Iterable[Run], read: Callable[[Run], object]) -> list[Run]:
     """The runs of whose records `read` can read what it needs; for each other one, a line is printed to stderr."""
-    return [run for run in runs if _is_readable(run, read)]
+    return list(read_each(runs, read))
 
 
-def _is_readable(run: Run, read: Callable[[Run], object]) -> bool:
-    try:
-        read(run)
-    except (DamagedRecord, OSError) as error:
-        if run.folder.exists():  # otherwise it was removed meanwhile
-            _report_once(str(error))
-        return False
-    return True
+def read_each(runs: Iterable[Run], read: Callable[[Run], T]) -> dict[Run, T]:
+    """What `read` returns of each run; for one whose record is damaged, a line is printed to stderr instead."""
+    found: dict[Run, T] = {}
+    for run in runs:
+        try:
+            found[run] = read(run)
+        except (DamagedRecord, OSError) as error:
+            if run.folder.exists():  # otherwise it was removed meanwhile
+                _report_once(str(error))
+    return found
 
 
 @cache

@@ -57,9 +57,13 @@ def check(run: Run) -> None:
 
 def live(folder: Path) -> list[Server]:
     """The servers of the runs in `folder`, oldest first, with remote ones that are not known to have ended."""
-    found = runs.readable(runs.every(folder), lambda run: (run.state, run.plan, run.recipe))
-    candidates = (_server(run) for run in found if run.state in ("running", "away"))
+    candidates = runs.read_each(runs.every(folder), _candidate).values()
     return [server for server in candidates if server]
+
+
+def _candidate(run: Run) -> Server | None:
+    _ = run.plan, run.recipe  # which its users read
+    return _server(run) if run.state in ("running", "away") else None
 
 
 def find(name: str, folder: Path) -> Server:
