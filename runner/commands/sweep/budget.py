@@ -18,13 +18,21 @@ class Budget:
     max_cost: float | None = None
     max_hours: float | None = None
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a limit: without one, no trial's record needs to be read."""
+        return self.max_cost is not None or self.max_hours is not None
+
     def exhausted(self, trials: Sequence[Run]) -> str | None:
         """The limit that the trials have reached, as text; None while there is something left."""
-        dollars, hours = cost.total(trials) or 0.0, sum(map(cost.machine_hours, trials))
-        if self.max_cost is not None and dollars >= self.max_cost:
-            return f"stopped by sweep.max_cost: ${dollars:,.2f} of ${self.max_cost:,.2f} spent"
-        if self.max_hours is not None and hours >= self.max_hours:
-            return f"stopped by sweep.max_hours: {hours:.2f} of {self.max_hours:g} hours used"
+        if self.max_cost is not None:
+            dollars = cost.total(trials) or 0.0
+            if dollars >= self.max_cost:
+                return f"stopped by sweep.max_cost: ${dollars:,.2f} of ${self.max_cost:,.2f} spent"
+        if self.max_hours is not None:
+            hours = sum(map(cost.machine_hours, trials))
+            if hours >= self.max_hours:
+                return f"stopped by sweep.max_hours: {hours:.2f} of {self.max_hours:g} hours used"
         return None
 
 

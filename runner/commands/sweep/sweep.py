@@ -240,7 +240,7 @@ def _run(planned: Sweep, console: Console) -> int:
 
 
 def _failed(planned: Sweep) -> bool:
-    return any(trial.state == "failed" for trial in runs.every(planned.folder))
+    return any(trial.state == "failed" for trial in _readable_trials(planned))
 
 
 def _write_description(planned: Sweep) -> None:

@@ -28,7 +28,7 @@ from runner.plan.model import Plan
 from runner.record import create
 from runner.record.contents import DamagedRecord
 from runner.record.ranking import Objective
-from runner.record.runs import Run, every
+from runner.record.runs import Run, every, readable
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ class Job:
         """Submit all trials to the target's queue and follow them. Returns their objectives; None for a failed one."""
         started = [trial for trial in trials if trial and not trial.is_done]
         waiting = [trial for trial in started if not trial.is_running]
-        self._check_budget(waiting)
+        self._check_budget_before(waiting)
         _start_together(waiting)
         try:
             return [
@@ -123,13 +123,23 @@ class Job:
             raise SweepStopped("stopped at the first failure")
         return None
 
-    def _check_budget(self, waiting: Sequence[Trial]) -> None:
+    def _check_budget_before(self, waiting: Sequence[Trial]) -> None:
         """Raises OutOfBudget if nothing is left for the trials `waiting`, whose records are then removed."""
-        exhausted = self.budget.exhausted(every(self.sweep)) if waiting else None
-        if exhausted:
+        try:
+            if waiting:
+                self._check_budget()
+        except OutOfBudget:
             for trial in waiting:
                 shutil.rmtree(trial.run.folder)
-            raise OutOfBudget(exhausted)
+            raise
+
+    def _check_budget(self) -> None:
+        """Raises OutOfBudget if the trials so far have reached a limit."""
+        if self.budget.is_limited:
+            trials = readable(every(self.sweep), lambda trial: (trial.recipe, trial.plan))
+            exhausted = self.budget.exhausted(trials)
+            if exhausted:
+                raise OutOfBudget(exhausted)
 
     def _prepare(self, number: int, config: DictConfig) -> Trial:
         composed = from_hydra(config, HydraConfig.get(), self.source)
@@ -152,7 +162,7 @@ class Job:
 
     def _run(self, trial: Trial) -> float | None:
         if not trial.is_done and not trial.is_running:
-            self._check_budget([trial])
+            self._check_budget_before([trial])
             start(trial.run, trial.target, attached=True)
         try:
             return self._end(trial)
@@ -164,9 +174,8 @@ class Job:
 
     def _end_if_paid(self, trial: Trial) -> float | None:
         """Follow one of many submitted trials to its end. Raises OutOfBudget if nothing is left for it."""
-        exhausted = None if trial.is_done else self.budget.exhausted(every(self.sweep))
-        if exhausted:
-            raise OutOfBudget(exhausted)
+        if not trial.is_done:
+            self._check_budget()
         return self._end(trial)
 
     def _end(self, trial: Trial) -> float | None:
