@@ -48,7 +48,7 @@ class Follower:
         return Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
 
     def _on_other(self, event: dict[str, Any]) -> None:
-        """One of another version."""
+        """Not shown: a checkpoint, until a training resumes from it, and what another version reports."""
 
     def _on_run(self, event: dict[str, Any]) -> None:
         self.state, self.status = event["state"], event.get("status", 0)
@@ -91,9 +91,6 @@ class Follower:
         ]
         if values:
             self._progress.update(self._task, numbers=" · ".join(values).replace("tokens_per_second", "tokens/s"))
-
-    def _on_checkpoint(self, event: dict[str, Any]) -> None:
-        """Shown only where the training resumes from it."""
 
     def _on_interrupted(self, event: dict[str, Any]) -> None:
         self._print(f"      interrupted after step {event['at']}, with a checkpoint", "yellow")

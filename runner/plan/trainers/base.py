@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -121,8 +121,9 @@ def common_flags(train: Train, compiling: bool = False) -> list[str | Argument]:
     """
     settings = {name: value for name, value in dataclasses.asdict(train).items() if name not in _NOT_COMMON}
     settings |= dataclasses.asdict(train.lora)
+    compiled = (part for name, value in settings.items() for part in _compiled_flag(name, value))
     return [
-        *(part for name, value in settings.items() for part in (_compiled_flag if compiling else _flag)(name, value)),
+        *(compiled if compiling else flags(**settings)),
         *not_fingerprinted("--checkpoint-every", str(train.checkpoint_every)),
         "--output", OUTPUT,
     ]  # fmt: skip
@@ -133,11 +134,7 @@ def evaluation_flags(train: Train) -> list[str]:
     return flags(**{name: getattr(train, name) for name in _EVALUATION}) if train.eval_every else []
 
 
-def _flag(name: str, value: Any) -> Sequence[str | Argument]:
-    return flags(**{name: value})
-
-
-def _compiled_flag(name: str, value: Any) -> Sequence[str | Argument]:
+def _compiled_flag(name: str, value: Any) -> list[str | Argument]:
     first, *rest = not_fingerprinted(*flags(**{name: value}))
     matters = f"{name}: {_COMPILED[name](value)}" if name in _COMPILED else ""
     return [Argument(first.text, matters), *rest]
