@@ -62,14 +62,10 @@ def run(args: argparse.Namespace) -> None:
 
     train, held_out = (TokenStore(args.seq_len, args.loss_on, args.long) for _ in range(2))
     checks = {name: RowChecks(name, writers.main.special_texts()) for name in ("train", "eval")}
-    shown = []
-    for times, examples in tokenized(rows.read(files, args.where), choice.train, writers, checks["train"]):
-        for example in examples[-1:] if args.loss_on == "last" else examples:
-            shown += [*chain.from_iterable(train.add(example) for _ in range(times))][: SHOWN - len(shown)]
-    evaluated = (
-        tokenized(rows.read(eval_files, args.where), np.ones(eval_count, np.uint32), writers, checks["eval"])
-        if eval_files else tokenized(rows.read(files, args.where), choice.held_out, writers, checks["eval"])
-    )  # fmt: skip
+    trained = tokenized(rows.read(files, args.where), choice.train, writers, checks["train"])
+    shown = keep(trained, train, args.loss_on)
+    asked, asked_times = (eval_files, np.ones(eval_count, np.uint32)) if eval_files else (files, choice.held_out)
+    evaluated = tokenized(rows.read(asked, args.where), asked_times, writers, checks["eval"])
     kept = [first for _, examples in evaluated for first in held_out.add(examples[-1])[:1]]
     notes = [*writers.notes(), *choice.notes(), *notes_on_seen_rows(train, held_out)]
     for name, store in (("train", train), ("eval", held_out)):
@@ -82,11 +78,7 @@ def run(args: argparse.Namespace) -> None:
     statistics = {name: write_split(name, store, args, rng) for name, store in splits.items()}
     json_lines.write(args.output / "eval.jsonl", map(held_out_line, kept))
     row_format = ", ".join(writers.formats) or None
-    text = json.dumps(
-        {"seq_len": args.seq_len, "format": row_format, "sources": choice.sources, **statistics}, indent=1
-    )
-    (args.output / "statistics.json").write_text(text + "\n", encoding="utf-8")
-    (args.output / "template.json").write_text(writers.main.template.to_json() + "\n", encoding="utf-8")
+    described = {"seq_len": args.seq_len, "format": row_format, "sources": choice.sources, **statistics}
     preview = {
         "format": row_format,
         "chat": writers.main.template.chat,
@@ -94,7 +86,18 @@ def run(args: argparse.Namespace) -> None:
         "notes": notes,
         "examples": [learnt_and_not(example, args.loss_on) for example in shown],
     }
-    (args.output / "preview.json").write_text(json.dumps(preview, indent=1) + "\n", encoding="utf-8")
+    texts = {"statistics": json.dumps(described, indent=1), "preview": json.dumps(preview, indent=1)}
+    for name, text in {**texts, "template": writers.main.template.to_json()}.items():
+        (args.output / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def keep(of_rows: Iterable[tuple[int, list[Example]]], store: TokenStore, loss_on: str) -> list[Example]:
+    """Keep the examples of each row, as often as it is wanted. Returns the first of them, to show."""
+    shown: list[Example] = []
+    for times, examples in of_rows:
+        for example in examples[-1:] if loss_on == "last" else examples:
+            shown += [*chain.from_iterable(store.add(example) for _ in range(times))][: SHOWN - len(shown)]
+    return shown
 
 
 def histogram(lengths: Sequence[int]) -> list[tuple[int, int]]:

@@ -72,8 +72,7 @@ def write_folder(path: Path, output: Path, dtype: str) -> None:
         config = _config(path, reader)
         tokenizer = _tokenizer(path, reader)
         names = _names(path, reader, config)
-    output.mkdir(parents=True, exist_ok=True)
-    with _damage_reported(path):
+        output.mkdir(parents=True, exist_ok=True)
         _write_weights(reader, names, config, output / SINGLE, DTYPES[dtype].stored)
     ids = {key: config[key] for key in ("bos_token_id", "eos_token_id")}
     _write_json(output / "config.json", {**config, "torch_dtype": DTYPES[dtype].torch})

@@ -200,6 +200,22 @@ class _Record:
         return _CENTRAL_HEADER.pack(b"PK\1\2", _NEEDS_ZIP64, _NEEDS_ZIP64, 0, 0, 0, 0, *sizes) + self.name + extra
 
 
+_INSTRUCTIONS = pickle._Unpickler.dispatch  # pyright: ignore[reportAttributeAccessIssue]
+_TUPLES = (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)
+
+
+def _shallow(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    """The instruction that makes a tuple, refusing what is nested deeper than the arguments of a tensor."""
+
+    def load_tuple(unpickler: Any) -> None:
+        load(unpickler)
+        inner = (item for item in unpickler.stack[-1] if isinstance(item, tuple))
+        if any(isinstance(item, tuple) for items in inner for item in items):
+            raise pickle.UnpicklingError("tuples are nested too deeply")
+
+    return load_tuple
+
+
 class _TensorUnpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
     """Reads a dict of tensors and refuses every name that such a pickle does not need.
 
@@ -207,7 +223,7 @@ class _TensorUnpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAcc
     the process when they are hashed.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)  # pyright: ignore[reportAttributeAccessIssue]
+    dispatch = {**_INSTRUCTIONS, **{code[0]: _shallow(_INSTRUCTIONS[code[0]]) for code in _TUPLES}}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -224,22 +240,6 @@ class _TensorUnpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAcc
         if kind != "storage" or dtype not in STORAGES or not isinstance(record, str):
             raise pickle.UnpicklingError("a reference to something other than a storage")
         return dtype, record
-
-
-def _shallow(load: Callable[[Any], None]) -> Callable[[Any], None]:
-    """The instruction that makes a tuple, refusing what is nested deeper than the arguments of a tensor."""
-
-    def load_tuple(unpickler: Any) -> None:
-        load(unpickler)
-        inner = (item for item in unpickler.stack[-1] if isinstance(item, tuple))
-        if any(isinstance(item, tuple) for items in inner for item in items):
-            raise pickle.UnpicklingError("tuples are nested too deeply")
-
-    return load_tuple
-
-
-for _code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
-    _TensorUnpickler.dispatch[_code[0]] = _shallow(_TensorUnpickler.dispatch[_code[0]])
 
 
 def _rebuild_tensor(storage: Any, start: Any, shape: Any, strides: Any, *_flags: Any) -> Strided:
