@@ -65,7 +65,7 @@ def status_of_host(host: str, console: Console) -> None:
 
 
 def logs(run: Run, stage: str | None, live: bool) -> int:
-    """Print the output of a stage, by default the current one; if `live`, keep printing while it grows.
+    """Print the output of a stage, by default the current one; if `live`, keep printing while it or the run goes on.
 
     Returns the exit status of a run that was followed and failed, was stopped (130) or killed (1), else 0. Raises
     RecipeError for an unknown stage.
@@ -135,7 +135,7 @@ def add_logs(parser: argparse.ArgumentParser) -> None:
     """A run and a stage of it."""
     _add_run(parser)
     parser.add_argument("--stage", help="default: the one in progress")
-    parser.add_argument("-f", "--follow", action="store_true", help="keep printing while it grows")
+    parser.add_argument("-f", "--follow", action="store_true", help="keep printing, stage after stage")
     parser.set_defaults(command=lambda args: logs(_find(args), args.stage, args.follow))
 
 

@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -170,21 +170,37 @@ def _is_final(event: dict[str, Any] | None) -> bool:
     return event is not None and event["event"] == "run" and event["state"] in FINAL
 
 
-def follow_log(run: Path, stage: str | None, live: bool) -> Iterator[bytes]:
+def follow_log(run: Path, stage: str | None, live: bool, onward: bool) -> Iterator[bytes]:
     """The output of a stage (by default the latest), line by line; with `live` until the stage ends.
 
-    Each line begins with a blank, to tell an empty line of the log from the empty ones sent while nothing happens. One
-    that begins with an exclamation mark says why the stage has not begun.
+    With `onward`, also the output of the stages after it, until the run ends. Each line begins with a blank, to tell an
+    empty line of the log from the empty ones sent while nothing happens. One that begins with an exclamation mark says
+    why no stage has begun, one with `>` names the stage whose output follows.
     """
     job = jobs.of_run(run)
     if live:
-        yield from _until_begun(run, stage, job)
-    name = stage or next(reversed(stage_states(run)), "")
-    log = run / "logs" / f"{name}.log"
+        yield from _wait_for(run, job, lambda begun: stage in begun if stage else bool(begun))
+    name: str | None = stage or next(reversed(stage_states(run)), "")
+    while name is not None:
+        if onward and name:
+            yield f">{name}".encode()
+        yield from _stage_log(run, job, name, live)
+        if onward:
+            yield from _wait_for(run, job, lambda begun, last=name: _after(last, begun) is not None)
+        name = _after(name, list(stage_states(run))) if onward else None
+
+
+def _after(stage: str, begun: Sequence[str]) -> str | None:
+    """The stage that began after another one."""
+    return next(iter(begun[begun.index(stage) + 1 :]), None) if stage in begun else None
+
+
+def _stage_log(run: Path, job: Job | None, stage: str, live: bool) -> Iterator[bytes]:
+    log = run / "logs" / f"{stage}.log"
 
     def is_growing() -> bool:
         running = live and _process_state(run, job) != "gone"
-        return running and stage_states(run).get(name) in ("begun", "waiting")
+        return running and stage_states(run).get(stage) in ("begun", "waiting")
 
     while not log.exists() and is_growing():  # the step waits for cores, or for another run
         yield b""
@@ -193,12 +209,11 @@ def follow_log(run: Path, stage: str | None, live: bool) -> Iterator[bytes]:
         yield from (b"" if line is None else b" " + line for line in files.tail(log, 0, is_growing))
 
 
-def _until_begun(run: Path, stage: str | None, job: Job | None) -> Iterator[bytes]:
-    """Wait until a stage (by default any) has begun, or the run has ended."""
+def _wait_for(run: Path, job: Job | None, is_due: Callable[[list[str]], bool]) -> Iterator[bytes]:
+    """Wait until the stages that have begun are those that are due, or the run has ended."""
     said = ""
     while (now := _process_state(run, job)) != "gone" and last_state(run) not in ENDED:
-        states = stage_states(run)
-        if stage in states or (states and not stage):
+        if is_due(list(stage_states(run))):
             return
         if now.startswith("waiting") and now != said:
             said = now
@@ -258,7 +273,7 @@ _VERBS = {
     "start": lambda args: start(args.run),
     "submit": lambda args: submit([args.run, *args.more]),
     "follow": lambda args: _print_lines(follow(args.run, args.offset)),
-    "log": lambda args: _print_lines(follow_log(args.run, args.stage, args.live)),
+    "log": lambda args: _print_lines(follow_log(args.run, args.stage, args.live or args.onward, args.onward)),
     "state": lambda args: _print_lines(state_and_events(args.run, args.offset)),
     "cancel": lambda args: print(cancel(args.run)),
     "send": lambda args: send(args.run, sys.stdout.buffer, args.record, args.adapter),
@@ -276,6 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--offset", type=int, default=0, help="where in the event stream to begin, in bytes")
     parser.add_argument("--stage", help="the stage of the log (default: the latest)")
     parser.add_argument("--live", action="store_true", help="follow the log until the stage ends")
+    parser.add_argument("--onward", action="store_true", help="follow the log and those of the stages after it")
     parser.add_argument("--record", action="store_true", help="send what is known before the first step")
     parser.add_argument("--adapter", action="store_true", help="send the adapter too")
     args = parser.parse_args(argv)

@@ -107,7 +107,10 @@ class Target(ABC):
 
     @abstractmethod
     def log(self, run: Run, stage: str | None, live: bool) -> Iterator[bytes]:
-        """Output of a stage (default: the one in progress) line by line, as it grows if `live`. Raises RecipeError."""
+        """Output of a stage (default: the one in progress) line by line. Raises RecipeError.
+
+        If `live`, as it grows; without a stage, until the run ends.
+        """
 
     @abstractmethod
     def detach(self) -> None:

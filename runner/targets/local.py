@@ -17,6 +17,7 @@ from runner.plan.command import Place
 from runner.plan.model import HERE
 from runner.record.runs import Run
 from runner.targets.base import Target
+from runner.targets.log import Log
 
 
 class LocalTarget(Target):
@@ -68,7 +69,7 @@ class LocalTarget(Target):
             self._executor.wait()
 
     def log(self, run: Run, stage: str | None, live: bool) -> Iterator[bytes]:
-        return (line[1:] for line in agent.follow_log(run.folder, stage, live) if line)
+        return Log(stage, live).new_lines(agent.follow_log(run.folder, stage, live, onward=live and not stage))
 
     def detach(self) -> None:
         if self._lifeline is not None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from runner.errors import RecipeError
 from runner.execute.run_folder import EVENTS, KILLED
@@ -57,20 +56,6 @@ class MirroredTarget(Target):
                 wait = min(wait * 2 or 1.0, _LONGEST_WAIT)
                 yield note(f"{self.where}: connection lost ({error}); the run continues. Retrying in {wait:.0f} s")
                 time.sleep(wait)
-
-
-def log_flags(stage: str | None, live: bool) -> list[str]:
-    """Flags of `log` of `runner.execute.agent`."""
-    return [*(["--stage", stage] if stage else []), *(["--live"] if live else [])]
-
-
-def log_lines(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines of a log from what `log` of `runner.execute.agent` prints; why a stage waits goes to stderr."""
-    for line in lines:
-        if line.startswith(b"!"):
-            print(f"runner: {line[1:].decode(errors='replace')}", file=sys.stderr)
-        elif line:
-            yield line[1:]
 
 
 def remember_end(run: Run, state: str) -> str:

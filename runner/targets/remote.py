@@ -25,8 +25,9 @@ from runner.plan.command import Place
 from runner.record.create import incoming
 from runner.record.runs import Run
 from runner.targets import bundle
+from runner.targets.log import Log
 from runner.targets.mirror import Mirror, unpack
-from runner.targets.mirrored import MirroredTarget, check_room, log_flags, log_lines, remember_end
+from runner.targets.mirrored import MirroredTarget, check_room, remember_end
 from runner.targets.transport.base import CommandFailed, ConnectionLost, Transport
 from runner.targets.transport.local import LocalTransport
 
@@ -95,9 +96,10 @@ class RemoteTarget(MirroredTarget):
         return events
 
     def log(self, run: Run, stage: str | None, live: bool) -> Iterator[bytes]:
-        command = self._agent_command(["log", _remote_folder(run), *log_flags(stage, live)])
+        log = Log(stage, live)
+        command = self._agent_command(["log", _remote_folder(run), *log.flags])
         try:
-            yield from log_lines(self._transport.lines(command))
+            yield from log.new_lines(self._transport.lines(command))
         except ConnectionLost as error:
             raise RecipeError(f"{self._key}: {error}; the run continues; `runner logs {run.name}` resumes") from error
 

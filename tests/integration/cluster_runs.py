@@ -61,7 +61,7 @@ def last(stream: Iterator[bytes]) -> str:
     return json.loads(list(stream)[-1])["state"]
 
 
-def until_line(work: Path, run: Run, text: str) -> None:
+def until_line(run: Run, text: str) -> None:
     """Wait until a stage has printed it."""
     lines = targets.of_run(run).log(run, None, live=True)
     assert any(text.encode() in line for line in lines)

@@ -92,6 +92,11 @@ class Cluster:
                     found |= {int(process.name), *([parent] if watcher else [])}
         return sorted(found)
 
+    def clear(self) -> None:
+        """Cancel every job, and wait until none is left."""
+        subprocess.run(["scancel", f"--user={os.getuid()}"], check=True)
+        self.drain()
+
     def drain(self) -> None:
         """Wait for jobs whose script is about to end to be gone."""
         for _ in range(300):

@@ -63,7 +63,7 @@ def test_ray_says_which_cores(work: Path, words: list[str]) -> None:
 def test_cancel_leaves_nothing(work: Path, words: list[str]) -> None:
     run = a_run(work, {"train": START_TWICE}, *words)
     stream = started(run)
-    until_line(work, run, "start 1")
+    until_line(run, "start 1")
     assert "stopped" in done(command_here(work, "cancel", run.name))
     assert last(stream) == "stopped"
     assert not [one for one in processes() if str(there(work, run)) in one]

@@ -38,6 +38,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.fixture(autouse=True)
+def no_jobs_left(cluster: Cluster) -> Iterator[None]:
+    """What a failed test leaves in the queue is no concern of the next one."""
+    yield
+    cluster.clear()
+
+
 # What Slurm knows of its own job. argv: the output folder.
 TELL_COMMENT = """
 import json, os, pathlib, subprocess, sys
@@ -102,7 +109,7 @@ def test_a_stage_that_fails_ends_the_jobs_behind_it(cluster: Cluster, work: Path
 def test_a_run_is_requeued_when_its_node_dies(cluster: Cluster, work: Path) -> None:
     run = a_run(work, {"train": START_TWICE}, *on_slurm(work))
     stream = started(run)
-    until_line(work, run, "start 1")
+    until_line(run, "start 1")
     [node] = cluster.squeue("%N")
     cluster.kill_node(node)
     assert last(stream) == "finished"
@@ -114,7 +121,7 @@ def test_a_run_is_requeued_when_its_node_dies(cluster: Cluster, work: Path) -> N
 def test_a_run_goes_on_after_its_time_is_up(cluster: Cluster, work: Path) -> None:
     run = a_run(work, {"train": START_TWICE}, *on_slurm(work))
     stream = started(run)
-    until_line(work, run, "start 1")
+    until_line(run, "start 1")
     subprocess.run(["scancel", "--signal=USR1", "--batch", *jobs(there(work, run))], check=True)
     states = [event["state"] for event in map(json.loads, stream) if event["event"] == "run"]
     assert states == ["interrupted", "started", "finished"]
@@ -146,7 +153,7 @@ def test_who_follows_the_log_before_the_run_begins_is_told_why_it_waits(cluster:
 def test_status_shows_the_stage_and_a_run_that_has_ended_leaves_the_list(cluster: Cluster, work: Path) -> None:
     run = a_run(work, {"convert": ENDS, "train": START_TWICE}, *on_slurm(work))
     targets.of_run(run).start(run, attached=False)
-    until_line(work, run, "start 1")
+    until_line(run, "start 1")
     said = done(command_here(work, "status"))
     assert "running" in said and "train" in said
     (work.parent / "shared" / "end").touch()
@@ -158,7 +165,7 @@ def test_status_shows_the_stage_and_a_run_that_has_ended_leaves_the_list(cluster
 def test_cancel_leaves_nothing(cluster: Cluster, work: Path) -> None:
     run = a_run(work, {"train": START_TWICE}, *on_slurm(work))
     stream = started(run)
-    until_line(work, run, "start 1")
+    until_line(run, "start 1")
     assert targets.of_run(run).cancel(run) == "stopped"
     assert last(stream) == "stopped"
     assert cluster.squeue() == []
@@ -227,7 +234,7 @@ def test_submitted_from_a_laptop(cluster: Cluster, work: Path, monkeypatch: pyte
         there = f"{host.name}:{work.parent}/shared"
         other = a_run(work, {"convert": START_TWICE}, *on_slurm(work))  # on the login node itself
         stream = started(other)
-        until_line(work, other, "start 1")
+        until_line(other, "start 1")
         elsewhere = work.parent / "elsewhere"
         elsewhere.mkdir()
         listed = done(command(host, elsewhere, "status", other.name, "--host", there))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import itertools
 import json
 import subprocess
 import sys
@@ -36,8 +35,9 @@ from runner.targets.kubernetes.access import access_pod, call, container_with_vo
 from runner.targets.kubernetes.cluster import Cluster, ClusterLost, Missing, Object
 from runner.targets.kubernetes.job_log import JobLog, condition, job_of
 from runner.targets.kubernetes.manifests import ACCESS, RUN, SERVER, JobSpec
+from runner.targets.log import Log
 from runner.targets.mirror import Mirror
-from runner.targets.mirrored import MirroredTarget, check_room, log_flags, remember_end
+from runner.targets.mirrored import MirroredTarget, check_room, remember_end
 
 _POLL = 1.0  # seconds
 _ARCHIVE = 700_000  # bytes that fit into a ConfigMap (1 MiB) as base64, with the rest of it
@@ -116,17 +116,13 @@ class KubernetesTarget(MirroredTarget):
         return JobLog(self._cluster, self._job_spec_of(run), mirror, self._settings.forward).lines
 
     def log(self, run: Run, stage: str | None, live: bool) -> Iterator[bytes]:
-        job_spec, flags = self._job_spec_of(run), log_flags(stage, live)
+        job_spec, log = self._job_spec_of(run), Log(stage, live)
         if live:
             self._await_pod(run)
-        received = 0
         while True:
             with _errors_explained(), container_with_volume(self._cluster, job_spec) as container:
-                lines = (line for line in container.lines(container.agent_command(job_spec, "log", *flags)) if line)
                 try:
-                    for line in itertools.islice(lines, received, None):
-                        received += 1
-                        yield line[1:]
+                    yield from log.new_lines(container.lines(container.agent_command(job_spec, "log", *log.flags)))
                     return
                 except (RecipeError, ClusterLost, Missing):
                     if container.container == ACCESS:

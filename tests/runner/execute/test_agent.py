@@ -24,18 +24,21 @@ from runner.record.runs import Run
 
 WAIT = """
 import pathlib, sys, time
-print("at work", flush=True)
+print(sys.argv[1].rpartition("/")[2], "at work", flush=True)
 while not pathlib.Path(sys.argv[2]).exists():
     time.sleep(0.01)
 """
 
 
-def a_run(folder: Path, cores: dict | None = None) -> Run:
-    """A recorded run with one step, which ends when the file folder/end is there."""
+def a_run(folder: Path, cores: dict | None = None, ends: dict[str, str] | None = None) -> Run:
+    """A recorded run whose stages (by default train) end when the file of that name is in the folder."""
     composed = compose("quickstart", [f"paths.runs={folder}/runs", f"paths.store={folder}/store"])
-    argv = (sys.executable, "-c", WAIT, str(folder / "store" / "partial" / "train-1"), str(folder / "end"))
-    step = Step("train", "train", "train-1", argv, {}, True, False, cores=cores)
-    return Run(create.create(composed, Plan("quickstart", str(folder / "store"), (step,))))
+    steps = []
+    for stage, end in (ends or {"train": "end"}).items():
+        output = folder / "store" / "partial" / f"{stage}-1"
+        argv = (sys.executable, "-c", WAIT, str(output), str(folder / end))
+        steps.append(Step(stage, stage, f"{stage}-1", argv, {}, True, False, cores=cores))
+    return Run(create.create(composed, Plan("quickstart", str(folder / "store"), tuple(steps))))
 
 
 def executor_of(run: Run) -> int:
@@ -51,6 +54,19 @@ def ends(pid: int) -> bool:
 
 def runner(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "runner", *words], cwd=folder, capture_output=True, text=True)
+
+
+def test_who_follows_the_log_reads_one_stage_after_the_other(tmp_path: Path) -> None:
+    run = a_run(tmp_path, ends={"convert": "converted", "train": "trained"})
+    targets.of_run(run).start(run, attached=False)
+    words = [sys.executable, "-m", "runner", "logs", "-f", run.name]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as logs:
+        assert logs.stdout and logs.stderr
+        assert logs.stdout.readline() == "convert-1 at work\n"
+        (tmp_path / "converted").touch()
+        assert logs.stdout.readline() == "train-1 at work\n"
+        (tmp_path / "trained").touch()
+        assert (logs.wait(), logs.stderr.read().split()) == (0, ["==>", "convert", "<==", "==>", "train", "<=="])
 
 
 def test_a_detached_run_is_followed_by_others_and_finished(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from runner import targets
 from runner.compose.recipe import compose
 from runner.errors import RecipeError
 from runner.targets import mirrored
-from runner.targets.mirrored import MirroredTarget, check_room, log_flags
+from runner.targets.mirrored import MirroredTarget, check_room
 from runner.targets.transport.base import ConnectionLost
 
 EVENTS = [
@@ -57,8 +57,3 @@ def test_files_that_would_not_fit_are_refused_with_the_key_to_set(tmp_path: Path
     check_room(carried, 1100, "/data", "target.folder")
     with pytest.raises(RecipeError, match="target.folder: /data has 0.0 GB free, .*or set target.folder"):
         check_room(carried, 1099, "/data", "target.folder")
-
-
-def test_the_flags_of_a_log() -> None:
-    assert log_flags("train", live=True) == ["--stage", "train", "--live"]
-    assert log_flags(None, live=False) == []
