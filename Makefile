@@ -25,19 +25,19 @@ help: ## list the targets
 setup: $(VENV)/.done ## create the environment .venv with the runner command
 
 $(VENV)/.done: pyproject.toml
-	$(ENVIRONMENT) $(VENV) --editable ".[stages]"
+	$(ENVIRONMENT) $(VENV) --editable ".[train]"
 	touch $@
 
 $(VENV)/.sweep: $(VENV)/.done
-	$(ENVIRONMENT) $(VENV) --editable ".[stages,sweep]"
+	$(ENVIRONMENT) $(VENV) --editable ".[train,sweep]"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.done
-	$(ENVIRONMENT) $(VENV) --editable ".[stages,sweep,dev]"
+	$(ENVIRONMENT) $(VENV) --editable ".[train,sweep,dev]"
 	touch $@
 
 $(VENV)/.trackers: $(VENV)/.done
-	$(ENVIRONMENT) $(VENV) --editable ".[stages,mlflow,tensorboard]"
+	$(ENVIRONMENT) $(VENV) --editable ".[train,mlflow,tensorboard]"
 	touch $@
 
 # Without its dependencies: the package depends on a C++ inference engine, which is not used here.

@@ -4,5 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-CONFIGS, RECIPES = ROOT / "configs", ROOT / "recipes"
+PACKAGE = Path(__file__).resolve().parent
+# A wheel has the folders that a checkout has beside the package in it: see pyproject.toml.
+_IN_WHEEL = PACKAGE / "project"
+ROOT = _IN_WHEEL if _IN_WHEEL.is_dir() else PACKAGE.parent
+CONFIGS, RECIPES, SCRIPTS = ROOT / "configs", ROOT / "recipes", ROOT / "scripts"

@@ -19,7 +19,7 @@ from runner.commands.serve.generate import artifact
 from runner.compose.schema import Recipe
 from runner.errors import RecipeError
 from runner.metrics import EVALUATION
-from runner.plan.command import SCRIPTS
+from runner.paths import SCRIPTS
 from runner.plan.stages import server_options
 from runner.record.runs import Run, find
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,14 @@ def check_packages(steps: Sequence[Mapping[str, Any]]) -> None:
         problems = _package_problems(python, texts)
         if problems:
             stage = next(step["stage"] for step in steps if python in step.get("packages", {}))
-            raise StepFailed(stage, 2, f"{python}: {'; '.join(problems)} (`runner doctor` says what to do)")
+            raise StepFailed(stage, 2, f"{python}: {'; '.join(problems)} ({_advice(python)})")
+
+
+def _advice(python: str) -> str:
+    """What to do about missing packages: all that a CPU needs can be installed beside the runner."""
+    if python == sys.executable:
+        return "pip install 'trainium-recipes[train]' installs what the stages need on a CPU"
+    return "`runner doctor` says what to do"
 
 
 def _package_problems(python: str, needed: Sequence[str]) -> list[str]:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from runner.compose.schema import Recipe
+from runner.paths import SCRIPTS
 from runner.plan import fingerprint, packages
 from runner.plan.checks import dataset, feasibility
-from runner.plan.command import SCRIPTS, Argument, Artifacts, Place, StageCommand, launcher
+from runner.plan.command import Argument, Artifacts, Place, StageCommand, launcher
 from runner.plan.model import Plan, Step
 from runner.plan.stages import STAGES
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.compose.schema import Recipe
+from runner.paths import SCRIPTS
 from runner.plan import fingerprint
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 MASTER_PORT = 44000  # the port that AWS's launch scripts reserve for torchrun
 
 

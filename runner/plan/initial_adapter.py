@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 from runner.compose.schema import Recipe
 from runner.errors import RecipeError
+from runner.paths import SCRIPTS
 from runner.plan.checks import safetensors_header
-from runner.plan.command import SCRIPTS
 
 KEY = "train.init_adapter"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -20,12 +20,18 @@ _SECRET = re.compile(
     r"(?i)(^|[\W_])(credentials?|secrets?|passw(or)?ds?|tokens?|keys?|pem|p12|pfx|kubeconfig)([\W_]|$)"
 )
 _LARGE = "1m"  # a larger file is recorded as changed, without its content
-_PACKAGES = ("hydra-core", "omegaconf", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
+_PACKAGES = (
+    "trainium-recipes", "hydra-core", "omegaconf", "torch", "transformers", "peft", "tokenizers", "safetensors",
+    "numpy",
+)  # fmt: skip
 
 
 def git_state(root: Path) -> dict[str, Any] | None:
-    """The commit of a checkout and whether its code was changed since; None where there is no git."""
-    commit = _git(root, "rev-parse", "HEAD")
+    """The commit of a checkout and whether its code was changed since; None where `root` is not a checkout.
+
+    A wheel may be installed inside a repository that has nothing to do with it.
+    """
+    commit = _git(root, "rev-parse", "HEAD") if _is_tracked(root) else None
     return {"commit": commit.decode().strip(), "changed": bool(_changed_code(root))} if commit else None
 
 
@@ -35,7 +41,7 @@ def uncommitted(root: Path) -> bytes:
     New files are added to a copy of the index, so that the user's own index stays as it is. Files that may hold a
     secret are left out.
     """
-    index = _git(root, "rev-parse", "--path-format=absolute", "--git-path", "index")
+    index = _git(root, "rev-parse", "--path-format=absolute", "--git-path", "index") if _is_tracked(root) else None
     changed = [path for path in _names(root, "diff", "--name-only", "HEAD") if not _may_hold_a_secret(path)]
     new = [path for path in _names(root, "ls-files", "--others", "--exclude-standard") if _is_code(path)]
     if not index or not changed + new:
@@ -45,6 +51,10 @@ def uncommitted(root: Path) -> bytes:
         _git(root, "add", "--intent-to-add", "--", *new, env=environment)
         diff = ("-c", f"core.bigFileThreshold={_LARGE}", "diff", "HEAD", "--", *changed, *new)
         return _git(root, *diff, env=environment) or b""
+
+
+def _is_tracked(root: Path) -> bool:
+    return bool(_names(root, "ls-files"))
 
 
 def _names(root: Path, *command: str) -> list[str]:

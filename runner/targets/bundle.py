@@ -9,13 +9,13 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 from runner.execute.run_folder import HUB_TOKENS, SECRETS
-from runner.paths import ROOT
+from runner.paths import PACKAGE, SCRIPTS
 from runner.plan import fingerprint
 from runner.record.runs import Run
 
@@ -23,16 +23,20 @@ _EXECUTOR = ("__init__.py", "execute/**/*.py")
 _RECORD = ("recipe.yaml", "manifest.json", "plan.json", "uncommitted.diff")
 
 
-def code_files() -> Iterator[Path]:
-    """Our files that run on another machine."""
-    yield from (file for name in _EXECUTOR for file in sorted((ROOT / "runner").glob(name)))
-    yield from sorted(file for suffix in ("py", "json") for file in (ROOT / "scripts").rglob(f"*.{suffix}"))
+def code_files() -> dict[str, Path]:
+    """Our files that run on another machine, by their path in the folder of our code there."""
+    executor = (file for name in _EXECUTOR for file in sorted(PACKAGE.glob(name)))
+    programs = sorted(file for suffix in ("py", "json") for file in SCRIPTS.rglob(f"*.{suffix}"))
+    return {
+        **{f"runner/{file.relative_to(PACKAGE)}": file for file in executor},
+        **{f"scripts/{file.relative_to(SCRIPTS)}": file for file in programs},
+    }
 
 
 @cache
 def code_name() -> str:
     """The folder of our code on another machine: code/DIGEST."""
-    texts = (text for file in code_files() for text in (str(file.relative_to(ROOT)), file.read_text(encoding="utf-8")))
+    texts = (text for path, file in code_files().items() for text in (path, file.read_text(encoding="utf-8")))
     return f"code/{fingerprint.hash_text(*texts)[:16]}"
 
 
@@ -52,8 +56,8 @@ def _files(path: Path) -> list[Path]:
 
 def write_code(archive: tarfile.TarFile) -> None:
     """Add our code to a tar, below `code_name()`."""
-    for file in code_files():
-        archive.add(file, f"{code_name()}/{file.relative_to(ROOT)}")
+    for path, file in code_files().items():
+        archive.add(file, f"{code_name()}/{path}")
 
 
 def write_carried(archive: tarfile.TarFile, carried: Mapping[str, str]) -> None:

@@ -22,8 +22,9 @@ from runner.commands.serve.servers import Server
 from runner.commands.tables import terminal
 from runner.compose.schema import Template
 from runner.compose.validate import build
+from runner.paths import SCRIPTS
 from runner.plan.checks.row_formats import is_written
-from runner.plan.command import SCRIPTS, flags
+from runner.plan.command import flags
 from runner.plan.stages import tokenize
 from runner.record.runs import Run
 

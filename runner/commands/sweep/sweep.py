@@ -97,7 +97,8 @@ def sweep(source: Path, overrides: Sequence[str], console: Console) -> int:
 
 
 def _missing_plugin(problem: str) -> str:
-    return '; install joblib and optuna with `pip install ".[sweep]"`' if "Could not find 'hydra/" in problem else ""
+    missing = "Could not find 'hydra/" in problem
+    return '; install joblib and optuna with `pip install "trainium-recipes[sweep]"`' if missing else ""
 
 
 def _plan(source: Path, args: Sequence[str]) -> Sweep:

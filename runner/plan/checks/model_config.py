@@ -16,7 +16,7 @@ from typing import Any
 from runner.compose.schema import Architecture
 from runner.compose.validate import InvalidKey, build, keys
 from runner.errors import RecipeError
-from runner.plan.command import SCRIPTS
+from runner.paths import SCRIPTS
 
 Config = dict[str, Any]
 

@@ -99,7 +99,8 @@ def python(recipe: Recipe, place: Place) -> str:
     made = place.code / ".venv-vllm" / "bin" / "python"
     if place.code == ROOT and not made.is_file():
         raise RecipeError(
-            f"serve=vllm: {made}: no such file; run `make setup-vllm`, or set sdk.serve_python to a Python with vLLM"
+            f"serve=vllm: {made}: no such file; run `make setup-vllm` in a checkout, or set sdk.serve_python to a "
+            "Python with vLLM"
         )
     return str(made)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,3 +69,10 @@ def test_a_port_of_a_run_that_holds_cores_is_waited_for(tmp_path: Path, monkeypa
     with cores.lease(2, 4, "the first", None):
         assert execute({"store": str(tmp_path / "store"), "steps": [one]}, tmp_path / "run") == 0
     assert (tmp_path / "run" / "logs" / "train.log").read_text() == f"localhost:{taken + 2}\n"
+
+
+def test_a_runner_without_the_stages_packages_says_what_to_install(tmp_path: Path) -> None:
+    step_without = step(tmp_path / "store", "train", WRITE) | {"packages": {sys.executable: ["no-such-package"]}}
+    assert execute({"store": str(tmp_path / "store"), "steps": [step_without]}, tmp_path / "run") == 2
+    [reason] = [event["reason"] for event in events(tmp_path / "run") if event["event"] == "step"]
+    assert "no-such-package is missing (pip install 'trainium-recipes[train]'" in reason

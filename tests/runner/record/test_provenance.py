@@ -30,6 +30,15 @@ def test_a_clean_checkout_has_no_difference(checkout: Path) -> None:
     assert provenance.uncommitted(checkout) == b""
 
 
+def test_an_installation_inside_a_repository_is_not_of_its_commit(checkout: Path) -> None:
+    installed = checkout / ".venv" / "runner" / "project"
+    (installed / "scripts").mkdir(parents=True)
+    (installed / "scripts" / "train.py").write_text("a = 1\n")
+    assert provenance.git_state(installed) is None
+    assert provenance.uncommitted(installed) == b""
+    assert provenance.git_state(checkout)
+
+
 def test_the_difference_is_a_patch_of_the_commit(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     (checkout / "runner" / "a.py").write_text("a = 2\n")
     (checkout / "scripts" / "new one.py").write_text("new = 'ä'\n")
