@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Collection, Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import IO, NoReturn
 
 from runner import startup
 from runner.errors import RecipeError, did_you_mean
@@ -99,6 +99,10 @@ class _Parser(argparse.ArgumentParser):
             names = re.findall(r"[\w-]+", command[2])
             raise RecipeError(f"{command[1]}: no such command; {did_you_mean(command[1], names)}")
         raise RecipeError(f"{message}; see {self.prog} --help")
+
+    def print_help(self, file: IO[str] | None = None) -> None:
+        """Where it cannot be written, argparse's own says nothing."""
+        print(self.format_help(), end="", file=file)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -125,7 +125,8 @@ class Executor:
         try:
             yield
         except OSError as error:
-            raise StepFailed(step["stage"], 1, f"{error.filename or self._run}: {error.strerror}") from error
+            path = error.filename2 or error.filename or self._run  # of a link or a rename the second is the new name
+            raise StepFailed(step["stage"], 1, f"{path}: {error.strerror}") from error
 
     def _is_done(self, step: Mapping[str, Any]) -> bool:
         return step["cached"] and self._store.has(step["key"])
@@ -276,10 +277,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (args.run / CANCELLED).exists():
         return 130
     plan = json.loads(args.plan.read_text(encoding="utf-8"))
-    with signals.raised():
-        if args.node:
-            return join(plan, args.run, args.attempt, args.node)
-        return _execute_alone(plan, args)
+    try:
+        with signals.raised():
+            if args.node:
+                return join(plan, args.run, args.attempt, args.node)
+            return _execute_alone(plan, args)
+    except (signals.Stopped, signals.Interrupted):  # before the first step, or after the last
+        return 130
+    except OSError as error:  # then the run could not record its end, as on a disk without any space
+        print(f"{error.filename or args.run}: {error.strerror or error}", file=sys.stderr)
+        return 1
 
 
 def _execute_alone(plan: Mapping[str, Any], args: argparse.Namespace) -> int:

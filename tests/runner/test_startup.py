@@ -21,7 +21,8 @@ def in_shell(folder: Path, line: str, stdout: int = subprocess.PIPE) -> subproce
     return subprocess.run(command, cwd=folder, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-PRINTING = ["plan quickstart", "schema", "run quickstart --cfg job"]  # through rich, print and Hydra
+# Through rich, print, Hydra and argparse.
+PRINTING = ["plan quickstart", "schema", "run quickstart --cfg job", "--help", "runs --help"]
 
 
 @pytest.mark.parametrize("words", PRINTING)
@@ -31,7 +32,11 @@ def test_a_closed_output_is_as_good_as_dev_null(tmp_path: Path, words: str) -> N
 
 
 @pytest.mark.parametrize("words", PRINTING)
-def test_a_full_output_is_one_line_and_status_1(tmp_path: Path, words: str) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_output_is_one_line_and_status_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, unbuffered: str
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     done = in_shell(tmp_path, f"$runner {words} >/dev/full")
     assert (done.returncode, done.stderr) == (1, "runner: No space left on device\n")
 

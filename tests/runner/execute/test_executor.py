@@ -122,3 +122,12 @@ def test_a_damaged_artifact_is_set_aside_and_made_again(tmp_path: Path) -> None:
     [warning] = [event["message"] for event in events(tmp_path / "two") if event["event"] == "log"]
     assert warning.startswith("convert-1 in the store is damaged: made has 0 bytes, not 1; it was moved to ")
     assert (store / "objects" / "convert-1" / "made").read_text() == "x"
+
+
+def test_a_run_that_cannot_even_record_its_end_says_why_in_one_line(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "events.jsonl").symlink_to("/dev/full")
+    executor = start(run, {"store": str(tmp_path / "store"), "steps": [step(tmp_path / "store", "train", WRITE)]})
+    output, _ = executor.communicate()
+    assert (executor.returncode, output) == (1, f"{run}: No space left on device\n")

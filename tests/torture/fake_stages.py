@@ -1,0 +1,34 @@
+"""Stands in for the Python of the stage programs: makes in milliseconds small files as a stage would have made them.
+
+Everything else of a run is real: its recipe, plan, record, executor and store.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+_FILES = {
+    "tokenize": {"statistics.json": {"seq_len": 256}},
+    "train": {"training.json": {"loss": 1.5}},
+    "evaluate": {"report.json": {"examples": 3, "base": {"loss": 2.0}, "adapter": {"loss": 1.0}}},
+    "export": {"adapter/adapter_config.json": {"r": 16}},
+}
+
+
+def main(*argv: str) -> None:
+    if argv[0] == "-c":  # the executor asks for the installed packages
+        print(Path(__file__).with_name("packages.json").read_text())
+        return
+    folder, stage = Path(argv[argv.index("--output") + 1]), os.environ["RUNNER_STAGE"]
+    for name, content in _FILES.get(stage, {}).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
+    for part in range(2):
+        (folder / f"{part}.bin").write_bytes(f"{stage} {part}".encode() * 1000)
+    with Path(os.environ["RUNNER_EVENTS"]).open("ab", buffering=0) as events:
+        event = {"time": 1.0, "stage": stage, "event": "metric", "at": 1, "values": {"loss": 1.5}}
+        events.write(json.dumps(event).encode() + b"\n")
+
+
+main(*sys.argv[1:])
