@@ -17,7 +17,7 @@ export TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Creates every environment.
 ENVIRONMENT := .ci/environment.sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-ray setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test lint structure golden test-integration test-ami test-optimum test-nxd test-xla bench clean purge
+.PHONY: help setup setup-ray setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test lint structure golden test-integration test-ami test-optimum test-nxd test-xla torture bench clean purge
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -151,6 +151,12 @@ lint: $(VENV)/.dev ## check style, types and Dockerfiles
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/hadolint recipes/images/*.Dockerfile
+
+COUNT ?= 500
+MINUTES ?= 60
+
+torture: $(VENV)/.dev ## kill and disturb commands at every point: MINUTES in all, COUNT random kills among them
+	$(BIN)/python tests/torture/run.py --count "$(COUNT)" --minutes "$(MINUTES)" $(ARGS)
 
 bench: $(VENV)/.dev ## run the benchmarks; ARGS=--short only checks that they work
 	$(MAKE) --no-print-directory .venv-bench/.done || echo "bench: DVC cannot be installed here (see above)"

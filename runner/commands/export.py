@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from runner.commands.arguments import add_run
 from runner.commands.serve.generate import artifact
 from runner.compose.schema import Recipe
 from runner.errors import RecipeError
+from runner.execute import files
 from runner.metrics import EVALUATION
 from runner.paths import SCRIPTS
 from runner.plan.stages import server_options
@@ -54,13 +54,9 @@ def export(run: Run, format: str, output: Path) -> None:
     if output.exists():
         raise RecipeError(f"{output}: already exists; choose a new folder")
     recipe = run.typed_recipe()
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        FORMATS[format](run, recipe, temporary)
-        (temporary / _CARD).write_text(card(run, recipe, format, output.name), encoding="utf-8")
-        temporary.rename(output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with files.made_aside(output) as made:
+        FORMATS[format](run, recipe, made)
+        (made / _CARD).write_text(card(run, recipe, format, output.name), encoding="utf-8")
 
 
 def _peft(run: Run, recipe: Recipe, folder: Path) -> None:

@@ -81,6 +81,7 @@ def _remove_chosen(root: Path, artifacts: Sequence[_Artifact], rules: Rules) -> 
         chosen = _chosen([one for one in free if not store.is_being_made(one.path.name)], rules)
         for number, artifact in enumerate(chosen):
             artifact.path.rename(doomed / str(number))
+        store.forget_sums()
     shutil.rmtree(doomed)
     return chosen
 

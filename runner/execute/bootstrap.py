@@ -8,6 +8,7 @@
 Standard library alone, in syntax that even a Python that is too old can read, so that it can report its version.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -32,10 +33,13 @@ def look(folder, names):
 
 
 def receive(folder, tars):
-    """Unpack to a temporary folder, then move each DIR/NAME into place: it appears whole, and nothing is replaced."""
+    """Unpack to a temporary folder, then move each DIR/NAME into place: it appears whole, and nothing is replaced.
+
+    What a killed process left in such a folder is removed.
+    """
     os.umask(0o077)
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix="incoming-", dir=str(folder)))
+    temporary, lock = make_temporary(folder)
     try:
         with tarfile.open(tars[0]) if tars else tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
             archive.extractall(str(temporary))
@@ -44,12 +48,57 @@ def receive(folder, tars):
             target.parent.mkdir(exist_ok=True)
             try:
                 if not target.exists():
+                    sync_tree(unpacked)
                     unpacked.rename(target)
+                    sync(target.parent)
             except OSError:
                 if not target.exists():  # otherwise another sender of the same was faster
                     raise
     finally:
         shutil.rmtree(str(temporary), ignore_errors=True)
+        os.close(lock)
+
+
+def make_temporary(folder):
+    """Make a folder that is locked while this process lives: (its path, the lock). Those without a lock are removed."""
+    one_at_a_time = try_lock(folder, fcntl.LOCK_EX)[0]
+    try:
+        for path in folder.glob("incoming-*"):
+            lock, is_free = try_lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if is_free:
+                shutil.rmtree(str(path), ignore_errors=True)
+            os.close(lock)
+        temporary = Path(tempfile.mkdtemp(prefix="incoming-", dir=str(folder)))
+        return temporary, try_lock(temporary, fcntl.LOCK_EX)[0]
+    finally:
+        os.close(one_at_a_time)
+
+
+def try_lock(folder, how):
+    """Lock a folder: (its descriptor, whether it is locked now). Some file systems of clusters have no locks."""
+    descriptor = os.open(str(folder), os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, how)
+        return descriptor, True
+    except OSError:
+        return descriptor, False
+
+
+def sync_tree(folder):
+    """Have everything in a folder, or a file, on the disk, before a rename shows it to others."""
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            sync(path)
+    sync(folder)
+
+
+def sync(path):
+    """Have a file, or the names in a folder, on the disk."""
+    descriptor = os.open(str(path), os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def main(verb, folder, *names):

@@ -98,6 +98,34 @@ def _appearing(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextlib.contextmanager
+def made_aside(folder: Path) -> Iterator[Path]:
+    """A path beside `folder` at which to make it; it takes the place of `folder`, which must be free, at the end.
+
+    What a killed process left there is removed. Raises BlockingIOError while another process makes the same folder.
+    """
+    temporary = folder.with_name(f".{folder.name}.partial")
+    temporary.mkdir(exist_ok=True)
+    descriptor = os.open(temporary, os.O_RDONLY)
+    try:
+        if not try_lock(descriptor) or not _is_at(descriptor, temporary):
+            raise BlockingIOError(errno.EAGAIN, "another command is writing it", str(folder))
+        made = temporary / folder.name
+        shutil.rmtree(made, ignore_errors=True)
+        try:
+            yield made
+            sync_tree(made)
+            move_new(made, [folder])
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    return path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())
+
+
 def sync_tree(folder: Path) -> None:
     """Have everything in a folder on the disk, before a rename shows it to others; links are not followed."""
     for path in folder.rglob("*"):

@@ -69,6 +69,13 @@ class Store:
     def _sums_file(self, key: str) -> Path:
         return self.root / "sums" / f"{key}.json"
 
+    def forget_sums(self) -> None:
+        """Remove the sums of artifacts that are neither finished nor being made."""
+        for file in (self.root / "sums").glob("*"):
+            key = file.name.removeprefix(".").partition(".json")[0]
+            if not self.path(key).exists() and not self.is_being_made(key):
+                file.unlink(missing_ok=True)
+
     def set_aside(self, key: str) -> Path:
         """Move a damaged artifact out of objects/, so that it is made again; returns where it is."""
         folder = self.root / "damaged"

@@ -6,11 +6,11 @@ import io
 import json
 import shutil
 import tarfile
-import tempfile
 from pathlib import Path
 
 from runner.execute import files
 from runner.execute.run_folder import parse_event
+from runner.record.create import incoming
 
 
 class Mirror:
@@ -54,11 +54,15 @@ class Mirror:
 
 
 def unpack(packed: bytes, folder: Path) -> None:
-    """Extract a tar to a temporary folder, then copy: an interrupted transfer leaves no partial record."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
+    """Extract a tar aside, then copy file by file: an interrupted transfer leaves no part of a file."""
+    with incoming(folder.parent) as temporary:
         with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
             archive.extractall(temporary, filter="data")
-        shutil.copytree(temporary, folder, dirs_exist_ok=True)
+        shutil.copytree(temporary, folder, dirs_exist_ok=True, copy_function=_copy_atomic)
+
+
+def _copy_atomic(source: str, path: str) -> None:
+    files.copy_atomic(Path(source), Path(path))
 
 
 def note(text: str) -> bytes:

@@ -5,6 +5,8 @@ Everything else of a run is real: its recipe, plan, record, executor and store.
 
 import json
 import os
+import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -20,15 +22,29 @@ def main(*argv: str) -> None:
     if argv[0] == "-c":  # the executor asks for the installed packages
         print(Path(__file__).with_name("packages.json").read_text())
         return
+    if "--port" in argv:
+        serve(int(argv[argv.index("--port") + 1]))
     folder, stage = Path(argv[argv.index("--output") + 1]), os.environ["RUNNER_STAGE"]
     for name, content in _FILES.get(stage, {}).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(json.dumps(content))
     for part in range(2):
         (folder / f"{part}.bin").write_bytes(f"{stage} {part}".encode() * 1000)
+    report(event="metric", at=1, values={"loss": 1.5})
+
+
+def report(**event: object) -> None:
+    line = json.dumps({"time": 1.0, "stage": os.environ["RUNNER_STAGE"], **event})
     with Path(os.environ["RUNNER_EVENTS"]).open("ab", buffering=0) as events:
-        event = {"time": 1.0, "stage": stage, "event": "metric", "at": 1, "values": {"loss": 1.5}}
-        events.write(json.dumps(event).encode() + b"\n")
+        events.write(line.encode() + b"\n")
 
 
+def serve(port: int) -> None:
+    with socket.create_server(("127.0.0.1", port)):
+        report(event="serving", url=f"http://127.0.0.1:{port}", models=["base", "adapter"])
+        signal.sigwait([signal.SIGTERM])
+    sys.exit(0)
+
+
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM] if "--port" in sys.argv else [])
 main(*sys.argv[1:])

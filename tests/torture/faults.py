@@ -85,7 +85,7 @@ class Shim:
 
 
 def preloaded(scratch: Path) -> Shim:
-    """Begin this program again with the shim, unless it has it already. Raises CalledProcessError without a compiler."""
+    """Begin this program again with the shim, unless it has it already. Raises OSError, CalledProcessError."""
     library, state = scratch / "shim.so", scratch / "state"
     if os.environ.get("LD_PRELOAD") != str(library):
         subprocess.run(["gcc", "-O1", "-Wall", "-shared", "-fPIC", "-o", library, _SHIM, "-ldl"], check=True)

@@ -1,8 +1,8 @@
 """Disturbs commands at every point, and checks that nothing is lost.
 
-    make torture                  every fault at every point, about COUNT=500 random kills: hours
-    make torture MINUTES=60       as many of them as fit, evenly spread
-    make torture ARGS='--only gc --fault kill_before --at 7'    one of them again
+    make torture                      an hour: as many faults as fit, evenly spread, COUNT=500 random kills among them
+    python tests/torture/run.py       every fault at every point: many hours
+    python tests/torture/run.py --only gc --fault kill_before --at 7    one of them again
 
 A point is a call that changes a file: shim.c, preloaded into the processes of a command, kills the process before,
 within or after it, kills all of them, lets it fail, or sends a signal. Afterwards no verb may fail, the same command
@@ -18,15 +18,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from random import Random
 
 _ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(_ROOT), str(_ROOT / "scripts")]
+sys.path[:0] = [str(_ROOT), str(_ROOT / "scripts"), str(_ROOT / "tests" / "integration")]
 
 from tests.torture import faults  # noqa: E402
 from tests.torture.faults import Fault, Shim  # noqa: E402
 from tests.torture.scenarios import Scenarios  # noqa: E402
+from tests.torture.situations import kill_at_random, situations  # noqa: E402
 from tests.torture.trial import Lost, Scenario, Trials  # noqa: E402
 
 _FAULTS = tuple(Fault)[1:]
@@ -37,6 +41,8 @@ def main() -> int:
     """Entry point; returns 1 if anything was lost."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--minutes", type=float, help="stop after about that long")
+    flags.add_argument("--count", type=int, default=500, help="random kills (default: 500)")
+    flags.add_argument("--seed", type=int, default=1, help="of the random kills (default: 1)")
     flags.add_argument("--only", help="the scenarios whose name contains this")
     flags.add_argument("--fault", choices=[fault.name for fault in _FAULTS], help="only this fault")
     flags.add_argument("--at", type=int, help="only this call")
@@ -73,17 +79,23 @@ class Torture:
 
     def run(self) -> None:
         """Run the scenarios, each in an equal share of the time that is left."""
-        scenarios = list(Scenarios(self._trials, self._scratch).all())
-        chosen = [scenario for scenario in scenarios if (self._args.only or "") in scenario.name]
-        for number, scenario in enumerate(chosen):
-            left = (self._args.minutes or 0) * 60 - self.seconds
-            self._disturb(scenario, self.seconds + left / (len(chosen) - number) if self._args.minutes else float("inf"))
+        with ExitStack() as closing:
+            made = Scenarios(self._trials, self._scratch, closing)
+            parts = [
+                *((scenario.name, partial(self._disturb, scenario)) for scenario in made.all()),
+                *((name, partial(self._endure, name, work)) for name, work in situations(self._trials, made)),
+                ("random kills", partial(self._kill, made)),
+            ]
+            chosen = [part for name, part in parts if (self._args.only or "") in name]
+            for number, part in enumerate(chosen):
+                left = (self._args.minutes or 0) * 60 - self.seconds
+                part(self.seconds + left / (len(chosen) - number) if self._args.minutes else float("inf"))
 
     def _disturb(self, scenario: Scenario, until: float) -> None:
         start = self.seconds
         calls, expected = self._trials.undisturbed(scenario)
         points = self._points(calls)
-        reached = {fault: 0 for fault in _FAULTS}
+        reached = dict.fromkeys(_FAULTS, 0)
         tried = 0
         for at, fault in points:
             if self.seconds > until:
@@ -92,11 +104,36 @@ class Torture:
             try:
                 reached[fault] += self._trials.trial(scenario, fault, at, expected)
             except Lost as lost:
-                self._lose(scenario, lost)
+                self._lose(scenario.name, lost)
         self.done += tried
         counts = ", ".join(f"{count} {fault.name}" for fault, count in reached.items() if count)
-        print(f"{scenario.name}: {calls} calls, {tried} of {len(points)} points in {self.seconds - start:.0f} s: {counts}")
+        print(
+            f"{scenario.name}: {calls} calls, {tried} of {len(points)} points in {self.seconds - start:.0f} s: {counts}"
+        )
         sys.stdout.flush()
+
+    def _endure(self, name: str, work: Callable[[], None], until: float) -> None:
+        start = self.seconds
+        self.done += 1
+        try:
+            work()
+        except Lost as lost:
+            self._lose(name, lost)
+        print(f"{name}: in {self.seconds - start:.0f} s", flush=True)
+
+    def _kill(self, made: Scenarios, until: float) -> None:
+        start, kills, chance = self.seconds, 0, Random(self._args.seed)
+        scenario = made.of_run("")
+        _, expected = self._trials.undisturbed(scenario)
+        takes = self.seconds - start
+        while kills < self._args.count and self.seconds < until:
+            kills += 1
+            try:
+                kill_at_random(self._trials, scenario, expected, chance, takes)
+            except Lost as lost:
+                self._lose(f"random kill {kills} of seed {self._args.seed}", lost)
+        self.done += kills
+        print(f"random kills: {kills} of {self._args.count} in {self.seconds - start:.0f} s", flush=True)
 
     def _points(self, calls: int) -> list[tuple[int, Fault]]:
         """Every fault at every call, in an order of which each beginning is evenly spread."""
@@ -105,13 +142,13 @@ class Torture:
         chosen = [Fault[fault]] if fault else _FAULTS
         return [(at, one) for place, at in enumerate(ats) for one in _turned(chosen, place)]
 
-    def _lose(self, scenario: Scenario, lost: Lost) -> None:
-        self.lost.append(f"{scenario.name}: {lost}")
+    def _lose(self, name: str, lost: Lost) -> None:
+        self.lost.append(f"{name}: {lost}")
         kept = self._scratch / f"lost-{len(self.lost)}"
         shutil.copytree(self._trials.folder, kept, symlinks=True)
         for output in self._scratch.glob("*.txt"):
             shutil.copy(output, kept)
-        print(f"LOST {scenario.name}: {' '.join(str(lost).split())[:_SHOWN]}\n     {kept}", flush=True)
+        print(f"LOST {name}: {' '.join(str(lost).split())[:_SHOWN]}\n     {kept}", flush=True)
 
 
 def _memory() -> str | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from runner.execute import executor, probe
 from runner.plan.model import Plan
 from runner.record import create
 from runner.record.runs import Run, recorded
+from tests.integration.ssh_host import SSHD, Host, quoted, ssh_host
 from tests.torture.trial import Scenario, Trials, digests
 
 _FAKE = Path(__file__).with_name("fake_stages.py")
@@ -22,10 +25,10 @@ _STEPS = 6  # of the training that writes checkpoints
 
 
 class Scenarios:
-    """Makes the scenarios; what they begin with is in folders below `scratch`."""
+    """Makes the scenarios; what they begin with is in folders below `scratch`. `closing` ends what they start."""
 
-    def __init__(self, trials: Trials, scratch: Path) -> None:
-        self._trials, self._scratch = trials, scratch
+    def __init__(self, trials: Trials, scratch: Path, closing: ExitStack) -> None:
+        self._trials, self._scratch, self.closing = trials, scratch, closing
         self._empty = scratch / "empty"
         self._empty.mkdir()
         self.words = ["quickstart", "serve=none", f"sdk.train_python={_fake_python(scratch)}"]
@@ -39,16 +42,49 @@ class Scenarios:
         yield self.of_run("runner")
         yield self.of_run("executor")
         yield self.of_run("stage")
-        yield Scenario("sweep", "runner", self._empty, self._sweep, _made)
+        yield self.sweep
         ran = self._after("ran", self.run)
         yield Scenario("export", "runner", ran, _export, lambda folder: digests(folder / "out"), done=(0, 2))
         unused = self._after("unused", self._run_twice_and_forget)
         yield Scenario("gc", "runner", unused, _gc, lambda folder: digests(folder / "store" / "objects"))
         yield Scenario("checkpoint", "runner", self._empty, _train, digests, has_records=False)
+        yield from self._over_ssh()
+
+    def _over_ssh(self) -> Iterator[Scenario]:
+        if not Path(SSHD).exists():
+            print("over SSH: left out, there is no sshd", flush=True)
+            return
+        host = self._host()
+
+        def run() -> int:
+            os.environ["HOME"] = str(host.home)
+            far = quoted(Path("far").absolute())
+            return cli.main(["run", *self.words, "target=ssh", f"target.host={host.name}", f"target.folder={far}"])
+
+        delivered = self._after("delivered", run)
+        for folder in ("runs", "far/runs", "far/store"):  # the code, a thousand calls, stays
+            shutil.rmtree(delivered / folder)
+        for role in ("runner", "receiver", "agent", "executor"):
+            yield Scenario(f"over SSH, its {role}", role, delivered, run, _made_far, place="far")
+        yield Scenario("over SSH, the code's receiver", "receiver", self._empty, run, _made_far, place="far")
+
+    def _host(self) -> Host:
+        """A machine that is this one; the commands there have the shim."""
+        shim = ("LD_PRELOAD", "TORTURE_STATE")
+        environment = " ".join(f"{name}={os.environ[name]}" for name in shim)
+        with without(*shim):
+            return self.closing.enter_context(
+                ssh_host(self._scratch / "host", self._scratch / "home", environment=environment)
+            )
 
     def of_run(self, role: str) -> Scenario:
         """A run, in which the processes of a role are disturbed."""
         return Scenario(f"run, its {role}", role, self._empty, self.run, _made)
+
+    @property
+    def sweep(self) -> Scenario:
+        """A sweep of two trials."""
+        return Scenario("sweep", "runner", self._empty, self._sweep, _made)
 
     def run(self) -> int:
         """`runner run`."""
@@ -89,7 +125,11 @@ class Scenarios:
 
 def _import_all() -> None:
     """Otherwise each command, which is forked from this process, would import its modules again."""
-    for module, _ in cli.COMMANDS.values():
+    for module in (
+        "common.training.checkpoint",
+        "runner.targets.transport.ssh",
+        *(module for module, _ in cli.COMMANDS.values()),
+    ):
         import_module(module)
 
 
@@ -102,12 +142,26 @@ def _fake_python(scratch: Path) -> Path:
     return program
 
 
+@contextmanager
+def without(*names: str) -> Iterator[None]:
+    """What is started meanwhile lacks these environment variables."""
+    taken = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
+
+
 def _export() -> int:
     return cli.main(["export", "last", "out"])
 
 
 def _gc() -> int:
     return cli.main(["gc", "--unreachable"])
+
+
+def _made_far(folder: Path) -> Mapping[str, str]:
+    return {**_made(folder), **digests(folder / "far" / "store" / "objects")}
 
 
 def _made(folder: Path) -> Mapping[str, str]:
@@ -127,6 +181,7 @@ def _recorded(run: Run) -> Mapping[str, str]:
 def _train() -> int:
     """A training of a few steps that saves each, with the real checkpoints."""
     import torch
+
     from common.training.checkpoint import Checkpoints
     from common.training.parallel import Ranks
 

@@ -26,7 +26,7 @@ class Scenario:
     """A `command` in a folder that is like `template`; the calls of processes of a `role` are disturbed.
 
     `result` says what it has made. Started again, the command may also end with one of the statuses `done`, as it does
-    where it refuses to replace what it has made already.
+    where it refuses to replace what it has made already. The `place` in the folder has its store.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Scenario:
     result: Callable[[Path], Mapping[str, str]]
     done: Sequence[int] = (0,)
     has_records: bool = True
+    place: str = "."
 
 
 class Lost(Exception):
@@ -50,7 +51,7 @@ class Trials:
 
     def undisturbed(self, scenario: Scenario) -> tuple[int, Mapping[str, str]]:
         """How many calls the command makes, and its result."""
-        self._prepare(scenario)
+        self.prepare(scenario)
         status, output = self._disturbed(scenario, Fault.none, 0)
         if status:
             raise Lost(f"undisturbed, it ended with status {status}: {output}")
@@ -60,19 +61,19 @@ class Trials:
 
     def trial(self, scenario: Scenario, fault: Fault, at: int, expected: Mapping[str, str]) -> bool:
         """Disturb call `at`; returns whether it was reached. Raises Lost."""
-        self._prepare(scenario)
+        self.prepare(scenario)
         _, output = self._disturbed(scenario, fault, at)
         reached = self.shim.fired
         self.shim.disarm()
         try:
             self._must_be_in_words(output)
-            self._must_end()
+            self.must_end()
             self.must_be_whole(scenario, expected)
         except Lost as lost:
             raise Lost(f"{fault.name} at call {at}, {reached or 'not reached'}: {lost}") from None
         return bool(reached)
 
-    def _prepare(self, scenario: Scenario) -> None:
+    def prepare(self, scenario: Scenario) -> None:
         self.shim.disarm()
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.copytree(scenario.template, self.folder, symlinks=True)
@@ -88,10 +89,10 @@ class Trials:
         status, output = self.ended(scenario.command)
         if status not in scenario.done:
             raise Lost(f"the same command ended with status {status}: {output}")
-        self._must_end()
+        self.must_end()
         if scenario.result(self.folder) != expected:
             raise Lost(f"the same command has another result: {_differences(expected, scenario.result(self.folder))}")
-        self._nothing_may_be_left()
+        self._nothing_may_be_left(self.folder / scenario.place)
 
     def _verbs_must_work(self) -> None:
         for verb in _VERBS:
@@ -99,18 +100,29 @@ class Trials:
             if status and "no such run" not in output or "damaged" in output:
                 raise Lost(f"runner {' '.join(verb)} ended with status {status}: {output}")
 
-    def _nothing_may_be_left(self) -> None:
-        if (self.folder / "store").is_dir():
-            for words in (("gc", "--unreachable"), ("gc", "--verify")):
+    def _nothing_may_be_left(self, place: Path) -> None:
+        store = place / "store"
+        if store.is_dir():
+            for flag in ("--unreachable", "--verify"):
+                words = ("gc", flag, "--store", str(store), "--in", str(place / "runs"))
                 status, output = self.ended(lambda words=words: cli.main(words))
                 if status or "Traceback" in output:
                     raise Lost(f"runner {' '.join(words)} ended with status {status}: {output}")
-        names = ("store/partial/*", "store/damaged/*", "store/uses/*", "store/doomed", "**/.*.partial", ".[!.]*")
-        left = [str(path.relative_to(self.folder)) for name in names for path in self.folder.glob(name)]
+        names = (
+            "store/partial/*",
+            "store/damaged/*",
+            "store/uses/*",
+            "store/doomed",
+            "store/**/.*.partial",
+            ".[!.]*",
+            "incoming-*",
+        )
+        left = [str(path.relative_to(place)) for name in names for path in place.glob(name)]
+        left += [path.name for path in place.glob("store/sums/*") if not (store / "objects" / path.stem).exists()]
         if left:
             raise Lost(f"left over: {' '.join(left)}")
 
-    def _must_end(self) -> None:
+    def must_end(self) -> None:
         """Everything that the command started has ended, or ends soon."""
         for pid in self.shim.processes():
             try:

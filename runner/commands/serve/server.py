@@ -149,14 +149,16 @@ def _check(served: dict[str, Run], recipe: Recipe) -> None:
 
 
 def _check_port(target: Target, planned: Plan, folder: Path) -> None:
-    """Raises RecipeError for a port of this machine that is in use, and names the server that uses it."""
+    """Raises RecipeError for a port that is in use, and names the server that uses it, or will once it is ready."""
     args = planned.steps[-1].argv
     host, port = (args[args.index(flag) + 1] for flag in ("--host", "--port"))
-    problem = target.port_problem(host, int(port))
+    on_machine = (server for server in servers.live(folder) if server.run.where == target.where)
+    owner = next((server.run.name for server in on_machine if server.port == int(port)), None)
+    problem = (
+        f"in use by {owner}; stop it with `runner stop {owner}`" if owner else target.port_problem(host, int(port))
+    )
     if problem:
-        owner = next((server.run.name for server in servers.live(folder) if server.port == int(port)), None)
-        reason = f"in use by {owner}; stop it with `runner stop {owner}`" if owner else problem
-        raise RecipeError(f"serve.port: {port}: {reason}, or choose another with serve.port=N")
+        raise RecipeError(f"serve.port: {port}: {problem}, or choose another with serve.port=N")
 
 
 def detach_when_serving(run: Run, target: Target, console: Console) -> int:

@@ -177,3 +177,12 @@ def test_compile_stages_go_with_the_cache_that_they_filled(folder: Path) -> None
     old = in_future - 90 * 86400
     os.utime(store / "neuron-cache", (old, old))
     assert "compile-1" not in collect(folder, days=20)
+
+
+def test_the_sums_go_with_their_artifact(folder: Path) -> None:
+    sums = folder / "store" / "sums"
+    sums.mkdir(exist_ok=True)
+    for name in ("train-2.json", "train-3.json", ".train-3.json.1.partial"):
+        (sums / name).write_text("{}")
+    collect(folder, unreachable=True)
+    assert {path.name for path in sums.iterdir()} == {"train-1.json", "train-2.json"}

@@ -52,3 +52,20 @@ def test_several_who_bring_the_same_at_once(tmp_path: Path) -> None:
     assert [process.wait(60) for process in processes] == [0] * 4
     assert len(list((tmp_path / "there").glob("code/*/file"))) == 50
     assert {path.name for path in (tmp_path / "there").iterdir()} == {"code"}
+
+
+def test_what_a_killed_receiver_left_is_removed_and_what_another_writes_is_not(tmp_path: Path) -> None:
+    killed, writing = receive(tmp_path), receive(tmp_path)
+    for process in (killed, writing):
+        assert process.stdin
+        process.stdin.write(a_tar(one=bytes(2**20))[: 2**19])
+        process.stdin.flush()
+    while len(list(tmp_path.glob("incoming-*/inputs/one/file"))) < 2:
+        assert killed.poll() is None and writing.poll() is None
+    killed.kill()
+    killed.communicate()
+    assert receive(tmp_path).communicate(a_tar(two=b"x"), 60) == (None, b"")
+    assert len(list(tmp_path.glob("incoming-*"))) == 1
+    assert writing.communicate(a_tar(one=bytes(2**20))[2**19 :], 60) == (None, b"")
+    assert {path.name for path in tmp_path.iterdir()} == {"inputs"}
+    assert {file.stat().st_size for file in tmp_path.glob("inputs/*/file")} == {2**20, 1}

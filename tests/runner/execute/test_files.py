@@ -89,3 +89,29 @@ def test_a_folder_is_moved_to_the_first_free_place(tmp_path: Path) -> None:
     assert (tmp_path / "taken" / "file").read_text() == "taken"
     with pytest.raises(FileExistsError):
         files.move_new(tmp_path / "taken", [tmp_path / "free"])
+
+
+MAKE = """
+import sys
+from pathlib import Path
+from runner.execute import files
+with files.made_aside(Path(sys.argv[1])) as made:
+    made.mkdir()
+    print("made", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_that_is_made_aside_has_one_maker_and_what_a_killed_one_left_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    maker = subprocess.Popen([sys.executable, "-c", MAKE, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert maker.stdout and maker.stdout.readline() == b"made\n"
+    with pytest.raises(BlockingIOError, match="another command is writing it"), files.made_aside(folder):
+        pass
+    maker.kill()
+    maker.communicate()
+    assert [path.name for path in tmp_path.iterdir()] == [".out.partial"]
+    with files.made_aside(folder) as made:
+        made.mkdir()
+        assert not folder.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

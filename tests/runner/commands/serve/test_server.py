@@ -18,6 +18,9 @@ from served_runs import a_run
 from runner.commands.serve import servers
 from runner.commands.serve.server import plan_of
 from runner.errors import RecipeError
+from runner.execute import files
+from runner.execute.events import EventWriter
+from runner.record import create
 from runner.record.runs import Run, every
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -109,6 +112,17 @@ def test_stop_ends_no_run_that_is_not_a_server(tmp_path, tiny_model, tiny_adapte
         said = runner(tmp_path, "stop", run.name, status=2)
         assert said == (f"runner: {run.name}: not serving (yet); `runner cancel {run.name}` stops a run of any kind\n")
     assert "last: no servers are running" in runner(tmp_path, "stop", status=2)
+
+
+def test_a_server_that_is_not_ready_yet_has_its_port_already(tmp_path, tiny_model, tiny_adapter) -> None:
+    trained = a_run(tmp_path, tiny_model, tiny_adapter)
+    first = create.create(*plan_of([trained.name, "serve.port=8123"], tmp_path / "runs"))
+    (first / "logs").mkdir()
+    EventWriter(first / "events.jsonl").emit("step", stage="serve", state="begun")
+    with (first / "lock").open("wb") as lock:  # as its executor has
+        files.lock(lock)
+        said = runner(tmp_path, "serve", trained.name, "serve.port=8123", status=2)
+    assert f"serve.port: 8123: in use by {first.name}; stop it with `runner stop {first.name}`" in said
 
 
 def test_adapters_of_several_runs_are_served_asked_listed_and_stopped(tmp_path, tiny_model, tiny_adapter) -> None:
