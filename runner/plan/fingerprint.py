@@ -5,14 +5,21 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 from runner.errors import RecipeError
 from runner.execute.files import write_atomic
 
 _LARGE = 64 * 2**20  # bytes; the digest of a larger file is cached by its path, size and modification time
+
+# Import statements at the start of a line, with what is in parentheses. Parsing whole programs would take half a second.
+_IMPORT = re.compile(r"^[ \t]*(?:from|import)\b(?:[^\n(\\]|\\\n)*(?:\((?:[^)#]|#[^\n]*)*\))?.*", re.MULTILINE)
 
 
 def hash_text(*parts: str) -> str:
@@ -97,17 +104,33 @@ def _imported(program: Path) -> frozenset[Path]:
 
 @cache  # programs share most of what they import
 def _local_imports(path: Path, folder: Path) -> set[Path]:
+    sources = _sources(folder)
+    return {file for module in _modules(_read(path)) for name in _with_parents(module) for file in sources.get(name, ())}
+
+
+@cache
+def _sources(folder: Path) -> Mapping[str, list[Path]]:
+    """The files in a folder that importing a module runs, by its dotted name; of a package, its __init__.py."""
+    files = defaultdict(list)
+    for path in folder.rglob("*.py"):
+        module = path.parent if path.name == "__init__.py" else path.with_suffix("")
+        files[".".join(module.relative_to(folder).parts)].append(path)
+    return files
+
+
+def _with_parents(module: str) -> Iterator[str]:
+    """`a`, `a.b` and `a.b.c` for `a.b.c`."""
+    return accumulate(module.split("."), "{}.{}".format)
+
+
+def _modules(source: str) -> set[str]:
+    """Names of the modules that Python source may import."""
     modules = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            modules |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {file for module in modules for file in _module_files(folder, module) if file.is_file()}
-
-
-def _module_files(folder: Path, module: str) -> Iterator[Path]:
-    """The files that importing `a.b` may run: a/__init__.py, and a/b.py or a/b/__init__.py."""
-    path = folder.joinpath(*module.split("."))
-    yield path.with_suffix(".py")
-    yield from (package / "__init__.py" for package in (path, *path.parents) if package.is_relative_to(folder))
+    for statement in _IMPORT.findall(source):
+        with suppress(SyntaxError):  # a line of a docstring
+            for node in ast.parse(statement.strip()).body:
+                if isinstance(node, ast.Import):
+                    modules |= {alias.name for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return modules

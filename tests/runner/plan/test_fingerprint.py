@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from runner.errors import RecipeError
 from runner.plan import fingerprint
+from runner.plan.command import SCRIPTS
 
 
 def test_content_counts_and_time_does_not(tmp_path: Path) -> None:
@@ -50,6 +52,7 @@ def test_a_missing_file_is_named_with_its_key(tmp_path: Path) -> None:
 def hashed(program: Path) -> str:
     fingerprint._imported.cache_clear()
     fingerprint._local_imports.cache_clear()
+    fingerprint._sources.cache_clear()
     return fingerprint.hash_program(program)
 
 
@@ -112,3 +115,35 @@ def test_a_module_that_moves_changes_the_hash(program: Path) -> None:
 def test_a_checkout_elsewhere_has_the_same_hash(program: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     copy = shutil.copytree(program.parent, tmp_path_factory.mktemp("elsewhere") / "scripts")
     assert hashed(copy / "a.py") == hashed(program)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import common.b as b",
+        "import sys, common.b",
+        "import sys; import common.b",
+        "from common import (  # why (not c)\n    a,\n    b,\n)",
+        "from common import \\\n    b",
+        "def late():\n    from common.b import x",
+        "try:\n\tfrom common import b\nexcept ImportError:\n\tpass",
+    ],
+)
+def test_imports_are_found_however_they_are_written(program: Path, statement: str) -> None:
+    program.write_text(f'"""\nFrom here to there,\nimport nothing at all.\n"""\n{statement}\n')
+    before = hashed(program)
+    (program.parent / "common" / "b.py").write_text("x = 2\n")
+    assert hashed(program) != before
+
+
+def test_every_import_of_the_stage_programs_is_found() -> None:
+    for path in SCRIPTS.rglob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        assert fingerprint._modules(source) >= _by_syntax(source), path
+
+
+def _by_syntax(source: str) -> set[str]:
+    """Names of the imported modules, from the syntax tree."""
+    nodes = list(ast.walk(ast.parse(source)))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return plain | {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
