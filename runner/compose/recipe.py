@@ -191,7 +191,7 @@ def _sets(path: Path, package: str, key: str) -> bool:
     if not path.is_file():
         return False
     text = text_of(path)
-    node: Any = load_yaml(text, package)
+    node: Any = load_yaml(text, package, str(path))
     if package and "@package _global_" not in text:
         node = {package: node}
     for part in key.split("."):

@@ -6,8 +6,10 @@ tag of a string before they are converted, and their values in overrides get quo
 
 from __future__ import annotations
 
+import copy
 import typing
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,11 @@ def load_yaml(source: str, package: str = "", file: str = "") -> dict[str, Any]:
     >>> load_yaml("name: 010\\nwhere: {zip: 01234, answer: yes}\\nseed: 7", "dataset")
     {'name': '010', 'where': {'zip': '01234', 'answer': 'yes'}, 'seed': 7}
     """
+    return copy.deepcopy(_parsed(source, package, file))
+
+
+@lru_cache(maxsize=256)  # Hydra reads each file, and then `compose` looks for the one that set a key
+def _parsed(source: str, package: str, file: str) -> dict[str, Any]:
     loader = get_yaml_loader()(source)
     loader.name = file or loader.name
     try:
