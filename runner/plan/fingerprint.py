@@ -18,7 +18,7 @@ from runner.execute.files import write_atomic
 
 _LARGE = 64 * 2**20  # bytes; the digest of a larger file is cached by its path, size and modification time
 
-# Import statements at the start of a line, with what is in parentheses. Parsing whole programs would take half a second.
+# Import statements at the start of a line, with what is in parentheses: parsing whole programs takes half a second.
 _IMPORT = re.compile(r"^[ \t]*(?:from|import)\b(?:[^\n(\\]|\\\n)*(?:\((?:[^)#]|#[^\n]*)*\))?.*", re.MULTILINE)
 
 
@@ -105,7 +105,8 @@ def _imported(program: Path) -> frozenset[Path]:
 @cache  # programs share most of what they import
 def _local_imports(path: Path, folder: Path) -> set[Path]:
     sources = _sources(folder)
-    return {file for module in _modules(_read(path)) for name in _with_parents(module) for file in sources.get(name, ())}
+    names = {name for module in _modules(_read(path)) for name in _with_parents(module)}
+    return {file for name in names for file in sources.get(name, ())}
 
 
 @cache

@@ -37,6 +37,21 @@ def test_several_processes_share_the_cores_unless_the_user_says_otherwise(tmp_pa
         assert made.read_text() == (users or threads)
 
 
+@pytest.mark.parametrize(("users", "spins"), [(None, "1000"), ("ACTIVE", "")])
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(tmp_path, monkeypatch, users, spins) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    if users:
+        monkeypatch.setenv("OMP_WAIT_POLICY", users)
+    code = (
+        "import os, pathlib, sys; "
+        "pathlib.Path(sys.argv[1], 'made').write_text(os.environ.get('GOMP_SPINCOUNT', ''), encoding='utf-8')"
+    )
+    one = step(tmp_path / "store", "evaluate", code, key="evaluate-1")
+    assert execute({"store": str(tmp_path / "store"), "steps": [one]}, tmp_path / "run") == 0
+    assert (tmp_path / "run" / "artifacts" / "evaluate" / "made").read_text() == spins
+
+
 def waiting_step(store: Path, fifo: Path) -> dict:
     """A step that tells its pid through a named pipe and then waits for ever."""
     code = f"import os, signal; open({str(fifo)!r}, 'w').write(str(os.getpid())); signal.pause()"
