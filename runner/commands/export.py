@@ -14,6 +14,7 @@ import yaml
 
 from runner import targets
 from runner.commands.arguments import add_run
+from runner.commands.fetching import fetch_adapter
 from runner.commands.serve.generate import artifact
 from runner.compose.schema import Recipe
 from runner.errors import RecipeError
@@ -60,6 +61,7 @@ def export(run: Run, format: str, output: Path) -> None:
 
 
 def _peft(run: Run, recipe: Recipe, folder: Path) -> None:
+    fetch_adapter(run)
     shutil.copytree(artifact(run, "export", "adapter"), folder)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base_of(run, recipe)}

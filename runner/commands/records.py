@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from runner.commands import summary, tables
+from runner.commands.fetching import fetch_results
 from runner.commands.arguments import add_run, add_runs_folder, complete
 from runner.commands.tables import terminal
 from runner.compose.recipe import compose
@@ -165,7 +166,9 @@ def _runs(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    show(find(args.run, args.folder), terminal())
+    run = find(args.run, args.folder)
+    fetch_results([run])
+    show(run, terminal())
     return 0
 
 
@@ -183,7 +186,9 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _runs_of(args: argparse.Namespace) -> list[Run]:
-    return [run for name in args.runs for run in find_all(name, args.folder)]
+    runs = [run for name in args.runs for run in find_all(name, args.folder)]
+    fetch_results(runs)
+    return runs
 
 
 def _diff(args: argparse.Namespace) -> int:

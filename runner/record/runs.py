@@ -153,6 +153,16 @@ class Run:
         """Where the answers of the evaluation are, unless the store was cleared since."""
         return self.folder / "artifacts" / "evaluate" / "samples.jsonl"
 
+    @property
+    def has_results(self) -> bool:
+        """Whether results of its stages are here."""
+        return (self.folder / "results").is_dir()
+
+    @property
+    def adapter(self) -> Path:
+        """Where its adapter is in PEFT's format: of a run elsewhere once it was fetched, else in the store."""
+        return self.folder / "artifacts" / "export" / "adapter"
+
     def check(self) -> None:
         """Read all that a report reads. Raises DamagedRecord."""
         _ = self.sweep, self.started, self.plan, self.recipe, self.state, self.stages(), self.metrics()

@@ -146,6 +146,20 @@ def test_a_recipe_runs_whole_and_the_second_time_all_is_there(host: Host, work: 
     assert (one.folder / "artifacts" / "export" / "adapter" / "adapter_model.safetensors").is_file()
 
 
+def test_what_a_detached_run_made_is_fetched_when_a_command_needs_it(host: Host, work: Path) -> None:
+    done(command(host, work, "run", "quickstart", "--detach", *host.target, PYTHON, *SHORT))
+    early = done(command(host, work, "export", "last", "early"), status=2)
+    assert "has no adapter yet" in early and not (work / "early").exists()
+    [run] = every(work / "runs")
+    files.wait_until_unlocked(there(host, run) / run_folder.LOCK)
+    assert "finished" in done(command(host, work, "show", "last"))
+    assert run.result("train", "training.json")
+    done(command(host, work, "export", "last", "shared"))
+    assert (work / "shared" / "adapter_model.safetensors").is_file()
+    merged = done(command(host, work, "export", "last", "merged", "--format", "merged"), status=2)
+    assert f"{run.name}: it is on" in merged and f"copy {run.plan['store']}/fetch-" in merged
+
+
 def test_a_detached_run_is_followed_from_another_computer(host: Host, work: Path, tmp_path: Path) -> None:
     run = a_far_run(work, host, COUNT)
     start(run)
