@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from runner.commands import summary, tables
-from runner.commands.fetching import fetch_results
 from runner.commands.arguments import add_run, add_runs_folder, complete
+from runner.commands.fetching import fetch_results
 from runner.commands.tables import terminal
 from runner.compose.recipe import compose
 from runner.errors import RecipeError
