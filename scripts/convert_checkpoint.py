@@ -7,6 +7,8 @@ With --to-hf the reverse: INPUT contains the shards and config.json, OUTPUT gets
 All names and shapes are compared with config.json before anything is written. Element types are kept. Tied
 embeddings are stored twice in the shards and once in the Hugging Face folder. Memory does not grow with the model.
 
+If the ranks do not divide the vocabulary, it is padded with rows of zeros, which --to-hf takes off again.
+
 The layouts only differ if K/V heads are replicated (--kv-size-multiplier above 1), which takes one rank per copy.
 With at most as many ranks as K/V heads, both are plain slices.
 
@@ -73,6 +75,7 @@ def to_shards(source: Path, output: Path, shape: ModelShape, layout: ShardLayout
     paths = [output / "model" / layouts.shard_name(rank) for rank in range(layout.tp_size)]
     ranks = [TorchZipWriter(path, specs) for path in paths]
     scatter(model, places, ranks)
+    pad_vocabulary(places, specs, ranks)
     streaming.each(TorchZipWriter.close, ranks)  # each waits for the disk
     shutil.copyfile(source / "config.json", output / "config.json")
     layouts.write_layout(output, layout)
@@ -157,6 +160,19 @@ def scatter(
                 model[name].file.release()
 
     streaming.each(copy, _by_key(places))
+
+
+def pad_vocabulary(
+    places: Mapping[str, Placement], specs: Mapping[str, TensorSpec], ranks: Sequence[TorchZipWriter]
+) -> None:
+    """Fill the rows of the last ranks that are beyond the vocabulary with zeros."""
+    for name in (EMBEDDING, LM_HEAD):
+        tokens = {segment.rank: segment.length for segment in places[name].segments}
+        rows, row_bytes = specs[name].shape[0], specs[name].nbytes // specs[name].shape[0]
+        for rank, writer in enumerate(ranks):
+            written = tokens.get(rank, 0)
+            if written < rows:
+                writer.write(name, written * row_bytes, np.zeros((rows - written) * row_bytes, np.uint8))
 
 
 def _by_key(places: Mapping[str, Placement]) -> list[list[str]]:

@@ -20,7 +20,7 @@ from runner.compose.schema import Architecture, Hardware, Recipe
 from runner.execute.store import Store
 from runner.metrics import duration
 from runner.plan import text
-from runner.plan.checks import feasibility, training_time
+from runner.plan.checks import feasibility, memory, training_time
 from runner.plan.checks.feasibility import gib
 from runner.plan.checks.memory import Estimate
 from runner.plan.checks.training_time import UTILIZATION, Range
@@ -78,6 +78,8 @@ def _price(hardware: Hardware) -> str:
 
 def _shapes(recipe: Recipe, shapes: Architecture) -> Iterator[tuple[str, str]]:
     tp_size, multiplier = recipe.parallel.tp_size, feasibility.kv_size_multiplier(recipe, shapes)
+    rows = memory.vocabulary_rows(shapes, tp_size)
+    padding = rows * tp_size - shapes.vocab_size
     yield (
         "model",
         f"{shapes.num_hidden_layers} layers of {shapes.hidden_size}, {shapes.num_attention_heads} query and "
@@ -87,7 +89,8 @@ def _shapes(recipe: Recipe, shapes: Architecture) -> Iterator[tuple[str, str]]:
         "one rank of",
         f"{tp_size}: {shapes.num_attention_heads // tp_size} query and "
         f"{shapes.num_key_value_heads * multiplier // tp_size} K/V heads (kv_size_multiplier {multiplier}), "
-        f"{shapes.intermediate_size // tp_size} of the MLP, {shapes.vocab_size // tp_size} tokens",
+        f"{shapes.intermediate_size // tp_size} of the MLP, {rows} tokens"
+        + (f" (the vocabulary is padded by {padding})" if padding else ""),
     )
 
 

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ HERE = Path(__file__).resolve().parent
 SCRIPTS = HERE.parent.parent / "scripts"
 sys.path[:0] = [str(HERE.parent.parent), str(SCRIPTS)]
 
-from tests.nxd.reference import FLAGS, make_inputs  # noqa: E402
+from tests.nxd.reference import FLAGS, SHAPE, make_inputs  # noqa: E402
 
 TOLERANCE = 1e-3
 BF16_TOLERANCE = 0.1  # of losses of 5 and norms of 2; a gradient that is summed wrongly has half the norm
@@ -70,6 +71,13 @@ CASES = [
     Case("bfloat16, copied heads, sequence parallel", 4, 2, "trn2", 4, ("--sequence-parallel",), BF16),
 ]  # fmt: skip
 
+PADDED = replace(SHAPE, vocab_size=131)  # neither 2 nor 4 ranks divide it
+PADDED_CASES = [
+    Case("padded vocabulary", 2, 1, "trn2", 2),
+    Case("padded vocabulary, sequence parallel", 4, 2, "trn2", 4, ("--sequence-parallel",)),
+    Case("padded vocabulary, bfloat16", 4, 2, "trn1", 4, (), BF16),
+]
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -81,6 +89,8 @@ def main() -> int:
         make_inputs(work)
         results = [compare(case, work, args.source.resolve(), args.record) for case in CASES]
         results += [check(work, args.source.resolve()) for check in CHECKS]
+        make_inputs(work / "padded", PADDED)
+        results += [compare(case, work / "padded", args.source.resolve(), None) for case in PADDED_CASES]
     return 0 if all(results) else 1
 
 

@@ -22,14 +22,14 @@ FLAGS = [
 CUTS = [(1, 1, "trn2"), (2, 1, "trn1"), (2, 1, "trn2"), (4, 2, "trn1"), (4, 2, "trn2")]
 
 
-def make_inputs(work: Path) -> None:
+def make_inputs(work: Path, shape: ModelShape = SHAPE) -> None:
     """Write work/model, work/tokens, and the shards as work/tp1, work/tp2_trn1 and so on."""
     random = np.random.RandomState(0)  # its numbers are the same in every version of NumPy
     state = {
         name: torch.from_numpy(random.standard_normal(size) * 0.2 + (len(size) == 1)).float()
-        for name, size in SHAPE.tensors().items()
+        for name, size in shape.tensors().items()
     }
-    write_model(work / "model", SHAPE, state)
+    write_model(work / "model", shape, state)
     for tp_size, copies, layout in CUTS:
         name = f"tp{tp_size}_{layout}" if tp_size > 1 else "tp1"
         make_shards(work / "model", work / name, tp_size, copies, layout)

@@ -22,25 +22,26 @@ from common.formats.peft_folder import BASE
 from common.inference.generation import Sequence, generate
 from common.inference.loading import load_model
 from common.program import BadInput
-from common.shards.layout import PROJECTIONS
+from common.shards.layout import PROJECTIONS, read_shape
 from common.training.cpu.trainer import Trainer
 from common.training.parallel import Ranks
 from tests.scripts.llama_files import read_model, same_bits
 from tests.scripts.thread_ranks import run_on_ranks
-from tests.scripts.training_files import SETTINGS, make_model, make_shards, make_tokens, train_command
+from tests.scripts.training_files import SETTINGS, VOCAB_SIZE, make_model, make_shards, make_tokens, train_command
 
 WORLDS = {"tp1": (1, "trn2"), "tp2": (2, "trn1"), "tp4_trn1": (4, "trn1"), "tp4_trn2": (4, "trn2")}
 FLAGS = ("--batch-size", 2, "--max-steps", 2, "--learning-rate", 0.02, "--rank", 4, "--alpha", 8, "--warmup-ratio", 0)
 
 
 def random_shape(seed: int) -> dict[str, object]:
-    """Sizes that 1, 2 and 4 ranks can share, with and without copies of K/V heads."""
+    """Sizes that 1, 2 and 4 ranks can share, with and without copies of K/V heads, and padding of the vocabulary."""
     draw = random.Random(seed)
     key_value_heads = draw.choice([1, 2, 4])
     return {
         "hidden_size": draw.choice([24, 32, 40]), "intermediate_size": draw.choice([32, 48]),
         "num_attention_heads": key_value_heads * draw.choice([4, 8]), "num_key_value_heads": key_value_heads,
         "head_dim": draw.choice([4, 6, 8]), "tie_word_embeddings": seed % 2 == 0, "initializer_range": 0.2,
+        "vocab_size": VOCAB_SIZE + 2 + seed,
     }  # fmt: skip
 
 
@@ -75,7 +76,8 @@ def train(shards: Path, tokens: Path, output: Path, world: str, monkeypatch: pyt
         with torch.no_grad():
             return trainer.model.hidden_states(batch, torch.arange(len(batch.input_ids))) @ trainer.model.head.T
 
-    return torch.cat(run_on_ranks(WORLDS[world][0], program, monkeypatch), dim=1)
+    logits = torch.cat(run_on_ranks(WORLDS[world][0], program, monkeypatch), dim=1)
+    return logits[:, : read_shape(shards).vocab_size]
 
 
 def export(model: Path, trained: Path, output: Path) -> Path:
@@ -136,6 +138,20 @@ def test_a_family_trains_as_transformers_computes_it(family, seed, tokens, tmp_p
         assert losses[world] == pytest.approx(loss, abs=1e-4)
     torch.testing.assert_close(logits_of(exported / "merged", batch), expected, atol=1e-4, rtol=1e-4)
     assert (logits_of(model, batch) - expected).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("world", ["tp4_trn1", "tp4_trn2"])
+def test_a_rank_may_have_padding_alone(world, tmp_path, monkeypatch):
+    """Nine tokens on four ranks: three on each of the first ones."""
+    tokens = make_tokens(tmp_path / "tokens", sequences=4, vocab_size=9)
+    model = make_model(tmp_path / "model", **random_shape(1) | {"vocab_size": 9})
+    logits = train(shards_of(model, tmp_path / "shards", world), tokens, tmp_path / "trained", world, monkeypatch)
+    exported = export(model, tmp_path / "trained", tmp_path / "exported")
+    batch, training = eval_batch(tokens), json.loads((tmp_path / "trained" / "training.json").read_text())
+    expected = logits_of(model, batch, exported / "adapter")
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    loss = torch.nn.functional.cross_entropy(expected[batch.rows], batch.targets).item()
+    assert training["eval_loss_end"] == pytest.approx(loss, abs=1e-4)
 
 
 @pytest.mark.parametrize("family", SETTINGS)

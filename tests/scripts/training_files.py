@@ -61,12 +61,14 @@ def make_shards(model: Path, folder: Path, tp_size: int = 1, kv_size_multiplier:
     return folder
 
 
-def make_tokens(folder: Path, sequences: int = 10, seq_len: int = 96, longest: int = 60) -> Path:
+def make_tokens(
+    folder: Path, sequences: int = 10, seq_len: int = 96, longest: int = 60, vocab_size: int = VOCAB_SIZE
+) -> Path:
     """Random packed sequences: examples of 5 to `longest` tokens, the first third a prompt, some padding at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)
     for split, count in (("train", sequences), ("eval", 3)):
-        ids = generator.integers(0, VOCAB_SIZE, (count, seq_len), dtype=np.int32)
+        ids = generator.integers(0, vocab_size, (count, seq_len), dtype=np.int32)
         labels, segments = np.full_like(ids, -100), np.zeros_like(ids)
         for row in range(count):
             for number, (start, stop) in enumerate(_examples(generator, seq_len, longest), start=1):

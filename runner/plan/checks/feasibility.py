@@ -170,12 +170,11 @@ def _requirements(recipe: Recipe) -> Iterator[str]:
 def _tensor_parallel(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
     tp_size, multiplier = recipe.parallel.tp_size, kv_size_multiplier(recipe, architecture)
     heads = architecture.num_key_value_heads * multiplier
-    for name in ("num_attention_heads", "intermediate_size", "vocab_size"):
-        size = getattr(architecture, name)
+    for name, size in _divided(recipe, architecture).items():
         if size % tp_size:
             yield (
                 f"parallel.tp_size: {tp_size} does not divide {name} {size} of {recipe.model.name}; "
-                f"try {', '.join(map(str, _divisors(architecture)))}"
+                f"try {', '.join(map(str, _divisors(recipe, architecture)))}"
             )
     if heads != tp_size if multiplier > 1 else heads % tp_size:
         yield (
@@ -184,9 +183,17 @@ def _tensor_parallel(recipe: Recipe, architecture: Architecture) -> Iterator[str
         )
 
 
-def _divisors(architecture: Architecture) -> list[int]:
-    sizes = (architecture.num_attention_heads, architecture.intermediate_size, architecture.vocab_size)
-    return [n for n in range(1, sizes[0] + 1) if not any(size % n for size in sizes)]
+def _divided(recipe: Recipe, architecture: Architecture) -> dict[str, int]:
+    """The sizes that tp_size has to divide, by key."""
+    names = ["num_attention_heads", "intermediate_size"]
+    if not trainer_of(recipe).pads_vocabulary:
+        names.append("vocab_size")
+    return {name: getattr(architecture, name) for name in names}
+
+
+def _divisors(recipe: Recipe, architecture: Architecture) -> list[int]:
+    sizes = _divided(recipe, architecture).values()
+    return [n for n in range(1, architecture.num_attention_heads + 1) if not any(size % n for size in sizes)]
 
 
 def _length(recipe: Recipe, architecture: Architecture) -> Iterator[str]:
@@ -264,7 +271,7 @@ def _changes(recipe: Recipe, architecture: Architecture) -> Iterator[dict[str, A
     sequences = recipe.train.batch_size * recipe.train.accumulate  # per optimizer step and copy of the model
     accumulate = {"train.batch_size": 1, "train.accumulate": sequences}
     yield from (accumulate, recompute | accumulate, recompute | accumulate | {"train.dtype": "bf16"})
-    for tp_size in _divisors(architecture):
+    for tp_size in _divisors(recipe, architecture):
         if tp_size > recipe.parallel.tp_size:
             one_copy = {"train.accumulate": sequences * recipe.parallel.dp_size}
             yield recompute | accumulate | one_copy | {"parallel.tp_size": tp_size, "parallel.dp_size": 1}

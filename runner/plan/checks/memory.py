@@ -47,8 +47,8 @@ def estimate(recipe: Recipe, architecture: Architecture, kv_copies: int) -> Esti
     On a core, with t = tp_size, h = hidden_size, i = intermediate_size, s = seq_len, a = attention heads,
     k = K/V heads x kv_copies, d = head_dim, v = vocab_size, L = layers, r = LoRA rank, n = batch_size x s tokens:
 
-    - weights: (L (2 a d h + 2 k d h + 3 h i) + 2 v h) / t, the norms, and the family's biases and norms of heads; the
-      output layer is stored even if it is tied. An element has 2 or 4 bytes, by train.dtype.
+    - weights: (L (2 a d h + 2 k d h + 3 h i) + 2 v h) / t, the norms, and the family's biases and norms of heads; v / t
+      is rounded up, and the output layer is stored even if it is tied. An element has 2 or 4 bytes, by train.dtype.
     - adapter: as in NxD, q, k and v share a replicated lora_A (r, h) and shard lora_B over t, and so do gate and up;
       o and down shard lora_A and replicate lora_B (h, r). A parameter has 16 bytes: weight, gradient and two moments
       in fp32.
@@ -94,7 +94,12 @@ def _rank_parameters(a: Architecture, tp_size: int, kv_copies: int) -> int:
     biases = sum(rows[name.rpartition(".")[2]] for name in family.get("biases", []))
     norms = 2 * h + a.head_width * len(family.get("head_norms", []))
     sharded = 2 * _query_width(a) * h + 2 * _kv_width(a, kv_copies) * h + 3 * h * a.intermediate_size + biases
-    return a.num_hidden_layers * (sharded // tp_size + norms) + 2 * a.vocab_size * h // tp_size + h
+    return a.num_hidden_layers * (sharded // tp_size + norms) + 2 * vocabulary_rows(a, tp_size) * h + h
+
+
+def vocabulary_rows(a: Architecture, tp_size: int) -> int:
+    """The rows of the embedding, and of the output layer, on each rank, padding included."""
+    return -(-a.vocab_size // tp_size)
 
 
 def _query_width(a: Architecture) -> int:
@@ -133,7 +138,7 @@ def _activations(recipe: Recipe, a: Architecture, kv_copies: int) -> int:
     layer = 4 * between + (linear + recomputed) // tp_size + masks
     per_layer = {"": layer, "attention": layer - recomputed // tp_size, "layer": between}[kept.recomputes]
     working = 2 * layer if kept.recomputes else layer
-    logits = min(tokens, kept.loss_rows or tokens) * a.vocab_size // tp_size * (width + 4 + 4)
+    logits = min(tokens, kept.loss_rows or tokens) * vocabulary_rows(a, tp_size) * (width + 4 + 4)
     return tokens * (a.num_hidden_layers * per_layer + working) * width + logits
 
 

@@ -46,7 +46,8 @@ class Trainer(ABC):
     """A LoRA trainer: `name` is its value of `train.backend`, `option` the file in configs/train that selects it.
 
     `devices` are the values of `hardware.device` that it trains on. `data_parallel` says whether it trains several
-    copies of the model (`parallel.dp_size`), `reads_shards` whether the model is converted to shards for it.
+    copies of the model (`parallel.dp_size`), `reads_shards` whether the model is converted to shards for it,
+    `pads_vocabulary` whether it takes a vocabulary that `parallel.tp_size` does not divide.
     """
 
     name: ClassVar[str]
@@ -54,6 +55,7 @@ class Trainer(ABC):
     devices: ClassVar[tuple[str, ...]] = ("neuron",)
     data_parallel: ClassVar[bool] = True
     reads_shards: ClassVar[bool] = True
+    pads_vocabulary: ClassVar[bool] = True
 
     @abstractmethod
     def command(self, recipe: Recipe, artifacts: Artifacts) -> StageCommand:

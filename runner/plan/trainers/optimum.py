@@ -17,6 +17,7 @@ class OptimumTrainer(Trainer):
 
     name, option = "optimum", "optimum_lora"
     reads_shards = False
+    pads_vocabulary = False
 
     def command(self, recipe: Recipe, artifacts: Artifacts) -> StageCommand:
         train, tp_size, dp_size = recipe.train, recipe.parallel.tp_size, recipe.parallel.dp_size

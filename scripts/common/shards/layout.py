@@ -8,12 +8,15 @@ accelerator generations put the copies, and the query heads that belong to them,
     trn2   K0 K0 K1 K1    copies of a head lie on neighbouring ranks; query heads keep their order
 
 The gradients of the copies are summed over just those ranks, so the order has to be the accelerator's.
+
+All ranks have as many rows of the embedding and of the output layer. Where the ranks do not divide the vocabulary, the
+last ones end with rows of zeros that stand for no token. config.json keeps the model's own vocab_size.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -176,7 +179,7 @@ def projection_segments(shape: ModelShape, layout: ShardLayout, name: str) -> tu
 
 def placements(shape: ModelShape, layout: ShardLayout) -> dict[str, Placement]:
     """Where every Hugging Face tensor lies in the shards, by name; gate_proj comes before up_proj."""
-    vocabulary = _segments(_one_each(layout), shape.vocab_size // layout.tp_size)
+    vocabulary = tuple(_vocabulary(shape, layout))
     cuts = {name: projection_segments(shape, layout, name) for name in PROJECTIONS}
     found = {}
     for name, size in shape.tensors().items():
@@ -189,6 +192,11 @@ def placements(shape: ModelShape, layout: ShardLayout) -> dict[str, Placement]:
         else:
             found[name] = Placement(name, 0, vocabulary if name in (EMBEDDING, LM_HEAD) else _whole(layout, size[0]))
     return found
+
+
+def vocabulary_rows(shape: ModelShape, tp_size: int) -> int:
+    """The rows of the embedding, and of the output layer, on each of `tp_size` ranks, padding included."""
+    return -(-shape.vocab_size // tp_size)
 
 
 def shard_shapes(shape: ModelShape, layout: ShardLayout) -> dict[str, tuple[int, ...]]:
@@ -212,13 +220,13 @@ def fewest_copies(shape: ModelShape, tp_size: int) -> int:
 
 
 def check_divisible(shape: ModelShape, layout: ShardLayout) -> None:
-    """BadInput unless every rank gets the same whole heads, rows of the vocabulary and width of the MLP.
+    """BadInput unless every rank gets the same whole heads and width of the MLP.
 
     With copies (kv_size_multiplier > 1) a rank holds exactly one K/V head. Several would still convert,
     but NxD sums the gradients of whole rank shards over the ranks of one head, and so would mix heads.
     """
     tp_size, copies, heads = layout.tp_size, layout.kv_size_multiplier, shape.num_key_value_heads
-    for key in ("num_attention_heads", "intermediate_size", "vocab_size"):
+    for key in ("num_attention_heads", "intermediate_size"):
         size = getattr(shape, key)
         if size % tp_size:
             raise BadInput(f"--tp-size {tp_size} does not divide {key} {size} of the model's config.json")
@@ -297,6 +305,14 @@ def _size(path: Path, content: Mapping[str, Any], key: str, absent: int | None =
 def _whole(layout: ShardLayout, length: int) -> tuple[Segment, ...]:
     """The segments of a tensor that every rank has whole."""
     return _segments(np.zeros((layout.tp_size, 1), int), length)
+
+
+def _vocabulary(shape: ModelShape, layout: ShardLayout) -> Iterator[Segment]:
+    """The tokens of each rank that has any."""
+    for segment in _segments(_one_each(layout), vocabulary_rows(shape, layout.tp_size)):
+        tokens = min(segment.length, shape.vocab_size - segment.start)
+        if tokens > 0:
+            yield segment._replace(length=tokens)
 
 
 def _one_each(layout: ShardLayout) -> np.ndarray:

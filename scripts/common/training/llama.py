@@ -15,6 +15,7 @@ from common.formats.torch_file import TorchZipFile
 from common.shards import layout as layouts
 from common.shards.layout import PROJECTIONS, ModelShape, ShardLayout
 from common.training.lora import MODULES, projections
+from common.training.masks import MASKED_SCORE
 
 Weights = dict[str, torch.Tensor]
 
@@ -83,6 +84,20 @@ def read_shard(path: Path, shape: ModelShape, layout: ShardLayout, dtype: torch.
     """The tensors in a rank's file by name, checked by `check_shard` and cast to `dtype`."""
     tensors = torch.load(check_shard(path, shape, layout), map_location="cpu", mmap=True, weights_only=True)
     return {name: tensor.to(dtype) for name, tensor in tensors.items()}
+
+
+def padding_bias(
+    shape: ModelShape, layout: ShardLayout, rank: int, device: Any, dtype: torch.dtype = torch.float32
+) -> torch.Tensor | None:
+    """A bias (rows,) of the rank's output layer that leaves the padding of the vocabulary out of the softmax.
+
+    None if the vocabulary needs no padding; whether it does is the same on every rank.
+    """
+    rows = layouts.vocabulary_rows(shape, layout.tp_size)
+    if rows * layout.tp_size == shape.vocab_size:
+        return None
+    padded = rank * rows + torch.arange(rows) >= shape.vocab_size
+    return torch.where(padded, MASKED_SCORE, 0.0).to(device, dtype)
 
 
 def layer_weights(weights: Weights, index: int, shape: ModelShape, heads: Heads) -> LayerWeights:

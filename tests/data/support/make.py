@@ -70,6 +70,8 @@ def _models() -> str:
     ]
     head = ["`model_type`", *(f"`train={trainer.option}`" for trainer in TRAINERS.values()), "`model=`"]
     text = "The family is `model_type` in `config.json`. Every family is converted, exported, merged and evaluated.\n\n"
+    padding = " and ".join(f"`train={trainer.option}`" for trainer in TRAINERS.values() if trainer.pads_vocabulary)
+    text += f"{padding} pad a vocabulary that `parallel.tp_size` does not divide. What is exported has no padding.\n\n"
     return f"## Models and trainers\n\n{text}" + _table(head, rows)
 
 

@@ -16,6 +16,11 @@ from runner.cli import main
 from runner.commands import plan
 from runner.compose.recipe import compose
 
+ODD_VOCABULARY = (
+    "{vocab_size:10,hidden_size:64,intermediate_size:64,num_hidden_layers:2,num_attention_heads:4,"
+    "num_key_value_heads:4,max_position_embeddings:4096}"
+)
+
 
 def shown(*overrides: str) -> str:
     recipe, output = compose("quickstart", overrides).recipe, io.StringIO()
@@ -32,6 +37,12 @@ def test_plan_shows_what_it_derives_and_commands_that_a_shell_accepts(tmp_path: 
     commands = done.stdout[done.stdout.index("# [1/7]") :]
     assert subprocess.run(["bash", "-n"], input=commands, text=True, check=False).returncode == 0
     assert not list(tmp_path.iterdir())
+
+
+def test_a_padded_vocabulary_is_shown() -> None:
+    model = ["model.source=hub", "model.path=a/b", f"model.architecture={ODD_VOCABULARY}"]
+    assert "3 tokens (the vocabulary is padded by 2)" in shown(*model, "tp_size=4")
+    assert "padded" not in shown(*model, "tp_size=2")
 
 
 def test_what_must_be_installed_first_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch.autograd import Function
+from torch.nn import functional
 
 from common.data.token_dataset import Group
 from common.training.llama import Heads
@@ -44,7 +45,7 @@ class SwiGlu(Function):
     def forward(ctx, gate_up: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(gate_up)
         gate, up = gate_up.chunk(2, dim=-1)
-        return torch.nn.functional.silu(gate).mul_(up)
+        return functional.silu(gate).mul_(up)
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
@@ -52,7 +53,7 @@ class SwiGlu(Function):
         gate, up = gate_up.chunk(2, dim=-1)
         result = torch.empty_like(gate_up)
         to_gate, to_up = result.chunk(2, dim=-1)
-        scratch = torch.nn.functional.silu(gate)
+        scratch = functional.silu(gate)
         torch.mul(gradient, scratch, out=to_up)
         torch.mul(gradient, up, out=scratch)
         torch.ops.aten.silu_backward(scratch, gate, grad_input=to_gate)
@@ -193,19 +194,24 @@ def _attention_backward(to_out, query, key, value, blocks: list, heads: Heads) -
 
 
 class CrossEntropy(Function):
-    """Sum of -log softmax(hidden headᵀ)[target] over the rows, the vocabulary split over the ranks.
+    """Sum of -log softmax(hidden headᵀ + bias)[target] over the rows, the vocabulary split over the ranks.
 
-    hidden (rows, hidden_size) is the same on every rank; head (vocab / tp_size, hidden_size) starts at token `first`.
+    hidden (rows, hidden_size) is the same on every rank; head (vocab / tp_size, hidden_size) and bias (vocab / tp_size)
+    or None start at token `first`.
     The gradient is computed in the forward pass, so that logits only exist for a chunk of rows at a time.
     """
 
     @staticmethod
-    def forward(ctx, hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, first: int, ranks: Ranks):
+    def forward(
+        ctx, hidden: torch.Tensor, head: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, first: int,
+        ranks: Ranks,
+    ):  # fmt: skip
         ctx.gradient = torch.empty_like(hidden) if hidden.requires_grad else None
         total = torch.zeros(())
         for start in range(0, len(hidden), _LOSS_ROWS):
             span = slice(start, start + _LOSS_ROWS)
-            losses, to_logits = _cross_entropy(hidden[span] @ head.T, targets[span] - first, ranks)
+            logits = functional.linear(hidden[span], head, bias)
+            losses, to_logits = _cross_entropy(logits, targets[span] - first, ranks)
             total += losses.sum()
             if ctx.gradient is not None:
                 torch.matmul(to_logits.to(head.dtype), head, out=ctx.gradient[span])
@@ -215,7 +221,7 @@ class CrossEntropy(Function):
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor):
-        return ctx.gradient.mul_(gradient), None, None, None, None
+        return ctx.gradient.mul_(gradient), None, None, None, None, None
 
 
 def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor, ranks: Ranks) -> tuple[torch.Tensor, torch.Tensor]:

@@ -29,6 +29,7 @@ from common.training.llama import (
     inverse_frequencies,
     layer_weights,
     normalized_heads,
+    padding_bias,
     read_shard,
 )
 from common.training.lora import MODULES, Adapter, ModuleLora
@@ -103,6 +104,7 @@ class Llama:
         weights = read_shard(shards / "model" / layouts.shard_name(ranks.rank), shape, layout, dtype)
         self._embedding, self.head = weights[EMBEDDING], weights[LM_HEAD]
         self._first_token = ranks.rank * len(self.head)
+        self._head_bias = padding_bias(shape, layout, ranks.rank, "cpu", dtype)
         self._norm = weights["model.norm.weight"] / self._multipliers.logits_scaling
         layers = (layer_weights(weights, index, shape, self._heads) for index in range(shape.num_hidden_layers))
         self._layers = [self._layer(layer, index) for index, layer in enumerate(layers)]
@@ -110,12 +112,14 @@ class Llama:
     def loss(self, batch: Batch, dropout: Dropout = Dropout()) -> torch.Tensor:
         """The sum of the cross-entropy losses of the batch's labelled tokens, the same on every rank."""
         hidden = self.hidden_states(batch, batch.rows, dropout)
-        return CrossEntropy.apply(hidden, self.head, batch.targets, self._first_token, self._ranks)
+        head = self.head, self._head_bias
+        return CrossEntropy.apply(hidden, *head, batch.targets, self._first_token, self._ranks)
 
     def hidden_states(self, batch: Batch, rows: torch.Tensor, dropout: Dropout = Dropout()) -> torch.Tensor:
         """The head's input at `rows` of the batch: (rows, hidden_size), the same on every rank.
 
-        Multiplied by `head`, it gives the logits of the rank's part of the vocabulary, scaled as the model does.
+        Multiplied by `head`, it gives the logits of the rank's part of the vocabulary, scaled as the model does, and 0
+        where that is padded.
         """
         angles = batch.positions.unsqueeze(-1) * self._frequencies
         rotary = angles.cos().to(self.head.dtype).unsqueeze(1), angles.sin().to(self.head.dtype).unsqueeze(1)

@@ -35,6 +35,7 @@ from common.training.llama import (
     inverse_frequencies,
     layer_weights,
     normalized_heads,
+    padding_bias,
     read_shard,
 )
 from common.training.lora import MODULES, Adapter, ModuleLora, Views
@@ -106,6 +107,7 @@ class NeuronLlama:
         weights = read_shard(shards / "model" / layouts.shard_name(ranks.rank), shape, layout, dtype)
         weights = {name: weight.to(device.name) for name, weight in weights.items()}
         self._embedding, self._head = weights[EMBEDDING], weights[LM_HEAD]
+        self._head_bias = padding_bias(shape, layout, ranks.rank, device.name)
         self._norm = weights["model.norm.weight"] / multipliers.logits_scaling
         self._layers = [layer_weights(weights, index, shape, heads) for index in range(shape.num_hidden_layers)]
         self._first = torch.tensor(ranks.rank * len(self._head), dtype=torch.int32).to(device.name)
@@ -136,7 +138,8 @@ class NeuronLlama:
             else:
                 hidden = block(hidden)
         weights = self._to_device(tensors.weights)
-        return self._loss(hidden, targets, weights, self._norm, self._head, self._first, self._own)
+        head = self._head, self._head_bias
+        return self._loss(hidden, targets, weights, self._norm, *head, self._first, self._own)
 
     def _block(self, index: int, loras: list, dropout: Dropout, context: Context, hidden: torch.Tensor) -> torch.Tensor:
         rows, layer = hidden.shape[:2], self._layers[index]
@@ -211,7 +214,8 @@ def attention(qkv: torch.Tensor, context: Context, heads: Heads) -> torch.Tensor
 
 def summed_loss(
     hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor,
-    norm: torch.Tensor, head: torch.Tensor, first: torch.Tensor, own: torch.Tensor, eps: float, alone: bool,
+    norm: torch.Tensor, head: torch.Tensor, bias: torch.Tensor | None, first: torch.Tensor, own: torch.Tensor,
+    eps: float, alone: bool,
 ) -> torch.Tensor:  # fmt: skip
     """The weighted sum of the cross-entropy over all positions; the vocabulary is split over the ranks.
 
@@ -220,6 +224,7 @@ def summed_loss(
     """
     enter, leave = (_identity, _identity) if alone else (SumBackward.apply, SumForward.apply)
     logits = (enter(_rms_norm(hidden, norm, eps)) @ head.T).float()
+    logits = logits if bias is None else logits + bias
     columns = torch.arange(logits.shape[-1], dtype=torch.int32, device=logits.device)
     chosen = columns == (targets - first).unsqueeze(-1)
     at_target = leave(torch.where(chosen, logits, 0.0).sum(dim=-1))

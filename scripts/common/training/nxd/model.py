@@ -216,9 +216,11 @@ def _config(args: argparse.Namespace) -> Any:
     from transformers import LlamaConfig
 
     content = model_config.with_old_names(model_config.read(args.shards, trainer="nxd"))
-    keys = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act")
+    shape, tp_size = layouts.read_shape(args.shards), layouts.read_layout(args.shards).tp_size
+    keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act")
     keys += ("num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "rope_theta", "rope_scaling")
     settings = {
+        "vocab_size": layouts.vocabulary_rows(shape, tp_size) * tp_size,
         "tie_word_embeddings": False,  # the shards contain both
         "use_cache": False,
         "torch_dtype": getattr(torch, DTYPES[args.dtype].torch),

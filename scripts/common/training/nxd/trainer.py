@@ -31,7 +31,7 @@ from common.data import padded_batch
 from common.data.padded_batch import PaddedBatch
 from common.program import BadInput
 from common.shards.layout import ShardLayout, read_layout, shard_name
-from common.training.llama import check_shard
+from common.training.llama import check_shard, padding_bias
 from common.training.loop import Training, build_on_all_ranks
 from common.training.masks import dropout_seed
 from common.training.nxd import model
@@ -69,6 +69,7 @@ class NxdTraining(Training):
         # Check on all ranks first: they wait for each other while NxD builds the model.
         path = args.shards / "model" / shard_name(tp_rank)
         shard = build_on_all_ranks(ranks, partial(check_shard, path, self.shape, self.layout))
+        self.head_bias = padding_bias(self.shape, self.layout, tp_rank, self.device)
         self.model = model.build(args, modelling, config, shard, self.segments)
         self.trained = model.trained(self.model, self.adapter, self.layout, args.sequence_parallel)
         self.write_adapter()  # before the optimizer: with ZeRO-1 it copies its slices when it is created
@@ -161,9 +162,10 @@ class NxdTraining(Training):
         arrays = batch.tensors._replace(weights=weights)
         input_ids, positions, segments, targets, weights = (torch.from_numpy(a).to(self.device) for a in arrays)
         self.segments.set(segments)
-        logits = self.model(input_ids=input_ids, position_ids=positions).logits
-        # Clone, because NxD's function modifies its input.
-        losses = parallel_cross_entropy(logits.flatten(0, 1).clone(), targets.flatten())
+        logits = self.model(input_ids=input_ids, position_ids=positions).logits.flatten(0, 1)
+        # A new tensor, because NxD's function modifies its input.
+        logits = logits.clone() if self.head_bias is None else logits + self.head_bias
+        losses = parallel_cross_entropy(logits, targets.flatten())
         return (losses * weights.flatten()).sum()
 
     def _reduce_gradient(self, values: torch.Tensor) -> torch.Tensor:

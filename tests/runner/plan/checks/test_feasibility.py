@@ -9,6 +9,7 @@ from runner.errors import RecipeError
 from runner.plan.checks.feasibility import architecture_of, check, kv_size_multiplier, problems
 
 LLAMA = ["model=llama3_8b", "dataset.seq_len=1024"]
+ODD_VOCABULARY = [*LLAMA, "tp_size=4", "model.architecture.vocab_size=128257", "serve=none", "evaluate=none"]
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,17 @@ def test_kv_heads_are_copied_as_often_as_the_ranks_need(tp_size: int, expected: 
     assert architecture is not None
     assert kv_size_multiplier(recipe, architecture) == expected
     check(recipe)
+
+
+@pytest.mark.parametrize("trainer", ["torch_lora", "nxd_lora"])
+def test_a_vocabulary_that_tp_size_does_not_divide_is_padded(trainer: str) -> None:
+    hardware = ["hardware=cpu"] if trainer == "torch_lora" else ["hardware=trn2", "sdk=neuron_2_29"]
+    check(compose("quickstart", [*ODD_VOCABULARY, *hardware, f"train={trainer}"]).recipe)
+
+
+def test_optimum_neuron_does_not_pad_the_vocabulary() -> None:
+    found = list(problems(compose("quickstart", [*ODD_VOCABULARY, "hardware=trn1", "train=optimum_lora"]).recipe))
+    assert any("4 does not divide vocab_size 128257 of llama3-8b; try 1" in problem for problem in found), found
 
 
 NXD = [*LLAMA, "hardware=trn2", "train=nxd_lora", "tp_size=32"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ def cuts(draw: st.DrawFn) -> tuple[ModelShape, ShardLayout]:
     divisors = [number for number in range(1, heads + 1) if heads % number == 0]
     tp_size = heads * copies if copies > 1 else draw(st.sampled_from(divisors))
     shape = ModelShape(
-        vocab_size=tp_size * draw(st.integers(1, 4)),
+        vocab_size=draw(st.integers(1, 4 * tp_size)),
         hidden_size=heads * copies * group * draw(st.integers(1, 4)),
         intermediate_size=tp_size * draw(st.integers(1, 4)),
         num_hidden_layers=draw(st.integers(1, 2)),
@@ -100,14 +101,24 @@ def test_segments_fill_every_shard_and_do_not_overlap(cut: tuple[ModelShape, Sha
         for segment in place.segments:
             counts = np.moveaxis(filled[segment.rank, place.key], place.axis, 0)
             counts[segment.shard_start : segment.shard_start + segment.length] += 1
+    for rank, name in itertools.product(range(shards.tp_size), (layout.EMBEDDING, layout.LM_HEAD)):
+        rows = filled[rank, name]
+        rows[max(0, shape.vocab_size - rank * len(rows)) :] += 1  # what is beyond the vocabulary is padding
     assert all((counts == 1).all() for counts in filled.values())
+
+
+def test_the_last_ranks_have_the_padding_of_the_vocabulary() -> None:
+    shape, shards = replace(TINY, vocab_size=9), ShardLayout(4, 2, "trn2")
+    assert layout.shard_shapes(shape, shards)[layout.EMBEDDING] == (3, 8)
+    tokens = layout.placements(shape, shards)[layout.EMBEDDING].segments
+    assert [(segment.rank, segment.start, segment.length) for segment in tokens] == [(0, 0, 3), (1, 3, 3), (2, 6, 3)]
+    assert layout.shard_shapes(replace(shape, vocab_size=10), shards)[layout.EMBEDDING] == (3, 8)
 
 
 @pytest.mark.parametrize(
     ("tp_size", "copies", "changes", "message"),
     [
         (3, 1, {}, "--tp-size 3 does not divide num_attention_heads 4"),
-        (2, 1, {"vocab_size": 15}, "--tp-size 2 does not divide vocab_size 15"),
         (2, 1, {"intermediate_size": 15}, "--tp-size 2 does not divide intermediate_size 15"),
         (4, 1, {}, "--kv-size-multiplier 1 does not fit --tp-size 4 and num_key_value_heads 2: try 2"),
         (2, 2, {}, "--kv-size-multiplier 2 does not fit --tp-size 2 and num_key_value_heads 2: try 1"),

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from common.shards.layout import ModelShape, ShardLayout  # noqa: E402
-from common.training.llama import Heads, layer_weights  # noqa: E402
+from common.training.llama import Heads, layer_weights, padding_bias  # noqa: E402
+from common.training.masks import MASKED_SCORE  # noqa: E402
 
 SHAPE = ModelShape(64, 32, 48, 1, 8, 2, 4, tie_word_embeddings=False)
 
@@ -17,6 +20,13 @@ def test_heads_of_a_rank(tp_size: int, copies: int, kv: int, per_kv: int) -> Non
     heads = Heads.on_rank(SHAPE, ShardLayout(tp_size, copies, "trn2"))
     assert heads == Heads(kv, per_kv, 4)
     assert heads.query * tp_size == SHAPE.num_attention_heads
+
+
+def test_the_bias_of_the_output_layer_masks_the_padding_of_the_vocabulary() -> None:
+    shape, layout = replace(SHAPE, vocab_size=9), ShardLayout(4, 2, "trn2")
+    biases = [padding_bias(shape, layout, rank, "cpu") for rank in range(4)]
+    assert torch.cat([bias for bias in biases if bias is not None]).tolist() == [0.0] * 9 + [MASKED_SCORE] * 3
+    assert padding_bias(replace(SHAPE, vocab_size=8), layout, 3, "cpu") is None
 
 
 def test_q_k_and_v_of_a_layer_are_fused_in_order() -> None:

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from common.training.cpu.autograd_ops import Checkpointed, CrossEntropy, LoraLinear, RmsNorm, SwiGlu
+from common.training.masks import MASKED_SCORE
 from common.training.parallel import Ranks
 
 
@@ -50,8 +51,19 @@ def test_cross_entropy_in_blocks_of_rows_has_the_gradient_of_torch() -> None:
     torch.manual_seed(0)
     hidden, head, targets = torch.randn(2500, 6), torch.randn(9, 6), torch.randint(0, 9, (2500,))
     assert_same_gradients(
-        lambda hidden: CrossEntropy.apply(hidden, head, targets, 0, Ranks()) / 1000,
+        lambda hidden: CrossEntropy.apply(hidden, head, None, targets, 0, Ranks()) / 1000,
         lambda hidden: functional.cross_entropy(hidden @ head.T, targets, reduction="sum") / 1000,
+        hidden,
+    )
+
+
+def test_cross_entropy_leaves_out_tokens_with_a_bias_of_masked_scores() -> None:
+    torch.manual_seed(0)
+    hidden, head, targets = torch.randn(7, 6), torch.randn(9, 6), torch.randint(0, 5, (7,))
+    bias = torch.tensor([0.0] * 5 + [MASKED_SCORE] * 4)
+    assert_same_gradients(
+        lambda hidden: CrossEntropy.apply(hidden, head, bias, targets, 0, Ranks()),
+        lambda hidden: functional.cross_entropy(hidden @ head[:5].T, targets, reduction="sum"),
         hidden,
     )
 

@@ -30,6 +30,7 @@ from tests.scripts.training_files import (
 # Ten sequences: a step of 6 in micro-batches of 3, one of 4 in a micro-batch of 3 and one of 1, and over again.
 FLAGS = ("--batch-size", 3, "--accumulate", 2, "--max-steps", 4, "--learning-rate", 0.01, "--rank", 4)
 WORLDS = {"tp2": (2, 1), "tp4": (4, 2)}  # ranks, copies of each K/V head
+VOCAB_SIZE = 130  # which 4 ranks pad, and 2 do not
 # prepare, and the update; layer and loss, once with a gradient and once without (for the evaluation)
 PROGRAMS = 1 + 1 + 2 * 2
 # Flags whose values are inputs of the programs; the values 0 and 1 are those that compilers like to special-case.
@@ -43,7 +44,7 @@ OTHER_TRIALS = [
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("neuron")
-    make_model(folder / "model")
+    make_model(folder / "model", vocab_size=VOCAB_SIZE)
     make_shards(folder / "model", folder / "tp1")
     for name, (tp_size, multiplier) in WORLDS.items():
         make_shards(folder / "model", folder / name, tp_size, multiplier)
