@@ -4,16 +4,18 @@ Makes a Llama of random bfloat16 weights (1b: 2.47 GB) in a temporary folder und
 shards in every way in turn, and prints one JSON line a run and a table of medians, with cp + fsync as 1.
 Ratios of one run can be compared; seconds depend on the machine and on what else it does.
 
-Memory of `cp` is that of the Python that starts it. Needs three times the model on the disk.
+Memory of `cp` is that of the Python that starts it. Needs three times the model on the disk; with --sparse, whose
+weights are zeros that take no place there, once.
 
-Example: python tests/bench/convert.py --scratch /tmp --size 1b --rounds 3
+Examples:
+    python tests/bench/convert.py --scratch /tmp --size 1b --rounds 3
+    python tests/bench/convert.py --scratch /tmp --size 8b --files 4 --sparse --ways convert --rounds 1
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import shutil
 import statistics
@@ -31,7 +33,7 @@ sys.path.insert(0, str(SCRIPTS))
 
 from common.formats import streaming  # noqa: E402
 from common.formats.dtypes import TensorSpec  # noqa: E402
-from common.formats.safetensors_file import SINGLE, SafetensorsWriter  # noqa: E402
+from common.formats.safetensors_file import INDEX, SINGLE, SafetensorsWriter  # noqa: E402
 from common.shards import layout  # noqa: E402
 
 COMMON = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "torch_dtype": "bfloat16"}
@@ -45,6 +47,15 @@ SIZES = {
         "vocab_size": 128256,
         "tie_word_embeddings": True,
     },
+    "8b": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "intermediate_size": 14336,
+        "vocab_size": 128256,
+        "tie_word_embeddings": False,
+    },
     "tiny": {
         "hidden_size": 64,
         "num_hidden_layers": 2,
@@ -55,6 +66,8 @@ SIZES = {
         "tie_word_embeddings": False,
     },
 }
+
+WAYS = ("cp", "convert", "load_whole")
 
 COPY = """
 import os, shutil, subprocess, sys
@@ -89,10 +102,15 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="1b")
     parser.add_argument("--tp-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--files", type=int, default=1, help="safetensors files of the model")
+    parser.add_argument("--sparse", action="store_true", help="weights of zeros, which take no place on the disk")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="what to measure")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.scratch, prefix="bench-convert-") as scratch:
-        model, output = make_model(Path(scratch) / "model", SIZES[args.size]), Path(scratch) / "output"
-        print_table(measure(commands(model, output, args.tp_size), output, args.rounds))
+        model = make_model(Path(scratch) / "model", SIZES[args.size], args.files, args.sparse)
+        output = Path(scratch) / "output"
+        ways = commands(model, output, args.tp_size)
+        print_table(measure({way: ways[way] for way in args.ways}, output, args.rounds))
 
 
 def commands(model: Path, output: Path, tp_size: int) -> dict[str, list[str]]:
@@ -139,25 +157,41 @@ def print_table(runs: list[dict[str, Any]]) -> None:
     print(f"{'way':<12}{'seconds':>9}{'x cp':>7}{'peak MB':>9}")
     for way in ways:
         peak = max(record["peak_mb"] for record in runs if record["way"] == way)
-        print(f"{way:<12}{seconds[way]:>9.2f}{seconds[way] / seconds['cp']:>7.2f}{peak:>9}")
+        ratio = f"{seconds[way] / seconds['cp']:.2f}" if "cp" in seconds else ""
+        print(f"{way:<12}{seconds[way]:>9.2f}{ratio:>7}{peak:>9}")
 
 
-def make_model(folder: Path, sizes: dict[str, Any]) -> Path:
-    """A Hugging Face folder of finite random weights."""
+def make_model(folder: Path, sizes: dict[str, Any], files: int, sparse: bool) -> Path:
+    """A Hugging Face folder of finite random weights, or of zeros, in so many files."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(COMMON | sizes))
     shapes = layout.read_shape(folder).tensors()
     if sizes["tie_word_embeddings"]:
         del shapes[layout.LM_HEAD]
-    writer = SafetensorsWriter(folder / SINGLE, {name: TensorSpec("BF16", shape) for name, shape in shapes.items()})
+    specs = {name: TensorSpec("BF16", shape) for name, shape in shapes.items()}
+    names = (
+        [SINGLE] if files == 1 else [f"model-{number:05d}-of-{files:05d}.safetensors" for number in range(1, files + 1)]
+    )
+    file_of = {name: names[number * files // len(specs)] for number, name in enumerate(specs)}
+    for file in names:
+        write_file(folder / file, {name: spec for name, spec in specs.items() if file_of[name] == file}, sparse)
+    if files > 1:
+        (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": file_of}))
+    return folder
+
+
+def write_file(path: Path, specs: dict[str, TensorSpec], sparse: bool) -> None:
+    """One safetensors file."""
+    writer = SafetensorsWriter(path, specs)
     random = np.random.default_rng(0)
-    for name, shape in shapes.items():
-        row = math.prod(shape[1:]) * 2
-        for start, stop in streaming.row_ranges(shape[0], row):
+    for name, spec in () if sparse else specs.items():
+        row = spec.nbytes // spec.shape[0]
+        for start, stop in streaming.row_ranges(spec.shape[0], row):
             bits = random.integers(0, 1 << 16, (stop - start) * row // 2, np.uint16)
             writer.write(name, start * row, bits & 0xBFFF)  # a small exponent: below 2, none infinite or NaN
     writer.close()
-    return folder
+    if sparse:
+        os.truncate(path, path.stat().st_size + sum(spec.nbytes for spec in specs.values()))
 
 
 if __name__ == "__main__":
