@@ -22,6 +22,7 @@ from runner.errors import RecipeError, did_you_mean
 
 # Name: its module, whose function add_NAME declares the arguments and the function that gets them; its help.
 COMMANDS = {
+    "init": ("runner.commands.init", "make a project of your own: a first recipe, options, data to replace"),
     "run": ("runner.commands.run", "run a recipe; also takes --detach and Hydra's flags: --cfg job, --info, -m"),
     "plan": ("runner.commands.plan", "show every command line that a recipe runs, and what is cached"),
     "data": ("runner.commands.data", "show the examples of a recipe as they will be trained"),

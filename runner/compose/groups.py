@@ -12,13 +12,23 @@ SHORTHANDS = {"tp_size": "parallel.tp_size", "epochs": "train.epochs"}
 _INTERNAL = ("local", "train_hardware")  # groups whose option follows from other groups
 
 
+def recipe_folders() -> list[Path]:
+    """Where a recipe is looked for by its name: recipes/ of the current folder, then those that are installed."""
+    own = Path("recipes")
+    return list(dict.fromkeys([*([own.absolute()] if own.is_dir() else []), RECIPES]))
+
+
 def config_folders(recipes: Path) -> list[Path]:
     """The folders with options for recipes in the folder `recipes`; the first one that has an option is used.
 
-    They are configs/ beside the recipes, the folders named by RUNNER_CONFIGS (as in PATH), and the project's.
+    They are configs/ in that folder, configs/ beside the folder recipes/ that it is or lies in, configs/ beside
+    recipes/ in the current folder, the folders named by RUNNER_CONFIGS (as in PATH), and those that are installed.
     """
+    holding = [folder for folder in (recipes, *recipes.parents) if folder.name == "recipes"]
+    own = [recipes / "configs", *(folder.parent / "configs" for folder in (*holding, *recipe_folders()))]
     shared = [Path(name).expanduser() for name in os.environ.get("RUNNER_CONFIGS", "").split(os.pathsep) if name]
-    return [folder.absolute() for folder in (recipes / "configs", *shared, CONFIGS) if folder.is_dir()]
+    found = dict.fromkeys(folder.absolute() for folder in (*own, *shared) if folder.is_dir())
+    return [*(folder for folder in found if folder != CONFIGS), CONFIGS]
 
 
 def list_groups(recipes: Path = RECIPES) -> dict[str, list[str]]:

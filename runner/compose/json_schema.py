@@ -5,26 +5,38 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from runner.compose.groups import list_groups
 from runner.compose.schema import Recipe
 from runner.compose.validate import item_of, section_of
+from runner.paths import RECIPES
 
 
-def json_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of a recipe file, with Hydra's defaults list."""
-    schema = _object(Recipe)
+def json_schema(recipes: Path = RECIPES) -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a recipe file in the folder `recipes`, with Hydra's defaults list."""
+    schema, groups = _object(Recipe), list_groups(recipes)
     schema["properties"] |= {
-        "defaults": {"type": "array", "description": _defaults_help()},
+        "defaults": {"type": "array", "description": _defaults_help(groups), "items": _defaults_items(groups)},
         "hydra": {"type": "object"},
     }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "recipe", **schema}
 
 
-def _defaults_help() -> str:
-    choices = (f"override {name}: {' | '.join(options)}" for name, options in list_groups().items())
+def _defaults_help(groups: Mapping[str, Sequence[str]]) -> str:
+    choices = (f"override {name}: {' | '.join(options)}" for name, options in groups.items())
     return f"base first, then choices: {'; '.join(choices)}"
+
+
+def _defaults_items(groups: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """`base`, `_self_` or `override GROUP: OPTION`. Options are examples, as a recipe may bring its own."""
+    choices = {
+        f"override {name}": {"type": ["string", "integer", "null"], "examples": options}
+        for name, options in groups.items()
+    }
+    return {"anyOf": [{"type": "string", "examples": ["base", "_self_"]}, {"type": "object", "properties": choices}]}
 
 
 def _object(kind: type) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.compose import overrides as command_line
 from runner.compose import path_defaults
-from runner.compose.groups import config_folders, option_file
+from runner.compose.groups import config_folders, option_file, recipe_folders
 from runner.compose.schema import Recipe
 from runner.compose.text_values import RecipeFiles, load_yaml, text_of
 from runner.compose.validate import InvalidKey, build
@@ -124,20 +124,25 @@ def _left_out(recipe: Recipe) -> Iterator[str]:
 
 
 def locate(name: str) -> Path:
-    """The file of a recipe, given its name in recipes/ or its path. Raises RecipeError."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    """The file of a recipe, given its name in a folder of `recipe_folders` or its path. Raises RecipeError."""
+    is_path = name.endswith((".yaml", ".yml"))
+    named = [folder / f"{name}.yaml" for folder in recipe_folders()]
+    path = Path(name) if is_path else next((path for path in named if path.is_file()), named[-1])
     if path.suffix == ".yml" and path.is_file():
         raise RecipeError(f"{name}: Hydra reads only .yaml files; rename it to {path.with_suffix('.yaml').name}")
     if path.is_file():
         return path.resolve()
-    if path.parent != RECIPES:
+    if is_path:
         raise RecipeError(f"{name}: no such recipe file")
     raise RecipeError(f"{name}: no such recipe; {did_you_mean(name, recipe_names())}")
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with the project."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    """Names of the recipes in `recipe_folders` and in their subfolders: quickstart, examples/01_own_csv."""
+    files = (
+        (folder, path) for folder in recipe_folders() for level in ("", "*/") for path in folder.glob(f"{level}*.yaml")
+    )
+    return sorted({str(path.relative_to(folder).with_suffix("")) for folder, path in files})
 
 
 def prepare_hydra() -> None:
