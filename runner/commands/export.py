@@ -15,6 +15,7 @@ import yaml
 from runner import targets
 from runner.commands.arguments import add_run
 from runner.commands.fetching import fetch_adapter
+from runner.commands.hub import Hub
 from runner.commands.serve.generate import artifact
 from runner.compose.schema import Recipe
 from runner.errors import RecipeError
@@ -30,16 +31,43 @@ _CARD = "README.md"
 _USE = {
     "peft": """```python
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+tokenizer = AutoTokenizer.from_pretrained("{base}")
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "{folder}")
-```
+{ask}```
 
 vLLM: `vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules adapter={folder}`""",
-    "merged": """The adapter is merged in; it loads as any model does: `vllm serve {folder}` or
-`AutoModelForCausalLM.from_pretrained("{folder}")`.""",
+    "merged": """The adapter is merged in; it loads as any model does: `vllm serve {folder}`, or
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{base}")
+model = AutoModelForCausalLM.from_pretrained("{folder}")
+{ask}```
+""",
     "nxd": """The LoRA checkpoint of neuronx-distributed, {tp_size} tensor-parallel rank(s) in {layout} order of heads
 (`layout.json`): `LoraConfig(..., load_lora_from_ckpt=True, lora_save_dir="{folder}", lora_load_tag="lora")`.""",
+}
+
+# The rest of that code, if the run was evaluated: a held-out prompt, as it was asked.
+_ASK = """
+prompt = {prompt!r}
+tokens = tokenizer(prompt, return_tensors="pt", add_special_tokens={special})
+answer = model.generate(**tokens, max_new_tokens={most}, do_sample=False)
+print(tokenizer.decode(answer[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True))
+"""
+
+# The hub's name of a base model's licence, by the first part of the model's name.
+_LICENSES = {
+    "meta-llama/Meta-Llama-3-": "llama3",
+    "meta-llama/Llama-3.1-": "llama3.1",
+    "meta-llama/Llama-3.2-": "llama3.2",
+    "meta-llama/Llama-3.3-": "llama3.3",
+    "mistralai/Mistral-7B-": "apache-2.0",
+    "Qwen/Qwen3-": "apache-2.0",
+    "HuggingFaceTB/SmolLM2-": "apache-2.0",
 }
 
 # Licence terms that pass on to recipients, by the first part of the name of the base model or data set.
@@ -112,10 +140,10 @@ def card(run: Run, recipe: Recipe, format: str, name: str) -> str:
     lora, parallel = recipe.train.lora, recipe.parallel
     use = _USE[format].format(
         base=base_of(run, recipe), folder=name, rank=server_options.max_lora_rank(lora.rank), tp_size=parallel.tp_size,
-        layout=recipe.hardware.layout,
+        layout=recipe.hardware.layout, ask=_ask(run, recipe),
     )  # fmt: skip
     parts = [
-        f"---\n{yaml.safe_dump(_front_matter(run, recipe, format), sort_keys=False)}---\n# {name}\n",
+        f"---\n{yaml.safe_dump(_front_matter(run, recipe, format, name), sort_keys=False)}---\n# {name}\n",
         f"LoRA of rank {lora.rank} (alpha {lora.alpha:g}{', rsLoRA' * lora.rslora}) on {', '.join(lora.targets)} of "
         f"**{base_of(run, recipe)}**, fine-tuned on **{_data_of(recipe)}** in the run `{run.name}`.\n",
         f"## Use\n\n{use}\n\n## Prompt\n\nThe prompt must be written as in training:\n\n"
@@ -127,12 +155,40 @@ def card(run: Run, recipe: Recipe, format: str, name: str) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _front_matter(run: Run, recipe: Recipe, format: str) -> dict[str, Any]:
+def _ask(run: Run, recipe: Recipe) -> str:
+    """Code that asks the loaded model a question of the evaluation; empty if there was none."""
+    samples, template = run.samples(1), recipe.dataset.template
+    if not samples:
+        return ""
+    plain = template.chat is False or (template.chat is None and bool(template.sections))
+    # A chat template writes the special tokens itself.
+    return _ASK.format(prompt=samples[0]["prompt"], special=plain, most=recipe.evaluate.max_new_tokens)
+
+
+def _front_matter(run: Run, recipe: Recipe, format: str, name: str) -> dict[str, Any]:
     library = {"peft": "peft", "merged": "transformers", "nxd": "neuronx-distributed"}[format]
     data = {"datasets": recipe.dataset.paths} if recipe.dataset.source == "hub" else {}
     base = {"base_model": base_of(run, recipe)} if recipe.model.source == "hub" else {}
+    if base and format == "peft":
+        base["base_model_relation"] = "adapter"
+    licences = (licence for start, licence in _LICENSES.items() if base and base["base_model"].startswith(start))
     tags = ["lora", "trainium", "text-generation"]
-    return {"library_name": library, **base, **data, "pipeline_tag": "text-generation", "tags": tags}
+    return {
+        "library_name": library, **base, **{"license": licence for licence in licences}, **data,
+        "pipeline_tag": "text-generation", "tags": tags, **_model_index(run, recipe, name),
+    }  # fmt: skip
+
+
+def _model_index(run: Run, recipe: Recipe, name: str) -> dict[str, Any]:
+    """The adapter's metrics as the hub reads them; empty if there was no evaluation."""
+    report = run.result("evaluate", "report.json")
+    if not report:
+        return {}
+    measured = {key: value for key, value in report["adapter"].items() if key in EVALUATION}
+    metrics = [{"type": key, "name": EVALUATION[key].title, "value": value} for key, value in measured.items()]
+    dataset = {"name": recipe.dataset.name, "type": _data_of(recipe)}
+    result = {"task": {"type": "text-generation"}, "dataset": dataset, "metrics": metrics}
+    return {"model-index": [{"name": name, "results": [result]}]}
 
 
 def _results(run: Run) -> str:
@@ -165,11 +221,15 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     """A run, the folder to write, and the format."""
     add_run(parser)
     parser.add_argument("output", type=Path, help="the folder to write")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="also upload it to this repository, private if it is new")
     parser.add_argument("--format", choices=tuple(FORMATS), default="peft", help="what will load it")
     parser.set_defaults(command=_export)
 
 
 def _export(args: argparse.Namespace) -> int:
+    hub = Hub(args.push) if args.push else None  # refuses before anything is written
     export(find(args.run, args.folder, having="export"), args.format, args.output)
     print(args.output)
+    if hub:
+        print(hub.push(args.output))
     return 0

@@ -92,3 +92,25 @@ def test_a_folder_that_is_there_and_an_artifact_that_is_not_are_refused(trained:
         export.export(trained, "peft", tmp_path / "new")
     link.symlink_to(target)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_card_is_what_the_hub_reads(trained: Run, tmp_path: Path) -> None:
+    """Its client reads licence, base model and metrics from it, and its code is Python that asks a real question."""
+    from huggingface_hub import ModelCard
+
+    trained.recipe["model"] |= {"source": "hub", "path": "meta-llama/Llama-3.2-1B"}
+    samples = trained.folder / "artifacts" / "evaluate"
+    samples.mkdir(exist_ok=True)
+    sides = {"text": "SELECT 1", "token_ids": [1]}
+    sample = {"prompt": 'Say "it\'s {x}"\n', "reference": "x", "base": sides, "adapter": sides}
+    (samples / "samples.jsonl").write_text(json.dumps(sample) + "\n")
+    for format in ("peft", "merged"):
+        export.export(trained, format, tmp_path / format)
+        card = ModelCard.load(tmp_path / format / "README.md")
+        assert (card.data.license, card.data.base_model) == ("llama3.2", "meta-llama/Llama-3.2-1B")
+        measured = {result.metric_type: result.metric_value for result in card.data.eval_results}
+        assert measured["exact_match"] == evaluation(0.75)["adapter"]["exact_match"]
+        code = card.text.split("```python\n")[1].split("```")[0]
+        compile(code, "card", "exec")
+        assert """prompt = 'Say "it\\'s {x}"\\n'""" in code
+    del trained.__dict__["recipe"]
