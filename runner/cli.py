@@ -106,6 +106,16 @@ class _Parser(argparse.ArgumentParser):
         print(self.format_help(), end="", file=file)
 
 
+class _Version(argparse.Action):
+    """Prints the version and exits."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from runner.commands import version
+
+        print(version.text())
+        parser.exit()
+
+
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     completing = "_ARGCOMPLETE" in os.environ  # a shell asks
     parser = _parser(os.environ["COMP_LINE"].split() if completing else sys.argv[1:] if argv is None else argv)
@@ -124,6 +134,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def _parser(line: Collection[str]) -> argparse.ArgumentParser:
     """Knows the arguments of those commands that occur in a command line: only their modules are imported."""
     parser = _Parser(prog="runner", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version, its commit, Python and packages")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     for name, (module, help) in COMMANDS.items():
         command = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", allow_abbrev=False)

@@ -171,10 +171,10 @@ def _front_matter(run: Run, recipe: Recipe, format: str, name: str) -> dict[str,
     base = {"base_model": base_of(run, recipe)} if recipe.model.source == "hub" else {}
     if base and format == "peft":
         base["base_model_relation"] = "adapter"
-    licences = (licence for start, licence in _LICENSES.items() if base and base["base_model"].startswith(start))
+    licence = next((licence for start, licence in _LICENSES.items() if base_of(run, recipe).startswith(start)), None)
     tags = ["lora", "trainium", "text-generation"]
     return {
-        "library_name": library, **base, **{"license": licence for licence in licences}, **data,
+        "library_name": library, **base, **({"license": licence} if licence else {}), **data,
         "pipeline_tag": "text-generation", "tags": tags, **_model_index(run, recipe, name),
     }  # fmt: skip
 

@@ -9,7 +9,7 @@ from runner.plan.stages.fetch import check_hub_name
 
 
 class Hub:
-    """The repository OWNER/NAME. Raises RecipeError if the name, the token or the package huggingface_hub is wanting."""
+    """The repository OWNER/NAME. Raises RecipeError for a bad name or token, or without the package huggingface_hub."""
 
     def __init__(self, repository: str) -> None:
         check_hub_name(repository, "--push")
@@ -28,7 +28,9 @@ class Hub:
         """Upload the folder as one commit; a new repository is private. Returns its address. Raises RecipeError."""
         try:
             self._api.create_repo(self._repository, private=True, exist_ok=True)
-            self._api.upload_folder(repo_id=self._repository, folder_path=folder, commit_message=f"Upload {folder.name}")
+            self._api.upload_folder(
+                repo_id=self._repository, folder_path=folder, commit_message=f"Upload {folder.name}"
+            )
         except self._errors as error:
             raise self._refused(error, f"{folder} is complete; try again with huggingface-cli upload") from None
         return f"{self._api.endpoint}/{self._repository}"

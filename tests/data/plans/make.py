@@ -28,6 +28,13 @@ PLANS = {
     "llama3_8b_dolly_trn2-trn2-neuron_2_33": ["llama3_8b_dolly_trn2", "sdk=neuron_2_33", "train=torch_lora"],
     "llama3_8b_dolly_trn2-trn1": ["llama3_8b_dolly_trn2", "hardware=trn1"],
     "llama3_8b_sql_trn1-trn1": ["llama3_8b_sql_trn1"],
+    "01_own_csv-cpu": ["examples/01_own_csv"],
+    "02_chat-cpu": ["examples/02_chat"],
+    "03_sweep-cpu": ["examples/03_sweep"],
+    "04_ssh-trn2_3xlarge": ["examples/04_ssh"],
+    "05_slurm-trn1": ["examples/05_slurm"],
+    "06_kubernetes-trn2": ["examples/06_kubernetes"],
+    "07_several_adapters-cpu": ["examples/07_several_adapters"],
 }
 _STAGES = "target.slurm.stages={convert: {partition: cpu, exclusive: 'false'}}"
 _NODES = ["target=slurm", "parallel.nodes=2", "target.slurm.partition=trn2", "target.slurm.time=12:00:00", _STAGES]
