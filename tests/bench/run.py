@@ -1,15 +1,18 @@
-"""All benchmarks, one after the other, each with its ratios taken in one run.
+"""The benchmark suite: each case beside its peers and its goal, measured in turns, as one table of ratios.
 
-    make bench                     about an hour, and 12 GB of disk below --scratch
-    make bench ARGS=--short        a few minutes: whether each still works; its figures mean nothing
+    make bench                                   about an hour, and 12 GB of disk below --scratch
+    make bench ARGS=--short                      under 10 minutes: less work, and the goals are printed but not judged
+    make bench ARGS="--only conversion training" these cases alone
 
-What a benchmark needs and is not installed is said, and it is left out: sshd and rsync for ssh.py, `make setup-vllm`
-for serve.py, DVC for the ratio of cached.py, which `make bench` installs in .venv-bench.
+A ratio is taken in each round between measurements that follow each other; the table shows the median and the
+quartiles of the rounds. The table is also written as JSON, with every measurement and the machine. What a case needs
+and is not installed is said, and the case is left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -17,50 +20,81 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-HERE = Path(__file__).parent
-VLLM, DVC = (HERE.parents[1] / name for name in (".venv-vllm/bin/python", ".venv-bench/bin/dvc"))
-SHORT = {
-    "convert.py": ["--size", "tiny", "--rounds", "1"],
-    "train.py": ["--steps", "2", "--rounds", "1"],
-    "memory.py": ["--settings", "1"],
-    "ssh.py": ["--runs", "1"],
-    "cached.py": ["--runs", "1", "train.max_steps=2", "dataset.train_rows=60", "evaluate.examples=2"],
-    "serve.py": ["--rounds", "1", "--pairs", "1"],
-}
+import measure
+from measure import ROOT, Case, Row
+
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "integration")]
+import conversion  # noqa: E402
+import evaluation  # noqa: E402
+import executor  # noqa: E402
+import peers  # noqa: E402
+import serve  # noqa: E402
+import ssh  # noqa: E402
+import startup  # noqa: E402
+import tokenization  # noqa: E402
+import train  # noqa: E402
+
+TOPICS = ("startup", "executor", "conversion", "training", "tokenization", "evaluation", "ssh", "serving", "memory")
 
 
 def main() -> int:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--scratch", type=Path, help="folder for large temporary files (default: the system's)")
-    flags.add_argument("--short", action="store_true", help="little work each, to see that they work")
+    flags.add_argument("--short", action="store_true", help="little work and one round, to see that everything works")
+    flags.add_argument("--rounds", type=int, default=7, help="measurements of each way (default: 7)")
+    flags.add_argument("--only", nargs="+", choices=TOPICS, default=TOPICS, metavar="TOPIC", help=", ".join(TOPICS))
+    flags.add_argument("--json", type=Path, default=ROOT / "build" / "bench.json", help="(default: build/bench.json)")
     args = flags.parse_args()
-    failed = []
+    rows: list[Row] = []
+    measurements = {}
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
-        for name, words in benches(scratch):
-            print(f"== {name}", flush=True)
-            command = [sys.executable, HERE / name, *words, *(SHORT[name] if args.short else [])]
-            if subprocess.run(command, check=False).returncode:
-                failed.append(name)
-    if failed:
-        print(f"failed: {' '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
+        for case in cases(Path(scratch), args.only, args.short):
+            print(f"== {case.name}", flush=True)
+            rounds = case.measure(1 if args.short else args.rounds)
+            measurements[case.name] = rounds
+            found = [measure.row(case, comparison, rounds) for comparison in case.comparisons]
+            rows += found
+            print(measure.table(found), flush=True)
+        works = "memory" not in args.only or _memory(Path(scratch), args.short)
+    print(f"\n{measure.table(rows)}\n\n{sum(each.met for each in rows)} of {len(rows)} goals are met")
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(measure.as_json(rows, measurements), indent=2) + "\n", encoding="utf-8")
+    return 0 if works else 1
 
 
-def benches(scratch: str) -> Iterator[tuple[str, list[str]]]:
-    """Name and options of every benchmark that this machine can run."""
-    for name in ("convert.py", "train.py", "memory.py"):
-        yield name, ["--scratch", scratch]
-    if Path("/usr/sbin/sshd").is_file() and shutil.which("rsync"):
-        yield "ssh.py", []
-    else:
-        print("== ssh.py is left out: sshd or rsync is not installed", flush=True)
-    if not DVC.is_file():
-        print(f"== cached.py without its ratio: there is no {DVC}", flush=True)
-    yield "cached.py", ["--dvc", str(DVC)] if DVC.is_file() else []
-    if VLLM.is_file():
-        yield "serve.py", ["--python", str(VLLM)]
-    else:
-        print("== serve.py is left out: make setup-vllm installs what it needs", flush=True)
+def cases(scratch: Path, topics: tuple[str, ...], short: bool) -> Iterator[Case]:
+    """Every case of the topics that this machine can measure. What a case needs exists until the next one is asked."""
+    if "startup" in topics:
+        yield from startup.cases(scratch, peers.program("dvc", "dvc"), 50 if short else 1000)
+    if "executor" in topics:
+        yield from executor.cases(scratch, 20 if short else 1000)
+    if "conversion" in topics:
+        yield from conversion.cases(scratch, "tiny" if short else "1b", (8,) if short else (8, 32))
+    if {"training", "tokenization", "evaluation"} & set(topics) and (python := peers.program("transformers")):
+        if "training" in topics:
+            yield from train.cases(scratch, python, short)
+        if "tokenization" in topics:
+            yield from tokenization.cases(scratch, python, 500 if short else 100_000)
+        if "evaluation" in topics:
+            yield from evaluation.cases(scratch, python, short)
+    if "ssh" in topics and _installed("sshd", "rsync"):
+        yield from ssh.cases(scratch)
+    if "serving" in topics:
+        yield from serve.cases(scratch)
+
+
+def _installed(*programs: str) -> bool:
+    missing = [name for name in programs if not shutil.which(name, path="/usr/sbin:/usr/bin:/bin:/usr/local/bin")]
+    if missing:
+        print(f"{' and '.join(missing)}: not installed, so that the case is left out", flush=True)
+    return not missing
+
+
+def _memory(scratch: Path, short: bool) -> bool:
+    """Whether the estimates of memory agree with what trainings take."""
+    print("== memory", flush=True)
+    program = [sys.executable, Path(__file__).parent / "memory.py", "--scratch", scratch]
+    return not subprocess.run([*program, *(["--settings", "1"] if short else [])], check=False).returncode
 
 
 if __name__ == "__main__":

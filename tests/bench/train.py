@@ -1,86 +1,110 @@
-"""Useful tokens a CPU-second of train_torch.py beside transformers' Trainer with PEFT, on the same examples.
+"""Useful tokens a CPU-second of train_torch.py, beside transformers' Trainer with PEFT and beside matrix products.
 
-Makes a random Llama and examples of lognormal length (median 120, clipped at 512, 40 % of each a prompt without
-loss). train_torch.py gets them packed, as tokenize_dataset.py packs; the Trainer gets them padded to 512. Both
-see the same number of examples an optimizer step for the same steps. The runs take turns, each in a process of
-its own; prints one JSON line a run and the ratio of medians. A useful token is one that is not padding; CPU
-seconds are those of the training steps of all threads, without start-up. Final losses must agree within 5 %.
-
-Ratios of one run can be compared; seconds depend on the machine and on what else it does.
-
-Example: OMP_WAIT_POLICY=PASSIVE python tests/bench/train.py --scratch /tmp --rounds 3
+The model is a random Llama; the examples have lognormal lengths (median 120, clipped at 512; 40 % of each is a prompt
+without loss). train_torch.py gets them packed, as tokenize_dataset.py packs. All see the same number of examples an
+optimizer step, and the final losses must agree. A useful token is one that is not padding.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import statistics
+import os
 import subprocess
 import sys
-import tempfile
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from measure import ROOT, Case, Comparison, Figures, Way
+from train_worker import EXAMPLES_A_STEP, SEQ_LEN, prompt_length
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+from runner.execute.process import _threads
+
+SCRIPTS = ROOT / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 from common.data.packing import IGNORED, pack  # noqa: E402
 
-SEQ_LEN, EXAMPLES_A_STEP, EXAMPLES_FOR_EVALUATION = 512, 16, 64
-LEARNING_RATE, RANK, ALPHA, PROMPT_SHARE = 1e-3, 16, 32, 0.4
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+EXAMPLES_FOR_EVALUATION = 64
+CORES = len(os.sched_getaffinity(0))
+FAIR = CORES / (CORES + 1)  # the share of a process with a thread a core beside one busy process
 SIZES = {
-    "quickstart": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 8, "intermediate_size": 704},
-    "large": {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "intermediate_size": 1408},
+    "quickstart": {
+        "hidden_size": 256,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 8,
+        "intermediate_size": 704,
+        "num_key_value_heads": 4,
+    },
+    "smollm": {
+        "hidden_size": 576,
+        "num_hidden_layers": 10,
+        "num_attention_heads": 9,
+        "intermediate_size": 1536,
+        "num_key_value_heads": 3,
+    },
 }
-COMMON = {"vocab_size": 1536, "num_key_value_heads": 4, "max_position_embeddings": SEQ_LEN, "tie_word_embeddings": True}
+COMMON = {"vocab_size": 1536, "max_position_embeddings": SEQ_LEN, "tie_word_embeddings": True}
 
 
-def main() -> None:
-    args = flags().parse_args()
-    if args.trainer:
-        train = train_ours if args.trainer == "ours" else train_transformers
-        print(json.dumps(train(args.scratch, args.dtype)))
-        return
-    with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
-        make_files(Path(folder), args.size, args.steps)
-        runs = [run(name, Path(folder), args.dtype) for _ in range(args.rounds) for name in ("ours", "transformers")]
-    report(runs)
+def cases(scratch: Path, python: Path, short: bool) -> Iterator[Case]:
+    """Each data type at the quickstart's size, and fp32 with the widths of SmolLM2-135M."""
+    for size, dtype in (
+        [("quickstart", "fp32")] if short else [("quickstart", "fp32"), ("quickstart", "bf16"), ("smollm", "fp32")]
+    ):
+        folder = scratch / f"training-{size}-{dtype}"
+        folder.mkdir()
+        make_files(folder, size, 2 if short else 12)
+        yield _case(folder, python, size, dtype)
 
 
-def flags() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scratch", type=Path, required=True, help="where to make the files")
-    parser.add_argument("--size", choices=SIZES, default="quickstart")
-    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=24, help="optimizer steps a run")
-    parser.add_argument("--trainer", choices=("ours", "transformers"), help="be one run over the files in --scratch")
-    return parser
+def _case(folder: Path, python: Path, size: str, dtype: str) -> Case:
+    def way(name: str, by: str | Path = sys.executable) -> Way:
+        return lambda: _train(name, by, folder, dtype)
+
+    def beside_a_busy_process() -> Figures:
+        with busy():
+            return _train("ours", sys.executable, folder, dtype)
+
+    def compared(what: str, peer: str, goal: float, figure: str = "tokens_a_cpu_second") -> Comparison:
+        return Comparison(f"training {size}, {dtype}: {what}", "ours", peer, goal, figure, at_least=True)
+
+    ways = {
+        "ours": way("ours"),
+        "Trainer, padded": way("padded", python),
+        "Trainer, packed": way("packed", python),
+        "matrix products": way("matrices"),
+        "ours, busy": beside_a_busy_process,
+    }
+    busy_share = Comparison(
+        f"training {size}, {dtype}: tokens a second beside a busy process",
+        "ours, busy", "ours", 0.8 * FAIR, "tokens_a_second", at_least=True,
+    )  # fmt: skip
+    loss = Comparison(f"training {size}, {dtype}: final loss", "ours", "Trainer, padded", 1.05, "eval_loss")
+    tokens = "tokens a CPU-second"
+    goals = (("Trainer, padded", 4.0), ("Trainer, packed", 2.0), ("matrix products", 0.6))
+    return Case(f"training {size} {dtype}", ways, [*(compared(tokens, *goal) for goal in goals), busy_share, loss])
 
 
-def run(name: str, folder: Path, dtype: str) -> dict:
-    """One run in a process of its own."""
-    command = [sys.executable, __file__, "--scratch", folder, "--dtype", dtype, "--trainer", name]
-    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    result = {"trainer": name, **json.loads(said.splitlines()[-1])}
-    print(json.dumps(result), flush=True)
-    return result
+def _train(name: str, python: str | Path, folder: Path, dtype: str) -> Figures:
+    """One training in a process of its own, with the threads that the runner gives a step."""
+    program = [python, Path(__file__).with_name("train_worker.py"), name, "--scratch", folder, "--dtype", dtype]
+    output = subprocess.run(program, env={**_threads(1), **os.environ}, check=True, stdout=subprocess.PIPE, text=True)
+    figures = json.loads(output.stdout.splitlines()[-1])
+    cpu, wall = figures["tokens"] / figures["cpu_seconds"], figures["tokens"] / figures["seconds"]
+    return {**figures, "tokens_a_cpu_second": cpu, "tokens_a_second": wall}
 
 
-def report(runs: list[dict]) -> None:
-    speeds, losses = {}, {}
-    for name in ("ours", "transformers"):
-        own = [run for run in runs if run["trainer"] == name]
-        speeds[name] = statistics.median(run["tokens"] / run["cpu_seconds"] for run in own)
-        losses[name] = own[0]["eval_loss"]
-        print(f"{name:13} {speeds[name]:7.0f} useful tokens a CPU-second, final loss {losses[name]:.3f}")
-    print(f"ratio {speeds['ours'] / speeds['transformers']:.2f}")
-    if abs(losses["ours"] / losses["transformers"] - 1) > 0.05:
-        sys.exit("the final losses differ by more than 5 %: the two do not train the same")
+@contextmanager
+def busy() -> Iterator[None]:
+    """Within this context, another process keeps one core busy."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def make_files(folder: Path, size: str, steps: int) -> None:
@@ -112,10 +136,6 @@ def make_example(generator: np.random.Generator, length: int) -> np.ndarray:
     return np.where(generator.random(length) < 0.9, common, generator.integers(0, COMMON["vocab_size"], length))
 
 
-def prompt_length(example: np.ndarray) -> int:
-    return max(1, int(PROMPT_SHARE * len(example)))
-
-
 def save_packed(folder: Path, split: str, examples: list[np.ndarray]) -> None:
     sequences = pack([len(example) for example in examples], SEQ_LEN)
     ids, segments = np.zeros((2, len(sequences), SEQ_LEN), np.int32)
@@ -129,59 +149,3 @@ def save_packed(folder: Path, split: str, examples: list[np.ndarray]) -> None:
             start = stop
     for name, array in (("input_ids", ids), ("labels", labels), ("segment_ids", segments)):
         np.save(folder / f"{split}.{name}.npy", array)
-
-
-def train_ours(folder: Path, dtype: str) -> dict:
-    """Every step takes as many packed sequences as hold EXAMPLES_A_STEP examples on average."""
-    import train_torch
-    from common.training.cpu.trainer import Trainer
-    from common.training.parallel import Ranks
-
-    steps = len(json.loads((folder / "train.json").read_text())) // EXAMPLES_A_STEP
-    sequences = len(np.load(folder / "tokens/train.input_ids.npy", mmap_mode="r"))
-    flags = ["--shards", folder / "shards", "--data", folder / "tokens", "--output", folder / "out", "--dtype", dtype]
-    flags += ["--batch-size", round(sequences / steps), "--max-steps", steps, "--learning-rate", LEARNING_RATE]
-    flags += ["--rank", RANK, "--alpha", ALPHA, "--schedule", "constant", "--warmup-ratio", 0]
-    trainer = Trainer(train_torch.flags().parse_args([str(flag) for flag in flags]), Ranks())
-    started = time.process_time(), time.perf_counter()
-    for step in range(steps):
-        trainer.step(step, read=False)
-    cpu, wall = time.process_time() - started[0], time.perf_counter() - started[1]
-    return {"tokens": trainer.record.tokens, "cpu_seconds": cpu, "seconds": wall, "eval_loss": trainer.evaluate()}
-
-
-def train_transformers(folder: Path, dtype: str) -> dict:
-    """The Trainer as its documentation shows it, with PEFT, each example padded to SEQ_LEN."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import LlamaForCausalLM, Trainer, TrainingArguments
-
-    torch_dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
-    model = LlamaForCausalLM.from_pretrained(folder / "model", dtype=torch_dtype)
-    lora = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(TARGETS))
-    settings = TrainingArguments(
-        folder / "trainer", num_train_epochs=1, per_device_train_batch_size=EXAMPLES_A_STEP, max_grad_norm=1.0,
-        learning_rate=LEARNING_RATE, lr_scheduler_type="constant", save_strategy="no", logging_strategy="no",
-        report_to=[], disable_tqdm=True, use_cpu=True,
-    )  # fmt: skip
-    train, evaluation = (padded(json.loads((folder / f"{split}.json").read_text())) for split in ("train", "eval"))
-    trainer = Trainer(get_peft_model(model, lora), settings, train_dataset=train, eval_dataset=evaluation)
-    started = time.process_time(), time.perf_counter()
-    trainer.train()
-    cpu, wall = time.process_time() - started[0], time.perf_counter() - started[1]
-    tokens = sum(sum(row["attention_mask"]) for row in train)
-    return {"tokens": tokens, "cpu_seconds": cpu, "seconds": wall, "eval_loss": trainer.evaluate()["eval_loss"]}
-
-
-def padded(examples: list[list[int]]) -> list[dict]:
-    rows = []
-    for example in examples:
-        padding, prompt = SEQ_LEN - len(example), prompt_length(np.array(example))
-        labels = [IGNORED] * prompt + example[prompt:] + [IGNORED] * padding
-        mask = [1] * len(example) + [0] * padding
-        rows.append({"input_ids": example + [0] * padding, "attention_mask": mask, "labels": labels})
-    return rows
-
-
-if __name__ == "__main__":
-    main()
