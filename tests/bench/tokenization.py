@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from measure import ROOT, Case, Comparison, Figures, command
 
-TEMPLATE = {"prompt": "{question}\n", "response": "{answer}"}
+TEMPLATE = {"sections": ["{question}\n"], "separator": "", "response": "{answer}"}
 SEQ_LEN = 512
 WITH_DATASETS = """
 import sys
