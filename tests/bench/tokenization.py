@@ -45,7 +45,7 @@ def cases(scratch: Path, python: Path, count: int) -> Iterator[Case]:
     outputs = iter(range(10**6))
 
     def ours(source: Path) -> Figures:
-        flags = ["--template", json.dumps(TEMPLATE), "--eval-rows", 100, "--seq-len", SEQ_LEN]
+        flags = ["--template", json.dumps(TEMPLATE), "--eval-rows", 10, "--seq-len", SEQ_LEN]
         program = [sys.executable, ROOT / "scripts" / "tokenize_dataset.py", "--model", model, "--input", source]
         return command([*program, *flags, "--output", folder / f"ours-{next(outputs)}"])
 
