@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
+from runner.compose.url_secrets import has_secret
 from runner.errors import did_you_mean
 
 T = TypeVar("T")
@@ -133,6 +134,11 @@ _NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a s
 
 def _in_limits(key: str, value: Any, limits: Mapping[str, Any]) -> Any:
     minimum, maximum, choices = limits["minimum"], limits["maximum"], limits["choices"]
+    if type(value) is str and has_secret(value):
+        raise InvalidKey(
+            key, "contains a password or a token, which every record would show; leave it out, and set it where the "
+            "program reads it, such as in an environment variable",
+        )  # fmt: skip
     if choices and value not in choices:
         raise InvalidKey(key, f"{value!r} is not a valid value; {did_you_mean(value, choices)}")
     if minimum is not None and not value >= minimum:

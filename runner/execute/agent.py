@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from runner.execute import files
+from runner.execute import credentials, files
 from runner.execute.events import EventWriter
 from runner.execute.run_folder import (
     CANCELLED,
@@ -71,7 +71,10 @@ def start(run: Path, folder: Path | None = None, lifeline: int = subprocess.DEVN
     if lifeline != subprocess.DEVNULL:
         command.append("--lifeline")
     with (run / EXECUTOR_LOG).open("ab") as log:
-        process = subprocess.Popen(command, cwd=folder, stdin=lifeline, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=folder, env=credentials.of_executor(), stdin=lifeline, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
     while not (run / EVENTS).stat().st_size and process.poll() is None:
         time.sleep(0.01)
     return process

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from runner.execute import credentials
+
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _GRACE = 45.0  # seconds between SIGTERM and SIGKILL: a training saves a checkpoint; torchrun kills its ranks after 30
@@ -48,7 +50,13 @@ def run_command(
         start = output.tell()
         process = subprocess.Popen(
             step["argv"],
-            env={**_threads(step.get("processes", 1)), **os.environ, **step["env"], **environment, **described},
+            env={
+                **_threads(step.get("processes", 1)),
+                **credentials.of_step(step),
+                **step["env"],
+                **environment,
+                **described,
+            },
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

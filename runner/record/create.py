@@ -28,6 +28,7 @@ import yaml
 
 from runner.compose.recipe import Composed
 from runner.compose.schema import Recipe
+from runner.compose.url_secrets import without_secrets
 from runner.errors import RecipeError
 from runner.execute import files
 from runner.execute.run_folder import EVENTS
@@ -119,7 +120,7 @@ def _manifest(composed: Composed) -> dict[str, Any]:
         "recipe": str(composed.source),
         "overrides": list(composed.overrides),
         "choices": dict(composed.choices),
-        "command": sys.argv,
+        "command": [without_secrets(word) for word in sys.argv],
         "git": provenance.git_state(ROOT),
         "python": platform.python_version(),
         "packages": provenance.package_versions(),

@@ -45,6 +45,7 @@ from runner.commands.sweep.budget import Budget, budget_of
 from runner.commands.sweep.trial import Job, OutOfBudget, SweepStopped, varying, wait
 from runner.compose.overrides import hydra_overrides
 from runner.compose.recipe import Composed, from_hydra, one_line, prepare_hydra
+from runner.compose.url_secrets import without_secrets
 from runner.errors import RecipeError
 from runner.execute import files
 from runner.execute.run_folder import LOCK, SWEEP
@@ -247,7 +248,7 @@ def _failed(planned: Sweep) -> bool:
 def _write_description(planned: Sweep) -> None:
     description = {
         "recipe": str(planned.source),
-        "command": sys.argv,
+        "command": [without_secrets(word) for word in sys.argv],
         "keys": list(planned.keys),
         "objective": planned.objective.metric,
         "direction": planned.objective.direction,

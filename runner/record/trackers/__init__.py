@@ -73,10 +73,6 @@ def _check_uri(kind: str, uri: str) -> None:
         parts = urlsplit(uri)
     except ValueError as error:
         raise RecipeError(f"tracker.uri: {error}") from None
-    if parts.password:
-        raise RecipeError(
-            "tracker.uri: contains a password; set the environment variables that the tracker reads instead"
-        )
     if kind == "mlflow" and parts.scheme in ("", "file") and uri != "databricks":
         raise RecipeError(f"tracker.uri: {uri}: MLflow no longer writes to folders; use sqlite:///FILE or a server")
     if kind != "mlflow" and parts.netloc:
