@@ -90,7 +90,7 @@ def export(run: Run, format: str, output: Path) -> None:
 
 def _peft(run: Run, recipe: Recipe, folder: Path) -> None:
     fetch_adapter(run)
-    shutil.copytree(artifact(run, "export", "adapter"), folder)
+    shutil.copytree(artifact(run, "export", "adapter"), folder, dirs_exist_ok=True)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base_of(run, recipe)}
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -100,9 +100,9 @@ def _merged(run: Run, recipe: Recipe, folder: Path) -> None:
     """Copy the run's merged model, or merge the adapter now if the run did not."""
     merged = run.folder / "artifacts" / "export" / "merged"
     if merged.is_dir():
-        shutil.copytree(merged, folder)
+        shutil.copytree(merged, folder, dirs_exist_ok=True)
         return
-    work = folder.with_name(f"{folder.name}.work")
+    work = folder / "work"
     inputs = {"--model": artifact(run, "fetch"), "--adapter": artifact(run, "train"), "--output": work}
     args = [str(arg) for pair in inputs.items() for arg in pair]
     try:
@@ -110,14 +110,15 @@ def _merged(run: Run, recipe: Recipe, folder: Path) -> None:
         command = [python, str(SCRIPTS / "export_adapter.py"), *args, "--merge"]
         if subprocess.run(command, check=False).returncode:
             raise RecipeError(f"{run.name}: the adapter cannot be merged; see the output of export_adapter.py above")
-        (work / "merged").rename(folder)
+        for file in (work / "merged").iterdir():
+            file.rename(folder / file.name)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 def _nxd(run: Run, recipe: Recipe, folder: Path) -> None:
     trained = artifact(run, "train")
-    shutil.copytree(trained / "lora_adapter", folder)
+    shutil.copytree(trained / "lora_adapter", folder, dirs_exist_ok=True)
     shutil.copyfile(trained / "layout.json", folder / "layout.json")
 
 

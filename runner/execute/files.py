@@ -100,7 +100,7 @@ def _appearing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def made_aside(folder: Path) -> Iterator[Path]:
-    """A path beside `folder` at which to make it; it takes the place of `folder`, which must be free, at the end.
+    """An empty folder beside `folder`, which it becomes at the end; `folder` must be free then.
 
     What a killed process left there is removed. Raises BlockingIOError while another process makes the same folder.
     """
@@ -110,16 +110,24 @@ def made_aside(folder: Path) -> Iterator[Path]:
     try:
         if not try_lock(descriptor) or not _is_at(descriptor, temporary):
             raise BlockingIOError(errno.EAGAIN, "another command is writing it", str(folder))
-        made = temporary / folder.name
-        shutil.rmtree(made, ignore_errors=True)
+        _empty(temporary)
         try:
-            yield made
-            sync_tree(made)
-            move_new(made, [folder])
-        finally:
+            yield temporary
+            sync_tree(temporary)
+            move_new(temporary, [folder])
+        except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
+            raise
     finally:
         os.close(descriptor)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

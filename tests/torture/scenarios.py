@@ -179,6 +179,15 @@ def _recorded(run: Run) -> Mapping[str, str]:
 
 
 def _train() -> int:
+    from common import program
+
+    try:
+        return program.main(lambda _: _save_checkpoints(), program.parser(None), [])
+    except KeyboardInterrupt:  # a training has a handler of its own
+        return 130
+
+
+def _save_checkpoints() -> None:
     """A training of a few steps that saves each, with the real checkpoints."""
     import torch
 
@@ -192,4 +201,3 @@ def _train() -> int:
         checkpoints.save(state["step"], state)
     Path("weights").write_text(str(state["weights"].tolist()))
     checkpoints.remove()
-    return 0

@@ -96,7 +96,7 @@ import sys
 from pathlib import Path
 from runner.execute import files
 with files.made_aside(Path(sys.argv[1])) as made:
-    made.mkdir()
+    (made / "a file").touch()
     print("made", flush=True)
     sys.stdin.read()
 """
@@ -112,6 +112,6 @@ def test_a_folder_that_is_made_aside_has_one_maker_and_what_a_killed_one_left_is
     maker.communicate()
     assert [path.name for path in tmp_path.iterdir()] == [".out.partial"]
     with files.made_aside(folder) as made:
-        made.mkdir()
-        assert not folder.exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+        assert not folder.exists() and not list(made.iterdir())
+        (made / "another").touch()
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["out", "out/another"]
