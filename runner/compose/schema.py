@@ -348,6 +348,10 @@ class Kubernetes:
     cpu: str | None = key("CPUs that a pod requests, such as 16 or 500m", None)
     memory: str | None = key("memory that a pod requests, such as 400Gi", None)
     shm: str | None = key("size of /dev/shm, such as 64Gi; default: half of the node's memory", None)
+    labels: dict[str, str] = key("labels of the Job, the server's Deployment and their pods", {})
+    pod: dict[str, Any] = key(
+        "patch of all pods: metadata and spec, merged as `kubectl patch` does; containers: run, server, access", {}
+    )
     backoff_limit: int = key("number of retries after a pod was killed", 2, minimum=0)
     ttl_seconds: int = key("seconds to keep the objects of a finished run, for its logs", 86400, minimum=0)
 

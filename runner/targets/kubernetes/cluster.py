@@ -142,13 +142,20 @@ class Cluster:
         return self._apis
 
 
-def _connect(context: str | None) -> dict[str, Any]:
+def check_client() -> None:
+    """Raises RecipeError where the package kubernetes is missing."""
     try:
-        from kubernetes import client, config
+        import kubernetes  # noqa: F401
     except ImportError:
         raise RecipeError(
             "target=kubernetes: its client is missing; install it: pip install 'trainium-recipes[kubernetes]'"
         ) from None
+
+
+def _connect(context: str | None) -> dict[str, Any]:
+    check_client()
+    from kubernetes import client, config
+
     try:
         contexts, current = cast(Any, config.list_kube_config_contexts())
         configuration: Any = client.Configuration()

@@ -60,7 +60,7 @@ class JobLog:
                 return
             else:
                 if "deletionTimestamp" not in job["metadata"]:
-                    yield from self._why_pending(run_pods)
+                    yield from self._why_pending(job, run_pods)
                 time.sleep(_POLL)
 
     def _pod(self, pod: Object, start: str) -> Iterator[bytes]:
@@ -143,12 +143,13 @@ class JobLog:
             self._serve(0)  # otherwise it would be retried for ever
         return failed
 
-    def _why_pending(self, run_pods: list[Object]) -> Iterator[bytes]:
+    def _why_pending(self, job: Object, run_pods: list[Object]) -> Iterator[bytes]:
         """Why no pod runs: the reasons of the newest pod, and the warnings about it and the Job."""
         pod = pods.newest(run_pods)
         if pod and pods.started(pod, self._component):
             return
-        reasons, namespace = [*pods.pending_reasons(pod)] if pod else [], self._cluster.namespace
+        reasons = [*pods.pending_reasons(pod)] if pod else [pods.why_none(job)] if job["spec"].get("suspend") else []
+        namespace = self._cluster.namespace
         for name in (self._job_spec.run, *([pod["metadata"]["name"]] if pod else [])):
             selected = f"type=Warning,involvedObject.name={name}"
             with suppress(Refused):  # a user may lack the right to read events

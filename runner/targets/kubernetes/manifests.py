@@ -24,11 +24,13 @@ from runner.errors import RecipeError
 from runner.execute import bootstrap
 from runner.execute.rendezvous import NODE_NAME
 from runner.targets.bundle import asks_hub, code_name
+from runner.targets.kubernetes.pod_patch import patched
 
 NEURON, EFA, HUGEPAGES = "aws.amazon.com/neuron", "vpc.amazonaws.com/efa", "hugepages-2Mi"
 _BESIDE_HUGEPAGES = "8000Mi"  # Kubernetes rejects huge pages in a pod that requests neither memory nor CPUs
 FOLDER = "trainium-recipes"  # on the volume
 RUN, SERVER, ACCESS = "run", "server", "access"  # app.kubernetes.io/component of the pods, and their container
+UNPACK = "unpack"  # init container of the Job
 _ARCHIVE, _BOOTSTRAP = "bundle.tar.gz", "bootstrap.py"
 _BUNDLE = "/bundle"  # where the ConfigMap is mounted
 _GRACE = 60  # seconds for the executor to end its step
@@ -110,6 +112,7 @@ def job(job_spec: JobSpec) -> Object:
     final = [1, 2] if job_spec.nodes == 1 else [2]  # with several nodes, the others exit with 1 when one is killed
     indexed = {"completions": job_spec.nodes, "parallelism": job_spec.nodes, "completionMode": "Indexed"}
     ttl = {"ttlSecondsAfterFinished": job_spec.settings.ttl_seconds} if job_spec.server is None else {}
+    template = {"metadata": _metadata(job_spec, RUN), "spec": _job_pod(job_spec)}
     spec = {
         **(indexed if job_spec.nodes > 1 else {}),
         "backoffLimit": job_spec.settings.backoff_limit,
@@ -120,9 +123,9 @@ def job(job_spec: JobSpec) -> Object:
                 {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             ]
         },
-        "template": {"metadata": {"labels": labels(job_spec.run, RUN)}, "spec": _job_pod(job_spec)},
+        "template": patched(template, job_spec.settings.pod),
     }
-    return _object("batch/v1", "Job", job_spec.run, job_spec.run, spec=spec)
+    return _workload("batch/v1", "Job", job_spec, spec)
 
 
 def config_map(job_spec: JobSpec, archive: bytes) -> Object:
@@ -168,7 +171,7 @@ def access_pod(settings: Kubernetes, run: str, name: str, seconds: int) -> Objec
     }
     pod = _object("v1", "Pod", name, run, spec=spec)
     pod["metadata"]["labels"] = labels(run, ACCESS)
-    return pod
+    return patched(pod, settings.pod)
 
 
 def devices(job_spec: JobSpec, steps: Sequence[Mapping[str, Any]]) -> int:
@@ -183,6 +186,17 @@ def _object(version: str, kind: str, name: str, run: str, **content: Any) -> Obj
     return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "labels": labels(run)}, **content}
 
 
+def _workload(version: str, kind: str, job_spec: JobSpec, spec: Object) -> Object:
+    made = _object(version, kind, job_spec.run, job_spec.run, spec=spec)
+    made["metadata"]["labels"] = {**job_spec.settings.labels, **made["metadata"]["labels"]}
+    return made
+
+
+def _metadata(job_spec: JobSpec, component: str) -> Object:
+    """The metadata of a pod template. A user's labels do not replace those that the run is found by."""
+    return {"labels": {**job_spec.settings.labels, **labels(job_spec.run, component)}}
+
+
 def _nodes(job_spec: JobSpec) -> str:
     return f"{job_spec.run}-nodes"
 
@@ -190,7 +204,7 @@ def _nodes(job_spec: JobSpec) -> str:
 def _job_pod(job_spec: JobSpec) -> Object:
     node = ["--node", "$(JOB_COMPLETION_INDEX)"] if job_spec.nodes > 1 else []
     unpack = {
-        "name": "unpack",
+        "name": UNPACK,
         "image": job_spec.settings.image,
         "command": [job_spec.python, f"{_BUNDLE}/{_BOOTSTRAP}", "receive", job_spec.root, f"{_BUNDLE}/{_ARCHIVE}"],
         "volumeMounts": [_mount(job_spec.settings), {"name": "bundle", "mountPath": _BUNDLE, "readOnly": True}],
@@ -211,9 +225,9 @@ def _deployment(job_spec: JobSpec) -> Object:
         "replicas": 0,
         "strategy": {"type": "Recreate"},
         "selector": {"matchLabels": labels(job_spec.run, SERVER)},
-        "template": {"metadata": {"labels": labels(job_spec.run, SERVER)}, "spec": pod},
+        "template": patched({"metadata": _metadata(job_spec, SERVER), "spec": pod}, job_spec.settings.pod),
     }
-    return _object("apps/v1", "Deployment", job_spec.run, job_spec.run, spec=spec)
+    return _workload("apps/v1", "Deployment", job_spec, spec)
 
 
 def _with_vllm(server: Mapping[str, Any]) -> bool:

@@ -45,6 +45,12 @@ def pending_reasons(pod: Object) -> Iterator[str]:
         yield f"{pod['status']['reason']}: {pod['status'].get('message', '')}"
 
 
+def why_none(job: Object) -> str:
+    """Why a Job has no pod."""
+    is_queued = job["spec"].get("suspend")
+    return "the Job is suspended, as a queue does until it has room" if is_queued else "no pod runs yet"
+
+
 def failed_init_container(pod: Object) -> str | None:
     """The name of the init container that failed; None if none did."""
     for status in pod["status"].get("initContainerStatuses", []):

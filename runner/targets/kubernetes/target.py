@@ -30,7 +30,7 @@ from runner.plan.model import Plan
 from runner.record.runs import Run
 from runner.targets import bundle
 from runner.targets.finding import Finding
-from runner.targets.kubernetes import images, manifests, pods, preflight
+from runner.targets.kubernetes import images, manifests, pod_patch, pods, preflight
 from runner.targets.kubernetes.access import access_pod, call, container_with_volume, pods_of
 from runner.targets.kubernetes.cluster import Cluster, ClusterLost, Missing, Object
 from runner.targets.kubernetes.job_log import JobLog, condition, job_of
@@ -65,6 +65,8 @@ class KubernetesTarget(MirroredTarget):
     def problems(self, recipe: Recipe) -> Iterator[str]:
         yield from super().problems(recipe)
         yield from images.problems(recipe)
+        for problem in pod_patch.problems(self._kubernetes.pod, (RUN, SERVER, ACCESS, manifests.UNPACK)):
+            yield f"target.kubernetes.{problem}"
 
     def settings_of_step(self, stage: str, with_vllm: bool) -> Settings:
         image = manifests.image_of(self._kubernetes, with_vllm)
@@ -157,7 +159,7 @@ class KubernetesTarget(MirroredTarget):
             if pod and pods.running(pod, component):
                 return "running"
             reasons = pods.pending_reasons(pod) if pod else iter(())
-            return f"waiting: {next(reasons, 'no pod runs yet')}"
+            return f"waiting: {next(reasons, pods.why_none(job))}"
 
     def cancel(self, run: Run) -> str:
         """Delete the Job and the objects that it owns; returns when they are gone."""

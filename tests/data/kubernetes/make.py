@@ -30,7 +30,11 @@ RECIPES = {
     "vllm": ["llama3_8b_dolly_trn2", *NXD, "serve=vllm", "serve.mode=foreground", "serve.port=8000",
              "target.kubernetes.serve_image=registry/trainium-recipes:vllm-2.29"],
     "server": ["quickstart", *CPU, "serve.mode=foreground", "serve.port=8000", "target.kubernetes.cpu='4'",
-               "target.kubernetes.service_account=trainer", "target.kubernetes.shm=8Gi"],
+               "target.kubernetes.service_account=trainer", "target.kubernetes.shm=8Gi",
+               "target.kubernetes.labels={kueue.x-k8s.io/queue-name: team-a}",
+               "target.kubernetes.pod.metadata.annotations={example.com/cost-center: '4711'}",
+               "target.kubernetes.pod.spec.imagePullSecrets=[{name: registry}]",
+               "target.kubernetes.pod.spec.containers=[{name: server, env: [{name: WORKERS, value: '1'}]}]"],
 }  # fmt: skip
 
 

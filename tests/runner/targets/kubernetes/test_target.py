@@ -270,6 +270,15 @@ def test_a_run_is_followed_from_pending_to_its_end(cluster: FakeCluster, tmp_pat
     assert list(map(json.loads, target.follow(run))) == [STARTED, LOSS, FINISHED]
 
 
+def test_a_job_that_a_queue_holds_back_is_said_to_be_suspended(cluster: FakeCluster, tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    target = targets.of_run(run)
+    target.start(run, attached=False)
+    cluster.objects["jobs"][name_of(cluster)]["spec"]["suspend"] = True
+    assert target.state(run) == "waiting: the Job is suspended, as a queue does until it has room"
+    assert "Pending: the Job is suspended" in notes([next(iter(target.follow(run)))])
+
+
 def test_a_cut_log_and_a_second_pod_lose_and_double_nothing(
     cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
