@@ -12,7 +12,7 @@ from typing import Any
 from runner.metrics import RANKING
 
 BACKENDS = ("torch", "nxd", "optimum")
-FAMILIES = ("cpu", "trn1", "trn2", "trn3")
+FAMILIES = ("cpu", "trn1", "trn2", "trn3", "inf2")
 LAYOUTS = ("trn1", "trn2")
 NXD_RELEASES = ("2.26", "2.27", "2.28", "2.29")  # those that fetch_nxd_model.py knows
 DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")  # of a local data set

@@ -9,7 +9,7 @@ weights are zeros that take no place there, once.
 
 Examples:
     python tests/bench/convert.py --scratch /tmp --size 1b --rounds 3
-    python tests/bench/convert.py --scratch /tmp --size 8b --files 4 --sparse --ways convert --rounds 1
+    python tests/bench/convert.py --scratch /tmp --size 8b --files 4 --sparse --ways convert --rounds 1 --tp-size 32
 """
 
 from __future__ import annotations

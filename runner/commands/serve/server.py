@@ -30,6 +30,7 @@ from runner.errors import RecipeError
 from runner.execute.run_folder import parse_event
 from runner.paths import RECIPES
 from runner.plan import build as plan
+from runner.plan.checks.releases import not_served
 from runner.plan.model import Plan
 from runner.plan.stages import server_options
 from runner.plan.stages.serve import foreground
@@ -37,7 +38,7 @@ from runner.record import runs
 from runner.record.runs import Run
 from runner.targets import Target
 
-_SERVER_KEYS = ("serve.", "sdk.")  # the settings that can still change for a trained model
+_SERVER_KEYS = ("serve.", "sdk.", "hardware.")  # the settings that can still change for a trained model
 
 
 def serve(args: Sequence[str], folder: Path, console: Console, detached: bool) -> int:
@@ -106,7 +107,7 @@ def _recipe(run: Run, overrides: Sequence[str], folder: Path) -> Recipe:
     """The recorded recipe with `overrides` of the server's settings."""
     check_overrides(overrides, RECIPES / "recipe.yaml")
     values = copy.deepcopy(run.recipe)
-    for text in overrides:
+    for text in sorted(overrides, key=lambda text: "." in text.partition("=")[0]):  # options first, as Hydra does
         _apply(text, values)
     try:
         recipe = build(Recipe, values)
@@ -121,13 +122,16 @@ def _apply(text: str, recipe: dict[str, Any]) -> None:
     key, value = override.key_or_group, override.value()
     if key == "serve":
         recipe["serve"] |= load_yaml(option_file(key, str(value)).read_text(encoding="utf-8"), key)
+    elif key == "hardware":
+        chosen = compose("quickstart", [text]).recipe
+        recipe |= {"hardware": dataclasses.asdict(chosen.hardware), "sdk": dataclasses.asdict(chosen.sdk)}
     elif key.startswith(_SERVER_KEYS):
         *sections, name = key.split(".")
         section = functools.reduce(lambda values, below: values.setdefault(below, {}), sections, recipe)
         section[name] = section.get(name, {}) | value if isinstance(value, dict) else value
     else:
         raise RecipeError(
-            f"command line: {text}: the model is already trained; only serve, serve.* and sdk.* can be set"
+            f"command line: {text}: the model is already trained; only hardware, serve, serve.* and sdk.* can be set"
         )
 
 
@@ -140,6 +144,8 @@ def _check(served: dict[str, Run], recipe: Recipe) -> None:
         raise RecipeError(
             f"{recipe.serve.base_name}: this is the name of the base model; rename the adapter with NAME=RUN"
         )
+    for reason in not_served(recipe, recipe.sdk):
+        raise RecipeError(f"sdk: {recipe.sdk.name} {reason}; choose another release, or other hardware")
     check_together(list(served.values()), recipe)
     for run in served.values():
         try:

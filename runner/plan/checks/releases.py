@@ -19,14 +19,14 @@ _DEVICES = {"cpu": "a CPU; try hardware=cpu", "neuron": "Neuron; try hardware=tr
 
 
 def family(hardware: Hardware) -> str:
-    """The generation of the hardware: cpu, trn1, trn2 or trn3.
+    """The generation of the hardware: cpu, trn1, trn2, trn3 or inf2.
 
     >>> family(Hardware(name="trn2.48xlarge", device="neuron"))
     'trn2'
     """
     if hardware.device == "cpu":
         return "cpu"
-    match = re.match(r"trn\d", hardware.name)
+    match = re.match(r"(trn|inf)\d", hardware.name)
     return match.group() if match else hardware.layout
 
 
@@ -44,6 +44,11 @@ def problems(recipe: Recipe) -> Iterator[str]:
     if hardware.device not in trainer.devices:
         [device] = trainer.devices  # of the two that there are
         yield f"train={trainer.option}: trains on {_DEVICES[device]}, or train=torch_lora"
+    elif not any(kind in sdk.trains_on for _, sdk in profiles()):
+        yield (
+            f"hardware: {hardware.name} serves, but no release trains on it; train on trn1, trn2 or a CPU, then "
+            f"`runner serve RUN hardware={hardware.name.replace('.', '_')} serve=vllm`"
+        )
     else:
         missing = [*_not_trained(recipe, recipe.sdk), *not_served(recipe, recipe.sdk)]
         if missing:

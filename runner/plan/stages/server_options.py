@@ -26,6 +26,11 @@ def check(recipe: Recipe) -> None:
         raise RecipeError(f"serve=embedded: serves on a CPU alone; take serve=vllm on {recipe.hardware.name}")
     if serve.engine == "vllm" and on_neuron == (sdk.vllm == "cpu"):
         raise RecipeError(f"sdk.vllm: {sdk.vllm} does not run on {recipe.hardware.name}; {advice(recipe)}")
+    if recipe.hardware.cores and cores(recipe) > recipe.hardware.cores:
+        raise RecipeError(
+            f"serve.tp_size: {cores(recipe)} is more than the {recipe.hardware.cores} cores of {recipe.hardware.name}; "
+            f"set at most {recipe.hardware.cores}"
+        )
     if sdk.vllm == "native" and sdk.vllm_lora:
         raise RecipeError("sdk.vllm_lora: the native plugin serves no LoRA; false has the merged model served")
     if serve.engine == "vllm" and sdk.vllm_lora and rank > LORA_RANKS[-1]:

@@ -52,6 +52,17 @@ def test_a_listed_price_has_a_region(option: str) -> None:
     assert (machine.price_per_hour is None) == (machine.price_region is None)
 
 
+def test_every_inf2_has_two_cores_a_chip_and_the_release_that_serves_there() -> None:
+    options = [option for option in list_groups()["hardware"] if option.startswith("inf2_")]
+    assert len(options) == 4
+    for option in options:
+        recipe = compose("quickstart", [f"hardware={option}"]).recipe
+        machine = recipe.hardware
+        assert machine.devices is not None
+        assert (machine.name.replace(".", "_"), machine.cores) == (option, 2 * machine.devices)
+        assert "inf2" in recipe.sdk.serves_on
+
+
 def test_trn1n_is_a_trn1_with_more_adapters() -> None:
     trn1, trn1n = hardware("hardware=trn1"), hardware("hardware=trn1n")
     prices = {name: getattr(trn1n, name) for name in ("price_per_hour", "price_region", "price_date")}

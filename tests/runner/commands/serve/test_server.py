@@ -82,6 +82,7 @@ def test_what_one_server_cannot_serve_is_refused(tmp_path, tiny_model, tiny_adap
     other = a_run(tmp_path, tiny_model, tiny_adapter, base="b", number=2)
     large = a_run(tmp_path, tiny_model, tiny_adapter, "train.lora.rank=600", number=3)
     vllm = ["serve=vllm", "sdk.serve_python=python"]
+    on_inf2 = [one.name, "hardware=inf2_xlarge", "serve=vllm"]
     for words, message in (
         ([one.name, other.name], f"{other.name}: has a different base model than {one.name}"),
         ([f"x={one.name}", f"x={large.name}"], "x: two adapters have this name"),
@@ -92,6 +93,9 @@ def test_what_one_server_cannot_serve_is_refused(tmp_path, tiny_model, tiny_adap
         ([one.name, "serve.prot=1"], "serve.prot=1: no such key; did you mean serve.port"),
         ([one.name, "serve.port=x"], f"{one.name}: serve.port: must be an integer"),
         ([one.name, "serve=none"], "serve=none serves nothing"),
+        ([one.name, "hardware=inf2_xlarge"], "serve=embedded: serves on a CPU alone; take serve=vllm on inf2.xlarge"),
+        ([*on_inf2, "serve.tp_size=4"], "serve.tp_size: 4 is more than the 2 cores of inf2.xlarge; set at most 2"),
+        ([*on_inf2, "sdk.name=2.33", "sdk.serves_on=[trn2]"], "sdk: 2.33 serves on trn2, not on inf2"),
         (["quickstart", "serve=none"], "serve=none serves nothing"),
         (["quickstart", one.name], "a recipe cannot be served together"),
         (["nobody"], "nobody: no such run"),
@@ -103,6 +107,14 @@ def test_what_one_server_cannot_serve_is_refused(tmp_path, tiny_model, tiny_adap
         plan_of([one.name], tmp_path / "runs")
     with pytest.raises(RecipeError, match="none exist yet"):
         plan_of(["last"], tmp_path / "empty")
+
+
+def test_a_run_is_served_on_other_hardware_by_the_release_for_it(tmp_path, tiny_model, tiny_adapter) -> None:
+    one = a_run(tmp_path, tiny_model, tiny_adapter)
+    composed, plan = plan_of([one.name, "serve=vllm", "hardware=inf2_48xlarge", "serve.tp_size=8"], tmp_path / "runs")
+    assert (composed.recipe.hardware.name, composed.recipe.sdk.name) == ("inf2.48xlarge", "2.28")
+    assert plan.steps[0].cores == {"count": 8, "of": 24, "wait": True}
+    assert composed.recipe.sdk.serve_python in plan.steps[0].argv
 
 
 def test_stop_ends_no_run_that_is_not_a_server(tmp_path, tiny_model, tiny_adapter) -> None:
