@@ -45,7 +45,7 @@ COMMANDS = {
     "generate": ("runner.commands.serve.generate", "answer a file of prompts with the base model and the adapters"),
     "export": ("runner.commands.export", "write what a run trained to a folder with a model card"),
     "serve": ("runner.commands.serve.server", "serve a recipe, or recorded runs together, until Ctrl-C"),
-    "ask": ("runner.commands.serve.ask", "ask every model of a server, answers side by side"),
+    "ask": ("runner.commands.serve.ask", "ask every model of a server, answers side by side; or talk to one"),
     "completion": ("runner.commands.completion", "set up tab completion in bash or zsh"),
     "gc": ("runner.commands.gc", "free space in the store"),
 }

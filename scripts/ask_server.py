@@ -10,15 +10,13 @@ Output:  answers.jsonl, each row with every model's answer; summary.json, counts
 from __future__ import annotations
 
 import argparse
-import http.client
-import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from common import program
 from common.inference.questions import Answer, Question, add_flags, collect_answers, read_questions
-from common.program import BadInput, StageFailed
+from common.program import BadInput
 from common.serving.openai_client import Client
 
 
@@ -39,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     """Ask every model every question and write the answers."""
     questions = read_questions(args.prompts, args.template)
     client = Client(args.host, args.port, args.timeout)
-    served = served_models(client)
+    served = client.models()
     for name in args.models or []:
         if name not in served:
             raise BadInput(f"--models {name}: the server serves {', '.join(served)}")
@@ -53,18 +51,6 @@ def run(args: argparse.Namespace) -> None:
     with collect_answers(args.output, questions, models) as answers, ThreadPoolExecutor(args.together) as pool:
         for (model, _), answer in zip(tasks, pool.map(ask, tasks), strict=True):
             answers.add(model, [answer])
-
-
-def served_models(client: Client) -> list[str]:
-    """The model names that the server lists. Raises BadInput if no server answers."""
-    try:
-        status, content = client.request("GET", "/v1/models", None, client.timeout)
-        names = [entry["id"] for entry in json.loads(content)["data"]]
-    except (OSError, http.client.HTTPException) as error:
-        raise BadInput(f"--port {client.port}: no server answers on {client.host} ({error})") from None
-    except (ValueError, KeyError, TypeError):
-        raise StageFailed(f"/v1/models did not return a list of models (status {status})") from None
-    return names
 
 
 if __name__ == "__main__":

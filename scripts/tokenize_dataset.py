@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> None:
     asked, asked_times = (eval_files, np.ones(eval_count, np.uint32)) if eval_files else (files, choice.held_out)
     evaluated = tokenized(rows.read(asked, args.where), asked_times, writers, checks["eval"])
     kept = [first for _, examples in evaluated for first in held_out.add(examples[-1])[:1]]
+    if not eval_files:
+        rng.shuffle(kept)  # an evaluation of the first few is one of all sources
     notes = [*writers.notes(), *choice.notes(), *notes_on_seen_rows(train, held_out)]
     for name, store in (("train", train), ("eval", held_out)):
         notes += [*checks[name].notes(), *notes_on_split(name, store, args)]
@@ -283,7 +285,7 @@ def flags() -> argparse.ArgumentParser:
     source.add_argument("--hub", action="append", metavar="OWNER/NAME", help="a data set on the Hugging Face Hub")
     parser.add_argument(
         "--weights", type=program.at_least(0, float), nargs="+", metavar="SHARE",
-        help="of each source in the rows to train on (default: all rows of all)",
+        help="of each source in the rows to train on and to hold out (default: all rows of all)",
     )  # fmt: skip
     parser.add_argument("--revision", help="branch, tag or commit of --hub (default: main)")
     parser.add_argument("--hub-split", help="which split of --hub (default: train)")

@@ -44,6 +44,7 @@ _ALWAYS: Mapping[str, tuple[str, ...]] = {
     "generate.py": (_NUMPY, _TORCH, *_TRANSFORMERS, _TOKENIZERS),
     "smoke_test.py": (),
     "ask_server.py": (),
+    "chat_with_server.py": (),
     "serve_embedded.py": (
         _NUMPY, _TORCH, *_TRANSFORMERS, _TOKENIZERS, _JINJA, "starlette>=0.47,<2", "uvicorn>=0.34,<1",
     ),

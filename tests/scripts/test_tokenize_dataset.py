@@ -577,6 +577,9 @@ def test_a_mixture_has_its_shares(case):
     assert [source["used"] for source in out.statistics["sources"]] == [15, 5]
     texts = [case.tokenizer.decode(ids) for ids, _ in examples(out.train)]
     assert sum(text.strip().startswith("one") for text in texts) == 15
+    held_out = [line["fields"]["text"].split()[0] for line in out.lines]
+    assert sorted(held_out) == ["one"] * 8 + ["two"] * 2
+    assert held_out != sorted(held_out), "the first few are of all sources"
 
 
 def test_a_source_that_is_too_small_is_repeated_and_told(case, capsys):

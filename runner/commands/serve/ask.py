@@ -1,10 +1,11 @@
-"""`runner ask`: the models of a running server answer the same prompts, side by side."""
+"""`runner ask`: the models of a running server answer the same prompts side by side, or one keeps a conversation."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from runner.commands.serve.servers import Server
 from runner.commands.tables import terminal
 from runner.compose.schema import Template
 from runner.compose.validate import build
+from runner.errors import RecipeError
 from runner.paths import SCRIPTS
 from runner.plan.checks.row_formats import is_written
 from runner.plan.command import flags
@@ -36,13 +38,35 @@ def ask(server: Server, question: str, models: Sequence[str], max_tokens: int | 
     recipe = server.run.typed_recipe()
     limits = flags(max_tokens=max_tokens or recipe.evaluate.max_new_tokens, models=list(models))
     if os.path.isfile(question):  # noqa: PTH113  pathlib raises for a text that is too long for a name
-        trained_with = template_of(server.run)
-        template = flags(template=tokenize.template_json(trained_with) if is_written(trained_with) else None)
-        return _ask(server, Path(question), [*limits, *template], console)
+        return _ask(server, Path(question), [*limits, *_template(server.run)], console)
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "question.jsonl"
         file.write_text(json.dumps({"prompt": question}) + "\n", encoding="utf-8")
         return _ask(server, file, limits, console)
+
+
+def talk(server: Server, model: str | None, system: str | None, max_tokens: int | None) -> int:
+    """Have a model of a server (default: an adapter) answer what is typed. Returns the exit status."""
+    recipe = server.run.typed_recipe()
+    adapters = [name for name in server.models if name != recipe.serve.base_name]
+    host, port = servers.address(server)
+    args = [
+        *flags(host=host, port=port, model=model or (adapters or server.models)[0], system=system),
+        *flags(max_tokens=max_tokens or recipe.evaluate.max_new_tokens),
+        *_template(server.run),
+    ]
+    # Ctrl-C is for the program, which starts with the default handler as long as ours is a function.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        status = subprocess.run([sys.executable, str(SCRIPTS / "chat_with_server.py"), *args], check=False).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return status if status >= 0 else 128 - status
+
+
+def _template(run: Run) -> list[str]:
+    trained_with = template_of(run)
+    return flags(template=tokenize.template_json(trained_with) if is_written(trained_with) else None)
 
 
 def template_of(run: Run) -> Template:
@@ -83,14 +107,24 @@ def _text(answer: dict[str, Any]) -> Text:
 def add_ask(parser: argparse.ArgumentParser) -> None:
     """A question, and whom to ask."""
     add_runs_folder(parser)
-    parser.add_argument("question", metavar="FILE|TEXT", help="rows of columns, or of `prompt`; or a prompt itself")
+    parser.add_argument(
+        "question", nargs="?", metavar="FILE|TEXT",
+        help="rows of columns, or of `prompt`; or a prompt itself; without it, one model keeps a conversation",
+    )  # fmt: skip
     server = parser.add_argument("--server", default="last", metavar="RUN", help="the server (default: the last one)")
     complete(server, "run_names")
     parser.add_argument("--models", nargs="+", default=[], metavar="NAME", help="the models to ask (default: all)")
+    parser.add_argument("--system", metavar="TEXT", help="system message of a conversation (default: as trained)")
     parser.add_argument("--max-tokens", type=int, help="longest answer; default: evaluate.max_new_tokens")
     parser.set_defaults(command=_ask_server)
 
 
 def _ask_server(args: argparse.Namespace) -> int:
+    if args.question is None and len(args.models) > 1:
+        raise RecipeError(f"--models {' '.join(args.models)}: a conversation is with one model; give one name")
+    if args.question is not None and args.system is not None:
+        raise RecipeError("--system: is for a conversation; leave FILE|TEXT out")
     server = servers.find(args.server, args.folder)
+    if args.question is None:
+        return talk(server, next(iter(args.models), None), args.system, args.max_tokens)
     return ask(server, args.question, args.models, args.max_tokens, terminal())

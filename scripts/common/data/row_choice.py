@@ -36,34 +36,49 @@ def choose(
 ) -> Choice:
     """Choose rows at random: `eval_rows` of all to hold out, and of the others `train_rows`, or all if that is 0.
 
-    `counts` are the rows of each source. Each gives its share of the rows to train on by `weights`; without a number
-    of rows, as many as there are without repeating one. Raises BadInput.
+    `counts` are the rows of each source. By `weights` each gives its share of the rows to train on (without a number of
+    rows, as many as there are without repeating one) and of those to hold out. Raises BadInput.
     """
     total = sum(counts.values())
     if eval_rows >= total:
         raise BadInput(f"--eval-rows {eval_rows}: there are {total} rows, so nothing would be left to train on")
     order = np.array(rng.sample(range(total), total))
     train, held_out = np.zeros(total, np.uint32), np.zeros(total, np.uint32)
-    held_out[order[:eval_rows]] = 1
-    order = order[eval_rows:]
     if weights is None:
-        train[order[: train_rows or total]] = 1
+        held_out[order[:eval_rows]] = 1
+        train[order[eval_rows:][: train_rows or total]] = 1
     else:
-        _choose_by_weights(train, order, counts, weights, train_rows)
+        of_source = _by_source(order, counts, weights)
+        _hold_out_by_weights(held_out, dict(zip(counts, of_source, strict=True)), weights, eval_rows)
+        _train_by_weights(train, [rows[held_out[rows] == 0] for rows in of_source], weights, train_rows)
     return Choice(train, held_out, _sources(counts, train, held_out) if len(counts) > 1 else [])
 
 
-def _choose_by_weights(
-    train: np.ndarray, order: np.ndarray, counts: Mapping[str, int], weights: Sequence[float], train_rows: int
-) -> None:
+def _by_source(order: np.ndarray, counts: Mapping[str, int], weights: Sequence[float]) -> list[np.ndarray]:
     if len(weights) != len(counts):
         raise BadInput(f"--weights: there are {len(weights)} for {len(counts)} sources ({', '.join(counts)})")
     ends = list(accumulate(counts.values()))
     sources = np.searchsorted(ends, order, side="right")
-    of_source = [order[sources == number] for number in range(len(ends))]
-    for name, rows, weight in zip(counts, of_source, weights, strict=True):
-        if weight and not len(rows):
-            raise BadInput(f"--weights: no row of {name} is left to train on")
+    return [order[sources == number] for number in range(len(ends))]
+
+
+def _hold_out_by_weights(
+    held_out: np.ndarray, of_source: Mapping[str, np.ndarray], weights: Sequence[float], eval_rows: int
+) -> None:
+    available = [len(rows) for rows in of_source.values()]
+    wanted = shares(available, weights, eval_rows) if eval_rows else [0] * len(available)
+    for (name, rows), weight, count in zip(of_source.items(), weights, wanted, strict=True):
+        if weight and count >= len(rows):
+            raise BadInput(
+                f"--weights: no row of {name} is left to train on: it has {len(rows)}, and its share of --eval-rows "
+                f"{eval_rows} is {count}"
+            )
+        held_out[rows[:count]] = 1
+
+
+def _train_by_weights(
+    train: np.ndarray, of_source: Sequence[np.ndarray], weights: Sequence[float], train_rows: int
+) -> None:
     for rows, wanted in zip(of_source, shares([len(rows) for rows in of_source], weights, train_rows), strict=True):
         if wanted:
             whole, rest = divmod(wanted, len(rows))

@@ -104,6 +104,17 @@ class Template:
         """Whether the text of a row has this column in it."""
         return self.names_any([column]) or f"{{{column}}}" in self.answer or column in (self.tools, self.history)
 
+    def typed(self, text: str) -> str:
+        """A user's turn for a text that somebody types: the sections around it if they name one column, else itself."""
+        columns = self.columns(*self.sections)
+        return self.render({columns[0]: text}) if len(columns) == 1 else text
+
+    @staticmethod
+    def columns(*texts: str) -> list[str]:
+        """The names of columns in these texts, each once."""
+        names = [brace[1] for text in texts for brace in _BRACES.finditer(text) if brace[1]]
+        return [*dict.fromkeys(name for name in names if _NAME.fullmatch(name))]
+
     def render(self, fields: Mapping[str, Any]) -> str:
         """The prompt of one row (of a chat: the user's turn). Raises BadInput for a column that is not there."""
         return self.separator.join(_fill(text, fields) for text in self.sections if _is_wanted(text, fields))
@@ -119,9 +130,8 @@ class Template:
         for column in self.turns:
             if column not in fields:
                 raise Unusable(f"no column {column!r} with the turns; the columns are {', '.join(fields)}")
-        system = _fill(self.system, fields) if self.system is not None and _is_wanted(self.system, fields) else None
         tools = fields.get(self.tools) if self.tools else None
-        return conversation([fields[column] for column in self.turns], tools, system)
+        return conversation([fields[column] for column in self.turns], tools, self.system_message(fields))
 
     def question(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """What to ask a server of a chat in OpenAI's protocol: the turns before the last answer, and the tools."""
@@ -133,9 +143,14 @@ class Template:
         """The turns of a chat before the last answer. Raises Unusable for a history that is none."""
         history = read_pairs(fields.get(self.history)) if self.history else []
         turns = [*history, {"role": "user", "content": self.render(fields)}]
+        system = self.system_message(fields)
+        return turns if system is None else [{"role": "system", "content": system}, *turns]
+
+    def system_message(self, fields: Mapping[str, Any]) -> str | None:
+        """The system message of one row; None where its columns are empty. Raises BadInput for a column not there."""
         if self.system is None or not _is_wanted(self.system, fields):
-            return turns
-        return [{"role": "system", "content": _fill(self.system, fields)}, *turns]
+            return None
+        return _fill(self.system, fields)
 
     def response(self, fields: Mapping[str, Any]) -> str:
         """The text that the model has to learn for this row, without the end token."""

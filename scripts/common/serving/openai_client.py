@@ -6,10 +6,12 @@ import http.client
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from common.program import StageFailed
+from common.program import BadInput, StageFailed
 
 _SHORTEST = 0.1  # seconds: the minimum timeout of a request
 
@@ -41,6 +43,16 @@ class Client:
             return all(self._answers_for(model, deadline) for model in models)
         except (OSError, http.client.HTTPException):
             return False
+
+    def models(self) -> list[str]:
+        """The model names that the server lists, the base model's first. Raises BadInput if no server answers."""
+        try:
+            status, content = self.request("GET", "/v1/models", None, self.timeout)
+            return [entry["id"] for entry in json.loads(content)["data"]]
+        except (OSError, http.client.HTTPException) as error:
+            raise BadInput(f"--port {self.port}: no server answers on {self.host} ({error})") from None
+        except (ValueError, KeyError, TypeError):
+            raise StageFailed(f"/v1/models did not return a list of models (status {status})") from None
 
     def ask(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Send a POST request; returns the status and JSON object of the response. Raises NoAnswer."""
@@ -78,14 +90,42 @@ class Client:
             "prompt_token_ids": content.get("prompt_token_ids") or choice.get("prompt_token_ids"),
         }
 
+    def stream(
+        self, model: str, messages: list[dict[str, Any]], options: dict[str, Any]
+    ) -> Iterator[tuple[str, str | None]]:
+        """The answer to a chat as it is generated: pieces of its text, each with the finish_reason, the last one's.
+
+        Closing the iterator early ends the request. Raises StageFailed.
+        """
+        body = {"model": model, "messages": messages, "stream": True, **options}
+        try:
+            with self._response("POST", "/v1/chat/completions", body, self.timeout) as response:
+                if response.status != 200:
+                    raise StageFailed(_error(response.read()))
+                for event in _events(response):
+                    if "error" in event:
+                        raise StageFailed(_error(json.dumps(event)))
+                    for choice in event["choices"]:  # none in an event with the usage
+                        yield choice["delta"].get("content") or "", choice.get("finish_reason")
+        except (OSError, http.client.HTTPException) as error:
+            raise NoAnswer(f"no response from the server ({error or type(error).__name__})") from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise NoAnswer("the server's response is not a stream of chat completions") from None
+
     def request(self, method: str, path: str, body: dict[str, Any] | None, timeout: float) -> tuple[int, bytes]:
         """Send a request; returns the status and content of the response. Raises OSError and HTTPException."""
+        with self._response(method, path, body, timeout) as response:
+            return response.status, response.read()
+
+    @contextmanager
+    def _response(
+        self, method: str, path: str, body: dict[str, Any] | None, timeout: float
+    ) -> Iterator[http.client.HTTPResponse]:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=max(timeout, _SHORTEST))
         try:
             content = None if body is None else json.dumps(body)
             connection.request(method, path, content, {"Content-Type": "application/json", **_authorization()})
-            response = connection.getresponse()
-            return response.status, response.read()
+            yield connection.getresponse()
         finally:
             connection.close()
 
@@ -95,6 +135,27 @@ class Client:
         if 400 <= status < 500:
             raise Refused(f"the server rejects model {model}: {content[:200].decode(errors='replace')}")
         return status == 200
+
+
+def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+    """The objects of server-sent events, up to the one that ends the stream."""
+    for line in response:
+        field, _, value = line.partition(b":")
+        if field != b"data":  # a comment, or the blank line after an event
+            continue
+        if value.strip() == b"[DONE]":
+            return
+        yield dict(json.loads(value))
+    raise http.client.IncompleteRead(b"")
+
+
+def _error(content: bytes | str) -> str:
+    """The message of an error object; of anything else its beginning."""
+    try:
+        error = json.loads(content)
+        return str(error.get("error", error)["message"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return str(content[:300])
 
 
 def _authorization() -> dict[str, str]:

@@ -34,6 +34,13 @@ def test_sources_give_their_shares_and_repeat_rows_where_they_have_too_few() -> 
     assert list(choice.notes()) == ["b: 5 rows are used of 2, so some are repeated"]
 
 
+def test_held_out_rows_have_the_shares_of_the_rows_to_train_on() -> None:
+    choice = choose({"a": 1000, "b": 30, "c": 50}, [3, 1, 0], 40, 20, rng())
+    for rows, held_out, trained in ((slice(1000), 15, 30), (slice(1000, 1030), 5, 10), (slice(1030, 1080), 0, 0)):
+        assert (choice.held_out[rows].sum(), choice.train[rows].sum()) == (held_out, trained)
+    assert choice.held_out.max() == 1 and not (choice.held_out & choice.train).any()
+
+
 @pytest.mark.parametrize(
     ("available", "weights", "total", "expected"),
     [
@@ -54,6 +61,7 @@ def test_shares_add_up(available: list[int], weights: list[float], total: int, e
         ({"a": 3}, None, 3, "--eval-rows 3: there are 3 rows"),
         ({"a": 3, "b": 3}, [1], 0, r"--weights: there are 1 for 2 sources \(a, b\)"),
         ({"a": 3, "b": 0}, [1, 1], 0, "--weights: no row of b is left"),
+        ({"a": 90, "b": 5}, [1, 1], 20, "no row of b is left .*: it has 5, and its share of --eval-rows 20 is 10"),
         ({"a": 3, "b": 3}, [0, 0], 0, "--weights: all are 0"),
     ],
 )
