@@ -32,8 +32,10 @@ $(VENV)/.sweep: $(VENV)/.done
 	$(ENVIRONMENT) $(VENV) --editable ".[train,sweep]"
 	touch $@
 
+# Of TRL, its chat templates of well-known models, so without what it imports.
 $(VENV)/.dev: $(VENV)/.done
 	$(ENVIRONMENT) $(VENV) --editable ".[train,sweep,dev]"
+	$(BIN)/python -m pip install --quiet --no-deps trl==1.16.0
 	touch $@
 
 $(VENV)/.trackers: $(VENV)/.done

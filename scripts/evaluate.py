@@ -70,11 +70,11 @@ def run(args: argparse.Namespace) -> None:
     """Check the input, compute losses, generate and score both models' answers, and write them."""
     examples = read_examples(args.tokens / "eval.jsonl", args.examples)
     check_prompts(examples, args.max_new_tokens, loading.limits(args.model))
-    samples = [sample(example, args) for example in examples]
     questions = sql_questions(examples, args) if "sql" in args.metrics else [None] * len(examples)
     loading.check_model(args.model, [args.adapter])
     decoder = tokenizer.load(args.model)
     stop_ids = loading.stop_token_ids(args.model, decoder)
+    samples = [sample(example, args, reference(example["response_ids"], decoder, stop_ids)) for example in examples]
 
     args.output.mkdir(parents=True, exist_ok=True)
     model = loading.load_model(args.model, {SIDES["adapter"]: args.adapter}, args.dtype)
@@ -127,7 +127,12 @@ def check_prompts(examples: list[Example], max_new_tokens: int, limits: loading.
         )
 
 
-def sample(example: Example, args: argparse.Namespace) -> dict[str, Any]:
+def reference(response_ids: list[int], decoder: Any, stop_ids: frozenset[int]) -> str:
+    """The text of a reference, decoded as an answer is: without special tokens, and without the one that ends it."""
+    return decoder.decode(response_ids[:-1] if response_ids[-1] in stop_ids else response_ids)
+
+
+def sample(example: Example, args: argparse.Namespace, reference: str) -> dict[str, Any]:
     """A line of samples.jsonl without its answers: all that is needed to send the same prompt to a server."""
     question = {key: example[key] for key in ("messages", "tools") if key in example}
     return {
@@ -135,7 +140,7 @@ def sample(example: Example, args: argparse.Namespace) -> dict[str, Any]:
         **question,
         "prompt_token_ids": example["prompt_ids"],
         "max_new_tokens": args.max_new_tokens,
-        "reference": example["response"],
+        "reference": reference,
     }
 
 

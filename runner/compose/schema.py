@@ -160,7 +160,8 @@ class Dataset:
         "a folder by save_to_disk, or a hub id; or a list of them, to mix", "",
     )  # fmt: skip
     weights: list[float] = key(
-        "share of each path of a list in the rows to train on and to hold out, such as [3,1]; default: all rows of all", []
+        "share of each path of a list in the rows to train on and to hold out, such as [3,1]; default: all rows of all",
+        [],
     )
     revision: str | None = key("commit, tag or branch of a hub data set", None)
     split: str = key("split of a hub data set", "train")

@@ -14,6 +14,7 @@ from transformers import LlamaForCausalLM
 
 import evaluate
 from common import program
+from common.data import tokenizer
 from common.inference.sql_scores import SqlChecker
 
 
@@ -71,6 +72,14 @@ def test_answers_do_not_depend_on_the_batch(evaluation, tiny_model, tiny_adapter
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["examples"] == 4
     assert "execution_accuracy" not in report["adapter"]
+
+
+def test_a_reference_is_decoded_as_an_answer_is(tiny_model):
+    """A call of a tool may be written with special tokens, and the decoded answer has none."""
+    decoder = tokenizer.load(tiny_model)
+    ids = decoder.encode("<s>call(a)</s>").ids
+    assert evaluate.reference(ids, decoder, frozenset({1})) == "call(a)"
+    assert evaluate.reference(ids[:-1], decoder, frozenset({1})) == "call(a)", "a truncated one has no end"
 
 
 def test_the_scores_of_answers():

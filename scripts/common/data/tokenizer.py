@@ -29,7 +29,7 @@ class Text(NamedTuple):
     Attributes:
         pieces: the whole text, cut before and after each answer: every second piece is learnt.
         prompt: what comes before the last answer.
-        response: the last answer, without the mark of its end.
+        response: the words of the last answer; of a call of tools, what the chat template writes.
         conversation: of a chat, its turns; `answers` are those of this example.
         altered: whether the chat template wrote other words than the answers'.
     """
@@ -127,13 +127,15 @@ class PromptTokenizer:
 
     def _text(self, conversation: Conversation, pieces: list[str]) -> Text:
         chat, altered = self._chat(), False
-        answers = (conversation.messages[place] for place in conversation.answers)
+        answers = [conversation.messages[place] for place in conversation.answers]
         for answer, prompt, text in zip(answers, pieces[::2], pieces[1::2], strict=True):
             if not chat.writes(answer, prompt, text):
                 if answer.get("tool_calls"):
                     raise Unusable("the model's chat template does not write tool calls")
                 altered = True
-        return Text(pieces, "".join(pieces[:-1]), pieces[-1].removesuffix(chat.end_mark), conversation, altered)
+        called = answers[-1].get("tool_calls")
+        response = pieces[-1].removesuffix(chat.end_mark) if called else answers[-1]["content"]
+        return Text(pieces, "".join(pieces[:-1]), response, conversation, altered)
 
     def _chat(self) -> ChatTemplate:
         assert self.chat is not None, "a conversation needs a chat template"

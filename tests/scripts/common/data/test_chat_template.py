@@ -327,6 +327,7 @@ def test_thoughts_are_learnt_as_the_template_writes_them(model, name, answer):
     tokenizer = PromptTokenizer(with_template(model, source), TURNS_TEMPLATE)
     (text,) = tokenizer.texts({"messages": [DIALOGUE[0], answer]})
     assert text.pieces[1] == expected
+    assert text.response == answer["content"]
     assert not text.altered
 
 
