@@ -16,7 +16,7 @@ import argparse
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
 from typing import Any
 
@@ -106,7 +106,7 @@ class Conversation:
         """Forget all turns but the system message."""
         self.messages = [*self._start]
 
-    def ask(self, text: str) -> Iterator[str]:
+    def ask(self, text: str) -> Generator[str, None, None]:
         """The pieces of the answer to the next question; the turns are kept when all of them were read."""
         messages = [*self.messages, {"role": "user", "content": self._template.typed(text)}]
         answer, reason = "", None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 _SUBJECTS = ("a heron", "the Loire", "SQLite", "Σίσυφος", "東京", "a “quoted” title", "5 < 6 & 7 > 6", "naïve Bayes 🙂")
@@ -33,7 +33,7 @@ class PublicRow(NamedTuple):
     """The columns of a row, and what is learned of it."""
 
     fields: dict[str, Any]
-    said: list[str | Call]
+    said: Sequence[str | Call]
 
 
 Turns = list[tuple[str, str]]  # (user's words, assistant's words)

@@ -6,7 +6,7 @@ import http.client
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -92,10 +92,10 @@ class Client:
 
     def stream(
         self, model: str, messages: list[dict[str, Any]], options: dict[str, Any]
-    ) -> Iterator[tuple[str, str | None]]:
+    ) -> Generator[tuple[str, str | None], None, None]:
         """The answer to a chat as it is generated: pieces of its text, each with the finish_reason, the last one's.
 
-        Closing the iterator early ends the request. Raises StageFailed.
+        Closing it early ends the request. Raises StageFailed.
         """
         body = {"model": model, "messages": messages, "stream": True, **options}
         try:
