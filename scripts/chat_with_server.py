@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     """Answer each question until there are no more."""
     template = args.template or Template()
     if args.template and not args.template.chat:
-        raise BadInput("--template: its rows are plain prompts, not chats: ask one prompt at a time")
+        raise BadInput("--template: the model was trained on plain prompts, not on chats: ask one prompt at a time")
     client = Client(args.host, args.port, args.timeout)
     served = client.models()
     if args.model and args.model not in served:

@@ -133,7 +133,7 @@ def test_without_a_template_the_text_is_sent_as_it_is(server: Server) -> None:
 @pytest.mark.parametrize(
     ("flags", "template", "message"),
     [
-        ([], {"sections": ["{q}"], "response": "{a}"}, "--template: its rows are plain prompts, not chats"),
+        ([], {"sections": ["{q}"], "response": "{a}"}, "the model was trained on plain prompts, not on chats"),
         (["--model", "nobody"], TURNS, "--model nobody: the server serves base, sql, chat"),
         (["--port", "9"], TURNS, "--port 9: no server answers on 127.0.0.1"),
     ],

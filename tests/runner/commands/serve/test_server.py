@@ -160,6 +160,9 @@ def test_adapters_of_several_runs_are_served_asked_listed_and_stopped(tmp_path, 
     assert len({answer["text"] for answer in answers.values()}) == 3, answers
     runner(tmp_path, "ask", "a question " * 32, "--max-tokens", "1")  # longer than a file's name may be
     assert "no such server" in runner(tmp_path, "ask", "a", "--server", "other", status=2)
+    assert "trained on plain prompts, not on chats" in runner(tmp_path, "ask", "--models", "two", status=2)
+    assert "a conversation is with one model" in runner(tmp_path, "ask", "--models", "one", "two", status=2)
+    assert "--system: is for a conversation" in runner(tmp_path, "ask", "a", "--system", "b", status=2)
 
     assert "this run has no stage export" in runner(tmp_path, "serve", server.run.name.partition("-serve")[0] + "-s",
                                                       status=2)  # fmt: skip
