@@ -82,7 +82,8 @@ def follow_to_end(run: Run, target: Target, console: Console) -> int:
     """Follow a started run to its end and fetch its results. Returns the exit status, 0 for one that finished."""
     follower = Follower(run.steps, console)
     try:
-        follow(run, target, follower, console)
+        with terminate_as_interrupt():
+            follow(run, target, follower, console, target.follow(run))
     except KeyboardInterrupt as stop:
         return _leave(run, target, console, ask=not isinstance(stop, Interrupted))
     if follower.state != "finished":
@@ -91,12 +92,12 @@ def follow_to_end(run: Run, target: Target, console: Console) -> int:
     return 0
 
 
-def follow(run: Run, target: Target, follower: Follower, console: Console) -> None:
-    """Show the progress of a started run until it ends, feed its tracker, and fetch its results."""
+def follow(run: Run, target: Target, follower: Follower, console: Console, lines: Iterator[bytes]) -> None:
+    """Show the event stream `lines` of a started run until it ends, feed its tracker, and fetch its results."""
     tracker = trackers.of(run.typed_tracker())
     feed = trackers.feed(tracker, run, lambda text: console.print(Text(text, style="yellow"), soft_wrap=True))
-    with terminate_as_interrupt(), feed as tracked:
-        follower.follow(tracked.passing(target.follow(run)))
+    with feed as tracked:
+        follower.follow(tracked.passing(lines))
         target.fetch(run, adapter=run.recipe["target"]["fetch"] == "auto")
 
 

@@ -401,6 +401,15 @@ class Sweep:
         "which direction is better; default: higher scores, lower losses", None, choices=("minimize", "maximize")
     )
     stop_on_failure: bool = key("stop the sweep when a trial fails", False)
+    pruner: str = key(
+        "end trials whose held-out loss falls behind while training; needs train.eval_every",
+        "none",
+        choices=("none", "successive_halving"),
+    )
+    reduction_factor: int = key("of this many trials at a rung, the pruner lets one go on", 3, minimum=2)
+    min_resource: int | None = key(
+        "optimizer steps before the pruner's first rung; default: train.eval_every", None, minimum=1
+    )
     max_cost: float | None = key("start no more trials when they have cost this, US dollars", None, minimum=0)
     max_hours: float | None = key("start no more trials when they have used a machine for these hours", None, minimum=0)
 

@@ -16,6 +16,7 @@ EXECUTOR_LOG = "executor.log"
 JOB = "scheduled.json"  # the scheduler that starts the run, and its ids: {"scheduler": NAME, "ids": [...]}
 NODES = "nodes.json"  # through which the nodes of a step find each other
 CANCELLED = "cancelled"  # exists once the run was cancelled: a job that has not begun then does nothing
+PRUNED = "pruned"  # exists in the record of a trial that its sweep ended early; says why
 KILLED = "killed"  # exists in the record of a run elsewhere when its machine said that it was killed
 SECRETS = "secrets.json"  # environment variables that no command line or record may show
 HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # the variables that may be in it

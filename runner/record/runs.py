@@ -107,15 +107,23 @@ class Run:
 
     @property
     def state(self) -> str:
-        """finished, failed, stopped or running; killed, if it ended without reporting.
+        """finished, failed, stopped, pruned or running; killed, if it ended without reporting.
 
         Of a run elsewhere the last state that was received; `away` if that was not an end.
         """
         if (self.folder / run_folder.JOB).exists():
             read_json(self.folder / run_folder.JOB, contents.JOB)
         state = agent.state(self.folder)
+        if state == "stopped" and self.prune_reason is not None:
+            return "pruned"
         is_away = state == "killed" and self.where != HERE and not (self.folder / run_folder.KILLED).exists()
         return "away" if is_away else state
+
+    @property
+    def prune_reason(self) -> str | None:
+        """Why its sweep ended it early; None if it did not."""
+        file = self.folder / run_folder.PRUNED
+        return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else None
 
     @property
     def where(self) -> str:

@@ -35,6 +35,8 @@ TRIALS = {
     "rslora, schedule, warm-up": ("--rslora", "--schedule", "cosine", "--warmup-ratio", "0.3"),
     "weight decay, no clipping": ("--weight-decay", "0.1", "--max-grad-norm", "0"),
     "other data": ("--max-steps", "4", "--data", "other"),
+    "evaluations, best kept": ("--eval-every", "2", "--keep", "best", "--early-stopping-patience", "2"),
+    "other evaluations": ("--eval-every", "1", "--keep", "best", "--learning-rate", "0.02", "--alpha", "4"),
 }
 DROPOUT = ("--dropout", "0.1")
 ANOTHER_DROPOUT = ("--dropout", "0.5", "--seed", "1", "--alpha", "8")

@@ -62,6 +62,9 @@ _EXECUTION = (
     "hydra.sweeper.n_jobs=",
     "sweep.stop_on_fail",
     "sweep.max_",
+    "sweep.pruner=",
+    "sweep.reduction_factor=",
+    "sweep.min_resource=",
 )
 
 
@@ -287,7 +290,7 @@ def _readable_trials(planned: Sweep) -> list[runs.Run]:
 def _show(planned: Sweep, console: Console, stopped: str) -> int:
     """Print the trials so far and how to resume. Returns how many have finished."""
     trials = _readable_trials(planned)
-    finished = sum(trial.state == "finished" for trial in trials)
+    finished = sum(trial.state in ("finished", "pruned") for trial in trials)
     if trials:
         leaderboard.show(trials, planned.objective, planned.keys, console)
     if stopped:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,10 +17,11 @@ from rich.console import Console
 from rich.text import Text
 
 from runner import targets
-from runner.commands.lifecycle import follow, start
+from runner.commands.lifecycle import follow, start, terminate_as_interrupt
 from runner.commands.progress import Follower
 from runner.commands.sweep.budget import Budget
 from runner.commands.sweep.leaderboard import values_of
+from runner.commands.sweep.pruning import Pruner, held_out_losses, pruner_of, watch
 from runner.compose.recipe import Composed, from_hydra, prepare_hydra
 from runner.errors import RecipeError
 from runner.execute import files
@@ -31,6 +34,9 @@ from runner.record.ranking import Objective
 from runner.record.runs import Run, every, readable
 
 T = TypeVar("T")
+
+_FOLLOWED_AT_ONCE = 8  # trials, over a connection each; sshd accepts 10 at a time
+_HELD_OUT_LOSS = "train.eval_loss_end"
 
 
 class SweepStopped(BaseException):
@@ -60,6 +66,7 @@ class Trial:
     run: Run
     plan: Plan
     target: targets.Target
+    pruner: Pruner | None
     is_done: bool
     is_running: bool
 
@@ -86,8 +93,9 @@ class Job:
         if os.getpid() != self.sweep_pid:
             die_with_parent()
         try:
-            trial = self.prepare(config)
-            return trial and self._attempt(trial.number, lambda: self._run(trial))
+            with terminate_as_interrupt():
+                trial = self.prepare(config)
+                return trial and self._attempt(trial.number, lambda: self._run(trial))
         except KeyboardInterrupt:
             if os.getpid() != self.sweep_pid != os.getppid():
                 os._exit(130)  # a process of joblib would keep waiting for work from a sweep that has ended
@@ -106,13 +114,29 @@ class Job:
         self._check_budget_before(waiting)
         _start_together(waiting)
         try:
-            return [
-                trial and self._attempt(trial.number, lambda trial=trial: self._end_if_paid(trial)) for trial in trials
-            ]
+            with ThreadPool(_FOLLOWED_AT_ONCE) as pool:
+                values = dict(self._ended(pool, [trial for trial in trials if trial]))
         except BaseException:
             for trial in started:
-                trial.target.cancel(trial.run)
+                targets.of_run(trial.run).cancel(trial.run)  # the connection of `trial.target` may be in use
             raise
+        return [trial and values[trial.number] for trial in trials]
+
+    def _ended(self, pool: ThreadPool, trials: Sequence[Trial]) -> Iterator[tuple[int, float | None]]:
+        """The numbers and objectives of trials as they end. Raises SweepStopped when the others must not go on."""
+        left = {trial.number for trial in trials if not trial.is_done}
+        for trial, outcome in pool.imap_unordered(self._outcome, trials):
+            left.discard(trial.number)
+            yield trial.number, self._attempt(trial.number, partial(_value_of, outcome))
+            if left and not trial.is_done:
+                self._check_budget()
+
+    def _outcome(self, trial: Trial) -> tuple[Trial, float | Exception | None]:
+        """Follow one of many trials to its end, in a thread. Returns its objective, or why it failed."""
+        try:
+            return trial, self._end(trial, with_bar=False)
+        except (RecipeError, _Failed) as error:
+            return trial, error
 
     def _attempt(self, number: int, work: Callable[[], T]) -> T | None:
         try:
@@ -146,12 +170,13 @@ class Job:
         self._say(number, varying(composed.overrides, self.keys), "bold")
         target = targets.of(composed.recipe.target)
         folder, plan = folder_of(self.sweep, number), target.plan(composed.recipe)
+        pruner = pruner_of(composed.recipe)
         wait(folder)
-        done = is_done(folder, plan)
+        done = is_done(folder, plan) or (pruner is not None and is_pruned(folder, plan))
         running = not done and has_steps_of(folder, plan) and is_running(Run(folder))
         if not done and not running:
             self._record(number, composed, plan, folder)
-        return Trial(number, Run(folder), plan, target, done, running)
+        return Trial(number, Run(folder), plan, target, pruner, done, running)
 
     def _record(self, number: int, composed: Composed, plan: Plan, folder: Path) -> None:
         if folder.exists():
@@ -165,38 +190,51 @@ class Job:
             self._check_budget_before([trial])
             start(trial.run, trial.target, attached=True)
         try:
-            return self._end(trial)
+            return self._end(trial, with_bar=os.getpid() == self.sweep_pid)
         except _Failed:
             raise
         except BaseException:
             trial.target.cancel(trial.run)
             raise
 
-    def _end_if_paid(self, trial: Trial) -> float | None:
-        """Follow one of many submitted trials to its end. Raises OutOfBudget if nothing is left for it."""
-        if not trial.is_done:
-            self._check_budget()
-        return self._end(trial)
+    def _end(self, trial: Trial, with_bar: bool) -> float | None:
+        """Follow a started trial to its end and return its objective.
 
-    def _end(self, trial: Trial) -> float | None:
-        """Follow a started trial to its end and return its objective."""
-        outcome = "finished before"
+        At most one has a bar: bars of several threads or processes would overwrite each other.
+        """
         if not trial.is_done:
-            self._follow(trial)
-            outcome = f"finished in {trial.run.seconds():.1f} s"
+            self._follow(trial, with_bar)
+        when = "before" if trial.is_done else f"in {trial.run.seconds():.1f} s"
+        if trial.run.state == "pruned":
+            self._say(trial.number, f"pruned {when}: {trial.run.prune_reason}", "yellow")
+            return self._value_of_pruned(trial.run)
         value = self.objective.of(trial.run)
-        self._say(trial.number, f"{outcome}: {self.objective.text(value)}", "green")
+        self._say(trial.number, f"finished {when}: {self.objective.text(value)}", "green")
         return value
 
-    def _follow(self, trial: Trial) -> None:
-        visible = os.getpid() == self.sweep_pid  # bars of several processes would overwrite each other
-        follower = _Bar(trial.plan.steps, Console(quiet=not visible))
-        follow(trial.run, trial.target, follower, Console())
-        if follower.state != "finished":
+    def _value_of_pruned(self, run: Run) -> float | None:
+        """What a search learns from a pruned trial: the held-out loss so far, if that is what it optimizes."""
+        losses = held_out_losses(run)
+        return losses[max(losses)] if losses and self.objective.metric == _HELD_OUT_LOSS else None
+
+    def _follow(self, trial: Trial, with_bar: bool) -> None:
+        follower = _Bar(trial.plan.steps, Console(quiet=not with_bar))
+        lines = trial.target.follow(trial.run)
+        if trial.pruner:
+            lines = watch(lines, trial.run, trial.pruner)
+        follow(trial.run, trial.target, follower, Console(), lines)
+        if follower.state != "finished" and trial.run.state != "pruned":
             raise _Failed(f"{follower.failed_stage or 'run'}: {follower.reason}")
 
     def _say(self, number: int, text: str, style: str) -> None:
         Console().print(Text(f"trial {number}: {text}", style=style), soft_wrap=True)
+
+
+def _value_of(outcome: float | Exception | None) -> float | None:
+    """The objective of a trial that ended; raises why it failed."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def _start_together(trials: Sequence[Trial]) -> None:
@@ -224,6 +262,11 @@ def folder_of(sweep: Path, number: int) -> Path:
 def is_done(folder: Path, plan: Plan) -> bool:
     """Whether a trial has finished with exactly the steps of `plan`: options, programs and inputs."""
     return is_finished(folder) and has_steps_of(folder, plan)
+
+
+def is_pruned(folder: Path, plan: Plan) -> bool:
+    """Whether the sweep has ended a trial with exactly the steps of `plan` early."""
+    return has_steps_of(folder, plan) and Run(folder).state == "pruned"
 
 
 def has_steps_of(folder: Path, plan: Plan) -> bool:

@@ -16,7 +16,7 @@ from runner.record.runs import Run
 
 _MOST_SAMPLES = 300  # a page with more is slow to open
 _FILTERS = {"all": "All", "right": "Right", "wrong": "Wrong", "changed": "Changed"}
-_UNFINISHED = {"running": "In progress", "stopped": "Stopped"}
+_UNFINISHED = {"running": "In progress", "stopped": "Stopped", "pruned": "Pruned"}
 
 
 def document(run: Run) -> Document:
@@ -46,7 +46,7 @@ def verdict(run: Run) -> Verdict:
     if failed:
         return Verdict(f"Failed in {failed[0]['stage']}", bad=True, reason=failed[0]["reason"])
     if run.state != "finished":
-        return Verdict(_UNFINISHED.get(run.state, "Ended before it was done"))
+        return Verdict(_UNFINISHED.get(run.state, "Ended before it was done"), reason=run.prune_reason or "")
     report, training = run.result("evaluate", "report.json"), run.result("train", "training.json") or {}
     if report:
         return _measured(report)

@@ -41,4 +41,4 @@ class Tracker:
     def finish(self, run: Run, metrics: Mapping[str, float], notes: str) -> None:
         self._run.summary.update(dict(metrics))
         self._run.notes = notes
-        self._run.finish(exit_code=0 if run.state == "finished" else 1)
+        self._run.finish(exit_code=0 if run.state in ("finished", "pruned") else 1)
