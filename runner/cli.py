@@ -41,6 +41,7 @@ COMMANDS = {
     "compare": ("runner.commands.records", "compare runs: their metrics and the keys that differ"),
     "report": ("runner.commands.records", "write an HTML report of one or more runs"),
     "diff": ("runner.commands.records", "show what differs between two recipes or runs"),
+    "sweep": ("runner.commands.sweep.status", "show how far a sweep is, or run one of its trials again"),
     "rerun": ("runner.commands.rerun", "repeat a run exactly, from scratch, and compare the metrics"),
     "generate": ("runner.commands.serve.generate", "answer a file of prompts with the base model and the adapters"),
     "export": ("runner.commands.export", "write what a run trained to a folder with a model card"),

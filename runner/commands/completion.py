@@ -16,6 +16,7 @@ from runner.commands import options
 from runner.compose.groups import list_groups
 from runner.compose.recipe import recipe_names
 from runner.errors import RecipeError
+from runner.execute.run_folder import SWEEP
 from runner.record import runs
 
 _STARTUP = {"bash": ".bashrc", "zsh": ".zshrc"}
@@ -65,6 +66,11 @@ def served(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> Iterable[s
 def run_names(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
     """Names of recorded runs."""
     return ["last", *(run.name for run in runs.recorded(parsed_args.folder))]
+
+
+def sweep_names(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
+    """Names of recorded sweeps."""
+    return ["last", *(file.parent.name for file in (parsed_args.folder / "sweeps").glob(f"*/{SWEEP}"))]
 
 
 def add_completion(parser: argparse.ArgumentParser) -> None:

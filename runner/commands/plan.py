@@ -15,7 +15,8 @@ from runner.commands import tables
 from runner.commands.arguments import add_recipe
 from runner.commands.lifecycle import say_notes
 from runner.commands.tables import terminal
-from runner.compose.recipe import compose
+from runner.compose.overrides import check_overrides
+from runner.compose.recipe import compose, locate
 from runner.compose.schema import Architecture, Hardware, Recipe
 from runner.execute.store import Store
 from runner.metrics import duration
@@ -59,17 +60,18 @@ def _derived(recipe: Recipe, plan: Plan, store: Store) -> Iterator[tuple[str, st
     architecture = feasibility.architecture_of(recipe)
     if architecture:
         yield from _shapes(recipe, architecture)
-    steps, origin = training_steps(recipe, _statistics(plan, store))
+    steps, origin = training_steps(recipe, statistics_of(plan, store))
     yield "training steps", f"{steps}: {origin}" if steps else origin
     if architecture:
         yield from _needs(recipe, feasibility.estimate(recipe, architecture))
     if recipe.serve.engine == "vllm" and recipe.sdk.vllm_install and not recipe.serve.image:
         yield "install first", recipe.sdk.vllm_install
     time = training_time.training_time(recipe, architecture, steps) if architecture and steps else None
-    yield from _time_and_price(recipe, time)
+    yield from _time_andprice(recipe, time)
 
 
-def _price(hardware: Hardware) -> str:
+def price(hardware: Hardware) -> str:
+    """The price of a machine, with where it is from."""
     details = (hardware.price_kind, hardware.price_region, hardware.price_date)
     price = hardware.price_per_hour or 0.0
     exact = f"{price:.2f}" if round(price, 2) == price else f"{price:g}"  # $21.50, $2.235
@@ -102,7 +104,8 @@ def _needs(recipe: Recipe, needs: Estimate) -> Iterator[tuple[str, str]]:
     yield "disk", gib(sum(needs.disk.values()))
 
 
-def _statistics(plan: Plan, store: Store) -> Path:
+def statistics_of(plan: Plan, store: Store) -> Path:
+    """Where `tokenize` writes how many sequences there are."""
     step = next(step for step in plan.steps if step.stage == "tokenize")
     return store.path(step.key) / "statistics.json"
 
@@ -120,14 +123,14 @@ def training_steps(recipe: Recipe, statistics: Path) -> tuple[int | None, str]:
     return training_time.steps(recipe, sequences), f"{sequences} sequences / ({batch}) x {train.epochs} epoch(s)"
 
 
-def _time_and_price(recipe: Recipe, time: Range | None) -> Iterator[tuple[str, str]]:
+def _time_andprice(recipe: Recipe, time: Range | None) -> Iterator[tuple[str, str]]:
     """How long the training takes by its operations, and what that costs."""
     if time:
         shares = " to ".join(f"{100 * share:g}" for share in UTILIZATION)
         span = f"{duration(time.shortest)} to {duration(time.longest)}"
         yield "training time", f"{span}, if it reaches {shares} % of the peak; without compilation, not measured"
     if recipe.hardware.price_per_hour:
-        yield "price", _price(recipe.hardware)
+        yield "price", price(recipe.hardware)
         if time:
             low, high = time.cost(recipe.hardware.price_per_hour, recipe.parallel.nodes)
             yield "training cost", f"${low:,.2f} to ${high:,.2f}"
@@ -139,11 +142,14 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--json", action="store_true", help="as JSON")
     form.add_argument("--shell", action="store_true", help="as a bash script that runs the same steps by hand")
     form.add_argument("--manifests", action="store_true", help="what Slurm, Kubernetes or Ray would receive")
+    form.add_argument("-m", "--multirun", action="store_true", help="what a sweep runs, takes and costs")
     add_recipe(parser, "*")
     parser.set_defaults(command=_plan)
 
 
 def _plan(args: argparse.Namespace) -> int:
+    if args.multirun:
+        return _plan_sweep(args)
     composed = compose(args.recipe, args.overrides)
     recipe = composed.recipe
     target = targets.of(recipe.target)
@@ -157,4 +163,14 @@ def _plan(args: argparse.Namespace) -> int:
         print(target.manifests(plan), end="")
     else:
         show(recipe, plan, terminal())
+    return 0
+
+
+def _plan_sweep(args: argparse.Namespace) -> int:
+    from runner.commands.sweep import preview, sweep  # 0.3 s that a single plan need not spend
+
+    source = locate(args.recipe)
+    check_overrides(args.overrides, source)
+    with sweep.planned(source, args.overrides) as planned:
+        preview.show(planned, terminal())
     return 0

@@ -96,6 +96,9 @@ def compare(several: Sequence[Run], console: Console) -> None:
     columns = {name: [_metric(name, values) for values in metrics] for name in measured}
     differ = differing([run.recipe for run, _ in ranked])
     keys = {key: [str(value) for value in values] for key, values in differ.items()}
+    states = [run.state for run, _ in ranked]
+    if set(states) != {"finished"}:
+        columns["state"] = states
     if len(keys) <= _MOST_COLUMNS:
         table = tables.table("run", *keys, *columns)
         for row in zip(run_names, *keys.values(), *columns.values(), strict=True):

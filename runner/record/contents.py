@@ -53,7 +53,7 @@ RESULTS: Mapping[str, Shape] = {
     "smoke.json": {"equal_to_evaluation": int, "prompts": int, "differs_from_base": int},
     "statistics.json": {"seq_len": int},
 }
-SWEEP: Shape = {"objective": str, "direction": str}
+SWEEP: Shape = {"objective": str, "direction": str, "keys": Maybe([str]), "trials": Maybe(int)}
 JOB: Shape = {"scheduler": str, "ids": [str]}
 RECIPE: Shape = {
     "name": str,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from runner.record.runs import Run
 
@@ -14,10 +15,27 @@ def cost(run: Run) -> float | None:
 
 
 def machine_hours(run: Run) -> float:
-    """The time of all stages on all their machines: interrupted attempts count, waiting in a queue does not."""
+    """The time of all stages on all their machines: attempts that were stopped, were interrupted or failed count,
+    waiting in a queue does not.
+    """
     machines = {step["stage"]: step.get("nodes", 1) for step in run.plan["steps"]}
-    ended = (event for event in run.events() if event["event"] == "step" and "seconds" in event)
-    return sum(event["seconds"] * machines.get(event["stage"], 1) for event in ended) / 3600
+    return sum(seconds * machines.get(stage, 1) for stage, seconds in _attempts(run.events())) / 3600
+
+
+def _attempts(events: Iterable[dict[str, Any]]) -> Iterator[tuple[str, float]]:
+    """Each attempt at a stage and its seconds: from its beginning to its end, or to the last event of one killed."""
+    stage, begun, last = "", 0.0, 0.0
+    for event in events:
+        time = event.get("time", last)
+        is_restart = event["event"] == "run" and event["state"] == "started"
+        if stage and (event["event"] == "run" or event.get("state") in ("finished", "failed", "cached")):
+            yield stage, (last if is_restart else time) - begun
+            stage = ""
+        elif event.get("state") == "begun":
+            stage, begun = event["stage"], time
+        last = time
+    if stage:
+        yield stage, last - begun
 
 
 def total(runs: Iterable[Run]) -> float | None:

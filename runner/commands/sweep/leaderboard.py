@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.text import Text
@@ -14,17 +14,34 @@ from runner.record.ranking import Objective
 from runner.record.runs import Run
 
 
-def show(runs: Sequence[Run], objective: Objective, keys: Sequence[str], console: Console) -> None:
-    """Print all trials, best first, with their values of `keys`."""
+def show(
+    runs: Sequence[Run],
+    objective: Objective,
+    keys: Sequence[str],
+    console: Console,
+    states: Mapping[Run, str] | None = None,
+) -> None:
+    """Print all trials, best first, with their values of `keys`. Their `states` are by default those recorded."""
     headings = ("trial", *_headings([*keys, objective.metric]), "seconds", "state")
     table = tables.table(*headings, title=f"{objective.metric}, best first", title_justify="left")
     for run in sorted(runs, key=lambda run: (objective.sort_key(objective.of(run)), run.name)):
         values = values_of(run.manifest["overrides"])
         value = objective.of(run)
         score = "-" if value is None else RANKING[objective.metric].text(value)
-        cells = (run.name, *(values.get(key, "-") for key in keys), score, f"{run.seconds():.1f}", run.state)
+        state = _with_progress(run, (states or {}).get(run, run.state))
+        cells = (run.name, *(values.get(key, "-") for key in keys), score, f"{run.seconds():.1f}", state)
         table.add_row(*map(Text, cells), style="red" if run.state == "failed" else "")
     console.print(table)
+
+
+def _with_progress(run: Run, state: str) -> str:
+    """The state of a trial, with its stage and how far that is if it has not ended in order."""
+    stage = next(reversed(run.stages()), "")
+    if state == "finished" or not stage:
+        return state
+    last = next((event for event in reversed(list(run.events())) if event["event"] in ("progress", "step")), {})
+    progress = f" {last['done']}/{last['total']}" if last.get("event") == "progress" else ""
+    return f"{state}: {stage}{progress}"
 
 
 def _headings(keys: Sequence[str]) -> list[str]:

@@ -71,9 +71,7 @@ def pruner_of(recipe: Recipe) -> Pruner | None:
     if recipe.sweep.pruner == "none":
         return None
     if not recipe.train.eval_every:
-        raise RecipeError(
-            "sweep.pruner: it compares held-out losses while training; set train.eval_every, such as 50"
-        )
+        raise RecipeError("sweep.pruner: it compares held-out losses while training; set train.eval_every, such as 50")
     return Pruner(recipe.sweep.min_resource or recipe.train.eval_every, recipe.sweep.reduction_factor)
 
 
@@ -118,4 +116,3 @@ def _evaluation(event: dict[str, Any]) -> dict[int, float]:
     """The held-out loss in an event by its step; empty for another event."""
     is_evaluation = training_curve.is_training_step(event) and "eval_loss" in event["values"]
     return {event["at"]: event["values"]["eval_loss"]} if is_evaluation else {}
-

@@ -42,6 +42,7 @@ from runner import targets
 from runner.commands.lifecycle import say_notes, terminate_as_interrupt
 from runner.commands.sweep import launcher, leaderboard, optuna_study
 from runner.commands.sweep.budget import Budget, budget_of
+from runner.commands.sweep.pruning import pruner_of
 from runner.commands.sweep.trial import Job, OutOfBudget, SweepStopped, varying, wait
 from runner.compose.overrides import hydra_overrides
 from runner.compose.recipe import Composed, from_hydra, one_line, prepare_hydra
@@ -49,7 +50,7 @@ from runner.compose.url_secrets import without_secrets
 from runner.errors import RecipeError
 from runner.execute import files
 from runner.execute.run_folder import LOCK, SWEEP
-from runner.plan.model import Plan
+from runner.plan.model import Plan, Step
 from runner.record import create, ranking, runs, trackers
 
 # Each trial prints a line itself.
@@ -70,14 +71,17 @@ _EXECUTION = (
 
 @dataclass(frozen=True)
 class Sweep:
-    """A planned sweep: `size` trials in `folder`, in which `keys` vary. `steps` is what they run, if known."""
+    """A planned sweep: `size` trials in `folder`, in which `keys` vary.
+
+    `trials` are all of a grid, or examples if a search chooses them.
+    """
 
     source: Path
     overrides: Sequence[str]
     config: DictConfig
     keys: Sequence[str]
     size: int
-    steps: str
+    trials: Sequence[tuple[Composed, Plan]]
     folder: Path
     objective: ranking.Objective
     budget: Budget
@@ -89,13 +93,21 @@ def sweep(source: Path, overrides: Sequence[str], console: Console) -> int:
     Returns 0 if every trial has finished or the budget is used up, 1 if one failed, 130 if it was stopped. Raises
     RecipeError before any work.
     """
+    with planned(source, overrides) as plan:
+        recipe = plan.trials[0][0].recipe
+        create.prepare_folders(recipe, targets.of(recipe.target).local_store)
+        with exclusive(plan.folder):
+            return _run(plan, console)
+
+
+@contextmanager
+def planned(source: Path, overrides: Sequence[str]) -> Iterator[Sweep]:
+    """A planned sweep of the recipe at `source`, which Hydra can run within this context. Raises RecipeError."""
     prepare_hydra()
     launcher.prepare()
     try:
         with initialize_config_dir(config_dir=str(source.parent), version_base="1.3"):
-            planned = _plan(source, hydra_overrides(overrides))
-            with _exclusive(planned.folder):
-                return _run(planned, console)
+            yield _plan(source, hydra_overrides(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise RecipeError(f"{source}: {one_line(error)}{_missing_plugin(str(error))}") from error
 
@@ -126,11 +138,9 @@ def _plan(source: Path, args: Sequence[str]) -> Sweep:
     recipes = [composed.recipe for composed, _ in planned]
     overrides += launcher.chosen(recipes[0].target, args)
     size = len(trials) if _is_grid(config) else config.hydra.sweeper.n_trials
-    steps = _steps([plan for _, plan in planned]) if _is_grid(config) else ""
     objective = ranking.objective(recipes[0])
-    create.prepare_folders(recipes[0], targets.of(recipes[0].target).local_store)
     folder = _folder(source, args, Path(recipes[0].paths.runs))
-    return Sweep(source, overrides, config, keys, size, steps, folder, objective, budget_of(recipes[0]))
+    return Sweep(source, overrides, config, keys, size, planned, folder, objective, budget_of(recipes[0]))
 
 
 def _overrides_by_key(config: DictConfig) -> dict[str, Override]:
@@ -190,6 +200,7 @@ def _plan_trial(source: Path, config: DictConfig, overrides: Sequence[str], labe
         composed = from_hydra(trial, trial.hydra, source)
         plan = targets.of(composed.recipe.target).plan(composed.recipe)
         trackers.of(composed.recipe.tracker)
+        pruner_of(composed.recipe)
     except (RecipeError, HydraException, OmegaConfBaseException) as error:
         problem = str(error) if isinstance(error, RecipeError) else one_line(error)
         raise RecipeError(f"{label}: {problem}") from error
@@ -198,11 +209,17 @@ def _plan_trial(source: Path, config: DictConfig, overrides: Sequence[str], labe
 
 def _steps(plans: Sequence[Plan]) -> str:
     """How often each stage runs if nothing is in the store yet: trials share the steps with the same fingerprint."""
-    stages = {step.stage: step.cached for plan in plans for step in plan.steps}
-    keys = {stage: [step.key for plan in plans for step in plan.steps if step.stage == stage] for stage in stages}
-    return ", ".join(
-        f"{len(set(keys[stage]) if cached else keys[stage])} x {stage}" for stage, cached in stages.items()
-    )
+    stages = dict.fromkeys(step.stage for plan in plans for step in plan.steps)
+    return ", ".join(f"{len(distinct(plans, stage))} x {stage}" for stage in stages)
+
+
+def distinct(plans: Sequence[Plan], stage: str) -> dict[int, Step]:
+    """The steps of a stage that have to be made, each with the number of its first plan: those alike are shared."""
+    found: dict[str | int, tuple[int, Step]] = {}
+    for number, plan in enumerate(plans):
+        for step in (step for step in plan.steps if step.stage == stage):
+            found.setdefault(step.key if step.cached else number, (number, step))
+    return dict(found.values())
 
 
 def _folder(source: Path, args: Sequence[str], records: Path) -> Path:
@@ -216,7 +233,7 @@ def _folder(source: Path, args: Sequence[str], records: Path) -> Path:
 
 
 @contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[None]:
     """Lock the sweep's folder. Raises RecipeError if the same sweep is running."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("wb") as lock:
@@ -228,8 +245,9 @@ def _exclusive(folder: Path) -> Iterator[None]:
 def _run(planned: Sweep, console: Console) -> int:
     _write_description(planned)
     console.print(Text(f"sweep of {planned.size} trials in {planned.folder}"), soft_wrap=True)
-    if planned.steps:
-        console.print(Text(f"steps    {planned.steps}; those in the store are not run again"), soft_wrap=True)
+    if _is_grid(planned.config):
+        steps = _steps([plan for _, plan in planned.trials])
+        console.print(Text(f"steps    {steps}; those in the store are not run again"), soft_wrap=True)
     try:
         with terminate_as_interrupt():
             _launch(planned)

@@ -19,16 +19,22 @@ PRICE = "hardware.price_per_hour=36"
 
 
 def timed(run: Run, *seconds: float, nodes: int = 1) -> Run:
-    """The run as if its stage had been attempted for `seconds` each on `nodes` machines."""
+    """The run as if its stage had been attempted for `seconds` each on `nodes` machines, and been stopped each time."""
     plan = run.plan
     plan["steps"][0]["nodes"] = nodes
     (run.folder / "plan.json").write_text(json.dumps(plan))
     stream = run.folder / EVENTS
-    *before, last = stream.read_text().splitlines()
-    step = {"event": "step", "stage": "train", "state": "failed", "reason": "killed", "time": json.loads(last)["time"]}
-    kept = [line for line in before if "seconds" not in json.loads(line)]
-    attempts = [json.dumps({**step, "seconds": value}) for value in seconds]
-    stream.write_text("\n".join([*kept, *attempts, last]) + "\n")
+    begun, *_, last = [json.loads(line) for line in stream.read_text().splitlines()]
+    now, events = last["time"], []
+    for value in seconds:
+        step = {"event": "step", "stage": "train", "state": "begun", "time": now}
+        events += [
+            {**begun, "time": now},
+            step,
+            {"event": "run", "state": "stopped", "status": 130, "time": now + value},
+        ]
+        now += value + 1000  # until somebody starts it again
+    stream.write_text("".join(json.dumps(event) + "\n" for event in [*events, {**last, "time": now}]))
     return Run(run.folder)
 
 
@@ -36,6 +42,15 @@ def test_every_attempt_on_every_machine_is_paid(tmp_path: Path) -> None:
     run = a_run(tmp_path, PRICE)
     assert cost.cost(timed(run, 100.0)) == pytest.approx(1.0)
     assert cost.cost(timed(run, 50.0, 150.0, nodes=2)) == pytest.approx(4.0)
+
+
+def test_an_attempt_that_was_killed_is_paid_until_its_last_event(tmp_path: Path) -> None:
+    run = timed(a_run(tmp_path, PRICE), 100.0, 50.0)
+    stream = run.folder / EVENTS
+    begun, step, _, *rest = stream.read_text().splitlines()
+    progress = {"event": "progress", "done": 1, "total": 9, "unit": "step", "time": json.loads(step)["time"] + 40}
+    stream.write_text("\n".join([begun, step, json.dumps(progress), *rest]) + "\n")
+    assert cost.cost(Run(run.folder)) == pytest.approx(0.9)
 
 
 def test_without_a_price_nothing_is_shown(tmp_path: Path) -> None:

@@ -1,0 +1,146 @@
+"""`runner sweep`: how far a sweep is, and one of its trials again."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from runner import targets
+from runner.commands import lifecycle, questions
+from runner.commands.arguments import add_runs_folder, complete
+from runner.commands.sweep import leaderboard
+from runner.commands.tables import terminal
+from runner.compose.recipe import Composed
+from runner.errors import RecipeError, did_you_mean
+from runner.execute.run_folder import SWEEP
+from runner.metrics import duration
+from runner.record import contents, create, runs
+from runner.record.contents import read_json
+from runner.record.ranking import Objective
+from runner.record.runs import Run
+
+_ACTIVE = ("running", "away")
+_ENDED = ("finished", "pruned", "failed")
+
+
+def show(folder: Path, console: Console) -> None:
+    """Print the trials of a sweep, best first, which of them failed and why, the best so far, and what is left."""
+    sweep = read_json(folder / SWEEP, contents.SWEEP)
+    trials = runs.readable(runs.every(folder), lambda trial: (trial.state, trial.metrics(), trial.stages()))
+    states = _states(trials)
+    objective = Objective(sweep["objective"], sweep["direction"])
+    leaderboard.show(trials, objective, sweep.get("keys", []), console, states)
+    for run in trials:
+        _explain(run, console)
+    for name, text in (
+        ("trials", _counts(states, sweep.get("trials", len(trials)))),
+        ("best", _best(trials, objective)),
+        ("left", time_left(trials, sweep.get("trials", len(trials)))),
+        ("sweep", str(folder)),
+    ):
+        if text:
+            console.print(Text(f"{name:<8} {text}"), soft_wrap=True)
+
+
+def _states(trials: Sequence[Run]) -> dict[Run, str]:
+    """The state of each trial; of those on other machines as these report it."""
+    asked = questions.states([trial for trial in trials if trial.state == "away"])
+    return {trial: asked.get(trial, trial.state) for trial in trials}
+
+
+def _explain(run: Run, console: Console) -> None:
+    """Why a trial was pruned or has failed."""
+    failed = [event for event in run.stages().values() if event["state"] == "failed"]
+    if run.prune_reason and run.state == "pruned":
+        console.print(Text(f"{run.folder.name:<8} pruned: {run.prune_reason}", style="yellow"), soft_wrap=True)
+    elif failed:
+        reason = f"{failed[-1]['stage']}: {failed[-1]['reason']}"
+        console.print(Text(f"{run.folder.name:<8} failed: {reason}", style="red"), soft_wrap=True)
+
+
+def _counts(states: dict[Run, str], size: int) -> str:
+    found = [state.partition(":")[0] for state in states.values()]
+    counts = [f"{found.count(state)} {state}" for state in dict.fromkeys(found)]
+    waiting = [f"{size - len(found)} not started"] if size > len(found) else []
+    return f"{size}: {', '.join([*counts, *waiting])}"
+
+
+def _best(trials: Sequence[Run], objective: Objective) -> str:
+    measured = [(objective.sort_key(value), run) for run in trials if (value := objective.of(run)) is not None]
+    if not measured:
+        return ""
+    best = min(measured, key=lambda entry: entry[0])[1]
+    return f"{best.name}: {objective.text(objective.of(best))}"
+
+
+def time_left(trials: Sequence[Run], size: int) -> str:
+    """How long a sweep in progress will take from now on, if its other trials take as long as those that ended."""
+    ended = [run.seconds() for run in trials if run.state in _ENDED]
+    active = [run.seconds() for run in trials if run.state in _ACTIVE]
+    if not ended or not active:
+        return ""
+    each = sum(ended) / len(ended)
+    seconds = max(0.0, each * (size - len(ended)) - sum(active)) / len(active)
+    return f"about {duration(seconds)}, at {duration(each)} a trial and {len(active)} at a time"
+
+
+def rerun(run: Run, console: Console) -> int:
+    """Run one trial of a sweep again, in its place; finished stages are cached. Returns the exit status."""
+    from runner.commands.sweep.sweep import exclusive  # takes 0.3 s
+
+    if run.state in _ACTIVE:
+        raise RecipeError(f"{run.name}: is in progress; runner cancel {run.name} stops it")
+    recipe = run.typed_recipe()
+    target = targets.of(recipe.target)
+    plan = target.plan(recipe)
+    composed = Composed(recipe, Path(run.manifest["recipe"]), run.manifest["overrides"], run.manifest["choices"])
+    with exclusive(run.folder.parent):
+        shutil.rmtree(run.folder)
+        again = Run(create.create(composed, plan, run.folder))
+        lifecycle.start(again, target, attached=True)
+        return lifecycle.watch(again, target, console)
+
+
+def find_sweep(name: str, folder: Path) -> Path:
+    """The folder of a sweep: `last`, the one that was started last, or by its name, a part of it, or its path.
+
+    Raises RecipeError unless exactly one matches.
+    """
+    if (Path(name) / SWEEP).is_file():
+        return Path(name).absolute()
+    descriptions = sorted((folder / "sweeps").glob(f"*/{SWEEP}"), key=lambda file: file.stat().st_mtime)
+    sweeps = {file.parent.name: file.parent.absolute() for file in descriptions}
+    names = list(sweeps)[-1:] if name == "last" else [name] if name in sweeps else [n for n in sweeps if name in n]
+    if len(names) == 1:
+        return sweeps[names[0]]
+    if names:
+        raise RecipeError(f'"{name}" matches {len(names)} sweeps: {", ".join(names[-5:])}; write more of the name')
+    raise RecipeError(f"{name}: no such sweep in {folder / 'sweeps'}; {did_you_mean(name, list(sweeps))}")
+
+
+def add_sweep(parser: argparse.ArgumentParser) -> None:
+    """A sweep, and a trial to run again."""
+    add_runs_folder(parser)
+    sweep = parser.add_argument(
+        "sweep", metavar="SWEEP", nargs="?", default="last", help="its name or folder (default: last)"
+    )
+    complete(sweep, "sweep_names")
+    parser.add_argument("--rerun", type=int, metavar="N", help="run trial N again, in its place")
+    parser.set_defaults(command=_sweep)
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    folder = find_sweep(args.sweep, args.folder)
+    if args.rerun is None:
+        show(folder, terminal())
+        return 0
+    trials = {run.folder.name: run for run in runs.recorded(folder)}
+    number = f"{args.rerun:03d}"
+    if number not in trials:
+        raise RecipeError(f"--rerun: {folder.name} has no trial {number}; it has {', '.join(sorted(trials)) or 'none'}")
+    return rerun(trials[number], terminal())
