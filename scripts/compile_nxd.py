@@ -22,11 +22,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-from common import program
+from common import events, program
 from common.program import BadInput, StageFailed
 from common.serving import processes
 
 COMPILER = "neuron_parallel_compile"
+_COMPILED = "Compiler status PASS"  # what neuronx-cc prints for each program
 _FAILED = re.compile(r"Total failed compilations:\s*(\d+)")
 
 
@@ -66,7 +67,7 @@ def _compile(command: list[str], cache: str, log: TextIO) -> tuple[int, int]:
         command, env=environment, encoding="utf-8", errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
         assert process.stdout
-        failed = _count_failures(_echo(process.stdout, log))
+        failed = _count_failures(_report_compiled(_echo(process.stdout, log)))
     return process.returncode, failed
 
 
@@ -74,6 +75,17 @@ def _echo(lines: Iterable[str], log: TextIO) -> Iterator[str]:
     for line in lines:
         log.write(line)
         print(line, end="", flush=True)
+        yield line
+
+
+def _report_compiled(lines: Iterable[str]) -> Iterator[str]:
+    """Report each program: it is in the cache from then on, so that an interruption does not lose it."""
+    compiled = 0
+    for line in lines:
+        if _COMPILED in line:
+            compiled += line.count(_COMPILED)
+            events.log(f"{compiled} program(s) compiled")
+            events.checkpoint(compiled)
         yield line
 
 

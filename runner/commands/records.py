@@ -76,6 +76,8 @@ def show(run: Run, console: Console) -> None:
 def _show_failure(run: Run, console: Console) -> None:
     """Why a run did not finish, and the last lines of its log."""
     stages = run.stages()
+    if run.state == "pruned":
+        console.print(Text(f"pruned   {run.prune_reason}", style="yellow"), soft_wrap=True)
     if run.state not in ("failed", "killed") or not stages:
         return
     stage, event = next(reversed(stages.items()))

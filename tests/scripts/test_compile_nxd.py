@@ -10,6 +10,7 @@ import pytest
 
 import compile_nxd
 from common import program
+from runner.execute import attempts
 
 COMPILER = """#!{python}
 import os, subprocess, sys
@@ -36,6 +37,19 @@ def test_compilation_runs_the_command_and_names_its_cache(tmp_path, monkeypatch)
     assert compiled(tmp_path, monkeypatch, 0, command) == 0
     assert json.loads((tmp_path / "out" / "compile.json").read_text())["cache"] == "s3://bucket/cache"
     assert "traced" in (tmp_path / "out" / "compile.log").read_text()
+
+
+def test_every_compiled_program_is_progress_that_an_interruption_keeps(tmp_path, monkeypatch):
+    stream = tmp_path / "events.jsonl"
+    monkeypatch.setenv("RUNNER_EVENTS", str(stream))
+    monkeypatch.setenv("RUNNER_STAGE", "compile")
+    assert compiled(tmp_path, monkeypatch, 0, r"print('.....\nCompiler status PASS\n..Compiler status PASS')") == 0
+    events = [json.loads(line) for line in stream.read_text().splitlines()]
+    assert [event["at"] for event in events if event["event"] == "checkpoint"] == [1, 2]
+    assert "2 program(s) compiled" in [event.get("message") for event in events]
+    start, interrupted = {"event": "run", "state": "started"}, {"event": "run", "state": "interrupted"}
+    assert not attempts.stalled([start, *events, interrupted, start])
+    assert attempts.stalled([start, interrupted, start])
 
 
 @pytest.mark.parametrize(("failed", "command"), [(2, "pass"), (0, "raise SystemExit(3)")])

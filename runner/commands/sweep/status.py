@@ -84,9 +84,14 @@ def time_left(trials: Sequence[Run], size: int) -> str:
     active = [run.seconds() for run in trials if run.state in _ACTIVE]
     if not ended or not active:
         return ""
+    each, left = sum(ended) / len(ended), seconds_left(ended, active, size)
+    return f"about {duration(left)}, at {duration(each)} a trial and {len(active)} at a time"
+
+
+def seconds_left(ended: Sequence[float], active: Sequence[float], size: int) -> float:
+    """The seconds until all `size` trials have ended, from those of the trials that ended and that are active."""
     each = sum(ended) / len(ended)
-    seconds = max(0.0, each * (size - len(ended)) - sum(active)) / len(active)
-    return f"about {duration(seconds)}, at {duration(each)} a trial and {len(active)} at a time"
+    return max(0.0, each * (size - len(ended)) - sum(active)) / len(active)
 
 
 def rerun(run: Run, console: Console) -> int:

@@ -1,0 +1,73 @@
+"""`runner sweep`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from command_line import runner
+from evaluating import a_trial, with_losses
+from records import a_run, a_sweep, ended
+
+from runner.commands.sweep import status
+from runner.errors import RecipeError
+from runner.record.runs import Run
+
+
+def test_the_best_so_far_the_failed_and_those_to_come_are_shown(tmp_path: Path) -> None:
+    folder = a_sweep(tmp_path, "sweep")
+    a_run(tmp_path, "train.seed=1", trial="sweep/000", key="train-8", loss=0.5)
+    a_run(tmp_path, "train.seed=2", trial="sweep/001", key="train-9", loss=0.25)
+    failed = ended(tmp_path, "exit('no memory')").folder.rename(folder / "002")
+    described = {**json.loads((folder / "sweep.json").read_text()), "keys": ["train.seed"], "trials": 5}
+    (folder / "sweep.json").write_text(json.dumps(described))
+    shown = runner(tmp_path, "sweep").stdout
+    assert "trials   5: 2 finished, 1 failed, 2 not started" in shown
+    assert "best     sweep/001: train.loss 0.25" in shown
+    assert "002      failed: train: no memory" in shown
+    assert f"sweep    {folder}" in shown and failed.exists()
+
+
+def test_the_time_left_is_that_of_trials_like_those_that_ended(tmp_path: Path) -> None:
+    done = timed(a_run(tmp_path, key="train-0", loss=1.0), 600)
+    assert status.time_left([done], 4) == "", "no trial is running"
+    assert status.seconds_left([done.seconds()], [60.0], size=4) == 3 * 600 - 60
+    assert status.seconds_left([600.0], [60.0, 40.0], size=3) == (2 * 600 - 100) / 2
+
+
+def timed(run: Run, seconds: float) -> Run:
+    events = run.folder / "events.jsonl"
+    first = {"event": "run", "state": "started", "time": 0.0}
+    kept = [json.loads(line) for line in events.read_text().splitlines()]
+    lines = [
+        first,
+        *({**event, "time": seconds} for event in kept or [{"event": "log", "level": "info", "message": ""}]),
+    ]
+    events.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+def test_a_trial_runs_again_in_its_place(tmp_path: Path) -> None:
+    """Its recipe cannot work, which is said before its record is touched; one that works begins anew."""
+    sweep = a_sweep(tmp_path, "sweep")
+    run = with_losses(a_trial(tmp_path, "sweep/000", []), {5: 1.0})
+    refused = runner(tmp_path, "sweep", "--rerun", "3")
+    assert (refused.returncode, refused.stderr) == (2, "runner: --rerun: sweep has no trial 003; it has 000\n")
+    recipe = run.folder / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("rank: 16", "rank: 0"))
+    assert runner(tmp_path, "sweep", "--rerun", "0").returncode == 2
+    assert (sweep / "000" / "events.jsonl").stat().st_size
+
+
+def test_a_sweep_is_found_by_a_part_of_its_name_and_by_its_folder(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    with pytest.raises(RecipeError, match="last: no such sweep"):
+        status.find_sweep("last", runs)
+    first, second = a_sweep(tmp_path, "one-1a"), a_sweep(tmp_path, "two-1b")
+    os.utime(first / "sweep.json", (1, 1))
+    assert status.find_sweep("last", runs) == status.find_sweep("two", runs) == second
+    assert status.find_sweep(str(first), runs) == status.find_sweep("one-1a", runs) == first
+    with pytest.raises(RecipeError, match='"1" matches 2 sweeps: one-1a, two-1b'):
+        status.find_sweep("1", runs)
