@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -13,11 +12,12 @@ from rich.text import Text
 from runner import targets
 from runner.commands import tables
 from runner.commands.arguments import add_recipe
+from runner.commands.forecast import price, statistics_of, training_steps
 from runner.commands.lifecycle import say_notes
 from runner.commands.tables import terminal
 from runner.compose.overrides import check_overrides
 from runner.compose.recipe import compose, locate
-from runner.compose.schema import Architecture, Hardware, Recipe
+from runner.compose.schema import Architecture, Recipe
 from runner.execute.store import Store
 from runner.metrics import duration
 from runner.plan import text
@@ -67,15 +67,7 @@ def _derived(recipe: Recipe, plan: Plan, store: Store) -> Iterator[tuple[str, st
     if recipe.serve.engine == "vllm" and recipe.sdk.vllm_install and not recipe.serve.image:
         yield "install first", recipe.sdk.vllm_install
     time = training_time.training_time(recipe, architecture, steps) if architecture and steps else None
-    yield from _time_andprice(recipe, time)
-
-
-def price(hardware: Hardware) -> str:
-    """The price of a machine, with where it is from."""
-    details = (hardware.price_kind, hardware.price_region, hardware.price_date)
-    price = hardware.price_per_hour or 0.0
-    exact = f"{price:.2f}" if round(price, 2) == price else f"{price:g}"  # $21.50, $2.235
-    return f"${exact} an hour: {', '.join(filter(None, details))}"
+    yield from _time_and_price(recipe, time)
 
 
 def _shapes(recipe: Recipe, shapes: Architecture) -> Iterator[tuple[str, str]]:
@@ -104,26 +96,7 @@ def _needs(recipe: Recipe, needs: Estimate) -> Iterator[tuple[str, str]]:
     yield "disk", gib(sum(needs.disk.values()))
 
 
-def statistics_of(plan: Plan, store: Store) -> Path:
-    """Where `tokenize` writes how many sequences there are."""
-    step = next(step for step in plan.steps if step.stage == "tokenize")
-    return store.path(step.key) / "statistics.json"
-
-
-def training_steps(recipe: Recipe, statistics: Path) -> tuple[int | None, str]:
-    """The number of optimizer steps, None until the rows are tokenized; and how it is computed."""
-    train = recipe.train
-    if train.max_steps:
-        return train.max_steps, "train.max_steps"
-    if not statistics.is_file():
-        return None, "known when the rows are tokenized (packing decides)"
-    sequences = json.loads(statistics.read_text(encoding="utf-8"))["train"]["sequences"]
-    copies = training_time.copies(recipe)
-    batch = f"{train.batch_size} batch x {train.accumulate} accumulated" + (f" x {copies} copies" if copies > 1 else "")
-    return training_time.steps(recipe, sequences), f"{sequences} sequences / ({batch}) x {train.epochs} epoch(s)"
-
-
-def _time_andprice(recipe: Recipe, time: Range | None) -> Iterator[tuple[str, str]]:
+def _time_and_price(recipe: Recipe, time: Range | None) -> Iterator[tuple[str, str]]:
     """How long the training takes by its operations, and what that costs."""
     if time:
         shares = " to ".join(f"{100 * share:g}" for share in UTILIZATION)

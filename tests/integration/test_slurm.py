@@ -22,11 +22,13 @@ from cluster_runs import (
     there,
     until_line,
 )
+from evaluating import a_trial, with_losses
 from far_runs import command, done
 from slurm_cluster import Cluster, missing, slurm_cluster
 from ssh_host import SSHD, quoted, ssh_host
 
 from runner import targets
+from runner.commands.sweep.pruning import Pruner, watch
 from runner.record.runs import every
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -217,6 +219,16 @@ def test_a_sweep_packs_and_outlives_its_sweeper(cluster: Cluster, work: Path) ->
     assert len(runs) == 8
     assert len({one.partition("_")[0] for run in runs for one in jobs(run)}) == 1, "one array"
     assert most_at_once(runs) == 4
+
+
+def test_a_trial_that_falls_behind_is_cancelled_and_frees_its_place(cluster: Cluster, work: Path) -> None:
+    with_losses(a_trial(work, "sweep/000", [], *on_slurm(work)), {5: 1.0})
+    run = a_trial(work, "sweep/001", ["5=2"], *on_slurm(work))
+    target = targets.of_run(run)
+    target.start(run, attached=False)
+    list(watch(target.follow(run), run, Pruner(min_resource=5, reduction_factor=3)))
+    assert run.state == "pruned" and "held-out loss 2.0000 at step 5" in str(run.prune_reason)
+    assert cluster.squeue() == []
 
 
 def test_submitted_from_a_laptop(cluster: Cluster, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

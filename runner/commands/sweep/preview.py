@@ -10,7 +10,7 @@ from rich.text import Text
 
 from runner import targets
 from runner.commands import tables
-from runner.commands.plan import price, statistics_of, training_steps
+from runner.commands.forecast import price, statistics_of, training_steps
 from runner.commands.sweep.pruning import pruner_of
 from runner.commands.sweep.sweep import Sweep, distinct
 from runner.compose.schema import Recipe

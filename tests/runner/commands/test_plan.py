@@ -64,25 +64,6 @@ def test_a_step_whose_artifact_exists_is_cached_and_one_with_a_checkpoint_resume
     assert "checkpoint" not in states[keys["tokenize"]]
 
 
-@pytest.mark.parametrize(
-    ("overrides", "steps"), [(["train.max_steps=7"], 7), (["epochs=3"], 33), (["epochs=2", "train.batch_size=5"], 18)]
-)
-def test_the_number_of_training_steps_follows_from_the_packed_sequences(
-    tmp_path: Path, overrides: list[str], steps: int
-) -> None:
-    statistics = tmp_path / "statistics.json"
-    statistics.write_text(json.dumps({"train": {"sequences": 88}}))
-    batch = ["train.batch_size=4", "train.accumulate=2"]
-    recipe = compose("quickstart", [*batch, *overrides]).recipe
-    assert plan.training_steps(recipe, statistics)[0] == steps
-
-
-def test_the_number_of_training_steps_is_unknown_until_the_rows_are_tokenized(tmp_path: Path) -> None:
-    recipe = compose("quickstart", ["epochs=3", "train.max_steps=0"]).recipe
-    steps, reason = plan.training_steps(recipe, tmp_path / "statistics.json")
-    assert steps is None and "when the rows are tokenized" in reason
-
-
 def test_the_same_plan_is_printed_as_json_and_as_a_script(tmp_path: Path, capsys) -> None:
     overrides = [f"paths.store={tmp_path}", f"name={tmp_path.name}"]
     assert main(["plan", "quickstart", "--json", *overrides]) == 0
