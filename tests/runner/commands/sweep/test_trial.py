@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 from pathlib import Path
 
 import pytest
+from evaluating import a_trial, with_losses
 from records import a_run
 
 from runner.commands.sweep import trial
+from runner.commands.sweep.budget import Budget
 from runner.execute import files
 from runner.execute.run_folder import LOCK
 from runner.plan.model import Plan, Step
+from runner.record.ranking import Objective
 from runner.record.runs import Run
 
 
@@ -61,3 +65,10 @@ def test_a_trial_waits_for_an_executor_that_is_still_stopping(tmp_path: Path) ->
         assert waiter.is_alive()
     waiter.join(30)
     assert not waiter.is_alive()
+
+
+@pytest.mark.parametrize(("metric", "value"), [("train.eval_loss_end", 0.75), ("adapter.execution_accuracy", None)])
+def test_a_search_learns_the_held_out_loss_of_a_pruned_trial(tmp_path: Path, metric: str, value: float | None) -> None:
+    run = with_losses(a_trial(tmp_path, "sweep/000", []), {5: 1.0, 10: 0.75})
+    job = trial.Job(tmp_path, tmp_path, Objective(metric, "minimize"), [], False, Budget(), 0, os.getpid())
+    assert job._value_of_pruned(run) == value
