@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import typing
 from collections.abc import Iterator
@@ -26,26 +27,38 @@ _SECTIONS = {"tp_size": "parallel", "epochs": "train"}
 
 
 def show(group: str | None, console: Console) -> None:
-    """Print the options of all groups, or those of one with the keys that they set. Raises RecipeError."""
-    every = list_groups()
-    if group is not None and group not in every:
-        raise RecipeError(f"{group}: no such group; {did_you_mean(group, every)}")
-    for name in [group] if group else every:
+    """Print the options of all groups, or those of one with its keys; of a section without options, the keys alone.
+
+    Raises RecipeError if there is no such group or section.
+    """
+    groups = list_groups()
+    sections = {field.name for field in dataclasses.fields(Recipe) if field.name != "name"}
+    if group is not None and group not in groups.keys() | sections:
+        raise RecipeError(f"{group}: no such group; {did_you_mean(group, sorted(groups.keys() | sections))}")
+    for name in [group] if group else groups:
         console.print(f"[bold]{name}[/bold]")
-        for option in sorted(
-            every[name], key=lambda option: (len(option), option) if option.isdigit() else (0, option)
-        ):
-            line = f"  {name}={option:<20} {purpose(name, option)}"
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        _print_options(name, groups.get(name, []), console)
     if group:
         console.print(_keys(_SECTIONS.get(group, group)))
 
 
+def _print_options(group: str, options: list[str], console: Console) -> None:
+    width = max(map(len, options), default=0)
+    for option in sorted(options, key=lambda option: (len(option), option) if option.isdigit() else (0, option)):
+        line = f"  {group}={option:<{width}}  {purpose(group, option)}".rstrip()
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def purpose(group: str, option: str) -> str:
-    """The comment at the top of an option's file, after its @package line."""
+    """The comment at the top of an option's file, after its @package line, to the first line that ends a sentence."""
     lines = option_file(group, option).read_text(encoding="utf-8").splitlines()
-    first = next((line for line in lines if "@package" not in line), "")
-    return first.removeprefix("# ") if first.startswith("# ") else ""
+    described = (line for line in lines if "@package" not in line)
+    said: list[str] = []
+    for line in itertools.takewhile(lambda line: line.startswith("# "), described):
+        said.append(line.removeprefix("# "))
+        if line.endswith((".", ".)")):
+            break
+    return " ".join(said)
 
 
 def _keys(section: str) -> Table:
@@ -83,7 +96,7 @@ def every_key() -> Iterator[str]:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """A group, if only one is wanted."""
-    parser.add_argument("group", nargs="?", help="a folder of configs/, with its keys")
+    parser.add_argument("group", nargs="?", help="a folder of configs/, or a section of a recipe, with its keys")
     parser.set_defaults(command=_options)
 
 

@@ -17,8 +17,13 @@ def test_every_option_says_what_it_is_for(group: str) -> None:
     assert [option for option in list_groups()[group] if not options.purpose(group, option)] == []
 
 
-@pytest.mark.parametrize("group", list_groups())
-def test_a_group_shows_its_keys(group: str) -> None:
+def test_an_explanation_ends_with_a_sentence_not_with_a_line() -> None:
+    assert options.purpose("dataset", "files").endswith("text. For other columns, write a template.")
+    assert options.purpose("tracker", "mlflow").endswith("a server such as http://mlflow:5000.")
+
+
+@pytest.mark.parametrize("group", ["export", "paths", "parallel", *list_groups()])
+def test_a_group_or_section_shows_its_keys(group: str) -> None:
     console = Console(file=io.StringIO(), width=200)
     options.show(group, console)
     assert f"{options._SECTIONS.get(group, group)}." in console.file.getvalue()  # type: ignore[attr-defined]
