@@ -33,7 +33,7 @@ COMMANDS = {
     "show": ("runner.commands.records", "show a run"),
     "status": ("runner.commands.control", "show what runs are doing (default: those in progress)"),
     "attach": ("runner.commands.control", "follow a run to its end"),
-    "logs": ("runner.commands.control", "print the output of a stage"),
+    "logs": ("runner.commands.control", "print the output of the current stage; -f follows the run through all"),
     "cancel": ("runner.commands.control", "stop a run, and wait until nothing of it is left"),
     "stop": ("runner.commands.control", "stop a server (default: the last one)"),
     "shell": ("runner.commands.control", "open a shell next to the files of a run on Kubernetes"),
@@ -47,7 +47,7 @@ COMMANDS = {
     "export": ("runner.commands.export", "write what a run trained to a folder with a model card"),
     "serve": ("runner.commands.serve.server", "serve a recipe, or recorded runs together, until Ctrl-C"),
     "ask": ("runner.commands.serve.ask", "ask every model of a server, answers side by side; or talk to one"),
-    "completion": ("runner.commands.completion", "set up tab completion in bash or zsh"),
+    "completion": ("runner.commands.completion", "set up tab completion: adds a line to ~/.bashrc or ~/.zshrc"),
     "gc": ("runner.commands.gc", "free space in the store"),
 }
 
