@@ -75,6 +75,7 @@ def watch(run: Run, target: Target, console: Console) -> int:
     status = follow_to_end(run, target, console)
     if status == 0:
         summary.show(run, console)
+        summary.show_next(run, console)
     return status
 
 

@@ -19,7 +19,7 @@ from runner.compose.recipe import compose
 from runner.errors import RecipeError
 from runner.metrics import RANKING, decisive, duration
 from runner.record import cost, ranking
-from runner.record.differences import differing
+from runner.record.differences import as_written, differing
 from runner.record.runs import Run, every, find, find_all, read_each
 
 _LAST_LINES = 10  # of the log of a stage that failed
@@ -97,7 +97,7 @@ def compare(several: Sequence[Run], console: Console) -> None:
     measured = [name for name in RANKING if any(name in values for values in metrics)]
     columns = {name: [_metric(name, values) for values in metrics] for name in measured}
     differ = differing([run.recipe for run, _ in ranked])
-    keys = {key: [str(value) for value in values] for key, values in differ.items()}
+    keys = {key: [as_written(value) for value in values] for key, values in differ.items()}
     states = [run.state for run, _ in ranked]
     if set(states) != {"finished"}:
         columns["state"] = states
@@ -120,7 +120,7 @@ def diff(first: Mapping[str, Any], second: Mapping[str, Any], console: Console) 
     """Print the keys in which two recipes differ."""
     table = tables.table("key", "first", "second")
     for key, (left, right) in differing([first, second]).items():
-        table.add_row(key, str(left), str(right))
+        table.add_row(key, *(Text(as_written(value)) for value in (left, right)))
     console.print(table if table.row_count else "No differences.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,17 @@ def show(run: Run, console: Console) -> None:
         console.print(Text(f"served: {served(smoke)}"))
     for name, path in _places(run):
         console.print(Text(f"{name:<8} {_short(path)}"), soft_wrap=True)
+
+
+def show_next(run: Run, console: Console) -> None:
+    """Print what to do with a run that trained an adapter."""
+    stages = {step["stage"] for step in run.plan["steps"]}
+    name = run.name if run.folder.parent == Path("runs").absolute() else shlex.quote(_short(run.folder))
+    serve = f"runner serve {name}, and in another terminal: runner ask"
+    commands = {"evaluate": f"runner report {name}", "export": serve}
+    shown = [command for stage, command in commands.items() if stage in stages]
+    for heading, command in zip(("next", ""), shown, strict=False):
+        console.print(Text(f"{heading:<8} {command}"), soft_wrap=True)
 
 
 def _comparison(report: dict[str, Any]) -> Table:

@@ -276,9 +276,16 @@ class Training(ABC):
             content = {**asdict(self.record), **self._outcome()}
             (self.args.output / "training.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         self.checkpoints.remove()
-        loss, kept = self._outcome()["eval_loss_end"], self._outcome().get("best_step")
+        self._log(f"trained {self.record.steps} steps{self._in_words()}")
+
+    def _in_words(self) -> str:
+        """The held-out loss before and after the training; empty if it was not measured."""
+        before, after = self.record.eval_loss_start, self._outcome()["eval_loss_end"]
+        if before is None or after is None:
+            return ""
+        kept = self._outcome().get("best_step")
         suffix = "" if kept is None else f" at step {kept}, whose adapter is kept"
-        self._log(f"trained {self.record.steps} steps: eval loss {self.record.eval_loss_start} -> {loss}{suffix}")
+        return f": eval loss {before:.4g} -> {after:.4g}{suffix}"
 
     def _outcome(self) -> dict[str, float | None]:
         """What training.json says beside the record; `eval_loss_end` is the loss of the adapter that is written."""

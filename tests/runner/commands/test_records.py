@@ -44,6 +44,16 @@ def test_a_run_differs_from_its_recipe_in_its_overrides(tmp_path: Path, capsys) 
     assert changed["train.lora.rank"][1] == "4"
 
 
+def test_keys_that_differ_are_shown_in_the_words_of_a_recipe(tmp_path: Path, capsys) -> None:
+    runs = [a_run(tmp_path, "dataset.pack=true", f"hardware.host_memory_gb={gb}", loss=1.0) for gb in ("null", "64")]
+    changed = a_run(tmp_path, "dataset.pack=false", "hardware.host_memory_gb=64", loss=1.0)
+    for command in (["diff", runs[0].name, changed.name], ["compare", runs[0].name, runs[1].name, changed.name]):
+        assert main([*command, "--in", str(tmp_path / "runs")]) == 0
+        words = capsys.readouterr().out.split()
+        assert {"null", "true", "false"} <= set(words)
+        assert not {"None", "True", "False"} & set(words)
+
+
 def test_a_recipe_does_not_differ_from_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diff", "quickstart", "quickstart"]) == 0
     assert capsys.readouterr().out == "No differences.\n"

@@ -19,6 +19,12 @@ def shown(run: Run) -> str:
     return output.getvalue()
 
 
+def next_of(run: Run) -> str:
+    output = io.StringIO()
+    summary.show_next(run, Console(file=output, width=160))
+    return output.getvalue()
+
+
 def test_the_base_model_and_the_adapter_are_compared(tmp_path: Path) -> None:
     output = shown(trained_run(tmp_path))
     assert "16 held-out examples" in output
@@ -47,3 +53,22 @@ def test_lines_of_an_example_are_indented(tmp_path: Path) -> None:
 def test_a_run_without_an_evaluation_shows_where_it_is_recorded(tmp_path: Path) -> None:
     run = a_run(tmp_path, loss=0.25)
     assert shown(run) == f"run      {run.folder}\n"
+
+
+def test_what_to_do_next_can_be_typed_from_where_the_user_is(tmp_path: Path, monkeypatch) -> None:
+    run = a_run(tmp_path, stage="evaluate", key="evaluate-1")
+    monkeypatch.chdir(tmp_path)
+    assert next_of(run) == f"next     runner report {run.name}\n"
+    monkeypatch.chdir(tmp_path / "runs")
+    assert next_of(run) == f"next     runner report {run.folder.name}\n"
+    monkeypatch.chdir("/")
+    assert next_of(run) == f"next     runner report {run.folder.relative_to('/')}\n"
+
+
+def test_an_exported_adapter_can_be_served_next(tmp_path: Path) -> None:
+    run = a_run(tmp_path, stage="export", key="export-1")
+    assert next_of(run) == f"next     runner serve {run.folder}, and in another terminal: runner ask\n"
+
+
+def test_nothing_is_next_after_a_run_that_trained_nothing(tmp_path: Path) -> None:
+    assert next_of(a_run(tmp_path, stage="tokenize", key="tokenize-1")) == ""
