@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from measure import ROOT, RUNNER, Case, Comparison, Figures, command, way
+from measure import ROOT, RUNNER, Case, Comparison, Figures, command, newest_run, way
 from train import FAIR, busy
 
 from runner.execute.process import _threads
@@ -37,7 +37,7 @@ def cases(scratch: Path, python: Path, short: bool) -> Iterator[Case]:
     examples = 4 if short else 200
     quick = ["quickstart", "serve=none", "evaluate=none", "tp_size=1", f"train.max_steps={2 if short else 60}"]
     command([*RUNNER, "run", *quick, f"paths.store={scratch}/store", f"paths.runs={scratch}/evaluated"])
-    artifacts = next((scratch / "evaluated").iterdir()) / "artifacts"
+    artifacts = newest_run(scratch / "evaluated") / "artifacts"
     model, adapter, tokens = artifacts / "fetch", artifacts / "export" / "adapter", artifacts / "tokenize"
 
     def ours() -> Figures:

@@ -133,6 +133,11 @@ def command(argv: Sequence[object], cwd: Path = ROOT, env: Mapping[str, str] | N
     return {"seconds": seconds, "cpu_seconds": cpu, "peak_mb": usage.ru_maxrss / 1024}
 
 
+def newest_run(folder: Path) -> Path:
+    """The newest record in a folder of runs, beside which there are records that are being made."""
+    return max(path for path in folder.iterdir() if (path / "artifacts").is_dir())
+
+
 def way(argv: Sequence[object], cwd: Path = ROOT, env: Mapping[str, str] | None = None) -> Way:
     """A way that runs a command."""
     return lambda: command(argv, cwd, env)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from measure import Case, Comparison, Figures, command
+from measure import Case, Comparison, Figures, command, newest_run
 from ssh_host import Host, ssh_host
 
 SHORT = ["evaluate=none", "serve=none", "train.max_steps=2", "dataset.train_rows=60"]
@@ -53,7 +53,7 @@ def cases(scratch: Path) -> Iterator[Case]:
 
 def _by_hand(host: Host, folder: Path) -> Figures:
     """The newest run's plan, its code and data, by rsync and ssh."""
-    run = max((host.root / "runs").iterdir())
+    run = newest_run(host.root / "runs")
     [code] = (host.root / "code").iterdir()
     shell = f"ssh -F '{host.home}/.ssh/config'"
     sources = [host.root / "code", host.root / "inputs", run]

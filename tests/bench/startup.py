@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from measure import ROOT, RUNNER, Case, Comparison, command, way
+from measure import ROOT, RUNNER, Case, Comparison, command, newest_run, way
 
 SCRIPTS = ROOT / "scripts"
 QUICK = ["quickstart", "serve=none", "train.max_steps=2", "dataset.train_rows=60", "evaluate.examples=2", "tp_size=1"]
@@ -51,7 +51,7 @@ def cases(scratch: Path, dvc: Path | None, records: int) -> Iterator[Case]:
         "sweep",
         {
             "sweep": way([*RUNNER, "run", *QUICK, *_folders(scratch), "-m", TRIALS]),
-            "Hydra's multirun": way([*bare, "-m", TRIALS]),
+            "Hydra's multirun": way([*bare[:2], "-m", *bare[2:], TRIALS]),
         },
         [Comparison("8 cached trials of a sweep", "sweep", "Hydra's multirun", 1.2)],
     )
@@ -104,7 +104,7 @@ def _dvc_project(scratch: Path, dvc: Path) -> Path:
     """A DVC pipeline over copies of the artifacts of the newest run, already reproduced."""
     project = scratch / "dvc"
     project.mkdir()
-    artifacts = _newest_run(scratch) / "artifacts"
+    artifacts = newest_run(scratch / "runs") / "artifacts"
     stages, before = [], "source"
     (project / before).write_text("source", encoding="utf-8")
     for stage in ("fetch", "tokenize", "convert", "train", "export", "evaluate"):
@@ -117,12 +117,8 @@ def _dvc_project(scratch: Path, dvc: Path) -> Path:
     return project
 
 
-def _newest_run(scratch: Path) -> Path:
-    return max(path for path in (scratch / "runs").iterdir() if (path / "artifacts").is_dir())
-
-
 def _multiply_record(scratch: Path, records: int) -> None:
     """Copies of one record, each a run of its own."""
-    record = _newest_run(scratch)
+    record = newest_run(scratch / "runs")
     for number in range(records):
         shutil.copytree(record, scratch / "many" / f"{record.name}-{number:04}", symlinks=True)
