@@ -24,6 +24,7 @@ def _commit() -> str:
     state = provenance.git_state(ROOT)
     if state:
         return f" ({state['commit'][:12]}{', changed since' * state['changed']})"
-    source = json.loads(metadata.distribution(_NAME).read_text("direct_url.json") or "{}")
+    recorded = metadata.distribution(_NAME).read_text
+    source = json.loads(recorded("direct_url.json") or "{}")
     commit = source.get("vcs_info", {}).get("commit_id", "")
     return f" ({commit[:12]})" if commit else ""

@@ -29,7 +29,7 @@ def check(recipe: Recipe) -> None:
     if recipe.hardware.cores and cores(recipe) > recipe.hardware.cores:
         raise RecipeError(
             f"serve.tp_size: {cores(recipe)} is more than the {recipe.hardware.cores} cores of {recipe.hardware.name}; "
-            f"set at most {recipe.hardware.cores}"
+            f"choose serve.tp_size={recipe.hardware.cores}"
         )
     if sdk.vllm == "native" and sdk.vllm_lora:
         raise RecipeError("sdk.vllm_lora: the native plugin serves no LoRA; false has the merged model served")

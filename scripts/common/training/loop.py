@@ -312,10 +312,11 @@ class Training(ABC):
     def _log_plan(self) -> None:
         plan, adapter = self.plan, self.adapter
         parameters = adapter.replicated + (len(adapter.weights) - adapter.replicated) * self.layout.tp_size
+        threads = torch.get_num_threads()
         self._log(
             f"{plan.sequences} sequences, {plan.steps_per_epoch} steps per epoch, {plan.steps} steps in total, "
             f"{self.schedule.warmup_steps} of warm-up; {parameters} trainable parameters, "
-            f"{torch.get_num_threads()} threads per rank"
+            f"{threads} thread{'s' * (threads > 1)} per rank"
         )
 
     def _log(self, message: str) -> None:

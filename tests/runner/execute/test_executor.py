@@ -93,6 +93,7 @@ def test_secrets_reach_the_steps_and_leave_the_disk(tmp_path: Path, monkeypatch:
     run.mkdir()
     (run / "secrets.json").write_text('{"HF_TOKEN": "hf_secret"}')
     one = step(tmp_path / "store", "fetch", "import os; assert os.environ['HF_TOKEN'] == 'hf_secret'")
+    one["argv"].append("--hub")
     assert execute({"store": str(tmp_path / "store"), "steps": [one]}, run) == 0
     assert not (run / "secrets.json").exists()
 

@@ -131,7 +131,8 @@ def test_each_damaged_record_is_reported_once_with_its_file(three: Path, tmp_pat
         f"runner: {bad.folder / 'manifest.json'}: is empty: the record is damaged; restore the file, or remove the "
         "folder of the run"
     ]
-    assert said("show", bad.name, "--in", str(folder))[::2] == (2, err)
+    status, _, err = said("show", bad.name, "--in", str(folder))
+    assert (status, len(err)) == (2, 1) and str(bad.folder) in err[0]
 
 
 def test_a_recipe_without_a_key_of_today_has_its_default(three: Path, tmp_path: Path) -> None:

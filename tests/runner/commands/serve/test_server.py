@@ -94,7 +94,7 @@ def test_what_one_server_cannot_serve_is_refused(tmp_path, tiny_model, tiny_adap
         ([one.name, "serve.port=x"], f"{one.name}: serve.port: must be an integer"),
         ([one.name, "serve=none"], "serve=none serves nothing"),
         ([one.name, "hardware=inf2_xlarge"], "serve=embedded: serves on a CPU alone; take serve=vllm on inf2.xlarge"),
-        ([*on_inf2, "serve.tp_size=4"], "serve.tp_size: 4 is more than the 2 cores of inf2.xlarge; set at most 2"),
+        ([*on_inf2, "serve.tp_size=4"], "is more than the 2 cores of inf2.xlarge; choose serve.tp_size=2"),
         ([*on_inf2, "sdk.name=2.33", "sdk.serves_on=[trn2]"], "sdk: 2.33 serves on trn2, not on inf2"),
         (["quickstart", "serve=none"], "serve=none serves nothing"),
         (["quickstart", one.name], "a recipe cannot be served together"),

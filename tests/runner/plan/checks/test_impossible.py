@@ -80,7 +80,7 @@ def test_trn1_is_served_up_to_2_28(sdk: str) -> None:
 
 
 MACHINES, ENGINES = ("cpu", "trn1", "trn1_2xlarge", "trn2"), ("none", "embedded", "vllm")
-ADVISED = re.compile(r"\b(sdk|train|serve|hardware|train\.nxd\.release)=([\w.]+)")
+ADVISED = re.compile(r"\b(sdk|train|serve|hardware|train\.nxd\.release|serve\.tp_size)=([\w.]+)")
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -97,9 +97,11 @@ def test_what_is_advised_is_accepted(machine: str, backend: str, engine: str) ->
 
 
 def chosen(machine: str, sdk: str, backend: str, engine: str, changes: dict[str, str] | None = None) -> Recipe:
-    release = (changes or {}).get("train.nxd.release")
+    release, cores = (changes or {}).get("train.nxd.release"), (changes or {}).get("serve.tp_size")
     recipe = dataclasses.replace(composed(machine), sdk=profile(sdk))
     recipe = changed(changed(recipe, "train", backend=backend), "serve", engine=engine)
+    if cores:
+        recipe = changed(recipe, "serve", tp_size=int(cores))
     return changed(recipe, "train", nxd=dataclasses.replace(recipe.train.nxd, release=release))
 
 
