@@ -4,6 +4,9 @@ RECIPE is a name in recipes/ or a path. An OVERRIDE is Hydra's: tp_size=8 picks
 configs/tp_size/8.yaml, train.lora.rank=32 sets a key. RUN is a run's folder, its
 name or part of it, or `last`: the run that was started last. A trial of a sweep
 is a run named SWEEP/NUMBER.
+
+Exit status: 0 done, 1 a stage failed or a file cannot be written, 2 bad input,
+130 stopped. Failures are reported on stderr.
 """
 
 from __future__ import annotations

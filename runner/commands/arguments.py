@@ -32,6 +32,11 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     complete(run, "run_names")
 
 
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """--json, for programs."""
+    parser.add_argument("--json", action="store_true", help="as JSON, with nothing rounded")
+
+
 def complete(action: argparse.Action, by: str) -> None:
     """Complete an argument with a function of `runner.commands.completion`, which is imported when a shell asks."""
 

@@ -5,22 +5,26 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from runner import targets
 from runner.commands import questions, tables
-from runner.commands.arguments import add_run
+from runner.commands.arguments import add_json, add_run
 from runner.commands.lifecycle import watch
-from runner.commands.tables import terminal
+from runner.commands.progress import last_progress
+from runner.commands.tables import print_json, terminal
 from runner.errors import RecipeError, did_you_mean
 from runner.execute.run_folder import parse_event
 from runner.metrics import duration
 from runner.record import runs
 from runner.record.runs import Run
 
+_ACTIVE = ("running", "away")
 _UNSUCCESSFUL = {"failed": 1, "stopped": 130, "killed": 1}  # how a run ended: exit status, unless the run reported one
 
 
@@ -49,11 +53,41 @@ def attach(run: Run, console: Console) -> int:
 
 def status(selected: list[Run], console: Console) -> None:
     """Print the state of runs, as the machines that they run on report it."""
-    table = tables.table("run", "where", "state", "stage", "time")
-    for run, state in questions.states(runs.readable(selected, lambda run: (run.plan, run.recipe))).items():
-        stage = next(reversed(run.stages()), "")
-        table.add_row(run.name, run.where, Text(state), stage, duration(run.seconds()))
+    rows = [_row(run, state) for run, state in _states(selected).items()]
+    headings = ("run", "where", "state", "stage", "progress", "loss", "time", "left")
+    shown = [name for name in headings if any(row[name] for row in rows)]
+    table = tables.table(*shown)
+    for row in rows:
+        table.add_row(*(Text(row[name]) for name in shown))
     console.print(table if selected else Text("No runs are in progress."))
+
+
+def _row(run: Run, state: str) -> dict[str, str]:
+    """The cells of a run; how far its stage is, only as long as it is in progress."""
+    now, active = last_progress(run.events()), state in _ACTIVE
+    return {
+        "run": run.name,
+        "where": run.where,
+        "state": state,
+        "stage": now.stage,
+        "progress": f"{now.done}/{now.total} {now.unit}" if now.total and active else "",
+        "loss": "" if now.loss is None else f"{now.loss:.4g}",
+        "time": duration(run.seconds()),
+        "left": duration(now.seconds_left) if active and now.seconds_left is not None else "",
+    }
+
+
+def status_as_json(selected: list[Run]) -> list[dict[str, Any]]:
+    """The state and the progress of runs as JSON values."""
+    return [
+        {"run": run.name, "where": run.where, "state": state, "seconds": run.seconds()}
+        | asdict(last_progress(run.events()))
+        for run, state in _states(selected).items()
+    ]
+
+
+def _states(selected: list[Run]) -> dict[Run, str]:
+    return questions.states(runs.readable(selected, lambda run: (run.plan, run.recipe)))
 
 
 def status_of_host(host: str, console: Console) -> None:
@@ -122,6 +156,7 @@ def fetch(run: Run, console: Console) -> int:
 def add_status(parser: argparse.ArgumentParser) -> None:
     """A run; without one, all in progress."""
     _add_run(parser)
+    add_json(parser)
     parser.set_defaults(command=_status, run=None)
 
 
@@ -177,12 +212,15 @@ def _status(args: argparse.Namespace) -> int:
         selected = [_find(args)]
         _ = selected[0].plan, selected[0].recipe  # of the run that was asked for, damage is an error
     elif args.host:
-        status_of_host(args.host, terminal())
+        if args.json:
+            print_json(targets.on_host(args.host).overview())
+        else:
+            status_of_host(args.host, terminal())
         return 0
     else:
         states = runs.read_each(runs.every(args.folder), lambda run: run.state)
-        selected = [run for run, state in states.items() if state in ("running", "away")]
-    status(selected, terminal())
+        selected = [run for run, state in states.items() if state in _ACTIVE]
+    print_json(status_as_json(selected)) if args.json else status(selected, terminal())
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +14,40 @@ from rich.text import Text
 
 from runner.execute.run_folder import parse_event
 from runner.plan.model import Step
+
+
+@dataclass
+class StageProgress:
+    """How far the last stage of a run is; `total` is 0 and the others None where the stage has not reported them."""
+
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+    loss: float | None = None
+    seconds_left: float | None = None
+
+
+def last_progress(events: Iterable[dict[str, Any]]) -> StageProgress:
+    """The progress of the last stage in the events of a run. The time left is counted from its last event."""
+    current, first = StageProgress(), {}
+    for event in events:
+        if event["event"] == "step":
+            if event["stage"] != current.stage or event["state"] == "begun":
+                current, first = StageProgress(event["stage"]), {}
+        elif event["event"] == "progress":
+            first = first or event
+            current.done, current.total, current.unit = event["done"], event["total"], event["unit"]
+            current.seconds_left = _seconds_left(first, event)
+        elif event["event"] == "metric":
+            current.loss = event["values"].get("loss", current.loss)
+    return current
+
+
+def _seconds_left(first: dict[str, Any], last: dict[str, Any]) -> float | None:
+    """At the average speed between two events of a stage; None as long as they are one."""
+    done = last["done"] - first["done"]
+    return (last["total"] - last["done"]) * (last["time"] - first["time"]) / done if done > 0 else None
 
 
 class Follower:

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.text import Text
 
 from runner.commands import summary, tables
-from runner.commands.arguments import add_run, add_runs_folder, complete
+from runner.commands.arguments import add_json, add_run, add_runs_folder, complete
 from runner.commands.fetching import fetch_results
-from runner.commands.tables import terminal
+from runner.commands.tables import print_json, terminal
 from runner.compose.recipe import compose
 from runner.errors import RecipeError
 from runner.metrics import RANKING, decisive, duration
@@ -45,6 +45,25 @@ def _row(run: Run) -> dict[str, str]:
         "cost": cost.text(cost.cost(run)),
         "adapter": _headline(run),
         "overrides": " ".join(run.manifest["overrides"]),
+    }
+
+
+def as_json(run: Run) -> dict[str, Any]:
+    """A run as JSON values: its origin, state, stages and metrics."""
+    manifest = run.manifest
+    return {
+        "run": run.name,
+        "folder": str(run.folder),
+        "state": run.state,
+        "recipe": manifest["recipe"],
+        "overrides": manifest["overrides"],
+        "started": manifest["started"],
+        "seconds": run.seconds(),
+        "stages": [
+            {"stage": stage, "state": event["state"], "seconds": event.get("seconds")}
+            for stage, event in run.stages().items()
+        ],
+        "metrics": run.metrics(),
     }
 
 
@@ -112,6 +131,16 @@ def compare(several: Sequence[Run], console: Console) -> None:
     console.print(table)
 
 
+def compared(several: Sequence[Run]) -> list[dict[str, Any]]:
+    """Runs as JSON values, best first, each with its values of the `keys` that differ."""
+    ranked = [run for run, _ in ranking.rank(several)[1]]
+    differ = differing([run.recipe for run in ranked])
+    return [
+        as_json(run) | {"keys": {key: values[place] for key, values in differ.items()}}
+        for place, run in enumerate(ranked)
+    ]
+
+
 def _metric(name: str, metrics: Mapping[str, float]) -> str:
     return RANKING[name].text(metrics[name]) if name in metrics else "-"
 
@@ -133,12 +162,14 @@ def _headline(run: Run) -> str:
 def add_runs(parser: argparse.ArgumentParser) -> None:
     """The folder of the runs."""
     add_runs_folder(parser)
+    add_json(parser)
     parser.set_defaults(command=_runs)
 
 
 def add_show(parser: argparse.ArgumentParser) -> None:
     """A run."""
     add_run(parser)
+    add_json(parser)
     parser.set_defaults(command=_show)
 
 
@@ -146,6 +177,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     """Runs or sweeps."""
     add_runs_folder(parser)
     complete(parser.add_argument("runs", nargs="+", metavar="RUN"), "run_names")
+    add_json(parser)
     parser.set_defaults(command=_compare)
 
 
@@ -166,19 +198,21 @@ def add_diff(parser: argparse.ArgumentParser) -> None:
 
 
 def _runs(args: argparse.Namespace) -> int:
-    runs(every(args.folder), terminal())
+    found = every(args.folder)
+    print_json(list(read_each(found, as_json).values())) if args.json else runs(found, terminal())
     return 0
 
 
 def _show(args: argparse.Namespace) -> int:
     run = find(args.run, args.folder)
     fetch_results([run])
-    show(run, terminal())
+    print_json(as_json(run)) if args.json else show(run, terminal())
     return 0
 
 
 def _compare(args: argparse.Namespace) -> int:
-    compare(_runs_of(args), terminal())
+    several = _runs_of(args)
+    print_json(compared(several)) if args.json else compare(several, terminal())
     return 0
 
 

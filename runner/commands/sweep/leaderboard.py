@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from runner.commands import tables
+from runner.commands.progress import last_progress
 from runner.metrics import RANKING
 from runner.record.ranking import Objective
 from runner.record.runs import Run
@@ -36,12 +37,11 @@ def show(
 
 def _with_progress(run: Run, state: str) -> str:
     """The state of a trial, with its stage and how far that is if it has not ended in order."""
-    stage = next(reversed(run.stages()), "")
-    if state == "finished" or not stage:
+    current = last_progress(run.events())
+    if state == "finished" or not current.stage:
         return state
-    last = next((event for event in reversed(list(run.events())) if event["event"] in ("progress", "step")), {})
-    progress = f" {last['done']}/{last['total']}" if last.get("event") == "progress" else ""
-    return f"{state}: {stage}{progress}"
+    progress = f" {current.done}/{current.total}" if current.done < current.total else ""
+    return f"{state}: {current.stage}{progress}"
 
 
 def _headings(keys: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ import json
 
 from rich.console import Console
 
-from runner.commands.progress import Follower
+from runner.commands.progress import Follower, StageProgress, last_progress
 from runner.plan.model import Step
 
 
@@ -60,3 +60,22 @@ def test_a_failure_keeps_its_reason() -> None:
         {"event": "run", "state": "failed", "status": 1},
     )
     assert (follower.failed_stage, follower.reason, follower.state) == ("train", "exit status 1: loss is nan", "failed")
+
+
+def test_the_last_stage_tells_its_step_its_loss_and_the_time_left() -> None:
+    def progress(time: float, done: int, stage: str = "train") -> dict:
+        return {"event": "progress", "stage": stage, "time": time, "done": done, "total": 80, "unit": "step"}
+
+    events = [step("convert", "begun"), progress(0.0, 1, "convert"), progress(5.0, 80, "convert")]
+    events += [step("convert", "finished"), step("train", "begun")]
+    assert last_progress(events) == StageProgress("train")
+    events += [progress(10.0, 10), {"event": "metric", "stage": "train", "at": 10, "values": {"loss": 2.5}}]
+    assert last_progress(events) == StageProgress("train", 10, 80, "step", 2.5, None)
+    events += [progress(20.0, 30), {"event": "metric", "stage": "train", "at": 30, "values": {"eval_loss": 9.0}}]
+    assert last_progress(events) == StageProgress("train", 30, 80, "step", 2.5, 25.0)
+
+
+def test_a_stage_that_begins_again_is_timed_anew() -> None:
+    again = {"event": "progress", "stage": "train", "time": 99.0, "done": 40, "total": 80, "unit": "step"}
+    events = [step("train", "begun"), {**again, "time": 1.0, "done": 1}, step("train", "begun"), again]
+    assert last_progress(events) == StageProgress("train", 40, 80, "step", None, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,22 @@ def test_the_report_is_written_beside_its_run_or_where_the_user_says(tmp_path: P
     assert capsys.readouterr().out == f"{run.folder / 'report.html'}\n"
     assert main(["report", str(run.folder), "--output", str(tmp_path / "mine.html")]) == 0
     assert run.name in (tmp_path / "mine.html").read_text()
+
+
+def test_programs_get_the_same_runs_as_json(tmp_path: Path, capsys) -> None:
+    worse, better = (a_run(tmp_path, f"train.seed={n}", key=f"train-{n}", loss=1 / n) for n in (1, 3))
+    unknown = a_run(tmp_path, "train.seed=9", key="train-9", loss=float("nan"))
+    folder = ["--json", "--in", str(tmp_path / "runs")]
+
+    def output_of(*command: str):
+        assert main([*command, *folder]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    assert [run["run"] for run in output_of("runs")] == [worse.name, better.name, unknown.name]
+    assert output_of("show", better.name)["metrics"] == {"train.loss": 1 / 3}
+    assert output_of("show", unknown.name)["metrics"] == {"train.loss": None}
+    compared = output_of("compare", worse.name, better.name)
+    assert [(run["run"], run["keys"]["train.seed"]) for run in compared] == [(better.name, 3), (worse.name, 1)]
+    status = output_of("status", better.name)
+    assert (status[0]["state"], status[0]["stage"]) == ("finished", "train")
+    assert output_of("status") == []
