@@ -6,7 +6,7 @@ name or part of it, or `last`: the run that was started last. A trial of a sweep
 is a run named SWEEP/NUMBER.
 
 Exit status: 0 done, 1 a stage failed or a file cannot be written, 2 bad input,
-130 stopped. Failures are reported on stderr.
+130 stopped. What is wrong with the input is reported on stderr.
 """
 
 from __future__ import annotations
