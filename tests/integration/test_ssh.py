@@ -101,7 +101,7 @@ def test_generate_answers_where_the_run_is(host: Host, work: Path, tiny_model: P
     [line] = (work / "out" / "answers.jsonl").read_text().splitlines()
     assert list(json.loads(line)["answers"]) == ["base", "adapter"]
     refused = done(command(host, work, "export", run.name, "x", "--format", "merged"), 2)
-    assert "fetch/ is on trn-a, not on this machine" in refused
+    assert "the result of fetch is on trn-a, not on this machine; copy store/fetch-a from there" in refused
 
 
 def there(host: Host, run: Run) -> Path:
@@ -157,7 +157,7 @@ def test_what_a_detached_run_made_is_fetched_when_a_command_needs_it(host: Host,
     done(command(host, work, "export", "last", "shared"))
     assert (work / "shared" / "adapter_model.safetensors").is_file()
     merged = done(command(host, work, "export", "last", "merged", "--format", "merged"), status=2)
-    assert f"{run.name}: it is on" in merged and f"copy {run.plan['store']}/fetch-" in merged
+    assert f"{run.name}: the result of fetch is on" in merged and f"copy {run.plan['store']}/fetch-" in merged
 
 
 def test_a_detached_run_is_followed_from_another_computer(host: Host, work: Path, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def artifact(run: Run, stage: str, below: str = "") -> Path:
     if run.where != HERE:
         there = f"{run.plan['store']}/{_key(run, stage)}/{below}".rstrip("/")
         advice = f"copy {there} from there; `runner fetch {run.name}` copies only the adapter"
-        raise RecipeError(f"{run.name}: it is on {run.where}, not on this machine; {advice}")
+        raise RecipeError(f"{run.name}: the result of {stage} is on {run.where}, not on this machine; {advice}")
     raise RecipeError(f"{run.name}: {stage}/{below} does not exist (any more); run its recipe again")
 
 
