@@ -12,7 +12,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from runner.commands import tables
 from runner.commands.tables import terminal
@@ -66,7 +65,7 @@ def _keys(section: str) -> Table:
     for key, field, hint in keys(Recipe):
         if key.startswith(f"{section}.") and not section_of(hint):
             cells = (key, _default(field), _type(hint, field.metadata), field.metadata["help"])
-            table.add_row(*map(Text, cells))  # brackets are not markup
+            table.add_row(*cells)
     return table
 
 

@@ -31,9 +31,7 @@ def runs(every: Sequence[Run], console: Console) -> None:
     rows = read_each(every, _row)
     headings = ("run", "state", "time", "cost", "adapter", "overrides")
     shown = [name for name in headings if name != "cost" or any(row["cost"] for row in rows.values())]
-    table = tables.table(*shown)
-    for row in rows.values():
-        table.add_row(*(row[name] for name in shown))
+    table = tables.of_rows(rows.values(), shown)
     console.print(table if every else "No runs yet.")
 
 
@@ -149,7 +147,7 @@ def diff(first: Mapping[str, Any], second: Mapping[str, Any], console: Console) 
     """Print the keys in which two recipes differ."""
     table = tables.table("key", "first", "second")
     for key, (left, right) in differing([first, second]).items():
-        table.add_row(key, *(Text(as_written(value)) for value in (left, right)))
+        table.add_row(key, as_written(left), as_written(right))
     console.print(table if table.row_count else "No differences.")
 
 

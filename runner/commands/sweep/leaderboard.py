@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
-from rich.text import Text
 
 from runner.commands import tables
 from runner.commands.progress import last_progress
@@ -31,7 +30,7 @@ def show(
         score = "-" if value is None else RANKING[objective.metric].text(value)
         state = _with_progress(run, (states or {}).get(run, run.state))
         cells = (run.name, *(values.get(key, "-") for key in keys), score, f"{run.seconds():.1f}", state)
-        table.add_row(*map(Text, cells), style="red" if run.state == "failed" else "")
+        table.add_row(*cells, style="red" if run.state == "failed" else "")
     console.print(table)
 
 

@@ -19,6 +19,11 @@ def test_brackets_in_a_heading_are_text() -> None:
     assert "a[red]b" in shown(tables.table("a[red]b"))
 
 
+def test_brackets_in_a_cell_are_text() -> None:
+    table = tables.of_rows([{"overrides": "train.lora.targets=[q_proj,v_proj]"}], ["overrides"])
+    assert "train.lora.targets=[q_proj,v_proj]" in shown(table)
+
+
 def test_a_long_cell_is_wrapped_and_keeps_every_character() -> None:
     table = tables.table("path")
     table.add_row("/" + "x" * 100)
