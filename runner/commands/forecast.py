@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from runner.compose.schema import Hardware, Recipe
 from runner.execute.store import Store
 from runner.plan.checks import training_time
+from runner.plan.checks.training_time import Range
 from runner.plan.model import Plan
 
 
-def price(hardware: Hardware) -> str:
+def costs(recipe: Recipe, time: Range | None) -> Iterator[tuple[str, str]]:
+    """What a machine costs, and the training if its time is known; nothing where there is no price."""
+    if recipe.hardware.price_per_hour:
+        yield "price", _price(recipe.hardware)
+        if time:
+            low, high = time.cost(recipe.hardware.price_per_hour, recipe.parallel.nodes)
+            yield "training cost", f"${low:,.2f} to ${high:,.2f}"
+
+
+def _price(hardware: Hardware) -> str:
     """The price of a machine, with where it is from."""
     details = (hardware.price_kind, hardware.price_region, hardware.price_date)
     price = hardware.price_per_hour or 0.0

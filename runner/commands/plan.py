@@ -7,12 +7,11 @@ import json
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.text import Text
 
 from runner import targets
 from runner.commands import tables
 from runner.commands.arguments import add_recipe
-from runner.commands.forecast import price, statistics_of, training_steps
+from runner.commands.forecast import costs, statistics_of, training_steps
 from runner.commands.lifecycle import say_notes
 from runner.commands.tables import terminal
 from runner.compose.overrides import check_overrides
@@ -33,11 +32,11 @@ def show(recipe: Recipe, plan: Plan, console: Console) -> None:
     store = Store(plan.store)
     steps = tables.table("step", "state", "artifact")
     for number, step in enumerate(plan.steps, 1):
-        steps.add_row(Text(f"{number} {step.title}"), _state(step, store), step.key if step.cached else "")
+        steps.add_row(f"{number} {step.title}", _state(step, store), step.key if step.cached else "")
     console.print(steps)
     derived = tables.table("", "", show_header=False)
     for name, value in _derived(recipe, plan, store):
-        derived.add_row(name, Text(value))
+        derived.add_row(name, value)
     console.print(derived)
     for number, step in enumerate(plan.steps, 1):
         print(f"# [{number}/{len(plan.steps)}] {step.title}\n{text.command_line(step)}\n")
@@ -102,11 +101,7 @@ def _time_and_price(recipe: Recipe, time: Range | None) -> Iterator[tuple[str, s
         shares = " to ".join(f"{100 * share:g}" for share in UTILIZATION)
         span = f"{duration(time.shortest)} to {duration(time.longest)}"
         yield "training time", f"{span}, if it reaches {shares} % of the peak; without compilation, not measured"
-    if recipe.hardware.price_per_hour:
-        yield "price", price(recipe.hardware)
-        if time:
-            low, high = time.cost(recipe.hardware.price_per_hour, recipe.parallel.nodes)
-            yield "training cost", f"${low:,.2f} to ${high:,.2f}"
+    yield from costs(recipe, time)
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from runner import targets
 from runner.commands import tables
-from runner.commands.forecast import price, statistics_of, training_steps
+from runner.commands.forecast import costs, statistics_of, training_steps
 from runner.commands.sweep.pruning import pruner_of
 from runner.commands.sweep.sweep import Sweep, distinct
 from runner.compose.schema import Recipe
@@ -33,7 +33,7 @@ def show(sweep: Sweep, console: Console) -> None:
     console.print(_stages(trials))
     derived = tables.table("", "", show_header=False)
     for name, value in _derived(sweep, trials):
-        derived.add_row(name, Text(value))
+        derived.add_row(name, value)
     console.print(derived)
 
 
@@ -79,11 +79,7 @@ def _derived(sweep: Sweep, trials: Sequence[Trial]) -> Iterator[tuple[str, str]]
     if time:
         span = f"{duration(time.shortest)} to {duration(time.longest)}"
         yield "training time", f"{span}, one after another; computed, not measured"
-    if recipe.hardware.price_per_hour:
-        yield "price", price(recipe.hardware)
-        if time:
-            low, high = time.cost(recipe.hardware.price_per_hour, recipe.parallel.nodes)
-            yield "training cost", f"${low:,.2f} to ${high:,.2f}"
+    yield from costs(recipe, time)
 
 
 def _steps_of(trial: Trial) -> int | None:
