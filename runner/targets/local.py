@@ -69,7 +69,8 @@ class LocalTarget(Target):
             self._executor.wait()
 
     def log(self, run: Run, stage: str | None, live: bool) -> Iterator[bytes]:
-        return Log(stage, live).new_lines(agent.follow_log(run.folder, stage, live, onward=live and not stage))
+        log = Log(stage, live)
+        return log.new_lines(agent.follow_log(run.folder, stage, live, log.onward))
 
     def detach(self) -> None:
         if self._lifeline is not None:

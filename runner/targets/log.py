@@ -14,14 +14,14 @@ class Log:
 
     def __init__(self, stage: str | None, live: bool) -> None:
         self._stage, self._live = stage, live
-        self._onward = live and not stage
+        self.onward = live and not stage
         self._received = 0  # lines of the stage in progress
 
     @property
     def flags(self) -> list[str]:
         """The flags of `log` with which to ask for it."""
         stage = ["--stage", self._stage] if self._stage else []
-        return [*stage, *(["--onward"] if self._onward else ["--live"] if self._live else [])]
+        return [*stage, *(["--onward"] if self.onward else ["--live"] if self._live else [])]
 
     def new_lines(self, printed: Iterable[bytes]) -> Iterator[bytes]:
         """The lines, out of what `log` prints, that were not yielded before.

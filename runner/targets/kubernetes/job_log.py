@@ -148,7 +148,7 @@ class JobLog:
         pod = pods.newest(run_pods)
         if pod and pods.started(pod, self._component):
             return
-        reasons = [*pods.pending_reasons(pod)] if pod else [pods.why_none(job)] if job["spec"].get("suspend") else []
+        reasons = [*(pods.pending_reasons(pod) if pod else pods.held_back(job))]
         namespace = self._cluster.namespace
         for name in (self._job_spec.run, *([pod["metadata"]["name"]] if pod else [])):
             selected = f"type=Warning,involvedObject.name={name}"

@@ -45,10 +45,10 @@ def pending_reasons(pod: Object) -> Iterator[str]:
         yield f"{pod['status']['reason']}: {pod['status'].get('message', '')}"
 
 
-def why_none(job: Object) -> str:
-    """Why a Job has no pod."""
-    is_queued = job["spec"].get("suspend")
-    return "the Job is suspended, as a queue does until it has room" if is_queued else "no pod runs yet"
+def held_back(job: Object) -> Iterator[str]:
+    """Why a Job has no pod, if it says so."""
+    if job["spec"].get("suspend"):
+        yield "the Job is suspended, as a queue does until it has room"
 
 
 def failed_init_container(pod: Object) -> str | None:

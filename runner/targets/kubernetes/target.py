@@ -158,8 +158,8 @@ class KubernetesTarget(MirroredTarget):
             pod = pods.newest(pods_of(self._cluster, job_spec.run, component))
             if pod and pods.running(pod, component):
                 return "running"
-            reasons = pods.pending_reasons(pod) if pod else iter(())
-            return f"waiting: {next(reasons, pods.why_none(job))}"
+            reasons = [*(pods.pending_reasons(pod) if pod else ()), *pods.held_back(job), "no pod runs yet"]
+            return f"waiting: {reasons[0]}"
 
     def cancel(self, run: Run) -> str:
         """Delete the Job and the objects that it owns; returns when they are gone."""
