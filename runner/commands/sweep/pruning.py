@@ -98,10 +98,10 @@ def _prune(run: Run, reason: str) -> None:
         (run.folder / PRUNED).write_text(reason + "\n", encoding="utf-8")
 
 
-def _others(run: Run) -> list[Losses]:
-    """The held-out losses of the other trials, so far."""
+def _others(run: Run) -> Iterator[Losses]:
+    """The held-out losses of the other trials, so far: their records are read when the first is asked for."""
     found = [trial for trial in runs.recorded(run.folder.parent) if trial.folder != run.folder]
-    return [held_out_losses(trial) for trial in runs.readable(found, held_out_losses)]
+    yield from runs.read_each(found, held_out_losses).values()
 
 
 def held_out_losses(run: Run) -> dict[int, float]:
