@@ -24,7 +24,6 @@ from runner.metrics import duration
 from runner.record import runs
 from runner.record.runs import Run
 
-_ACTIVE = ("running", "away")
 _UNSUCCESSFUL = {"failed": 1, "stopped": 130, "killed": 1}  # how a run ended: exit status, unless the run reported one
 
 
@@ -37,7 +36,7 @@ def find(name: str, folder: Path, host: str | None) -> Run:
         return runs.find(name, folder)
     machine = targets.on_host(host)
     names = machine.run_names()
-    matches = names[-1:] if name == "last" else [name] if name in names else [other for other in names if name in other]
+    matches = runs.names_matching(name, names)
     if len(matches) > 1:
         raise RecipeError(f'"{name}" matches {len(matches)} runs on {host}: {", ".join(matches[-5:])}')
     if not matches:
@@ -55,16 +54,13 @@ def status(selected: list[Run], console: Console) -> None:
     """Print the state of runs, as the machines that they run on report it."""
     rows = [_row(run, state) for run, state in _states(selected).items()]
     headings = ("run", "where", "state", "stage", "progress", "loss", "time", "left")
-    shown = [name for name in headings if any(row[name] for row in rows)]
-    table = tables.table(*shown)
-    for row in rows:
-        table.add_row(*(Text(row[name]) for name in shown))
+    table = tables.of_rows(rows, [name for name in headings if any(row[name] for row in rows)])
     console.print(table if selected else Text("No runs are in progress."))
 
 
 def _row(run: Run, state: str) -> dict[str, str]:
     """The cells of a run; how far its stage is, only as long as it is in progress."""
-    now, active = last_progress(run.events()), state in _ACTIVE
+    now, active = last_progress(run.events()), state in runs.ACTIVE
     return {
         "run": run.name,
         "where": run.where,
@@ -94,7 +90,7 @@ def status_of_host(host: str, console: Console) -> None:
     """Print the state of all runs on a host."""
     table, overview = tables.table("run", "state", "stage", "time"), targets.on_host(host).overview()
     for run in overview:
-        table.add_row(run["run"], Text(run["state"]), run["stage"], duration(run["seconds"]))
+        table.add_row(run["run"], run["state"], run["stage"], duration(run["seconds"]))
     console.print(table if overview else Text(f"No runs are on {host}."))
 
 
@@ -219,7 +215,7 @@ def _status(args: argparse.Namespace) -> int:
         return 0
     else:
         states = runs.read_each(runs.every(args.folder), lambda run: run.state)
-        selected = [run for run, state in states.items() if state in _ACTIVE]
+        selected = [run for run, state in states.items() if state in runs.ACTIVE]
     print_json(status_as_json(selected)) if args.json else status(selected, terminal())
     return 0
 

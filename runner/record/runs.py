@@ -24,6 +24,7 @@ from runner.startup import print_error
 
 T = TypeVar("T")
 
+ACTIVE = ("running", "away")  # states of a run that has not ended, as far as its record says
 _RECORD = ("manifest.json", "plan.json", "recipe.yaml", run_folder.EVENTS)  # a folder with any of them is a record
 _SHOWN_MATCHES = 5  # of a name that matches too many runs
 
@@ -245,10 +246,17 @@ def matching(name: str, runs: Sequence[Run]) -> list[Run]:
 
     Prints to stderr which run is the last.
     """
+    chosen = names_matching(name, [run.name for run in runs])
     if name == "last" and runs:
         print(f"runner: last is {runs[-1].name}", file=sys.stderr)
-        return [runs[-1]]
-    return [run for run in runs if run.name == name] or [run for run in runs if name in run.name]
+    return [run for run in runs if run.name in chosen]
+
+
+def names_matching(name: str, names: Sequence[str]) -> Sequence[str]:
+    """The names (oldest first) that a name may mean: the `last`, the one that is equal, or all that contain it."""
+    if name == "last":
+        return names[-1:]
+    return [name] if name in names else [other for other in names if name in other]
 
 
 def find(name: str, folder: Path, having: str | None = None) -> Run:

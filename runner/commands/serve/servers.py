@@ -63,7 +63,7 @@ def live(folder: Path) -> list[Server]:
 
 def _candidate(run: Run) -> Server | None:
     _ = run.plan, run.recipe  # which its users read
-    return _server(run) if run.state in ("running", "away") else None
+    return _server(run) if run.state in runs.ACTIVE else None
 
 
 def find(name: str, folder: Path) -> Server:

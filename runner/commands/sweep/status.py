@@ -24,7 +24,6 @@ from runner.record.contents import read_json
 from runner.record.ranking import Objective
 from runner.record.runs import Run
 
-_ACTIVE = ("running", "away")
 _ENDED = ("finished", "pruned", "failed")
 
 
@@ -81,7 +80,7 @@ def _best(trials: Sequence[Run], objective: Objective) -> str:
 def time_left(trials: Sequence[Run], size: int) -> str:
     """How long a sweep in progress will take from now on, if its other trials take as long as those that ended."""
     ended = [run.seconds() for run in trials if run.state in _ENDED]
-    active = [run.seconds() for run in trials if run.state in _ACTIVE]
+    active = [run.seconds() for run in trials if run.state in runs.ACTIVE]
     if not ended or not active:
         return ""
     each, left = sum(ended) / len(ended), seconds_left(ended, active, size)
@@ -98,7 +97,7 @@ def rerun(run: Run, console: Console) -> int:
     """Run one trial of a sweep again, in its place; finished stages are cached. Returns the exit status."""
     from runner.commands.sweep.sweep import exclusive  # takes 0.3 s
 
-    if run.state in _ACTIVE:
+    if run.state in runs.ACTIVE:
         raise RecipeError(f"{run.name}: is in progress; runner cancel {run.name} stops it")
     recipe = run.typed_recipe()
     target = targets.of(recipe.target)
@@ -120,7 +119,7 @@ def find_sweep(name: str, folder: Path) -> Path:
         return Path(name).absolute()
     descriptions = sorted((folder / "sweeps").glob(f"*/{SWEEP}"), key=lambda file: file.stat().st_mtime)
     sweeps = {file.parent.name: file.parent.absolute() for file in descriptions}
-    names = list(sweeps)[-1:] if name == "last" else [name] if name in sweeps else [n for n in sweeps if name in n]
+    names = runs.names_matching(name, list(sweeps))
     if len(names) == 1:
         return sweeps[names[0]]
     if names:

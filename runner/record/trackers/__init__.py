@@ -148,8 +148,7 @@ class Feed:
 
 def _notes(run: Run) -> str:
     """The paths of the run's record and of its adapter."""
-    adapter = run.folder / "artifacts" / "export" / "adapter"
-    places = {"record": run.folder, **({"adapter": adapter.resolve()} if adapter.exists() else {})}
+    places = {"record": run.folder, **({"adapter": run.adapter.resolve()} if run.adapter.exists() else {})}
     return "\n".join(f"{name}: {path}" for name, path in places.items())
 
 
