@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
+from http_answers import Answers
+
 from runner.targets.kubernetes.manifests import ACCESS
 
 Object = dict[str, Any]
@@ -56,7 +58,7 @@ class FakeCluster:
                 if method == "POST" and "dryRun" not in query and "reviews" not in path]  # fmt: skip
 
 
-class _Api(BaseHTTPRequestHandler):
+class _Api(Answers, BaseHTTPRequestHandler):
     cluster: FakeCluster
     protocol_version = "HTTP/1.1"
     uids = itertools.count()
@@ -73,18 +75,20 @@ class _Api(BaseHTTPRequestHandler):
             pairs = [pair.split("=") for pair in wanted.split(",") if pair]
             fitting = [one for one in things.values()
                        if all(one["metadata"].get("labels", {}).get(key) == value for key, value in pairs)]  # fmt: skip
-            return self._answer(200, {"items": fitting})
+            return self.answer_json(200, {"items": fitting})
         if found["name"] not in things:
-            return self._answer(404, {"message": f'{found["kind"]} "{found["name"]}" not found'})
-        return self._answer(200, things[found["name"]])
+            return self.answer_json(404, {"message": f'{found["kind"]} "{found["name"]}" not found'})
+        return self.answer_json(200, things[found["name"]])
 
     def do_POST(self) -> None:
         kind, body = self._found()["kind"], self.body
         if kind == "selfsubjectaccessreviews":
             asked = body["spec"]["resourceAttributes"]
-            return self._answer(201, {"spec": {}, "status": {"allowed": asked["resource"] not in self.cluster.denied}})
+            return self.answer_json(
+                201, {"spec": {}, "status": {"allowed": asked["resource"] not in self.cluster.denied}}
+            )
         if kind in self.cluster.refuse:
-            return self._answer(403, {"message": self.cluster.refuse[kind]})
+            return self.answer_json(403, {"message": self.cluster.refuse[kind]})
         body["metadata"]["uid"] = f"uid-{next(self.uids)}"
         body.setdefault("status", {})
         if "dryRun" not in self.query:
@@ -93,7 +97,7 @@ class _Api(BaseHTTPRequestHandler):
                 running = {"name": ACCESS, "restartCount": 0, "state": {"running": {}}}
                 body["status"] = {"phase": "Running", "containerStatuses": [running]}
             self.cluster.on_made.get(kind, lambda made: None)(body)
-        return self._answer(201, body)
+        return self.answer_json(201, body)
 
     def do_DELETE(self) -> None:
         found = self._found()
@@ -102,7 +106,7 @@ class _Api(BaseHTTPRequestHandler):
             for things in self.cluster.objects.values():  # as the garbage collector does
                 for name in [name for name, one in things.items() if _owner(one) == found["name"]]:
                     del things[name]
-        self._answer(200, {"status": "Success"})
+        self.answer_json(200, {"status": "Success"})
 
     def _found(self) -> dict[str, Any]:
         parts = urlsplit(self.path)
@@ -138,17 +142,6 @@ class _Api(BaseHTTPRequestHandler):
         for channel, content in ((1, done.stdout), (2, done.stderr), (3, json.dumps(status).encode())):
             self.wfile.write(struct.pack("!BBQ", 0x82, 127, len(content) + 1) + bytes([channel]) + content)
         self.close_connection = True
-
-    def _answer(self, status: int, content: Any) -> None:
-        data = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 def _owner(one: Object) -> str:

@@ -8,32 +8,24 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from http_answers import Answers
 
 import ask_server
 from common import program
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Answers, BaseHTTPRequestHandler):
     """Serves base and sql, which repeat their own name."""
 
     models = b'{"data": [{"id": "base"}, {"id": "sql"}]}'
 
     def do_GET(self) -> None:
-        self._answer(self.models)
+        self.answer(200, self.models)
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.read_json()
         choice = {"text": body["model"], "finish_reason": "stop", "token_ids": [1]}
-        self._answer(json.dumps({"choices": [choice]}).encode())
-
-    def _answer(self, content: bytes) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.answer_json(200, {"choices": [choice]})
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from http_answers import Answers
 
 from chat_with_server import Conversation
 from common.data.template import Template
@@ -45,17 +46,17 @@ class Server(ThreadingHTTPServer):
     broken: tuple[int, bytes] | None = None
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Answers, BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        self._send(b'{"data": [{"id": "base"}, {"id": "sql"}, {"id": "chat"}]}')
+        self.answer(200, b'{"data": [{"id": "base"}, {"id": "sql"}, {"id": "chat"}]}')
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.read_json()
         self.server.received.append(body)
         if self.server.broken:
-            self._send(self.server.broken[1], self.server.broken[0])
+            self.answer(*self.server.broken)
             return
         self.send_response(200)
         self.end_headers()
@@ -66,15 +67,6 @@ class Handler(BaseHTTPRequestHandler):
             if number == 1 and body["messages"][-1]["content"] == "wait":
                 self.server.released.wait()
         self.wfile.write(b'data: {"choices": []}\n\ndata: [DONE]\n\n')
-
-    def _send(self, content: bytes, status: int = 200) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture

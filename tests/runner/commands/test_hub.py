@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from http_answers import Answers
 
 from runner.paths import ROOT
 
@@ -29,7 +30,7 @@ except RecipeError as error:
 """
 
 
-class _Hub(BaseHTTPRequestHandler):
+class _Hub(Answers, BaseHTTPRequestHandler):
     """The parts of the hub's HTTP interface that an upload of small files uses."""
 
     created: list[dict[str, Any]]
@@ -38,38 +39,27 @@ class _Hub(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/api/whoami-v2":
             known = self.headers.get("Authorization") == "Bearer hf_good"
-            self.answer(200 if known else 401, {"name": "me"} if known else {"error": "Invalid user token."})
+            self.answer_json(200 if known else 401, {"name": "me"} if known else {"error": "Invalid user token."})
         else:  # the repository as it is
-            self.answer(200, {"id": "me/new", "sha": "0" * 40, "private": True, "siblings": [], "tags": []})
+            self.answer_json(200, {"id": "me/new", "sha": "0" * 40, "private": True, "siblings": [], "tags": []})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path == "/api/repos/create":
             self.created.append(json.loads(body))
-            self.answer(200, {"url": f"http://{self.headers['Host']}/me/new", "name": "me/new", "id": "1"})
+            self.answer_json(200, {"url": f"http://{self.headers['Host']}/me/new", "name": "me/new", "id": "1"})
         elif self.path == "/api/validate-yaml":
-            self.answer(200, {"errors": [], "warnings": []})
+            self.answer_json(200, {"errors": [], "warnings": []})
         elif "/preupload/" in self.path:
             files = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
                      for file in json.loads(body)["files"]]  # fmt: skip
-            self.answer(200, {"files": files})
+            self.answer_json(200, {"files": files})
         else:
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            self.answer(200, {"commitOid": "1" * 40, "commitUrl": f"http://{self.headers['Host']}/me/new/commit/1",
+            self.answer_json(200, {"commitOid": "1" * 40, "commitUrl": f"http://{self.headers['Host']}/me/new/commit/1",
                               "success": True})  # fmt: skip
-
-    def answer(self, status: int, value: Any) -> None:
-        content = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from http_answers import Answers
 from records import a_run
 
 from runner.commands.serve import servers
@@ -26,15 +27,10 @@ def a_server(status: int = 200) -> Iterator[tuple[int, list[dict]]]:
     """The port of a server on this machine that answers everything with `status`, and the bodies that it received."""
     bodies: list[dict] = []
 
-    class Answer(BaseHTTPRequestHandler):
+    class Answer(Answers, BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
+            bodies.append(self.read_json())
+            self.answer(status, b"")
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

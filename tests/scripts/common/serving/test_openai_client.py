@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from http_answers import Answers
 
 from common.program import StageFailed
 from common.serving.openai_client import Client, NoAnswer, Refused
@@ -22,25 +23,18 @@ class Server(ThreadingHTTPServer):
     received: list[dict[str, Any]]
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Answers, BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
         self._answer()
 
     def do_POST(self) -> None:
-        self.server.received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.server.received.append(self.read_json())
         self._answer()
 
     def _answer(self) -> None:
-        status, content = self.server.answers.get(self.path, (404, b""))
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.answer(*self.server.answers.get(self.path, (404, b"")))
 
 
 @pytest.fixture
