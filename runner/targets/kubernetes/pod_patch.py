@@ -21,12 +21,15 @@ _TYPES = {"str": (str, "a string; put it in quotes"), "int": (int, "an integer")
 
 
 def patched(pod: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """A pod, or the template of one, with a patch merged in. What it says of containers of other pods is left out."""
+    """A pod, or the template of one, with a patch merged in. What it says of containers of other pods is left out.
+
+    The name and the labels of the pod stay as they are: the run is found by them.
+    """
     spec = dict(patch.get("spec", {}))
     for kind in _CONTAINERS & spec.keys():
         present = [container["name"] for container in pod["spec"].get(kind, [])]
         spec[kind] = [container for container in spec[kind] if container["name"] in present]
-    return _merged(pod, {**patch, "spec": spec})
+    return _merged(_merged(pod, {**patch, "spec": spec}), {"metadata": pod["metadata"]})
 
 
 def _merged(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,12 @@ def test_lists_of_named_elements_are_merged_and_other_lists_replaced() -> None:
     assert pod["spec"]["containers"] == [run], "the pod itself is left as it is"
 
 
+def test_the_labels_by_which_a_run_is_found_stay() -> None:
+    pod = {"metadata": {"labels": {"ours": "yes"}}, "spec": {}}
+    merged = patched(pod, {"metadata": {"labels": {"ours": "no", "team": "a"}}})
+    assert merged["metadata"]["labels"] == {"ours": "yes", "team": "a"}
+
+
 @pytest.mark.parametrize(
     ("patch", "expected"),
     [
