@@ -50,6 +50,7 @@ COMMANDS = {
     "export": ("runner.commands.export", "write what a run trained to a folder with a model card"),
     "serve": ("runner.commands.serve.server", "serve a recipe, or recorded runs together, until Ctrl-C"),
     "ask": ("runner.commands.serve.ask", "ask every model of a server, answers side by side; or talk to one"),
+    "ui": ("runner.ui.command", "look at the runs in the browser, as they train; start, compare and cancel them"),
     "completion": ("runner.commands.completion", "set up tab completion: adds a line to ~/.bashrc or ~/.zshrc"),
     "gc": ("runner.commands.gc", "free space in the store"),
 }

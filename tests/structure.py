@@ -24,7 +24,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- picture: drawn by tests/structure.py --write -->", "<!-- end of picture -->"
 # From the top; a room imports from its own floor's room and from those below it.
 FLOORS = {
-    "runner": ("cli", "commands", "targets", "record", "plan", "compose", "execute"),
+    "runner": ("cli", "ui", "commands", "targets", "record", "plan", "compose", "execute"),
     "scripts": ("programs", "serving", "training", "inference", "data", "shards", "formats", "base"),
 }
 # Below every floor: they import nothing of ours.

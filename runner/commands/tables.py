@@ -44,13 +44,13 @@ def of_rows(rows: Iterable[Mapping[str, str]], columns: Sequence[str]) -> Table:
 
 def print_json(value: Any) -> None:
     """Print what a command lists or shows for programs: JSON on stdout, with null for what is no number."""
-    print(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity, which a loss may be."""
+def finite(value: Any) -> Any:
+    """The value with None for NaN and infinities, which a loss may be: JSON has neither."""
     if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_finite(entry) for entry in value]
+        return [finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,1 @@
+"""`runner ui`: a local web page of the runs."""
