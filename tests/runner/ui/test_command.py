@@ -36,11 +36,8 @@ def test_a_port_in_use_is_bad_input(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = runner(tmp_path, "ui", "--no-browser", "--port", port)
-    assert done.returncode == 2
-    assert (
-        done.stderr
-        == f"runner: --port: {port}: Address already in use; choose another, or leave it out for any free one\n"
-    )
+    advice = "choose another, or leave it out for any free one"
+    assert (done.returncode, done.stderr) == (2, f"runner: --port: {port}: Address already in use; {advice}\n")
 
 
 def test_what_is_no_port_is_bad_input(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,9 +60,8 @@ def test_an_error_is_told_in_one_line(tmp_path: Path, error: Exception, status: 
 
 
 def test_a_body_without_a_length_or_too_large_is_not_read(browser: Browser) -> None:
-    for length in ("", "-1", "ten", str(2**30)):
-        answer = browser.ask("POST", "/nothing", b"", {"Origin": browser.origin, "Content-Length": length})
-        assert answer.status in (400, 404) if not length else answer.status == 400
+    for length in ("-1", "ten", str(2**30)):
+        assert browser.ask("POST", "/nothing", b"", {"Origin": browser.origin, "Content-Length": length}).status == 400
 
 
 def test_a_stream_arrives_part_by_part(tmp_path: Path) -> None:
@@ -74,8 +74,6 @@ def test_a_stream_arrives_part_by_part(tmp_path: Path) -> None:
 
     routes = {("GET", "/stream"): lambda request: Response(parts(), "text/plain")}
     with served(tmp_path, routes) as stranger:
-        import http.client
-
         stranger.sign_in()
         connection = http.client.HTTPConnection("127.0.0.1", stranger.server.server_port)
         connection.request("GET", "/stream", headers={"Cookie": stranger.cookie})
