@@ -16,14 +16,15 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from typing import IO, NoReturn
 
 from runner import startup
+from runner.commands import arguments
 from runner.errors import RecipeError, did_you_mean
 
-# Name: its module, whose function add_NAME declares the arguments and the function that gets them; its help.
+# Name: its module, whose function NAME_command gets the arguments (`arguments.add_NAME` declares them); its help.
 COMMANDS = {
     "init": ("runner.commands.init", "make a project of your own: a first recipe, options, data to replace"),
     "run": ("runner.commands.run", "run a recipe; also takes --detach and Hydra's flags: --cfg job, --info, -m"),
@@ -81,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(argv: Sequence[str] | None) -> int:
     try:
         args = _arguments(argv)
-        return args.command(args)
+        module, _ = COMMANDS[args.command]
+        return getattr(import_module(module), f"{args.command}_command")(args)
     finally:
         sys.stdout.flush()
 
@@ -122,9 +124,8 @@ class _Version(argparse.Action):
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    completing = "_ARGCOMPLETE" in os.environ  # a shell asks
-    parser = _parser(os.environ["COMP_LINE"].split() if completing else sys.argv[1:] if argv is None else argv)
-    if completing:
+    parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks
         from runner.commands import completion
 
         completion.answer(parser)
@@ -136,13 +137,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def _parser(line: Collection[str]) -> argparse.ArgumentParser:
-    """Knows the arguments of those commands that occur in a command line: only their modules are imported."""
+def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="runner", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version, its commit, Python and packages")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    for name, (module, help) in COMMANDS.items():
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    for name, (_, help) in COMMANDS.items():
         command = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", allow_abbrev=False)
-        if name in line:
-            getattr(import_module(module), f"add_{name}")(command)
+        getattr(arguments, f"add_{name}")(command)
     return parser

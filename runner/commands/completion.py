@@ -12,12 +12,9 @@ import argcomplete
 from argcomplete.completers import FilesCompleter
 from argcomplete.shell_integration import shellcode
 
-from runner.commands import options
-from runner.compose.groups import list_groups
-from runner.compose.recipe import recipe_names
+from runner.compose.groups import list_groups, recipe_names
 from runner.errors import RecipeError
 from runner.execute.run_folder import SWEEP
-from runner.record import runs
 
 _STARTUP = {"bash": ".bashrc", "zsh": ".zshrc"}
 
@@ -54,7 +51,10 @@ def overrides(prefix: str, **_: Any) -> Iterable[str]:
     name, equals, _option = prefix.partition("=")
     if equals:
         return [f"{name}={option}" for option in groups.get(name, [])]
-    return [f"{name}=" for name in [*groups, *options.every_key()]]
+    from runner.compose.schema import Recipe  # its import takes longer than all else that a shell waits for
+    from runner.compose.validate import keys, section_of
+
+    return [f"{name}=" for name in [*groups, *(key for key, _, hint in keys(Recipe) if not section_of(hint))]]
 
 
 def served(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
@@ -65,6 +65,8 @@ def served(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> Iterable[s
 
 def run_names(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
     """Names of recorded runs."""
+    from runner.record import runs
+
     return ["last", *(run.name for run in runs.recorded(parsed_args.folder))]
 
 
@@ -73,11 +75,7 @@ def sweep_names(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> Itera
     return ["last", *(file.parent.name for file in (parsed_args.folder / "sweeps").glob(f"*/{SWEEP}"))]
 
 
-def add_completion(parser: argparse.ArgumentParser) -> None:
-    """No arguments."""
-    parser.set_defaults(command=_completion)
-
-
-def _completion(_: argparse.Namespace) -> int:
+def completion_command(_: argparse.Namespace) -> int:
+    """Set up completion."""
     print(install(Path.home()))
     return 0

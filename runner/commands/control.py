@@ -14,7 +14,6 @@ from rich.text import Text
 
 from runner import targets
 from runner.commands import questions, tables
-from runner.commands.arguments import add_json, add_run
 from runner.commands.lifecycle import watch
 from runner.commands.progress import last_progress
 from runner.commands.tables import print_json, terminal
@@ -149,61 +148,12 @@ def fetch(run: Run, console: Console) -> int:
     return 0
 
 
-def add_status(parser: argparse.ArgumentParser) -> None:
-    """A run; without one, all in progress."""
-    _add_run(parser)
-    add_json(parser)
-    parser.set_defaults(command=_status, run=None)
-
-
-def add_attach(parser: argparse.ArgumentParser) -> None:
-    """A run."""
-    _add_run(parser)
-    parser.set_defaults(command=lambda args: attach(_find(args), terminal()))
-
-
-def add_logs(parser: argparse.ArgumentParser) -> None:
-    """A run and a stage of it."""
-    _add_run(parser)
-    parser.add_argument("--stage", help="default: the one in progress")
-    parser.add_argument("-f", "--follow", action="store_true", help="keep printing, stage after stage")
-    parser.set_defaults(command=lambda args: logs(_find(args), args.stage, args.follow))
-
-
-def add_cancel(parser: argparse.ArgumentParser) -> None:
-    """A run."""
-    _add_run(parser)
-    parser.set_defaults(command=lambda args: cancel(_find(args), terminal()))
-
-
-def add_stop(parser: argparse.ArgumentParser) -> None:
-    """A server's run."""
-    _add_run(parser)
-    parser.set_defaults(command=_stop)
-
-
-def add_shell(parser: argparse.ArgumentParser) -> None:
-    """A run on Kubernetes."""
-    _add_run(parser)
-    parser.set_defaults(command=lambda args: shell(_find(args)))
-
-
-def add_fetch(parser: argparse.ArgumentParser) -> None:
-    """A remote run."""
-    _add_run(parser)
-    parser.set_defaults(command=lambda args: fetch(_find(args), terminal()))
-
-
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    add_run(parser)
-    parser.add_argument("--host", help="HOST or HOST:FOLDER, for a run that another computer started there")
-
-
 def _find(args: argparse.Namespace) -> Run:
     return find(args.run, args.folder, args.host)
 
 
-def _status(args: argparse.Namespace) -> int:
+def status_command(args: argparse.Namespace) -> int:
+    """Show what runs are doing."""
     if args.run:
         selected = [_find(args)]
         _ = selected[0].plan, selected[0].recipe  # of the run that was asked for, damage is an error
@@ -220,7 +170,33 @@ def _status(args: argparse.Namespace) -> int:
     return 0
 
 
-def _stop(args: argparse.Namespace) -> int:
+def attach_command(args: argparse.Namespace) -> int:
+    """Follow a run."""
+    return attach(_find(args), terminal())
+
+
+def logs_command(args: argparse.Namespace) -> int:
+    """Print a run's output."""
+    return logs(_find(args), args.stage, args.follow)
+
+
+def cancel_command(args: argparse.Namespace) -> int:
+    """Stop a run."""
+    return cancel(_find(args), terminal())
+
+
+def shell_command(args: argparse.Namespace) -> int:
+    """Open a shell beside a run's files."""
+    return shell(_find(args))
+
+
+def fetch_command(args: argparse.Namespace) -> int:
+    """Copy the results of a remote run."""
+    return fetch(_find(args), terminal())
+
+
+def stop_command(args: argparse.Namespace) -> int:
+    """Stop a server."""
     from runner.commands.serve import servers
 
     is_last = args.run == "last" and not args.host

@@ -12,7 +12,6 @@ from rich.text import Text
 
 from runner import targets
 from runner.commands import tables
-from runner.commands.arguments import add_recipe
 from runner.commands.lifecycle import begin, follow_to_end, say_notes
 from runner.commands.tables import terminal
 from runner.compose.recipe import Composed, compose
@@ -30,13 +29,8 @@ _COUNTS = {
 }  # fmt: skip
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """RECIPE with overrides."""
-    add_recipe(parser, "*")
-    parser.set_defaults(command=_data)
-
-
-def _data(args: argparse.Namespace) -> int:
+def data_command(args: argparse.Namespace) -> int:
+    """Tokenize, and show the examples."""
     console = terminal()
     composed = compose(args.recipe, args.overrides)
     say_notes(composed)

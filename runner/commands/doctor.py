@@ -14,7 +14,6 @@ from rich.text import Text
 
 from runner import targets
 from runner.commands.tables import terminal
-from runner.compose.groups import list_groups
 from runner.compose.recipe import compose
 from runner.compose.schema import Recipe, Sdk
 from runner.errors import RecipeError
@@ -312,16 +311,8 @@ def _hub(context: CheckContext, report: Report) -> Iterator[Finding]:
 _CHECKS = (_python, _neuron, _environments, _disk, _memory, _ports, _rendezvous, _hub)
 
 
-def add_doctor(parser: argparse.ArgumentParser) -> None:
-    """A recipe, by default quickstart, and where it would run."""
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    parser.add_argument("--target", choices=list_groups()["target"], help="check where this target would run it")
-    parser.add_argument("recipe", nargs="?", default="quickstart", help="a recipe (default: quickstart)")
-    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="such as hardware=trn2")
-    parser.set_defaults(command=_doctor)
-
-
-def _doctor(args: argparse.Namespace) -> int:
+def doctor_command(args: argparse.Namespace) -> int:
+    """Examine a machine for a recipe."""
     target = [f"target={args.target}"] if args.target else []
     recipe = compose(args.recipe, [*args.overrides, *target]).recipe
     findings = examine(recipe)

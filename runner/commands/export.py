@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 
 from runner import targets
-from runner.commands.arguments import add_run
 from runner.commands.fetching import fetch_adapter
 from runner.commands.hub import Hub
 from runner.commands.serve.generate import artifact
@@ -84,7 +83,7 @@ def export(run: Run, format: str, output: Path) -> None:
         raise RecipeError(f"{output}: already exists; choose a new folder")
     recipe = run.typed_recipe()
     with files.made_aside(output) as made:
-        FORMATS[format](run, recipe, made)
+        _WRITERS[format](run, recipe, made)
         (made / _CARD).write_text(card(run, recipe, format, output.name), encoding="utf-8")
 
 
@@ -122,7 +121,7 @@ def _nxd(run: Run, recipe: Recipe, folder: Path) -> None:
     shutil.copyfile(trained / "layout.json", folder / "layout.json")
 
 
-FORMATS: Mapping[str, Callable[[Run, Recipe, Path], None]] = {"peft": _peft, "merged": _merged, "nxd": _nxd}
+_WRITERS: Mapping[str, Callable[[Run, Recipe, Path], None]] = {"peft": _peft, "merged": _merged, "nxd": _nxd}
 
 
 def base_of(run: Run, recipe: Recipe) -> str:
@@ -218,16 +217,8 @@ def _terms(run: Run, recipe: Recipe) -> str:
     return "\n".join(lines)
 
 
-def add_export(parser: argparse.ArgumentParser) -> None:
-    """A run, the folder to write, and the format."""
-    add_run(parser)
-    parser.add_argument("output", type=Path, help="the folder to write")
-    parser.add_argument("--push", metavar="OWNER/NAME", help="also upload it to this repository, private if it is new")
-    parser.add_argument("--format", choices=tuple(FORMATS), default="peft", help="what will load it")
-    parser.set_defaults(command=_export)
-
-
-def _export(args: argparse.Namespace) -> int:
+def export_command(args: argparse.Namespace) -> int:
+    """Write what a run trained, and upload it if that is asked for."""
     hub = Hub(args.push) if args.push else None  # refuses before anything is written
     export(find(args.run, args.folder, having="export"), args.format, args.output)
     print(args.output)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import os
 import shutil
 import time
@@ -16,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.commands.arguments import add_runs_folder
 from runner.errors import RecipeError
 from runner.execute import files
 from runner.execute.store import CACHE, COMPILED, Store, names_used
@@ -163,31 +161,8 @@ def _size(path: Path) -> int:
     return sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
 
 
-def add_gc(parser: argparse.ArgumentParser) -> None:
-    """A store and the rules."""
-    add_runs_folder(parser)
-    parser.add_argument("--store", type=Path, default=Path("store"), help="the store")
-    parser.add_argument("--days", type=_amount, help="remove artifacts that no run has used for this many days")
-    parser.add_argument("--gb", type=_amount, help="then the least recently used, until the store has this size")
-    parser.add_argument("--unreachable", action="store_true", help="only artifacts that no recorded run refers to")
-    parser.add_argument("--dry-run", action="store_true", help="only print what would be removed")
-    parser.add_argument(
-        "--verify", action="store_true", help="check the files of all artifacts; moves damaged ones aside"
-    )
-    parser.set_defaults(command=_gc)
-
-
-def _amount(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text}: must be a number from 0 on")
-    return value
-
-
-def _gc(args: argparse.Namespace) -> int:
+def gc_command(args: argparse.Namespace) -> int:
+    """Free space, or check what a store holds."""
     if not args.store.is_dir():
         raise RecipeError(f"gc: {args.store}: no such store; set it with --store")
     if args.verify:

@@ -66,13 +66,8 @@ def _in_makefile(command: str) -> str:
     return command.replace("$", "$$").replace("#", "\\#")
 
 
-def add_init(parser: argparse.ArgumentParser) -> None:
-    """The folder to make."""
-    parser.add_argument("name", type=Path, metavar="NAME", help="the project's folder, new or empty")
-    parser.set_defaults(command=_init)
-
-
-def _init(args: argparse.Namespace) -> int:
+def init_command(args: argparse.Namespace) -> int:
+    """Make a project, and say what to do next."""
     init(args.name)
     print(_NEXT.format(folder=shlex.quote(str(args.name)), runner=_runner()), end="")
     return 0

@@ -7,7 +7,6 @@ import dataclasses
 import itertools
 import json
 import typing
-from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -88,27 +87,13 @@ def _name(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
 
 
-def every_key() -> Iterator[str]:
-    """All dotted keys of a recipe, for shell completion."""
-    return (key for key, _, hint in keys(Recipe) if not section_of(hint))
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """A group, if only one is wanted."""
-    parser.add_argument("group", nargs="?", help="a folder of configs/, or a section of a recipe, with its keys")
-    parser.set_defaults(command=_options)
-
-
-def add_schema(parser: argparse.ArgumentParser) -> None:
-    """No arguments."""
-    parser.set_defaults(command=_schema)
-
-
-def _options(args: argparse.Namespace) -> int:
+def options_command(args: argparse.Namespace) -> int:
+    """Explain the options."""
     show(args.group, terminal())
     return 0
 
 
-def _schema(_: argparse.Namespace) -> int:
+def schema_command(_: argparse.Namespace) -> int:
+    """Print the JSON Schema."""
     print(json.dumps(json_schema(), indent=2))
     return 0

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from runner import targets
 from runner.commands import tables
-from runner.commands.arguments import add_recipe
 from runner.commands.forecast import costs, statistics_of, training_steps
 from runner.commands.lifecycle import say_notes
 from runner.commands.tables import terminal
@@ -104,18 +103,8 @@ def _time_and_price(recipe: Recipe, time: Range | None) -> Iterator[tuple[str, s
     yield from costs(recipe, time)
 
 
-def add_plan(parser: argparse.ArgumentParser) -> None:
-    """A recipe, and how to print its plan."""
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="as JSON")
-    form.add_argument("--shell", action="store_true", help="as a bash script that runs the same steps by hand")
-    form.add_argument("--manifests", action="store_true", help="what Slurm, Kubernetes or Ray would receive")
-    form.add_argument("-m", "--multirun", action="store_true", help="what a sweep runs, takes and costs")
-    add_recipe(parser, "*")
-    parser.set_defaults(command=_plan)
-
-
-def _plan(args: argparse.Namespace) -> int:
+def plan_command(args: argparse.Namespace) -> int:
+    """Print a plan; exit status 0."""
     if args.multirun:
         return _plan_sweep(args)
     composed = compose(args.recipe, args.overrides)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from runner.commands import summary, tables
-from runner.commands.arguments import add_json, add_run, add_runs_folder, complete
 from runner.commands.fetching import fetch_results
 from runner.commands.tables import print_json, terminal
 from runner.compose.recipe import compose
@@ -157,64 +155,30 @@ def _headline(run: Run) -> str:
     return f"{RANKING[name].title} {RANKING[name].text(metrics[name])}" if name else ""
 
 
-def add_runs(parser: argparse.ArgumentParser) -> None:
-    """The folder of the runs."""
-    add_runs_folder(parser)
-    add_json(parser)
-    parser.set_defaults(command=_runs)
-
-
-def add_show(parser: argparse.ArgumentParser) -> None:
-    """A run."""
-    add_run(parser)
-    add_json(parser)
-    parser.set_defaults(command=_show)
-
-
-def add_compare(parser: argparse.ArgumentParser) -> None:
-    """Runs or sweeps."""
-    add_runs_folder(parser)
-    complete(parser.add_argument("runs", nargs="+", metavar="RUN"), "run_names")
-    add_json(parser)
-    parser.set_defaults(command=_compare)
-
-
-def add_report(parser: argparse.ArgumentParser) -> None:
-    """Runs or sweeps, and the file to write."""
-    add_runs_folder(parser)
-    complete(parser.add_argument("runs", nargs="*", metavar="RUN", default=["last"]), "run_names")
-    parser.add_argument("--output", type=Path, help="the file (default: report.html, for one run in its folder)")
-    parser.set_defaults(command=_report)
-
-
-def add_diff(parser: argparse.ArgumentParser) -> None:
-    """Two recipes or runs."""
-    add_runs_folder(parser)
-    parser.add_argument("first", help="a recipe or a run")
-    parser.add_argument("second", help="a recipe or a run")
-    parser.set_defaults(command=_diff)
-
-
-def _runs(args: argparse.Namespace) -> int:
+def runs_command(args: argparse.Namespace) -> int:
+    """List the recorded runs."""
     found = every(args.folder)
     print_json(list(read_each(found, as_json).values())) if args.json else runs(found, terminal())
     return 0
 
 
-def _show(args: argparse.Namespace) -> int:
+def show_command(args: argparse.Namespace) -> int:
+    """Show a run."""
     run = find(args.run, args.folder)
     fetch_results([run])
     print_json(as_json(run)) if args.json else show(run, terminal())
     return 0
 
 
-def _compare(args: argparse.Namespace) -> int:
+def compare_command(args: argparse.Namespace) -> int:
+    """Compare runs."""
     several = _runs_of(args)
     print_json(compared(several)) if args.json else compare(several, terminal())
     return 0
 
 
-def _report(args: argparse.Namespace) -> int:
+def report_command(args: argparse.Namespace) -> int:
+    """Write a report."""
     from runner.record import report  # 0.1 s that other commands need not spend
 
     selected = _runs_of(args)
@@ -228,7 +192,9 @@ def _runs_of(args: argparse.Namespace) -> list[Run]:
     return runs
 
 
-def _diff(args: argparse.Namespace) -> int:
+def diff_command(args: argparse.Namespace) -> int:
+    """Show what differs between two recipes or runs."""
+
     def recipe_of(name: str) -> Mapping[str, Any]:
         try:
             return asdict(compose(name).recipe)

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.text import Text
 
 from runner import targets
-from runner.commands.arguments import add_run
 from runner.commands.lifecycle import run
 from runner.commands.tables import terminal
 from runner.compose.recipe import Composed
@@ -63,8 +62,6 @@ def _repeatable(run: Run) -> dict[str, float]:
     return {name: value for name, value in run.metrics().items() if "seconds" not in name}
 
 
-def add_rerun(parser: argparse.ArgumentParser) -> None:
-    """A run."""
-    add_run(parser)
-    parser.add_argument("--force", action="store_true", help="even if programs or package versions have changed")
-    parser.set_defaults(command=lambda args: rerun(find(args.run, args.folder), terminal(), args.force))
+def rerun_command(args: argparse.Namespace) -> int:
+    """Repeat a run."""
+    return rerun(find(args.run, args.folder), terminal(), args.force)

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from runner.commands.arguments import add_recipe
 from runner.commands.lifecycle import run
 from runner.commands.tables import terminal
 from runner.compose.recipe import compose
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """Hydra's flags are among the overrides."""
-    add_recipe(parser, argparse.REMAINDER)
-    parser.set_defaults(command=_run)
-
-
-def _run(args: argparse.Namespace) -> int:
+def run_command(args: argparse.Namespace) -> int:
+    """Run a recipe here, detached, or as Hydra does."""
     overrides = [argument for argument in args.overrides if argument != "--detach"]
     if len(overrides) < len(args.overrides):
         return run(compose(args.recipe, overrides), terminal(), detached=True)

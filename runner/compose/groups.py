@@ -18,6 +18,14 @@ def recipe_folders() -> list[Path]:
     return list(dict.fromkeys([*([own.absolute()] if own.is_dir() else []), RECIPES]))
 
 
+def recipe_names() -> list[str]:
+    """Names of the recipes in `recipe_folders` and in their subfolders: quickstart, examples/01_own_csv."""
+    files = (
+        (folder, path) for folder in recipe_folders() for level in ("", "*/") for path in folder.glob(f"{level}*.yaml")
+    )
+    return sorted({str(path.relative_to(folder).with_suffix("")) for folder, path in files})
+
+
 def config_folders(recipes: Path) -> list[Path]:
     """The folders with options for recipes in the folder `recipes`; the first one that has an option is used.
 

@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.compose import overrides as command_line
 from runner.compose import path_defaults
-from runner.compose.groups import config_folders, option_file, recipe_folders
+from runner.compose.groups import config_folders, option_file, recipe_folders, recipe_names
 from runner.compose.schema import Recipe
 from runner.compose.text_values import RecipeFiles, load_yaml, text_of
 from runner.compose.validate import InvalidKey, build
@@ -135,14 +135,6 @@ def locate(name: str) -> Path:
     if is_path:
         raise RecipeError(f"{name}: no such recipe file")
     raise RecipeError(f"{name}: no such recipe; {did_you_mean(name, recipe_names())}")
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes in `recipe_folders` and in their subfolders: quickstart, examples/01_own_csv."""
-    files = (
-        (folder, path) for folder in recipe_folders() for level in ("", "*/") for path in folder.glob(f"{level}*.yaml")
-    )
-    return sorted({str(path.relative_to(folder).with_suffix("")) for folder, path in files})
 
 
 def prepare_hydra() -> None:

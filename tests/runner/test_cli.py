@@ -40,8 +40,11 @@ def test_every_command_of_the_table_explains_itself(name: str, capsys: pytest.Ca
     assert shown.startswith(f"usage: runner {name}") and COMMANDS[name][1][1:30] in " ".join(shown.split())
 
 
-def test_only_the_command_that_is_called_is_imported() -> None:
-    program = "import sys, runner.cli; runner.cli._parser(['gc']); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    loaded = {name for name in done.stdout.split() if name.startswith("runner.commands.")}
-    assert loaded == {"runner.commands.arguments", "runner.commands.gc"}
+def test_a_command_is_imported_when_it_is_called_and_its_help_needs_nothing_of_it() -> None:
+    program = "import sys; from runner.cli import main\ntry: main({!r})\nfinally: print(*sys.modules, file=sys.stderr)"
+    loaded = {}
+    for words in (("gc", "--help"), ("gc", "--dry-run", "--store", ".")):
+        done = subprocess.run([sys.executable, "-c", program.format(words)], capture_output=True, text=True, check=True)
+        loaded[words[1]] = {name for name in done.stderr.split() if name.startswith("runner.commands.")}
+    assert loaded["--help"] == {"runner.commands.arguments"}
+    assert loaded["--dry-run"] == {"runner.commands.arguments", "runner.commands.gc"}

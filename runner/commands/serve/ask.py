@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.text import Text
 
 from runner.commands import tables
-from runner.commands.arguments import add_runs_folder, complete
 from runner.commands.serve import servers
 from runner.commands.serve.servers import Server
 from runner.commands.tables import terminal
@@ -104,22 +103,8 @@ def _text(answer: dict[str, Any]) -> Text:
     return Text(answer["text"].strip() + " […]" * (answer["finish_reason"] == "length"))
 
 
-def add_ask(parser: argparse.ArgumentParser) -> None:
-    """A question, and whom to ask."""
-    add_runs_folder(parser)
-    parser.add_argument(
-        "question", nargs="?", metavar="FILE|TEXT",
-        help="rows of columns, or of `prompt`; or a prompt itself; without it, one model keeps a conversation",
-    )  # fmt: skip
-    server = parser.add_argument("--server", default="last", metavar="RUN", help="the server (default: the last one)")
-    complete(server, "run_names")
-    parser.add_argument("--models", nargs="+", default=[], metavar="NAME", help="the models to ask (default: all)")
-    parser.add_argument("--system", metavar="TEXT", help="system message of a conversation (default: as trained)")
-    parser.add_argument("--max-tokens", type=int, help="longest answer; default: evaluate.max_new_tokens")
-    parser.set_defaults(command=_ask_server)
-
-
-def _ask_server(args: argparse.Namespace) -> int:
+def ask_command(args: argparse.Namespace) -> int:
+    """Ask a server, or talk to it."""
     if args.question is None and len(args.models) > 1:
         raise RecipeError(f"--models {' '.join(args.models)}: a conversation is with one model; give one name")
     if args.question is not None and args.system is not None:

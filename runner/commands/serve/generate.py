@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.text import Text
 
 from runner import targets
-from runner.commands.arguments import add_runs_folder
 from runner.commands.lifecycle import begin, watch
 from runner.commands.serve import ask
 from runner.commands.tables import terminal
@@ -162,19 +161,8 @@ def artifact(run: Run, stage: str, below: str = "") -> Path:
     raise RecipeError(f"{run.name}: {stage}/{below} does not exist (any more); run its recipe again")
 
 
-def add_generate(parser: argparse.ArgumentParser) -> None:
-    """Runs, prompts and how to answer them."""
-    add_runs_folder(parser)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="runs of the same base model are compared")
-    parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="rows of columns, or of `prompt`")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="copy the answers there")
-    parser.add_argument("--max-tokens", type=int, help="longest answer; default: evaluate.max_new_tokens")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
-    parser.add_argument("--top-k", type=int, help="sample from this many most likely tokens (default: all)")
-    parser.set_defaults(command=_generate)
-
-
-def _generate(args: argparse.Namespace) -> int:
+def generate_command(args: argparse.Namespace) -> int:
+    """Answer a file of prompts."""
     runs = [find(name, args.folder, having="export") for name in args.runs]
     questions = Questions(args.prompts, args.output, args.max_tokens, args.temperature, args.top_k)
     return generate(runs, questions, args.folder, terminal())

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.text import Text
 
 from runner import targets
-from runner.commands.arguments import add_runs_folder, complete
 from runner.commands.lifecycle import begin, say_notes, terminate_as_interrupt, watch
 from runner.commands.progress import Follower
 from runner.commands.serve import servers
@@ -192,21 +191,8 @@ def _until_serving(lines: Iterable[bytes]) -> Iterator[bytes]:
             return
 
 
-def add_serve(parser: argparse.ArgumentParser) -> None:
-    """What to serve, and how."""
-    add_runs_folder(parser)
-    served = parser.add_argument(
-        "overrides", nargs="*", metavar="RECIPE|RUN|OVERRIDE",
-        help="what to serve (default: last), as NAME=RUN under another name; serve=vllm, serve.port=8000",
-    )  # fmt: skip
-    complete(served, "served")
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--detach", action="store_true", help="return as soon as it is serving")
-    form.add_argument("--list", action="store_true", help="only list the running servers")
-    parser.set_defaults(command=_serve)
-
-
-def _serve(args: argparse.Namespace) -> int:
+def serve_command(args: argparse.Namespace) -> int:
+    """Serve, or list what is served."""
     if args.list:
         servers.show(args.folder, terminal())
         return 0

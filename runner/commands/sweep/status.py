@@ -12,7 +12,6 @@ from rich.text import Text
 
 from runner import targets
 from runner.commands import lifecycle, questions
-from runner.commands.arguments import add_runs_folder, complete
 from runner.commands.sweep import leaderboard
 from runner.commands.tables import terminal
 from runner.compose.recipe import Composed
@@ -127,18 +126,8 @@ def find_sweep(name: str, folder: Path) -> Path:
     raise RecipeError(f"{name}: no such sweep in {folder / 'sweeps'}; {did_you_mean(name, list(sweeps))}")
 
 
-def add_sweep(parser: argparse.ArgumentParser) -> None:
-    """A sweep, and a trial to run again."""
-    add_runs_folder(parser)
-    sweep = parser.add_argument(
-        "sweep", metavar="SWEEP", nargs="?", default="last", help="its name or folder (default: last)"
-    )
-    complete(sweep, "sweep_names")
-    parser.add_argument("--rerun", type=int, metavar="N", help="run trial N again, in its place")
-    parser.set_defaults(command=_sweep)
-
-
-def _sweep(args: argparse.Namespace) -> int:
+def sweep_command(args: argparse.Namespace) -> int:
+    """Show a sweep, or run one of its trials again."""
     folder = find_sweep(args.sweep, args.folder)
     if args.rerun is None:
         show(folder, terminal())

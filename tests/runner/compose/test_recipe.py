@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.compose.recipe import compose, recipe_names
+from runner.compose.groups import recipe_names
+from runner.compose.recipe import compose
 from runner.errors import RecipeError
 from runner.paths import CONFIGS
 

@@ -6,7 +6,8 @@ import pytest
 
 from common.shards import layout
 from runner.compose import schema
-from runner.compose.recipe import compose, recipe_names
+from runner.compose.groups import recipe_names
+from runner.compose.recipe import compose
 from runner.compose.schema import Recipe
 from runner.compose.validate import keys
 

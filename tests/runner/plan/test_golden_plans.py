@@ -28,6 +28,6 @@ def test_what_a_scheduler_is_handed_is_what_was_reviewed(name: str) -> None:
 
 
 def test_every_recipe_has_a_reviewed_plan() -> None:
-    from runner.compose.recipe import recipe_names
+    from runner.compose.groups import recipe_names
 
     assert {words[0] for words in make.PLANS.values()} == set(recipe_names())
