@@ -8,15 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from runner.record import redaction
+
 ROOT = Path(__file__).parents[1]
-CREDENTIAL = re.compile(
-    rb"\b(AKIA|ASIA)[0-9A-Z]{16}\b"  # AWS
-    rb"|\bhf_[A-Za-z]{34}\b"  # Hugging Face
-    rb"|\b(gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{60,})"  # GitHub
-    rb"|\bxox[abprs]-[A-Za-z0-9-]{10,}"  # Slack
-    rb"|\bpypi-[A-Za-z0-9_-]{50,}"  # PyPI
-    rb"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
-)
+CREDENTIAL = re.compile(redaction.CREDENTIAL.pattern.encode())
 
 
 def test_no_tracked_file_has_a_credential() -> None:

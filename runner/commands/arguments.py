@@ -39,10 +39,17 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:
-    """A recipe, by default quickstart, and where it would run."""
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    """A recipe, by default quickstart, and where it would run; or the bundle of a run, by default the last."""
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON")
+    form.add_argument(
+        "--bundle", action="store_true", help="also write a file without secrets, to send with a report of a problem"
+    )
     parser.add_argument("--target", choices=list_groups()["target"], help="check where this target would run it")
-    parser.add_argument("recipe", nargs="?", default="quickstart", help="a recipe (default: quickstart)")
+    run = parser.add_argument("--run", metavar="RUN", help="with --bundle: the run that it describes (default: last)")
+    _complete(run, "run_names")
+    _add_runs_folder(parser)
+    parser.add_argument("recipe", nargs="?", help="a recipe (default: quickstart; with --bundle, that of the run)")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="such as hardware=trn2")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from runner import targets
+from runner.commands import bundle
 from runner.commands.tables import terminal
 from runner.compose.recipe import compose
 from runner.compose.schema import Recipe, Sdk
@@ -24,6 +25,7 @@ from runner.plan.checks import feasibility, memory
 from runner.plan.checks.feasibility import gib
 from runner.plan.command import Place
 from runner.plan.model import Plan
+from runner.record.runs import every, find
 from runner.targets.finding import Finding
 
 _PROBE = Path(machine_probe.__file__)
@@ -49,14 +51,18 @@ class CheckContext:
         return int(args[args.index("--port") + 1]) if "--port" in args else self.recipe.serve.port
 
 
-def examine(recipe: Recipe) -> list[Finding]:
-    """Check whether the recipe can run on the machine of its target: one finding for each thing checked."""
+def examine(recipe: Recipe) -> tuple[list[Finding], Report | None]:
+    """Check whether the recipe can run on the machine of its target: one finding for each thing checked.
+
+    Also what that machine says of itself; None where no machine can be examined before a run.
+    """
     target = targets.of(recipe.target)
     context, findings = check_recipe(recipe, target.place(recipe))
     if context.plan:
         findings += target.findings(context.plan)
-    report = target.probe(_PROBE, probe_flags(context))
-    return [*findings, *(compare(context, json.loads(report)) if report else [])]
+    answer = target.probe(_PROBE, probe_flags(context))
+    report = json.loads(answer) if answer else None
+    return [*findings, *(compare(context, report) if report else [])], report
 
 
 def check_recipe(recipe: Recipe, place: Place) -> tuple[CheckContext, list[Finding]]:
@@ -95,9 +101,12 @@ def compare(context: CheckContext, report: Report) -> list[Finding]:
 def show(findings: list[Finding], console: Console) -> None:
     """Print a line for each finding."""
     for finding in findings:
-        text = finding.says + (f"; {finding.todo}" if finding.todo else "")
-        line = Text.assemble((f"{finding.level:8}", _COLOURS[finding.level]), f"{finding.about:12}", text)
-        console.print(line, soft_wrap=True, highlight=False)
+        console.print(_line(finding), soft_wrap=True, highlight=False)
+
+
+def _line(finding: Finding) -> Text:
+    text = finding.says + (f"; {finding.todo}" if finding.todo else "")
+    return Text.assemble((f"{finding.level:8}", _COLOURS[finding.level]), f"{finding.about:12}", text)
 
 
 def as_json(findings: list[Finding]) -> str:
@@ -312,9 +321,37 @@ _CHECKS = (_python, _neuron, _environments, _disk, _memory, _ports, _rendezvous,
 
 
 def doctor_command(args: argparse.Namespace) -> int:
-    """Examine a machine for a recipe."""
-    target = [f"target={args.target}"] if args.target else []
-    recipe = compose(args.recipe, [*args.overrides, *target]).recipe
-    findings = examine(recipe)
+    """Examine a machine for a recipe, or write the bundle of a run."""
+    if args.bundle:
+        return _write_bundle(args)
+    if args.run:
+        raise RecipeError("--run: only with --bundle; to check a recipe, name it: runner doctor RECIPE")
+    findings, _ = examine(_composed(args))
     print(as_json(findings)) if args.json else show(findings, terminal())
     return status(findings)
+
+
+def _composed(args: argparse.Namespace) -> Recipe:
+    target = [f"target={args.target}"] if args.target else []
+    return compose(args.recipe or "quickstart", [*args.overrides, *target]).recipe
+
+
+def _write_bundle(args: argparse.Namespace) -> int:
+    run = find(args.run or "last", args.folder) if args.run or every(args.folder) else None
+    if run and not args.recipe:
+        findings, report = _try_to_examine(run.typed_recipe)
+    else:
+        recipe = _composed(args)
+        findings, report = _try_to_examine(lambda: recipe)
+    show(findings, terminal())
+    lines = "\n".join(_line(finding).plain for finding in findings)
+    print(f"bundle  {bundle.write(lines, report, run)}: read it, then send it")
+    return status(findings)
+
+
+def _try_to_examine(recipe: Callable[[], Recipe]) -> tuple[list[Finding], Report | None]:
+    """As `examine`; a machine that cannot be reached, or a damaged record, is a finding."""
+    try:
+        return examine(recipe())
+    except RecipeError as error:
+        return [Finding("error", "target", str(error))], None

@@ -9,6 +9,7 @@ or a hub that is not there is said in the answer. The value of a token is never 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -49,6 +50,7 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
     """All that is asked for by the flags of `main`, and what is always wanted."""
     found: dict[str, Any] = {
         "python": platform.python_version(),
+        "system": system(),
         "memory": memory(Path("/proc/meminfo")),
         "neuron": neuron(),
         "environments": {path: environment(path) for path in args.python},
@@ -71,6 +73,34 @@ def memory(meminfo: Path) -> dict[str, int] | None:
         return {key.lower(): int(lines[f"Mem{key}"].split()[0]) * 1024 for key in ("Total", "Available")}
     except (OSError, KeyError, ValueError):
         return None
+
+
+def system() -> dict[str, Any]:
+    """The operating system, the instance type as its firmware names it (None if it does not), and Neuron's packages."""
+    return {
+        "kernel": platform.platform(),
+        "os": _os_name(Path("/etc/os-release")),
+        "instance": _first_line(Path("/sys/devices/virtual/dmi/id/product_name")),
+        "packages": _system_packages(),
+    }
+
+
+def _os_name(release: Path) -> str | None:
+    with contextlib.suppress(OSError):
+        for line in release.read_text(encoding="utf-8").splitlines():
+            if line.startswith("PRETTY_NAME="):
+                return line.partition("=")[2].strip('"')
+    return None
+
+
+def _system_packages() -> list[str]:
+    """Neuron's driver, runtime and tools with their versions, by the package manager of Ubuntu or Amazon Linux."""
+    for command in (["dpkg-query", "-W", "aws-neuronx*"], ["rpm", "-qa", "aws-neuronx*"]):
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            done = subprocess.run(command, capture_output=True, timeout=_TOOL_SECONDS, encoding="utf-8")
+            if done.returncode == 0:
+                return [" ".join(line.split()) for line in done.stdout.splitlines()]
+    return []
 
 
 def neuron() -> dict[str, Any]:
@@ -192,7 +222,7 @@ def hub(model: str, environment: Mapping[str, str]) -> dict[str, Any]:
     X-Error-Code of the question whether the model may be read. `error` instead of these where the hub does not answer.
     """
     endpoint = environment.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    place, token = _token(environment)
+    place, token = hub_token(environment)
     found: dict[str, Any] = {"endpoint": endpoint, "token": place}
     if environment.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         return {**found, "error": "HF_HUB_OFFLINE is set"}
@@ -209,7 +239,7 @@ def hub(model: str, environment: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def _token(environment: Mapping[str, str]) -> tuple[str | None, str | None]:
+def hub_token(environment: Mapping[str, str]) -> tuple[str | None, str | None]:
     """The place of the hub's token and the token, by the rules of huggingface_hub."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if environment.get(name, "").strip():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
 import subprocess
 import tempfile
@@ -13,12 +12,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from runner.record.redaction import SECRET_NAME
+
 _CODE = ("configs", "recipes", "runner", "scripts")  # what decides a result; a user's own files are not ours to copy
 # A new file that is not committed is recorded only if it ends in one of these.
 _SUFFIXES = (".py", ".yaml", ".yml", ".json", ".jsonl", ".Dockerfile", ".html", ".css", ".js", ".md")
-_SECRET = re.compile(
-    r"(?i)(^|[\W_])(credentials?|secrets?|passw(or)?ds?|tokens?|keys?|pem|p12|pfx|kubeconfig)([\W_]|$)"
-)
 _LARGE = "1m"  # a larger file is recorded as changed, without its content
 _PACKAGES = (
     "trainium-recipes", "hydra-core", "omegaconf", "torch", "transformers", "peft", "tokenizers", "safetensors",
@@ -69,7 +67,7 @@ def _is_code(path: str) -> bool:
 def _may_hold_a_secret(path: str) -> bool:
     """Whether a file is hidden, or is called like one with credentials."""
     parts = Path(path).parts
-    named = any(_SECRET.search(part) for part in parts) and not path.endswith(".py")
+    named = any(SECRET_NAME.search(part) for part in parts) and not path.endswith(".py")
     return named or any(part.startswith(".") for part in parts)
 
 
