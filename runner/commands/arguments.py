@@ -11,6 +11,7 @@ from typing import Any
 from runner.compose.groups import list_groups, recipe_names
 
 EXPORT_FORMATS = ("peft", "merged", "nxd")
+UI_PORT = 8420
 
 
 def add_init(parser: argparse.ArgumentParser) -> None:
@@ -132,6 +133,14 @@ def add_diff(parser: argparse.ArgumentParser) -> None:
     _add_runs_folder(parser)
     parser.add_argument("first", help="a recipe or a run")
     parser.add_argument("second", help="a recipe or a run")
+
+
+def add_ui(parser: argparse.ArgumentParser) -> None:
+    """Where to listen, and whether to open a browser."""
+    _add_runs_folder(parser)
+    port = f"port of this machine (default: {UI_PORT}, or else any free one)"
+    parser.add_argument("--port", type=int, metavar="N", help=port)
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
 
 
 def add_sweep(parser: argparse.ArgumentParser) -> None:

@@ -7,26 +7,15 @@ import os
 import sys
 import webbrowser
 
-from runner.commands.arguments import add_runs_folder
+from runner.commands.arguments import UI_PORT
 from runner.commands.lifecycle import terminate_as_interrupt
 from runner.errors import RecipeError
 from runner.ui.server import Server
 from runner.ui.site import Site
 
-_USUAL_PORT = 8420
 
-
-def add_ui(parser: argparse.ArgumentParser) -> None:
-    """Where to listen, and whether to open a browser."""
-    add_runs_folder(parser)
-    parser.add_argument(
-        "--port", type=int, metavar="N", help=f"port of this machine (default: {_USUAL_PORT}, or else any free one)"
-    )
-    parser.add_argument("--no-browser", action="store_true", help="only print the address")
-    parser.set_defaults(command=_ui)
-
-
-def _ui(args: argparse.Namespace) -> int:
+def ui_command(args: argparse.Namespace) -> int:
+    """Serve the pages until Ctrl-C."""
     with _server(Site(args.folder), args.port) as server, terminate_as_interrupt():
         print(f"Runs in {args.folder} at {server.url} (Ctrl-C ends the page; runs go on)", flush=True)
         if not args.no_browser and _has_display():
@@ -37,7 +26,7 @@ def _ui(args: argparse.Namespace) -> int:
 
 def _server(site: Site, port: int | None) -> Server:
     try:
-        return Server(site, _USUAL_PORT if port is None else port)
+        return Server(site, UI_PORT if port is None else port)
     except (OSError, OverflowError) as error:
         if port is None:
             return Server(site)
