@@ -17,69 +17,87 @@ from runner import cli
 from runner.compose.groups import recipe_names
 from runner.compose.recipe import compose
 
-PAGES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").glob("*.md"))]
-_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
-_INLINE = re.compile(r"`(runner [^`]+)`")
-_RUNNER = re.compile(r"^\$?\s*(?:\.venv/bin/|uvx trainium-recipes )?runner\s")
-_MAKE = re.compile(r"^\$?\s*make ([\w-]+)")
+PAGES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+_BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.M | re.S)
+_INLINE = re.compile(r"`runner ([^`]+)`")
+_COMMAND = re.compile(r"^(?:\.venv/bin/)?runner (.+)", re.M)
+_SAMPLE = re.compile(r"^\$ runner (.+)\n((?:(?!\$ ).*\n)+)", re.M)
+_MAKE = re.compile(r"(?:^\$? ?|`)make ([\w-]+)", re.M)
 _ASSIGNED = re.compile(r'^(\w+)="([^"]*)"', re.M)
-_STANDS_FOR = re.compile(r"\b[A-Z][A-Z_]+\b|\.\.\.|\$|FOLDER|/opt/|mine\.|rows\.jsonl|my[-_]")  # what a reader fills in
+_ENDS = {"|", ";", "&&", ">", ">>", "&"}  # a shell's, not the command's
 _COMPOSED = ("run", "plan", "data", "doctor")
+# What the reader fills in, and what only Hydra reads: a sweep's values and flags.
+_NOT_COMPOSED = re.compile(r"\b[A-Z]{2,}\b|\.\.\.|\$|rows\.jsonl|my-|^-| -|[\w.]+=[^\[{ ]*,|hydra")
 
 
-def blocks(page: Path) -> Iterator[tuple[str, str]]:
-    """The language and text of each block, with lines joined that a backslash or a quotation continues."""
-    for language, text in _BLOCK.findall(page.read_text(encoding="utf-8")):
-        yield language, text.replace("\\\n", " ")
+def blocks(page: Path) -> Iterator[str]:
+    """The code of a page, with lines joined that a backslash continues."""
+    for block in _BLOCK.findall(page.read_text(encoding="utf-8")):
+        yield block.replace("\\\n", " ")
 
 
 def commands(page: Path) -> Iterator[str]:
-    """Every `runner ...` of a page: in blocks, and in the text where it has arguments. A variable has each value."""
+    """What follows `runner` in the blocks and in the text of a page. A variable of the page has each of its values."""
     text = page.read_text(encoding="utf-8")
-    lines = (line for language, block in blocks(page) for line in block.splitlines() if _RUNNER.match(line))
-    values: dict[str, list[str]] = {}
-    for name, value in _ASSIGNED.findall(text):
-        values.setdefault(name, []).append(value)
-    for line in itertools.chain(lines, (found.replace("\n", " ") for found in _INLINE.findall(text))):
-        names = [name for name in values if f"${name}" in line]
-        for chosen in itertools.product(*(values[name] for name in names)):
-            written = line
-            for name, value in zip(names, chosen, strict=True):
-                written = written.replace(f"${name}", value)
-            yield written
+    written = [line for block in blocks(page) for line in _COMMAND.findall(block)]
+    written += [found.replace("\n", " ") for found in _INLINE.findall(text) if " " in found]
+    for line in written:
+        assigned = [[(name, value) for _, value in values] for name, values in _values(text) if f"${name}" in line]
+        for chosen in itertools.product(*assigned):
+            yield _with_values(line, chosen)
+
+
+def _values(text: str) -> list[tuple[str, list[tuple[str, str]]]]:
+    pairs = sorted(_ASSIGNED.findall(text))
+    return [(name, list(found)) for name, found in itertools.groupby(pairs, key=lambda pair: pair[0])]
+
+
+def _with_values(line: str, chosen: tuple[tuple[str, str], ...]) -> str:
+    for name, value in chosen:
+        line = line.replace(f"${name}", value)
+    return line
 
 
 def arguments(line: str) -> list[str]:
-    """The words after `runner`, without a comment, a redirection, and what a shell does next."""
-    words = shlex.split(line.lstrip("$ "), comments=True)
-    words = words[words.index(next(word for word in words if word.endswith("runner"))) + 1 :]
-    return list(itertools.takewhile(lambda word: word not in ("|", ";", "&&", ">", ">>", "&", "\\"), words))
-
-
-ALL = sorted({(page.name, line) for page in PAGES for line in commands(page)})
-
-
-def test_there_are_commands() -> None:
-    assert len(ALL) > 60
-
-
-@pytest.mark.parametrize(("page", "line"), ALL)
-def test_a_command_parses(page: str, line: str) -> None:
-    if "`" in line or "[" in line.split("#")[0].replace("[^", "") and "|" in line:
-        pytest.skip("a description of arguments")
-    words = arguments(line)
-    if not words or words[0] in ("COMMAND", "..."):
-        pytest.skip("names no command")
-    args = cli._arguments(words)
-    if args.command in _COMPOSED and args.recipe in recipe_names() and not _STANDS_FOR.search(" ".join(words)):
-        if any(word.startswith("-") or "," in word or "hydra" in word or "=choice" in word for word in words):
-            return  # a sweep, or Hydra's own flags
-        compose(args.recipe, args.overrides)
+    return list(itertools.takewhile(lambda word: word not in _ENDS, shlex.split(line.rstrip("\\"), comments=True)))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_targets_of_make_exist(page: Path) -> None:
-    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+def test_commands_parse_and_their_recipes_compose(page: Path) -> None:
+    problems = []
+    for line in commands(page):
+        words = arguments(line)
+        try:
+            args = cli._arguments(words)
+            if words[0] in _COMPOSED and args.recipe in recipe_names() and not _NOT_COMPOSED.search(" ".join(words)):
+                compose(args.recipe, args.overrides)
+        except SystemExit as end:  # --help
+            assert end.code == 0
+        except Exception as error:
+            problems.append(f"{line}: {error}")
+    assert problems == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_of_commands_and_targets_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    named = {match[1] for _, block in blocks(page) for line in block.splitlines() if (match := _MAKE.match(line))}
-    assert named | set(re.findall(r"`make ([\w-]+)", text)) <= targets
+    assert {found.split()[0] for found in _INLINE.findall(text)} <= {*cli.COMMANDS, "--help", "--version", "COMMAND"}
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert {*_MAKE.findall(text)} <= {*targets}
+
+
+SAMPLES = [
+    pytest.param(line, output, id=f"{page.name}-{line}")
+    for page in PAGES
+    for block in blocks(page)
+    for line, output in _SAMPLE.findall(block)
+]
+
+
+@pytest.mark.parametrize(("line", "output"), SAMPLES)
+def test_a_command_prints_what_stands_below_it(tmp_path: Path, line: str, output: str) -> None:
+    command = [sys.executable, "-m", "runner", *arguments(line)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    printed = {" ".join(text.split()) for text in (done.stdout + done.stderr).splitlines()}
+    for text in output.splitlines():
+        assert any(one.startswith(" ".join(text.split())) for one in printed), f"{text}\nnot in:\n{done.stdout}"
