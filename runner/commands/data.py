@@ -16,7 +16,6 @@ from runner.commands.lifecycle import begin, follow_to_end, say_notes
 from runner.commands.tables import terminal
 from runner.compose.recipe import Composed, compose
 from runner.compose.schema import Tracker
-from runner.plan import build as plan
 from runner.record.runs import Run
 
 _LAST_STAGE = "tokenize"
@@ -45,7 +44,7 @@ def tokenize(composed: Composed, console: Console) -> tuple[Run, int]:
     recipe = composed.recipe
     recipe.name, recipe.tracker = f"data-{recipe.name}", Tracker()
     target = targets.of(recipe.target)
-    whole = plan.build(recipe, target.place(recipe))
+    whole = target.build(recipe)
     stages = [step.stage for step in whole.steps]
     steps = whole.steps[: stages.index(_LAST_STAGE) + 1]
     run = begin(composed, target.assign(dataclasses.replace(whole, steps=steps)), target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,10 @@ def examine(recipe: Recipe) -> tuple[list[Finding], Report | None]:
     Also what that machine says of itself; None where no machine can be examined before a run.
     """
     target = targets.of(recipe.target)
-    context, findings = check_recipe(recipe, target.place(recipe))
+    located, place = target.locate(recipe)
+    context, findings = check_recipe(located, place)
+    if place.preview:
+        findings = [replace(one, says=place.preview.as_written(one.says)) for one in findings]
     if context.plan:
         findings += target.findings(context.plan)
     answer = target.probe(_PROBE, probe_flags(context))

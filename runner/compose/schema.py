@@ -114,7 +114,10 @@ class Architecture:
 class Model:
     name: str = key("name of the model in reports", "model")
     source: str = key("where the weights come from", "folder", choices=("folder", "hub", "gguf"))
-    path: str = key("a folder, a hub id, or a GGUF file (package:NAME/FILE for one inside a Python package)", "")
+    path: str = key(
+        "a folder, a hub id, or a GGUF file (package:NAME/FILE for one inside a Python package; target:/PATH for what "
+        "already lies on the target)", "",
+    )  # fmt: skip
     revision: str | None = key("commit, tag or branch of a hub model", None)
     tokenizer: str | None = key("hub id or folder of another model, for its tokenizer and chat template", None)
     tokenizer_revision: str | None = key("commit, tag or branch of a tokenizer on the hub", None)
@@ -157,7 +160,7 @@ class Dataset:
     source: str = key("where the rows come from", "files", choices=("files", "hub"))
     path: str | list[str] = key(
         "a file of rows (JSONL, JSON, CSV, TSV, Parquet; text also as .gz or .zst), a folder or pattern of such files, "
-        "a folder by save_to_disk, or a hub id; or a list of them, to mix", "",
+        "a folder by save_to_disk, or a hub id; target:/PATH for files on the target; or a list of them, to mix", "",
     )  # fmt: skip
     weights: list[float] = key(
         "share of each path of a list in the rows to train on and to hold out, such as [3,1]; default: all rows of all",
@@ -249,7 +252,9 @@ class Train:
         choices=("masked", "flash"),
     )
     init_adapter: str | None = key(
-        "an adapter to continue, for torch and nxd: a PEFT folder, or a run that exported one; default: a new one", None
+        "an adapter to continue, for torch and nxd: a PEFT folder (target:/PATH for one on the target), or a run that "
+        "exported one; default: a new one",
+        None,
     )
     lora: Lora = section(Lora, "the adapter")
     nxd: Nxd = section(Nxd, "settings of the trainer nxd")

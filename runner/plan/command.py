@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from runner.compose.schema import Recipe
 from runner.paths import SCRIPTS
 from runner.plan import fingerprint
+from runner.plan.elsewhere import Preview
 
 MASTER_PORT = 44000  # the port that AWS's launch scripts reserve for torchrun
 
@@ -77,8 +79,9 @@ class Place:
     """Where a plan will run: paths on that machine, absolute or relative to the folder in which plans run.
 
     `inputs` is the folder to which files of this machine are copied; None if they are read in place.
-    `digest_cache` is a folder of this machine that keeps the digests of large files. In a container every stage runs
-    with the image's `python`, whatever the sdk names for a machine.
+    `digest_cache` is a folder of this machine that keeps the digests of large files. `preview` is what is known of
+    files that lie there already. In a container every stage runs with the image's `python`, whatever the sdk names for
+    a machine.
     """
 
     code: Path
@@ -86,6 +89,7 @@ class Place:
     python: str = sys.executable
     inputs: Path | None = None
     digest_cache: Path = Path("store/digests")
+    preview: Preview | None = None
     container: bool = False
 
 
@@ -118,7 +122,11 @@ class Artifacts:
     def external(self, path: str, key: str) -> Argument:
         """A file or folder that the recipe names under `key`. Its content counts for the fingerprint."""
         local_path = Path(path).expanduser().absolute()
-        digest = fingerprint.hash_path(local_path, key, self.place.digest_cache)
+        preview = self.place.preview
+        if preview and (there := preview.there(local_path)):
+            return Argument(there, fingerprint.hash_path(local_path, key, preview.digest))
+        read = partial(fingerprint.hash_file, digest_cache=self.place.digest_cache)
+        digest = fingerprint.hash_path(local_path, key, read)
         if self.place.inputs is None:
             return Argument(str(local_path), digest)
         remote_path = str(self.place.inputs / digest[:16] / local_path.name)

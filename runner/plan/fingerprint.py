@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from itertools import accumulate
@@ -47,33 +47,33 @@ def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def hash_path(path: Path, key: str, digest_cache: Path) -> str:
-    """The hash of a file's content, or of all files in a folder. Raises RecipeError that names `key`, the recipe's.
+def hash_path(path: Path, key: str, digest: Callable[[Path], str]) -> str:
+    """The hash of a file's content, or of all files in a folder, from the `digest` of each.
 
-    `digest_cache` is a folder that keeps the digests of large files. It is used where its parent folder exists.
+    Raises RecipeError that names `key`, the recipe's.
     """
     try:
-        if path.is_dir():
-            return _hash_folder(path, digest_cache)
-        return _hash_file(path, digest_cache)
+        return _hash_folder(path, digest) if path.is_dir() else digest(path)
     except FileNotFoundError:
         raise RecipeError(f"{key}: {path}: no such file or folder") from None
     except OSError as error:
         raise RecipeError(f"{key}: {path}: {error.strerror}") from None
 
 
-def _hash_folder(folder: Path, digest_cache: Path) -> str:
+def _hash_folder(folder: Path, digest: Callable[[Path], str]) -> str:
     files = sorted(file for file in folder.rglob("*") if file.is_file() and not _hidden(file.relative_to(folder)))
-    return hash_text(
-        *(part for file in files for part in (str(file.relative_to(folder)), _hash_file(file, digest_cache)))
-    )
+    return hash_text(*(part for file in files for part in (str(file.relative_to(folder)), digest(file))))
 
 
 def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _hash_file(path: Path, digest_cache: Path) -> str:
+def hash_file(path: Path, digest_cache: Path) -> str:
+    """The digest of a file's content.
+
+    `digest_cache` is a folder that keeps the digests of large files. It is used where its parent folder exists.
+    """
     status = path.stat()
     if status.st_size < _LARGE or not digest_cache.parent.is_dir():
         return _digest(path)

@@ -11,6 +11,7 @@ from typing import ClassVar
 from runner.compose.schema import Recipe
 from runner.compose.schema import Target as Settings
 from runner.errors import RecipeError
+from runner.plan import elsewhere
 from runner.plan.build import build
 from runner.plan.command import Place
 from runner.plan.model import Plan
@@ -41,9 +42,18 @@ class Target(ABC):
 
     def plan(self, recipe: Recipe) -> Plan:
         """The plan of a recipe on this target. Raises RecipeError for a recipe that cannot work here, or at all."""
-        place = self.place(recipe)
+        return self.assign(self.build(recipe))
+
+    def build(self, recipe: Recipe) -> Plan:
+        """The plan without the scheduler's job. Raises RecipeError, as `plan` does."""
         self.check(recipe)
-        return self.assign(build(recipe, place))
+        located, place = self.locate(recipe)
+        with elsewhere.as_written(place.preview):
+            return build(located, place)
+
+    def locate(self, recipe: Recipe) -> tuple[Recipe, Place]:
+        """The recipe with paths that can be read on this machine, and the place of its plan. Raises RecipeError."""
+        return elsewhere.replaced(recipe, lambda path: path), self.place(recipe)
 
     def check(self, recipe: Recipe) -> None:
         """Raises RecipeError for a recipe that cannot work on this target."""

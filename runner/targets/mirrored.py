@@ -2,24 +2,55 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
+from runner.compose.schema import Recipe
 from runner.errors import RecipeError
+from runner.execute import survey
 from runner.execute.run_folder import EVENTS, KILLED
+from runner.plan import elsewhere
+from runner.plan.command import Place
 from runner.record.runs import Run
 from runner.targets import bundle
 from runner.targets.base import Target
 from runner.targets.mirror import Mirror, note, unpack
 from runner.targets.transport.base import ConnectionLost
 
+_SURVEY = Path(survey.__file__)
 _LONGEST_WAIT = 30.0  # seconds between two attempts to connect
 _HEADROOM = 1.1  # factor on the size of the carried files
 
 
 class MirroredTarget(Target):
     """Follows a run through lost connections, copies its results, and checks that carried files fit."""
+
+    def locate(self, recipe: Recipe) -> tuple[Recipe, Place]:
+        place, named = self.place(recipe), elsewhere.named(recipe)
+        if not named:
+            return recipe, place
+        preview = elsewhere.preview_of(self._settings)
+        if unknown := {path: key for path, key in named.items() if path not in preview.known}:
+            preview.add(self._survey(list(unknown)), unknown, self.where)
+        located = elsewhere.replaced(recipe, lambda path: str(preview.path(path)))
+        return located, dataclasses.replace(place, preview=preview)
+
+    def _survey(self, paths: Sequence[str]) -> Iterator[bytes]:
+        """The report of `runner.execute.survey`; stderr says what takes long."""
+        said = False
+        for line in self.survey(_SURVEY.read_text(encoding="utf-8"), paths):
+            if not line and not said:
+                print(f"runner: reading {', '.join(paths)} on {self.where}", file=sys.stderr)
+                said = True
+            yield line
+
+    @abstractmethod
+    def survey(self, program: str, paths: Sequence[str]) -> Iterator[bytes]:
+        """The lines that the text of `runner.execute.survey` prints about paths of the target. Raises RecipeError."""
 
     def follow(self, run: Run) -> Iterator[bytes]:
         with Mirror(run.folder / EVENTS) as mirror:

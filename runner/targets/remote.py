@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -76,6 +76,11 @@ class RemoteTarget(MirroredTarget):
         python = [*self.on_node, self._settings.python, "-c", program.read_text(encoding="utf-8")]
         command = ["sh", "-c", _IN_FOLDER, "sh", self._settings.folder, *python, *flags]
         return self._checked(lambda: self._transport.call(command))
+
+    def survey(self, program: str, paths: Sequence[str]) -> Iterator[bytes]:
+        self._look([])
+        with self._errors_explained():
+            yield from self._transport.lines([self._settings.python, "-c", program, self._settings.folder, *paths])
 
     def start(self, run: Run, attached: bool) -> None:
         self.start_all([run])
@@ -215,9 +220,15 @@ class RemoteTarget(MirroredTarget):
 
     def _checked(self, call: Callable[[], bytes]) -> bytes:
         """The result of a call of the transport. Raises RecipeError for whatever went wrong."""
+        with self._errors_explained():
+            return call()
+
+    @contextmanager
+    def _errors_explained(self) -> Iterator[None]:
+        """Convert errors of the transport to RecipeError."""
         host = self._transport.host
         try:
-            return call()
+            yield
         except CommandFailed as error:
             if error.status == _COMMAND_NOT_FOUND:
                 raise RecipeError(

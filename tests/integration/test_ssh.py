@@ -392,6 +392,44 @@ def test_a_full_disk_is_said(host: Host, work: Path) -> None:
         subprocess.run(["umount", "-l", host.root], check=True)
 
 
+def test_a_model_and_data_that_lie_there_are_not_copied(
+    host: Host, work: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    shared = host.folder / "fsx's [models]"
+    shutil.copytree(tiny_model, shared / "llama")
+    rows = [json.dumps({"question": f"q {n}", "answer": f"a {n}"}) for n in range(60)]
+    (shared / "rows.jsonl").write_text("\n".join(rows))
+    there = ["model.source=folder", f"model.path={quoted(f'target:{shared}/llama')}", "dataset=files"]
+    there += [f"dataset.path={quoted(f'target:{shared}/rows.jsonl')}", "dataset.eval_rows=10", "dataset.seq_len=64"]
+    words = [*host.target, PYTHON, *SHORT, *there]
+    assert "2 layers of 64" in done(command(host, work, "plan", "quickstart", *words))
+    plan = json.loads(done(command(host, work, "plan", "quickstart", *words, "--json")))
+    copied = [word.replace("target:", "") for word in words]
+    assert plan["carried"] == {}
+    assert [step["key"] for step in plan["steps"]] == [
+        step["key"] for step in json.loads(done(command(host, work, "plan", "quickstart", *copied, "--json")))["steps"]
+    ]
+    done(command(host, work, "run", "quickstart", *words))
+    assert not (host.root / "inputs").exists()
+    [run] = every(work / "runs")
+    assert run.state == "finished"
+    here = json.loads(done(command(host, work, "plan", "quickstart", PYTHON, *SHORT, *there, "--json")))
+    assert [step["key"] for step in here["steps"]] == [step["key"] for step in plan["steps"]]
+    for broken, expected in (
+        (f"model.path={quoted(f'target:{shared}/none')}", f"target:{shared}/none: no such file or folder on trn-a"),
+        ("model.path=target:llama", "model.path: target:llama: must be absolute"),
+        ('dataset.template.response="{reply}"', f"target:{shared}/rows.jsonl:1"),
+    ):
+        said = done(command(host, work, "run", "quickstart", *words, broken), 2)
+        assert expected in said
+        assert "/tmp/runner-" not in said
+        assert said.count("\n") == 1
+    (shared / "llama" / "model.safetensors").write_bytes((shared / "llama" / "model.safetensors").read_bytes()[:-5])
+    said = done(command(host, work, "doctor", "quickstart", *words), 1)
+    assert f"target:{shared}/llama/model.safetensors: 5 bytes are missing" in " ".join(said.split())
+
+
 def test_two_thousand_files_with_odd_names_travel_once(host: Host, work: Path) -> None:
     folder = work / "a 'folder' \"of\" $(files)"
     folder.mkdir()

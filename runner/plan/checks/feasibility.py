@@ -16,6 +16,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from runner.compose.schema import Architecture, Recipe
 from runner.errors import RecipeError
+from runner.plan import elsewhere
 from runner.plan.checks import initial_adapter, memory, model_config, releases, weights
 from runner.plan.trainers import trainer_of
 
@@ -59,7 +60,7 @@ def _folder(recipe: Recipe) -> Iterator[str]:
 
 
 def architecture_of(recipe: Recipe) -> Architecture | None:
-    """Shapes of the model, from the recipe or from the config.json of a local folder; None if neither has them.
+    """Shapes of the model, from the recipe or from the config.json of its folder; None if neither tells.
 
     Raises RecipeError for shapes that are incomplete, or cannot be read.
     """
@@ -70,7 +71,8 @@ def architecture_of(recipe: Recipe) -> Architecture | None:
                 raise RecipeError(f"model.architecture.{field.name}: not set; config.json of the model has its value")
     if architecture or recipe.model.source != "folder":
         return architecture
-    return model_config.architecture(Path(recipe.model.path).expanduser(), "model.path")
+    folder = elsewhere.path_here(recipe.model.path, recipe.target)
+    return model_config.architecture(folder, "model.path") if folder else None
 
 
 def kv_size_multiplier(recipe: Recipe, architecture: Architecture) -> int:

@@ -39,7 +39,14 @@ def read(path: Path) -> Iterator[Row]:
 def can_be_read(path: Path) -> bool:
     """Whether this kind of file can be read here; pyarrow may be installed only where the stages run."""
     kind, packing = suffixes(path)
-    return packing != ".zst" and kind in _READERS and (kind != ".parquet" or find_spec("pyarrow") is not None)
+    known = packing != ".zst" and kind in _READERS and (kind != ".parquet" or find_spec("pyarrow") is not None)
+    return known and not _is_elsewhere(path)
+
+
+def _is_elsewhere(path: Path) -> bool:
+    """Whether a file has zeros instead of the content that it has on the target: see `runner.plan.elsewhere`."""
+    with path.open("rb") as file:
+        return file.read(1) == b"\0"
 
 
 def suffixes(path: Path) -> tuple[str, str]:

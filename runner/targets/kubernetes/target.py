@@ -76,6 +76,11 @@ class KubernetesTarget(MirroredTarget):
     def probe(self, program: Path, flags: Sequence[str]) -> None:
         """None: a node may not exist before the run. `findings` checks the cluster and the images instead."""
 
+    def survey(self, program: str, paths: Sequence[str]) -> Iterator[bytes]:
+        job_spec = self._job_spec(manifests.unique_name("survey", *paths), {"steps": []})
+        with _errors_explained(), container_with_volume(self._cluster, job_spec) as container:
+            yield from container.lines([container.python, "-c", program, job_spec.root, *paths])
+
     def manifests(self, plan: Plan) -> str:
         """YAML for kubectl. Comments at its start list what else the plan needs."""
         plain = json.loads(json.dumps(plan.as_json()))

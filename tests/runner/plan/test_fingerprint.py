@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,39 +15,43 @@ from runner.plan import fingerprint
 from runner.plan.command import SCRIPTS
 
 
+def hash_path(path: Path, key: str, digest_cache: Path) -> str:
+    return fingerprint.hash_path(path, key, partial(fingerprint.hash_file, digest_cache=digest_cache))
+
+
 def test_content_counts_and_time_does_not(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text("a")
-    before = fingerprint.hash_path(file, "dataset.path", tmp_path / "memory")
+    before = hash_path(file, "dataset.path", tmp_path / "memory")
     os.utime(file, (1, 1))
-    assert fingerprint.hash_path(file, "dataset.path", tmp_path / "memory") == before
+    assert hash_path(file, "dataset.path", tmp_path / "memory") == before
     file.write_text("b")
-    assert fingerprint.hash_path(file, "dataset.path", tmp_path / "memory") != before
+    assert hash_path(file, "dataset.path", tmp_path / "memory") != before
 
 
 def test_names_in_a_folder_count(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "a").write_text("x")
-    before = fingerprint.hash_path(folder, "model.path", tmp_path)
+    before = hash_path(folder, "model.path", tmp_path)
     (folder / "a").rename(folder / "b")
-    assert fingerprint.hash_path(folder, "model.path", tmp_path) != before
+    assert hash_path(folder, "model.path", tmp_path) != before
 
 
 def test_large_files_are_remembered_until_they_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fingerprint, "_LARGE", 1)
     file, memory = tmp_path / "weights", tmp_path / "memory"
     file.write_text("one")
-    first = fingerprint.hash_path(file, "model.path", memory)
+    first = hash_path(file, "model.path", memory)
     assert len(list(memory.iterdir())) == 1
     file.write_text("two")
     os.utime(file, (5, 5))
-    assert fingerprint.hash_path(file, "model.path", memory) != first
+    assert hash_path(file, "model.path", memory) != first
 
 
 def test_a_missing_file_is_named_with_its_key(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="dataset.path: .*nowhere: no such file"):
-        fingerprint.hash_path(tmp_path / "nowhere", "dataset.path", tmp_path)
+        hash_path(tmp_path / "nowhere", "dataset.path", tmp_path)
 
 
 def hashed(program: Path) -> str:

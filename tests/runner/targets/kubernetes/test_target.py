@@ -425,3 +425,14 @@ def test_a_server_that_never_answers_is_not_said_to_serve(cluster: FakeCluster, 
     end_job(cluster, "Failed", reason="BackoffLimitExceeded")
     assert detach_when_serving(run, target, Console(file=said, width=200)) == 1
     assert "BackoffLimitExceeded" in said.getvalue() and "Stop it with" not in said.getvalue()
+
+
+def test_a_model_on_the_volume_is_read_by_a_small_pod(cluster: FakeCluster, tmp_path: Path, tiny_model: Path) -> None:
+    words = [*make.CPU, "target=kubernetes", f"target.kubernetes.mount={tmp_path}/volume", "model.source=folder"]
+    recipe = compose("quickstart", [*words, f"model.path=target:{tiny_model}"]).recipe
+    plan = targets.of(recipe.target).plan(recipe)
+    [fetch] = [step for step in plan.steps if step.stage == "fetch"]
+    assert fetch.argv[fetch.argv.index("--folder") + 1] == str(tiny_model)
+    assert not any(str(tiny_model) == local for local in plan.carried.values())
+    assert [kind for kind, _ in cluster.made()] == ["pods"]
+    assert cluster.objects["pods"] == {}
