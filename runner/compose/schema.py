@@ -422,6 +422,10 @@ class Sweep:
 @dataclass
 class Paths:
     store: str = key("folder of finished artifacts, shared by all runs", "store")
+    remote_store: str | None = key(
+        "s3://BUCKET/PREFIX, or a folder that machines share: finished artifacts and checkpoints are copied there, and "
+        "from there where the store lacks them", None,
+    )  # fmt: skip
     runs: str = key("folder of run records", "runs")
 
 

@@ -37,6 +37,7 @@ from typing import Any
 from runner.execute import attempts, cores, files, preflight, signals
 from runner.execute.events import EventWriter, echo
 from runner.execute.process import StepFailed, run_command
+from runner.execute.remote_store import RemoteStore
 from runner.execute.rendezvous import Rendezvous, node_environment
 from runner.execute.run_folder import CANCELLED, EVENTS, JOB, LOCK, NODES, SECRETS, read_events, run_name, stage_states
 from runner.execute.store import Store, names_used
@@ -66,6 +67,7 @@ class Executor:
         self._plan, self._run = plan, run
         self._store = Store(plan["store"])
         self._events = EventWriter(run / EVENTS)
+        self._remote = RemoteStore(plan.get("remote_store"), self._store, run, self._events)
         self._rendezvous = Rendezvous(run / NODES, attempt)
 
     def execute(self, stages: Sequence[str] | None = None) -> int:
@@ -81,9 +83,10 @@ class Executor:
     def _run_steps(self, steps: Sequence[Mapping[str, Any]]) -> int:
         try:
             pending = [step for step in steps if not self._is_done(step)]
-            preflight.check_packages(pending)
+            preflight.check_packages([*pending, *self._remote.requirement()])
             preflight.check_ports(pending)
-            with self._using(steps) as self._uses:
+            self._remote.open(steps)
+            with self._using(steps) as self._uses, self._remote.pushing(self._uses):
                 for step in steps:
                     with self._os_errors_fail(step):
                         self._run_step(step)
@@ -137,6 +140,7 @@ class Executor:
         peak_memory = None if self._is_done(step) else self._make(step)
         if step["cached"]:
             _link_artifact(self._run, stage, self._store.path(step["key"]))
+            self._remote.push(step)
         _keep_results(self._run, stage)
         seconds = round(time.monotonic() - start, 3)
         if peak_memory is None:
@@ -145,14 +149,18 @@ class Executor:
             self._emit(step, "finished", seconds=seconds, peak_memory=peak_memory)
 
     def _make(self, step: Mapping[str, Any]) -> int | None:
-        """Make the step's artifact; returns the peak memory in bytes, or None if another run made it meanwhile."""
+        """Make the step's artifact; returns the peak memory in bytes, or None if it was made elsewhere."""
         key = step["key"]
         with self._store.lock(key, lambda run: self._wait_for_run(step, run), run_name(self._run)) as descriptor:
             if self._is_done(step):
                 return None
             self._set_damaged_aside(step)
+            if self._remote.fetch(step, descriptor):
+                return None
             self._store.prepare(key, keep=step["resumable"])
-            peak_memory = self._run_command(step, descriptor)
+            self._remote.fetch_checkpoints(step, descriptor)
+            with self._remote.pushing_checkpoints(step):
+                peak_memory = self._run_command(step, descriptor)
             if step["cached"]:
                 self._store.publish(key)
             else:

@@ -26,7 +26,7 @@ def check_packages(steps: Sequence[Mapping[str, Any]]) -> None:
 def _advice(python: str) -> str:
     """What to do about missing packages: all that a CPU needs can be installed beside the runner."""
     if python == sys.executable:
-        return "pip install 'trainium-recipes[train]' installs what the stages need on a CPU"
+        return "pip install 'trainium-recipes[train]' installs what the stages need on a CPU; [s3] adds s3://"
     return "`runner doctor` says what to do"
 
 

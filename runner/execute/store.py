@@ -3,6 +3,7 @@
     objects/train-3f9a...     complete, never changed again
     sums/train-3f9a....json   the size and SHA-256 of each of its files, by which damage is noticed
     partial/train-3f9a...     being made; kept after a kill, so that a stage can resume from it
+    incoming/train-3f9a...    being copied from a remote store
     damaged/train-3f9a...     was in objects/ until its files were found to differ from sums/
     locks/train-3f9a....lock  locked by the run that makes it
     uses/                     a file for each run in progress: the artifacts that it needs
@@ -48,6 +49,10 @@ class Store:
         """Whether the artifact `key` is finished, and all of its files have the sizes that they had then."""
         return self.path(key).is_dir() and not self.damage(key)
 
+    def incoming(self, key: str) -> Path:
+        """Where the artifact `key` of a remote store is copied to."""
+        return self.root / "incoming" / key
+
     def damage(self, key: str, digests: bool = False) -> str:
         """What is wrong with the files of a finished artifact; empty if nothing is. With `digests`, all are read.
 
@@ -62,11 +67,12 @@ class Store:
     def sums(self, key: str) -> dict[str, tuple[int, str]] | None:
         """Size and SHA-256 of each file of an artifact; None for one of an earlier version."""
         try:
-            return json.loads(self._sums_file(key).read_text(encoding="utf-8"))
+            return json.loads(self.sums_file(key).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
 
-    def _sums_file(self, key: str) -> Path:
+    def sums_file(self, key: str) -> Path:
+        """Where `sums` of an artifact are."""
         return self.root / "sums" / f"{key}.json"
 
     def forget_sums(self) -> None:
@@ -160,11 +166,11 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def publish(self, key: str) -> Path:
-        """Record the sums of `key`, sync it to the disk and move it from partial/ to objects/."""
-        source, finished = self.partial(key), self.path(key)
-        self._sums_file(key).parent.mkdir(parents=True, exist_ok=True)
-        files.write_atomic(self._sums_file(key), json.dumps(_sums(source), indent=1))
+    def publish(self, key: str, source: Path | None = None) -> Path:
+        """Record the sums of `key`, sync it to the disk and move it from `source`, or partial/, to objects/."""
+        source, finished = source or self.partial(key), self.path(key)
+        self.sums_file(key).parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomic(self.sums_file(key), json.dumps(_sums(source), indent=1))
         files.sync_tree(source)
         finished.parent.mkdir(parents=True, exist_ok=True)
         source.rename(finished)

@@ -7,7 +7,7 @@ from typing import Any
 
 from runner.compose.schema import Recipe
 from runner.paths import SCRIPTS
-from runner.plan import fingerprint, packages
+from runner.plan import fingerprint, packages, remote_store
 from runner.plan.checks import dataset, feasibility
 from runner.plan.command import Argument, Artifacts, Place, StageCommand, launcher
 from runner.plan.model import Plan, Step
@@ -28,7 +28,7 @@ def build(recipe: Recipe, place: Place) -> Plan:
             one = step(stage, command, place, recipe)
             artifacts.keys[stage] = one.key
             steps.append(one)
-    return Plan(recipe.name, str(place.store), tuple(steps), artifacts.carried)
+    return Plan(recipe.name, str(place.store), tuple(steps), artifacts.carried, remote_store.settings(recipe, place))
 
 
 def step(stage: str, command: StageCommand, place: Place, recipe: Recipe) -> Step:

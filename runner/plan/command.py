@@ -95,7 +95,13 @@ class Place:
 
 def compile_cache(recipe: Recipe, place: Place) -> str:
     """The Neuron compiler's cache. All runs share it: compiled programs depend on shapes, not on weights."""
-    return recipe.train.compile_cache or str(place.store / "neuron-cache")
+    return shared_compile_cache(recipe) or str(place.store / "neuron-cache")
+
+
+def shared_compile_cache(recipe: Recipe) -> str:
+    """The compiler's cache, if the recipe has it elsewhere than in the store: it goes with the remote store."""
+    remote = recipe.paths.remote_store
+    return recipe.train.compile_cache or (f"{remote.rstrip('/')}/neuron-cache" if remote else "")
 
 
 class Artifacts:

@@ -36,13 +36,15 @@ class Plan:
     """Steps in the order in which they run, on the machine whose store is at `store`.
 
     `where` is what people call that machine or its cluster. `carried` are the files to copy to it first, remote path →
-    local path. `job` is what a scheduler is asked for.
+    local path. `remote_store` is the program that copies to and from it, with the packages that it needs. `job` is what
+    a scheduler is asked for.
     """
 
     recipe: str
     store: str
     steps: tuple[Step, ...]
     carried: Mapping[str, str] = field(default_factory=dict)
+    remote_store: Mapping[str, Any] | None = None
     job: Mapping[str, Any] | None = None
     where: str = HERE
 

@@ -17,13 +17,15 @@ _TRANSFORMERS = ("transformers>=4.48,<6", "safetensors>=0.4,<1")
 _JINJA = "jinja2>=3.1,<4"
 _NXD = "neuronx-distributed>=0.15,<0.20"  # the first and the last release that is known to train with LoRA
 
-# What is only needed for some recipes: the hub, GGUF files, chat templates, Parquet files.
-HUB, GGUF, CHAT, PARQUET = "hub", "gguf", "chat", "parquet"
+# What is only needed for some recipes: the hub, GGUF files, chat templates, Parquet files, shared folders, s3://.
+HUB, GGUF, CHAT, PARQUET, FOLDER, S3 = "hub", "gguf", "chat", "parquet", "folder", "s3"
 _FOR: Mapping[str, tuple[str, ...]] = {
     HUB: ("huggingface-hub>=0.24,<3",),
     GGUF: ("gguf>=0.17,<0.20",),
     CHAT: (_JINJA,),
     PARQUET: ("pyarrow>=14,<27",),
+    FOLDER: ("fsspec>=2023.1,<2028",),
+    S3: ("s3fs>=2023.1,<2028",),
 }
 _ALWAYS: Mapping[str, tuple[str, ...]] = {
     "fetch_nxd_model.py": (),
@@ -40,6 +42,7 @@ _ALWAYS: Mapping[str, tuple[str, ...]] = {
         "optimum-neuron==0.4.5", "trl==0.24.*", "peft==0.17.*",
     ),
     "export_adapter.py": (_NUMPY,),
+    "remote_store.py": (),
     "evaluate.py": (_NUMPY, _TORCH, *_TRANSFORMERS, _TOKENIZERS),
     "generate.py": (_NUMPY, _TORCH, *_TRANSFORMERS, _TOKENIZERS),
     "smoke_test.py": (),

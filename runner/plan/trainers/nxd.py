@@ -18,6 +18,7 @@ from runner.plan.command import (
     flags,
     launcher,
     not_fingerprinted,
+    shared_compile_cache,
 )
 from runner.plan.trainers.base import (
     ActivationMemory,
@@ -65,7 +66,7 @@ class NxdTrainer(Trainer):
             return None
         cores, nodes = _processes(recipe), recipe.parallel.nodes
         python, program = artifacts.program(_PROGRAM)
-        cache = Argument(compile_cache(recipe, artifacts.place), recipe.train.compile_cache or "")
+        cache = Argument(compile_cache(recipe, artifacts.place), shared_compile_cache(recipe))
         start, *launch = launcher(python.text, cores, nodes)
         machine = f"{cores} cores of {recipe.hardware.name}, SDK {recipe.sdk.name}"
         args: list[str | Argument] = [

@@ -69,7 +69,7 @@ def _modules(tree: ast.AST) -> Iterator[str]:
 
 
 def in_table(program: str) -> set[str]:
-    everything = packages.needed(program, [packages.HUB, packages.GGUF, packages.CHAT, packages.PARQUET])
+    everything = packages.needed(program, packages._FOR)
     names = {requirements.parsed(text)[0] for text in everything} - {requirements.PYTHON}
     optional = {requirements.parsed(text)[0] for texts in packages._FOR.values() for text in texts}
     always = {requirements.parsed(text)[0] for text in packages._ALWAYS[program]}

@@ -1,0 +1,112 @@
+"""Files at an s3:// address, or in a folder that machines share, through fsspec; s3fs reads S3.
+
+Credentials come from the usual chain of AWS: environment variables, a profile, the role of the machine or the pod.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from common.program import BadInput, StageFailed, is_url
+
+_CONNECT_TIMEOUT = 10  # seconds
+
+
+class RemoteFolder:
+    """The files below an address. What fails raises StageFailed with one line, or FileNotFoundError for a missing file.
+
+    Raises BadInput where the package for the address is missing.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address.rstrip("/")
+        self._files, self._root = _file_system(self.address)
+
+    def read(self, name: str) -> bytes:
+        """The content of a small file."""
+        with self._one_line_errors(name):
+            return self._files.cat_file(self._path(name))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file, whole or not at all on S3."""
+        with self._one_line_errors(name):
+            self._files.pipe_file(self._path(name), content)
+
+    def download(self, name: str, path: str) -> None:
+        """Copy a file to the local `path`."""
+        with self._one_line_errors(name):
+            self._files.get_file(self._path(name), path)
+
+    def upload(self, path: str, name: str) -> None:
+        """Copy the local file `path` there."""
+        with self._one_line_errors(name):
+            self._files.put_file(path, self._path(name))
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None if there is none."""
+        try:
+            with self._one_line_errors(name):
+                return self._files.size(self._path(name))
+        except FileNotFoundError:
+            return None
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with contextlib.suppress(FileNotFoundError), self._one_line_errors(name):
+            self._files.rm_file(self._path(name))
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    @contextlib.contextmanager
+    def _one_line_errors(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            if _code_of_aws(error) == "NoSuchBucket":
+                raise StageFailed(f"{self.address}: no such bucket; create it, or check the name") from None
+            raise
+        except (OSError, *_errors_of_aws()) as error:
+            raise StageFailed(f"{self.address}/{name}: {_reason(error)}") from error
+
+
+def _file_system(address: str) -> tuple[Any, str]:
+    """The file system of fsspec for an address, and the path there."""
+    try:
+        import fsspec
+
+        if not is_url(address):
+            return fsspec.filesystem("file", auto_mkdir=True), address
+        timeouts = {"connect_timeout": _CONNECT_TIMEOUT}
+        return fsspec.core.url_to_fs(address, use_listings_cache=False, config_kwargs=timeouts)
+    except ImportError:
+        package = "s3fs" if is_url(address) else "fsspec"
+        raise BadInput(f"{address} needs the package {package}: {sys.executable} -m pip install {package}") from None
+
+
+def _errors_of_aws() -> tuple[type[Exception], ...]:
+    """The errors of the SDK that s3fs uses, if it is loaded."""
+    module = sys.modules.get("botocore.exceptions")
+    return (module.BotoCoreError, module.ClientError) if module else ()
+
+
+def _code_of_aws(error: Exception) -> str:
+    """The code in S3's answer that an error of s3fs comes from; empty if there is none."""
+    answer = getattr(error.__cause__, "response", {})
+    return answer.get("Error", {}).get("Code", "")
+
+
+def _reason(error: Exception) -> str:
+    """What happened, and what to try."""
+    kind, text = type(error).__name__, " ".join(str(error).split())
+    if kind in ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"):
+        return "no AWS credentials were found: set AWS_PROFILE, or give the machine or pod a role"
+    if isinstance(error, PermissionError):
+        return f"access denied ({text}): check the AWS credentials and their policy"
+    if re.search("Connect|Timeout", kind):
+        return f"cannot be reached ({text}): check the network, AWS_REGION and AWS_ENDPOINT_URL"
+    return getattr(error, "strerror", None) or text or kind
