@@ -17,12 +17,17 @@ _PATIENCE = 20.0  # seconds for all answers together; an attempt to connect take
 
 def states(runs: Sequence[Run]) -> dict[Run, str]:
     """The state of each run as its machine reports it, or why it cannot be asked. Every machine is asked at once."""
-    by_machine: dict[str, list[Run]] = {}
-    for run in runs:
-        by_machine.setdefault(json.dumps(run.recipe["target"], sort_keys=True), []).append(run)
     answers: dict[Run, str] = {}
-    at_once([partial(_ask, group, answers) for group in by_machine.values()], _PATIENCE)
+    at_once([partial(_ask, group, answers) for group in by_machine(runs).values()], _PATIENCE)
     return {run: answers.get(run, f"no answer within {_PATIENCE:g} s") for run in runs}
+
+
+def by_machine(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs of each machine or cluster, as their recipes name it."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(json.dumps(run.recipe["target"], sort_keys=True), []).append(run)
+    return groups
 
 
 def _ask(runs: Sequence[Run], answers: dict[Run, str]) -> None:

@@ -39,7 +39,7 @@ def _row(run: Run) -> dict[str, str]:
         "state": run.state,
         "time": duration(run.seconds()),
         "cost": cost.text(cost.cost(run)),
-        "adapter": _headline(run),
+        "adapter": headline(run),
         "overrides": " ".join(run.manifest["overrides"]),
     }
 
@@ -149,7 +149,8 @@ def diff(first: Mapping[str, Any], second: Mapping[str, Any], console: Console) 
     console.print(table if table.row_count else "No differences.")
 
 
-def _headline(run: Run) -> str:
+def headline(run: Run) -> str:
+    """The metric that tells most of a run, with its title; empty where nothing was measured."""
     metrics = run.metrics()
     name = decisive([metrics])
     return f"{RANKING[name].title} {RANKING[name].text(metrics[name])}" if name else ""

@@ -24,7 +24,8 @@ from runner.startup import print_error
 
 T = TypeVar("T")
 
-ACTIVE = ("running", "away")  # states of a run that has not ended, as far as its record says
+AWAY = "away"
+ACTIVE = ("running", AWAY)  # states of a run that has not ended, as far as its record says
 _RECORD = ("manifest.json", "plan.json", "recipe.yaml", run_folder.EVENTS)  # a folder with any of them is a record
 _SHOWN_MATCHES = 5  # of a name that matches too many runs
 
@@ -118,7 +119,7 @@ class Run:
         if state == "stopped" and self.prune_reason is not None:
             return "pruned"
         is_away = state == "killed" and self.where != HERE and not (self.folder / run_folder.KILLED).exists()
-        return "away" if is_away else state
+        return AWAY if is_away else state
 
     @property
     def prune_reason(self) -> str | None:

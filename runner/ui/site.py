@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+
+from runner.ui.index import Index
 
 
 @dataclass(frozen=True)
@@ -11,3 +14,8 @@ class Site:
     """The folder of the run records that the pages show."""
 
     folder: Path
+
+    @cached_property
+    def index(self) -> Index:
+        """What is known of the runs in it."""
+        return Index(self.folder)
