@@ -39,7 +39,9 @@ TESTED_ELSEWHERE = {
     "runner.targets.remote": "tests/integration/test_ssh.py",
     "runner.targets.scheduled": "tests/integration/test_slurm.py",
     # Declarations without behaviour.
-    "runner.ui.site": "tests/runner/ui/test_server.py",
+    "runner.ui.errors": "tests/runner/ui/test_server.py",
+    "runner.ui.live": "tests/runner/ui/test_run_page.py",
+    "runner.ui.site": "tests/runner/ui/test_run_page.py",
     "runner.targets.finding": "tests/runner/commands/test_doctor.py",
     "runner.targets.transport.base": "tests/runner/targets/transport/test_local.py",
     # Their results are those of whole programs.

@@ -33,13 +33,21 @@ def show(run: Run, console: Console) -> None:
 
 def show_next(run: Run, console: Console) -> None:
     """Print what to do with a run that trained an adapter."""
-    stages = {step["stage"] for step in run.plan["steps"]}
-    name = run.name if run.folder.parent == Path("runs").absolute() else shlex.quote(_short(run.folder))
-    serve = f"runner serve {name}, and in another terminal: runner ask"
-    commands = {"evaluate": f"runner report {name}", "export": serve}
-    shown = [command for stage, command in commands.items() if stage in stages]
-    for heading, command in zip(("next", ""), shown, strict=False):
+    for heading, command in zip(("next", ""), next_commands(run), strict=False):
         console.print(Text(f"{heading:<8} {command}"), soft_wrap=True)
+
+
+def next_commands(run: Run) -> list[str]:
+    """What to type next about a run that finished."""
+    stages = {step["stage"] for step in run.plan["steps"]}
+    serve = f"runner serve {as_argument(run)}, and in another terminal: runner ask"
+    commands = {"evaluate": f"runner report {as_argument(run)}", "export": serve}
+    return [command for stage, command in commands.items() if stage in stages]
+
+
+def as_argument(run: Run) -> str:
+    """How to name a run on a command line in the current folder."""
+    return run.name if run.folder.parent == Path("runs").absolute() else shlex.quote(_short(run.folder))
 
 
 def _comparison(report: dict[str, Any]) -> Table:

@@ -203,7 +203,12 @@ def every(folder: Path) -> list[Run]:
 def recorded(folder: Path) -> list[Run]:
     """The runs in a folder and the trials of the sweeps in it, also those whose record is damaged."""
     folders = (path for pattern in ("*", "sweeps/*/*") for path in folder.glob(pattern))
-    return [Run(path) for path in folders if any((path / name).is_file() for name in _RECORD)]
+    return [Run(path) for path in folders if is_record(path)]
+
+
+def is_record(folder: Path) -> bool:
+    """Whether a folder is the record of a run, be it damaged."""
+    return any((folder / name).is_file() for name in _RECORD)
 
 
 def readable(runs: Iterable[Run], read: Callable[[Run], object]) -> list[Run]:
@@ -265,7 +270,7 @@ def find(name: str, folder: Path, having: str | None = None) -> Run:
 
     With `having`, a stage, only among runs that have it. Raises RecipeError unless exactly one run matches.
     """
-    if any((Path(name) / file).is_file() for file in _RECORD):
+    if is_record(Path(name)):
         return Run(Path(name).absolute())
     exact = [run for run in recorded(folder) if run.name == name]
     runs = exact or every(folder)

@@ -54,12 +54,12 @@ class News:
 class Index:
     """The rows of the list of the runs in a folder."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, machines: Machines):
         self._folder = folder
         self._read: dict[Path, tuple[_Signature, Row]] = {}
         self._shown: dict[Path, tuple[int, Row]] = {}
         self._revision = 0
-        self._machines = Machines()
+        self._machines = machines
         self._lock = threading.Lock()
 
     def news(self, since: int = 0, budget: float = _BUDGET) -> News:

@@ -5,13 +5,18 @@ from __future__ import annotations
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from runner.ui.web import Request, Response, Routes, not_found
+from runner.ui.errors import not_found
+from runner.ui.web import Request, Response, Routes
 
 # The pages in the head of every page: address, title.
 NAVIGATION = (("/", "Runs"),)
+
+STATIC = "/static/"  # where styles and scripts are
 
 _STATIC = Path(__file__).with_name("static")
 _OF_REPORT = Path(__file__).parents[1] / "record" / "report" / "templates"
@@ -23,6 +28,7 @@ _ENVIRONMENT = Environment(
     loader=ChoiceLoader([PackageLoader("runner.ui"), PackageLoader("runner.record.report")]),
     autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
 )  # fmt: skip
+_ENVIRONMENT.globals["linked"] = lambda run: Markup('<a href="/runs/{}"><code>{}</code></a>').format(quote(run), run)
 
 
 def page(template: str, *, title: str, here: str = "", status: HTTPStatus = HTTPStatus.OK, **values: Any) -> Response:
@@ -42,4 +48,4 @@ def _static(request: Request) -> Response:
     return Response(file.read_bytes(), _KINDS[file.suffix])
 
 
-ROUTES: Routes = {("GET", "/static/*"): _static}
+ROUTES: Routes = {("GET", f"{STATIC}*"): _static}

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from runner.ui import pages, run_list
+from runner.ui import comparison_page, pages, report_page, run_list, run_page
 from runner.ui.web import Routes
 
-ROUTES: Routes = {**pages.ROUTES, **run_list.ROUTES}
+ROUTES: Routes = {
+    **pages.ROUTES,
+    **run_list.ROUTES,
+    **run_page.ROUTES,
+    **comparison_page.ROUTES,
+    **report_page.ROUTES,
+}

@@ -6,6 +6,7 @@ the packages of the control plane.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -16,9 +17,10 @@ from runner.errors import RecipeError
 from runner.startup import print_error
 from runner.ui import pages, web
 from runner.ui.access import Access
+from runner.ui.errors import BadRequest
 from runner.ui.routes import ROUTES
 from runner.ui.site import Site
-from runner.ui.web import BadRequest, Request, Response, Routes
+from runner.ui.web import Request, Response, Routes
 
 LOOPBACK = "127.0.0.1"
 _LARGEST_BODY = 2**20  # bytes
@@ -76,6 +78,10 @@ class _Handler(BaseHTTPRequestHandler):
             response = self._failure(error)
         except RecipeError as error:
             response = self._failure(BadRequest(str(error)))
+        except OSError as error:  # of a file of a record; only an address is as long as ENAMETOOLONG says
+            missing = error.errno in (errno.ENOENT, errno.ENAMETOOLONG)
+            status = HTTPStatus.NOT_FOUND if missing else HTTPStatus.INTERNAL_SERVER_ERROR
+            response = self._failure(BadRequest(f"{error.filename or self.path}: {error.strerror}", status))
         except Exception as error:
             print_error(f"ui: {self.command} {urlsplit(self.path).path}: {type(error).__name__}: {error}")
             response = self._failure(
@@ -94,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
             return Response(
                 b"", status=HTTPStatus.SEE_OTHER, headers={"Location": location, "Set-Cookie": access.cookie}
             )
-        if not access.knows(self.headers):
+        if not access.knows(self.headers) and not path.startswith(pages.STATIC):  # what is in the package is no secret
             raise BadRequest("open the address that runner ui printed in its terminal", HTTPStatus.FORBIDDEN)
         handler, rest = web.find(self.server.routes, self.command, path)
         return handler(Request(self.server.site, self.command, path, query, rest, body))

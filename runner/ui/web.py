@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 from runner.commands.tables import finite
+from runner.ui.errors import BadRequest, not_found
 from runner.ui.site import Site
 
 
@@ -46,19 +47,6 @@ class Response:
     kind: str = "text/html; charset=utf-8"
     status: HTTPStatus = HTTPStatus.OK
     headers: Mapping[str, str] = field(default_factory=dict)
-
-
-class BadRequest(Exception):
-    """A request that cannot be answered; its message is shown, with its status."""
-
-    def __init__(self, message: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST):
-        super().__init__(message)
-        self.status = status
-
-
-def not_found(what: str) -> BadRequest:
-    """The error for an address, or a run, that does not exist."""
-    return BadRequest(what, HTTPStatus.NOT_FOUND)
 
 
 Handler = Callable[[Request], Response]

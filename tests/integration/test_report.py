@@ -20,7 +20,7 @@ QUIET = (
 )
 MOVE = """
 const chart = document.querySelector("svg[data-points]"), box = chart.getBoundingClientRect();
-chart.dispatchEvent(new PointerEvent("pointermove", {clientX: box.right, clientY: box.top + 9}));
+chart.dispatchEvent(new PointerEvent("pointermove", {bubbles: true, clientX: box.right, clientY: box.top + 9}));
 document.title = document.querySelector(".readout").textContent;
 const heading = [...document.querySelectorAll(".ranking th button")].find((one) => one.textContent === "rank");
 if (heading) { heading.click(); heading.click(); }

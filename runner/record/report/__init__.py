@@ -20,6 +20,10 @@ def write(runs: Sequence[Run], path: Path) -> Path:
 
     The folder of `path` is made where it is missing. The file appears complete or not at all.
     """
-    document = single.document(runs[0]) if len(runs) == 1 else comparison.document(runs)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return files.write_atomic(path, page.render(document))
+    return files.write_atomic(path, page.render(document(runs)))
+
+
+def document(runs: Sequence[Run]) -> page.Document:
+    """The report of one run, or the comparison of several."""
+    return single.document(runs[0]) if len(runs) == 1 else comparison.document(runs)

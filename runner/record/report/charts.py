@@ -42,7 +42,7 @@ def lines(
     ]
     cursor = element("line", class_="cursor", y1=_TOP, y2=height - _BOTTOM, x1=-9, x2=-9)
     data = json.dumps(_pointer_data([_thinned(line) for line in curves], x, y), separators=(",", ":"))
-    return _svg(width, height, title, *_axes(x, y, width, height), *drawn, *dots, cursor, data_points=data)
+    return _svg(width, height, title, *_axes(x, y, width, height), *drawn, *dots, cursor, data_points=data, tabindex=0)
 
 
 def _line(line: Line, x: Scale, y: Scale, smooth: bool) -> Iterable[Markup]:

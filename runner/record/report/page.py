@@ -59,6 +59,7 @@ def render(document: Document) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.globals["linked"] = Markup("<code>{}</code>").format
     script, style = (Markup(loader.get_source(environment, name)[0]) for name in ("report.js", "report.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     sections = [section for section in document.sections if section.data]

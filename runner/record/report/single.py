@@ -12,11 +12,16 @@ from runner.record.report import charts, parts
 from runner.record.report.charts import Point
 from runner.record.report.page import Document, Section, Verdict
 from runner.record.report.parts import capitalized
-from runner.record.runs import Run
+from runner.record.runs import AWAY, Run
 
 _MOST_SAMPLES = 300  # a page with more is slow to open
 _FILTERS = {"all": "All", "right": "Right", "wrong": "Wrong", "changed": "Changed"}
-_UNFINISHED = {"running": "In progress", "stopped": "Stopped", "pruned": "Pruned"}
+_UNFINISHED = {
+    "running": "In progress",
+    AWAY: "In progress when last heard of",
+    "stopped": "Stopped",
+    "pruned": "Pruned",
+}
 
 
 def document(run: Run) -> Document:

@@ -36,9 +36,10 @@ function visible() {
 
 /**
  * Ask for `path()` for as long as the page is open and looked at, and pass on each answer that differs from the last.
- * `use` gets the Response and returns the milliseconds until the next question, or null to stop.
+ * `use` gets the Response and returns the milliseconds until the next question, or null to stop. `tell` is told what
+ * went wrong, or "".
  */
-export async function poll(path, use, usually = 2000) {
+export async function poll(path, use, usually = 2000, tell = say) {
   let etag = "", asked = "";
   for (let wait = 0; wait !== null;) {
     await pause(wait);
@@ -48,16 +49,16 @@ export async function poll(path, use, usually = 2000) {
       const wanted = path(), headers = wanted === asked && etag ? { "If-None-Match": etag } : {};
       const response = await fetch(wanted, { headers, cache: "no-store" });
       [asked, etag] = [wanted, response.headers.get("ETag")];
-      if (response.ok) wait = await use(response) ?? null;
-      say(response.ok || response.status === 304 ? "" : (await response.json()).error);
+      if (response.ok) wait = await use(response);
+      tell(response.ok || response.status === 304 ? "" : (await response.json()).error);
     } catch {
-      say("No answer from runner ui: was it ended in its terminal?");
+      tell("No answer from runner ui: was it ended in its terminal?");
     }
   }
 }
 
 /** Show a problem below the head of the page; nothing takes it away. */
-function say(text) {
+export function say(text) {
   const place = document.getElementById("problem");
   if (place.textContent !== text) place.textContent = text;
 }

@@ -14,6 +14,7 @@ def test_without_the_token_there_is_nothing_to_see(tmp_path: Path) -> None:
         answers = [stranger.get(path) for path in ("/", "/nothing", "/?token=guess", "/?token=%C3%A9")]
         assert [answer.status for answer in answers] == [403] * 4
         assert "open the address that runner ui printed" in answers[0].text
+        assert stranger.get("/static/ui.css").status == 200  # so that this can be read well
         assert all("Set-Cookie" not in answer.headers for answer in answers)
 
 

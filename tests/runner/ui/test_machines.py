@@ -13,7 +13,7 @@ import pytest
 from runner.commands import questions
 from runner.record.runs import Run
 from runner.ui.index import Index
-from runner.ui.machines import THREADS
+from runner.ui.machines import THREADS, Machines
 from tests.runner.records import a_run
 
 
@@ -51,7 +51,7 @@ def test_the_answer_of_a_machine_is_news_of_a_later_request(
 ) -> None:
     monkeypatch.setattr(questions, "_PATIENCE", 1.0)
     runs = {port: away(tmp_path, port, str(port)) for port in (silent, closed)}
-    index = Index(tmp_path / "runs")
+    index = Index(tmp_path / "runs", Machines())
     news = index.news()
     assert {row["state"] for row in news.rows} == {"away"}
     answered()
@@ -64,7 +64,7 @@ def test_the_answer_of_a_machine_is_news_of_a_later_request(
 def test_a_damaged_recipe_of_one_run_is_not_asked_for(tmp_path: Path, closed: int) -> None:
     run = away(tmp_path, closed, "damaged")
     (run.folder / "recipe.yaml").write_text(":")
-    index = Index(tmp_path / "runs")
+    index = Index(tmp_path / "runs", Machines())
     index.news()
     answered()
     assert [row["state"] for row in index.news().rows] == ["away"]

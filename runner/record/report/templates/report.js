@@ -44,25 +44,41 @@ function hide(svg) {
   for (const end of ["x1", "x2"]) svg.querySelector(".cursor").setAttribute(end, -9);
 }
 
-for (const svg of document.querySelectorAll("svg[data-points]")) {
-  const data = JSON.parse(svg.dataset.points);
-  let at = 0;
-  svg.tabIndex = 0;
-  svg.addEventListener("pointermove", (event) => {
-    const box = svg.getBoundingClientRect();
-    at = nearest(data.x, (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width);
-    show(svg, data, at);
-  });
-  svg.addEventListener("keydown", (event) => {
-    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (!by) return;
-    event.preventDefault();
-    at = Math.max(0, Math.min(data.x.length - 1, at + by));
-    show(svg, data, at);
-  });
-  svg.addEventListener("pointerleave", () => hide(svg));
-  svg.addEventListener("blur", () => hide(svg));
+/* Listens for all charts and tables at once: `runner ui` replaces them while a run is in progress. */
+let chart = null, at = 0;
+
+function leave() {
+  if (chart) hide(chart);
+  chart = null;
 }
+
+function enter(target) {
+  const found = target instanceof Element ? target.closest("svg[data-points]") : null;
+  if (found !== chart) {
+    leave();
+    at = 0;
+  }
+  chart = found;
+  return found && JSON.parse(found.dataset.points);
+}
+
+document.addEventListener("pointermove", (event) => {
+  const data = enter(event.target);
+  if (!data) return;
+  const box = chart.getBoundingClientRect();
+  at = nearest(data.x, (event.clientX - box.left) / box.width * chart.viewBox.baseVal.width);
+  show(chart, data, at);
+});
+document.addEventListener("keydown", (event) => {
+  const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  const data = by && enter(event.target);
+  if (!data) return;
+  event.preventDefault();
+  at = Math.max(0, Math.min(data.x.length - 1, at + by));
+  show(chart, data, at);
+});
+document.addEventListener("pointerout", leave);
+document.addEventListener("focusout", leave);
 
 /* Sorts a table by the column whose heading is clicked: as numbers where they are, else as words. */
 function sort(table, column, descending) {
@@ -74,15 +90,14 @@ function sort(table, column, descending) {
   table.tBodies[0].append(...rows);
 }
 
-for (const button of document.querySelectorAll(".sortable th button")) {
-  const heading = button.parentElement;
-  button.addEventListener("click", () => {
-    const descending = heading.getAttribute("aria-sort") === "ascending";
-    for (const other of heading.parentElement.cells) other.removeAttribute("aria-sort");
-    heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
-    sort(heading.closest("table"), heading.cellIndex, descending);
-  });
-}
+document.addEventListener("click", (event) => {
+  const heading = event.target.closest(".ranking.sortable th");
+  if (!heading || !event.target.closest("button")) return;
+  const descending = heading.getAttribute("aria-sort") === "ascending";
+  for (const other of heading.parentElement.cells) other.removeAttribute("aria-sort");
+  heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
+  sort(heading.closest("table"), heading.cellIndex, descending);
+});
 
 /* Paper has no folds. */
 window.addEventListener("beforeprint", () => {
