@@ -115,7 +115,7 @@ def _refers_to(run: Run, root: Path) -> set[str]:
     damaged, what it links to.
     """
     links = {link.readlink().name for link in (run.folder / "artifacts").glob("*") if link.is_symlink()}
-    reported = {event["compiled"] for event in run.events() if event["event"] == "serving" and "compiled" in event}
+    reported = {event["compiled"] for event in run.events("serving") if "compiled" in event}
     planned = names_used({**run.plan, "store": root}) if readable([run], lambda run: run.plan) else set()
     return links | reported | (planned - {COMPILED} if reported else planned)
 

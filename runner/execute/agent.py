@@ -46,8 +46,8 @@ from runner.execute.run_folder import (
     in_progress,
     last_state,
     parse_event,
-    read_events,
     stage_states,
+    time_span,
 )
 from runner.execute.schedulers import job as jobs
 from runner.execute.schedulers.base import Refused
@@ -119,9 +119,9 @@ def overview(folder: Path) -> Iterator[dict[str, Any]]:
 
 def _describe(run: Path) -> dict[str, Any]:
     now = state(run)
-    times = [event["time"] for event in read_events(run) if "time" in event]
-    end = time.time() if now == "running" else max(times, default=0.0)
-    return {"state": now, "stage": next(reversed(stage_states(run)), ""), "seconds": end - min(times, default=end)}
+    begun, last = time_span(run)
+    end = time.time() if now == "running" else last
+    return {"state": now, "stage": next(reversed(stage_states(run)), ""), "seconds": end - (begun or end)}
 
 
 def _process_state(run: Path, job: Job | None) -> str:

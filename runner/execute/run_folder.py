@@ -81,18 +81,41 @@ def _is_complete(event: dict[str, Any]) -> bool:
     return all(isinstance(event[name], types) for name, types in fields.items())
 
 
-def read_events(run: Path) -> Iterator[dict[str, Any]]:
-    """The events in order, without damaged lines and one that is being written; none where the file is missing."""
+def read_events(run: Path, *kinds: str) -> Iterator[dict[str, Any]]:
+    """The events in order, of some `kinds` or all, without damaged lines and one that is being written.
+
+    None where the file is missing. Lines of other kinds are not parsed: most of a long run are its metrics.
+    """
+    named = [f'"event": "{kind}"'.encode() for kind in kinds]
+    for line in _lines(run):
+        if not named or any(name in line for name in named):
+            event = parse_event(line)
+            if event and (not kinds or event["event"] in kinds):
+                yield event
+
+
+def _lines(run: Path) -> Iterator[bytes]:
     with contextlib.suppress(FileNotFoundError), (run / EVENTS).open("rb") as lines:
-        yield from filter(None, (parse_event(line) for line in lines if line.endswith(b"\n")))
+        yield from (line for line in lines if line.endswith(b"\n"))
+
+
+def time_span(run: Path) -> tuple[float, float]:
+    """When the first and the last event happened, in Unix time; zeros without events."""
+    lines = list(_lines(run))
+    first, last = (next(filter(None, map(_time, order)), 0.0) for order in (lines, reversed(lines)))
+    return first, last
+
+
+def _time(line: bytes) -> float | None:
+    return (parse_event(line) or {}).get("time")
 
 
 def last_state(run: Path) -> str | None:
     """The latest state in the events: started, interrupted, finished, failed or stopped; None before it began."""
-    states = [event["state"] for event in read_events(run) if event["event"] == "run"]
+    states = [event["state"] for event in read_events(run, "run")]
     return states[-1] if states else None
 
 
 def stage_states(run: Path) -> dict[str, str]:
     """The latest state of each stage, in the order in which the stages began."""
-    return {event["stage"]: event["state"] for event in read_events(run) if event["event"] == "step"}
+    return {event["stage"]: event["state"] for event in read_events(run, "step")}

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ MANIFEST: Shape = {
     "python": str,
     "packages": dict,
     "machine": {"host": str},
+    "price_per_hour": Maybe((*_NUMBER, type(None))),
     "started": str,
 }
 _STEP: Shape = {
@@ -83,7 +85,12 @@ def read_json(path: Path, shape: Shape) -> dict[str, Any]:
 def read_recipe(path: Path) -> dict[str, Any]:
     """A recorded recipe with today's keys; one that it lacks, as those of earlier versions do, has its default."""
     recorded = rename_old_keys(_checked(path, _parsed(path, _load_yaml), {}))
-    return _checked(path, _over(dataclasses.asdict(Recipe()), recorded), RECIPE)
+    return _checked(path, _over(_defaults(), recorded), RECIPE)
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return dataclasses.asdict(Recipe())
 
 
 def read_lines(path: Path, shape: Shape) -> Iterator[dict[str, Any]]:

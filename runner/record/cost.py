@@ -10,8 +10,7 @@ from runner.record.runs import Run
 
 def cost(run: Run) -> float | None:
     """US dollars for the machine hours of a run; None without hardware.price_per_hour."""
-    price = run.recipe.get("hardware", {}).get("price_per_hour")
-    return price * machine_hours(run) if price else None
+    return run.price_per_hour * machine_hours(run) if run.price_per_hour else None
 
 
 def machine_hours(run: Run) -> float:

@@ -125,6 +125,7 @@ def _manifest(composed: Composed) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": provenance.package_versions(),
         "machine": provenance.machine(),
+        "price_per_hour": composed.recipe.hardware.price_per_hour,
         "started": datetime.now().astimezone().isoformat(timespec="milliseconds"),
     }
 

@@ -78,6 +78,13 @@ class Run:
         """The composed recipe as plain values, with today's keys."""
         return contents.read_recipe(self.folder / "recipe.yaml")
 
+    @property
+    def price_per_hour(self) -> float | None:
+        """US dollars for an hour of one machine, if it has a price. Earlier versions had it in the recipe alone."""
+        if "price_per_hour" in self.manifest:
+            return self.manifest["price_per_hour"]
+        return self.recipe["hardware"]["price_per_hour"]
+
     def typed_recipe(self) -> Recipe:
         """The composed recipe. Raises RecipeError where a record of another version has keys that are unknown here."""
         return self._typed(Recipe, self.recipe)
@@ -98,9 +105,9 @@ class Run:
             advice = f"recorded by {version}: check that version out, or edit recipe.yaml"
             raise RecipeError(f"{self.folder / 'recipe.yaml'}: {error} ({advice})") from error
 
-    def events(self) -> Iterator[dict[str, Any]]:
-        """The events in order."""
-        return run_folder.read_events(self.folder)
+    def events(self, *kinds: str) -> Iterator[dict[str, Any]]:
+        """The events in order, of some kinds or all."""
+        return run_folder.read_events(self.folder, *kinds)
 
     @property
     def in_progress(self) -> bool:
@@ -134,12 +141,12 @@ class Run:
 
     def stages(self) -> dict[str, dict[str, Any]]:
         """The last event of every stage: its state, and seconds if it has ended."""
-        return {event["stage"]: event for event in self.events() if event["event"] == "step"}
+        return {event["stage"]: event for event in self.events("step")}
 
     def seconds(self) -> float:
         """The time from the first event to the last."""
-        times = [event["time"] for event in self.events() if "time" in event]
-        return times[-1] - times[0] if times else 0.0
+        first, last = run_folder.time_span(self.folder)
+        return last - first
 
     @property
     def last_event(self) -> float:

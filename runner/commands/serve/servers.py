@@ -150,7 +150,7 @@ def _server(run: Run) -> Server | None:
     if not began or not _serves(run):
         return None
     args = _args(run)
-    serving: dict[str, Any] = next((event for event in run.events() if event["event"] == "serving"), {})
+    serving: dict[str, Any] = next(run.events("serving"), {})
     since = serving.get("time", began["time"])
     return Server(run, int(args[args.index("--port") + 1]), serving.get("url"), serving.get("models", []), since)
 

@@ -203,5 +203,4 @@ def _data(run: Run) -> dict[str, Any] | None:
 
 
 def _messages(run: Run) -> list[dict[str, Any]]:
-    messages = (event for event in run.events() if event["event"] == "log")
-    return [event for event in messages if event["level"] in ("warning", "error")]
+    return [event for event in run.events("log") if event["level"] in ("warning", "error")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -21,6 +22,26 @@ def test_an_unfinished_line_is_not_read(tmp_path: Path) -> None:
     assert len(list(run_folder.read_events(tmp_path))) == 4
     assert run_folder.last_state(tmp_path) == "started"
     assert run_folder.stage_states(tmp_path) == {"convert": "finished", "train": "begun"}
+
+
+def test_events_of_a_kind_are_those_and_no_others_whatever_their_text_says(tmp_path: Path) -> None:
+    message = {"event": "log", "level": "info", "message": '"event": "run"', "detail": {"event": "run"}}
+    written = [
+        {"event": "run", "state": "started"},
+        message,
+        {"event": "metric", "stage": "train", "at": 1, "values": {}},
+    ]
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in written))
+    assert list(run_folder.read_events(tmp_path, "run")) == written[:1]
+    assert list(run_folder.read_events(tmp_path, "run", "metric")) == [written[0], written[2]]
+    assert list(run_folder.read_events(tmp_path)) == written
+
+
+def test_the_time_of_a_run_is_from_its_first_event_to_its_last_whole_one(tmp_path: Path) -> None:
+    assert run_folder.time_span(tmp_path) == (0.0, 0.0)
+    lines = ['{"event": "ru', '{"event": "log", "level": "info", "message": "", "time": 5}', EVENTS.splitlines()[0]]
+    (tmp_path / "events.jsonl").write_text("\n".join([*lines, lines[1].replace("5", "8"), lines[1].replace("5", "9")]))
+    assert run_folder.time_span(tmp_path) == (5, 8)
 
 
 def test_a_run_that_has_not_begun_has_no_state(tmp_path: Path) -> None:

@@ -53,6 +53,15 @@ def test_an_attempt_that_was_killed_is_paid_until_its_last_event(tmp_path: Path)
     assert cost.cost(Run(run.folder)) == pytest.approx(0.9)
 
 
+def test_an_earlier_version_recorded_the_price_in_the_recipe_alone(tmp_path: Path) -> None:
+    run = timed(a_run(tmp_path, PRICE), 100.0)
+    file = run.folder / "manifest.json"
+    manifest = json.loads(file.read_text())
+    assert manifest.pop("price_per_hour") == 36
+    file.write_text(json.dumps(manifest))
+    assert cost.cost(Run(run.folder)) == pytest.approx(1.0)
+
+
 def test_without_a_price_nothing_is_shown(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     assert cost.cost(run) is None and cost.total([run]) is None and cost.text(None) == ""
