@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
+from functools import cache
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -47,6 +48,7 @@ def _quote_option(text: str) -> str:
     return re.sub(r"(?<![\w'.-])(\d+)(?![\w'.])", r"'\1'", text)
 
 
+@cache
 def parse(text: str) -> Override:
     """An override as Hydra reads it. Raises RecipeError."""
     try:
