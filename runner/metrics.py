@@ -10,11 +10,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric's title; a `share` is a fraction of 1 and written in percent."""
+    """A metric's title; a `share` is a fraction of 1 and written in percent, `counted` if it is of right examples."""
 
     title: str
     share: bool = False
     more_is_better: bool = False
+    counted: bool = False
 
     def text(self, value: float) -> str:
         """The value as it is shown."""
@@ -28,10 +29,26 @@ class Metric:
         """Sorts the best value first."""
         return -value if self.more_is_better else value
 
+    def interval(self, value: float, examples: int) -> tuple[float, float] | None:
+        """The 95 % confidence interval of a share of right examples; None of any other metric."""
+        return wilson(value, examples) if self.counted and examples > 0 else None
+
+
+def wilson(share: float, examples: int) -> tuple[float, float]:
+    """The 95 % Wilson interval of a share, which also holds on few examples and near 0 and 1.
+
+    >>> [round(end, 3) for end in wilson(0.75, 16)]
+    [0.505, 0.898]
+    """
+    z = 1.959964
+    spread = z * math.sqrt(share * (1 - share) / examples + (z / (2 * examples)) ** 2)
+    middle, scale = share + z**2 / (2 * examples), 1 + z**2 / examples
+    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+
 
 EVALUATION = {
-    "execution_accuracy": Metric("execution accuracy", share=True, more_is_better=True),
-    "exact_match": Metric("exact match", share=True, more_is_better=True),
+    "execution_accuracy": Metric("execution accuracy", share=True, more_is_better=True, counted=True),
+    "exact_match": Metric("exact match", share=True, more_is_better=True, counted=True),
     "rouge_l": Metric("ROUGE-L", share=True, more_is_better=True),
     "loss": Metric("held-out loss"),
     "perplexity": Metric("perplexity"),

@@ -125,7 +125,10 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     """Runs or sweeps, and the file to write."""
     _add_runs_folder(parser)
     _complete(parser.add_argument("runs", nargs="*", metavar="RUN", default=["last"]), "run_names")
-    parser.add_argument("--output", type=Path, help="the file (default: report.html, for one run in its folder)")
+    parser.add_argument(
+        "--output", type=Path,
+        help="the file (default: report.html in the folder of the run or sweep, else one in runs/reports)",
+    )  # fmt: skip
 
 
 def add_diff(parser: argparse.ArgumentParser) -> None:

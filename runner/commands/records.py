@@ -183,7 +183,9 @@ def report_command(args: argparse.Namespace) -> int:
     from runner.record import report  # 0.1 s that other commands need not spend
 
     selected = _runs_of(args)
-    print(report.write(selected, args.output or report.default_path(selected)))
+    if args.output:
+        report.check_free(selected, args.output)
+    print(report.write(selected, args.output or report.default_path(selected, args.folder)))
     return 0
 
 

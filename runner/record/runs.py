@@ -199,6 +199,18 @@ class Run:
         }
 
 
+class Snapshot(Run):
+    """A run whose events are read once: for what asks many questions about the same moment."""
+
+    @cached_property
+    def _events(self) -> list[dict[str, Any]]:
+        return list(super().events())
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The events in order, those of the first time."""
+        return iter(self._events)
+
+
 def every(folder: Path) -> list[Run]:
     """The runs in a folder and the trials of the sweeps in it, in the order in which they were started.
 

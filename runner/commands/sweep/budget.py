@@ -26,7 +26,7 @@ class Budget:
     def exhausted(self, trials: Sequence[Run]) -> str | None:
         """The limit that the trials have reached, as text; None while there is something left."""
         if self.max_cost is not None:
-            dollars = cost.total(trials) or 0.0
+            dollars = cost.total(map(cost.cost, trials)) or 0.0
             if dollars >= self.max_cost:
                 return f"stopped by sweep.max_cost: ${dollars:,.2f} of ${self.max_cost:,.2f} spent"
         if self.max_hours is not None:

@@ -14,8 +14,11 @@ from runner.record.report.scale import Scale, exact, linear, text, tight
 from runner.record.report.svg import element
 
 Point = tuple[float, float]
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 12, 30  # margins of a chart with axes
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 22, 26, 44  # margins of a chart with axes
 _MOST_POINTS = 400  # of one line; a screen shows no more
+_ROUGH_POINTS = 60  # of each line where there are many
+_MARKED = 40  # points that are drawn as such; more of them are a band
+_READ = 8  # lines whose values the pointer reads; more lines are drawn roughly
 
 
 @dataclass(frozen=True)
@@ -28,38 +31,51 @@ class Line:
 
 
 def lines(
-    curves: Sequence[Line], title: str, *, width: int = 520, height: int = 210, zero: bool = False,
+    curves: Sequence[Line], title: str, *, unit: str = "", width: int = 520, height: int = 238, zero: bool = False,
     marks: Sequence[Point] = (), kept: float | None = None, smooth: bool = False,
 ) -> Markup:  # fmt: skip
-    """Lines over training steps. `marks` are points drawn over them, large at `kept`; `smooth` adds a running mean."""
+    """Lines over training steps, in a `unit`.
+
+    `marks` are points drawn over them, large at `kept`; `smooth` adds a running mean.
+    """
     points = [point for line in curves for point in line.points] + list(marks)
     x = tight([at for at, _ in points], _LEFT, width - _RIGHT)
     y = linear([value for _, value in points], height - _BOTTOM, _TOP, zero=zero, count=4)
-    drawn = [part for line in curves for part in _line(line, x, y, smooth)]
+    draw = _line if len(curves) <= _READ else _rough_line
+    drawn = [part for line in reversed(curves) for part in draw(line, x, y, smooth)]
     dots = [
         element("circle", cx=x(at), cy=y(value), r=6.5 if at == kept else 4, class_=f"mark {curves[0].colour}")
         for at, value in marks
     ]
     cursor = element("line", class_="cursor", y1=_TOP, y2=height - _BOTTOM, x1=-9, x2=-9)
-    data = json.dumps(_pointer_data([_thinned(line) for line in curves], x, y), separators=(",", ":"))
-    return _svg(width, height, title, *_axes(x, y, width, height), *drawn, *dots, cursor, data_points=data, tabindex=0)
+    data = json.dumps(_pointer_data([_thinned(line) for line in curves[:_READ]], x, y), separators=(",", ":"))
+    axes = [*_axes(x, y, width, height), *_axis_titles("step", unit, width, height)]
+    return _svg(width, height, title, *axes, *drawn, *dots, cursor, data_points=data, tabindex=0)
 
 
 def _line(line: Line, x: Scale, y: Scale, smooth: bool) -> Iterable[Markup]:
     thin = _thinned(line)
-    if len(thin.points) == 1:
-        at, value = thin.points[0]
-        return [element("circle", cx=x(at), cy=y(value), r=2.5, class_=f"dot {line.colour}")]
     window = smoothing(line)
     if not smooth or window < 2:
-        return [_path(thin, x, y, "line")]
+        return [_path(thin, x, y, "line"), *_points(line, x, y)]
     mean = Line(line.name, running_mean(line.points, window), line.colour)
     return [_path(thin, x, y, "line faint"), _path(_thinned(mean), x, y, "line")]
+
+
+def _rough_line(line: Line, x: Scale, y: Scale, smooth: bool) -> Iterable[Markup]:
+    mean = running_mean(line.points, smoothing(line)) if smooth else line.points
+    return [_path(_thinned(Line(line.name, mean, line.colour), _ROUGH_POINTS), x, y, "line")]
 
 
 def _path(line: Line, x: Scale, y: Scale, kind: str) -> Markup:
     places = " ".join(f"{x(at)},{y(value)}" for at, value in line.points)
     return element("polyline", points=places, class_=f"{kind} {line.colour}")
+
+
+def _points(line: Line, x: Scale, y: Scale) -> Iterable[Markup]:
+    """The points that were measured: a line between them is not."""
+    for at, value in line.points if len(line.points) <= _MARKED else ():
+        yield element("circle", cx=x(at), cy=y(value), r=2.5, class_=f"dot {line.colour}")
 
 
 def smoothing(line: Line) -> int:
@@ -74,9 +90,9 @@ def running_mean(points: Sequence[Point], window: int) -> list[Point]:
     return [(at, sum(near) / len(near)) for (at, _), near in zip(points, around, strict=True)]
 
 
-def _thinned(line: Line) -> Line:
+def _thinned(line: Line, most: int = _MOST_POINTS) -> Line:
     """Only the smallest and the largest point of every bucket, so that no spike is lost."""
-    points, size = line.points, -(-len(line.points) * 2 // _MOST_POINTS)
+    points, size = line.points, -(-len(line.points) * 2 // most)
     if size <= 2:
         return line
     buckets = (points[start : start + size] for start in range(0, len(points), size))
@@ -107,78 +123,122 @@ def _axes(x: Scale, y: Scale, width: int, height: int) -> Iterable[Markup]:
         yield element("text", text(value), class_="tick middle", x=x(value), y=bottom + 18)
 
 
-def dumbbell(before: float, after: float, title: str) -> Markup:
-    """Two shares of 1 on one line from 0 to 1."""
+def _axis_titles(across: str, upwards: str, width: int, height: int) -> Iterable[Markup]:
+    yield element("text", across, class_="tick middle", x=(_LEFT + width - _RIGHT) / 2, y=height - 8)
+    yield element("text", upwards, class_="tick", x=0, y=11)
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of 1, its confidence interval if it has one, and its colour."""
+
+    value: float
+    interval: Point | None
+    colour: str
+
+
+def shares(values: Sequence[Share], title: str) -> Markup:
+    """Shares below one another on lines from 0 to 1, each with its confidence interval."""
     place = linear([0, 1], 6, 194)
-    return _svg(
-        200, 18, title,
-        element("line", class_="grid", x1=6, x2=194, y1=9, y2=9),
-        element("line", class_="line adapter", x1=place(before), x2=place(after), y1=9, y2=9),
-        element("circle", class_="dot base", cx=place(before), cy=9, r=4.5),
-        element("circle", class_="dot adapter", cx=place(after), cy=9, r=4.5),
-        class_="dumbbell",
-    )  # fmt: skip
+    drawn = [part for row, share in enumerate(values) for part in _share(share, place, 7 + 13 * row)]
+    return _svg(200, 13 * len(values) + 1, title, *drawn, class_="shares")
 
 
-def bar(share: float, title: str) -> Markup:
-    """A horizontal bar, `share` of its full width."""
-    filled = element("rect", class_="bar", x=0, y=0, width=max(round(200 * share, 1), 0.5), height=12, rx=1.5)
-    return _svg(200, 12, title, filled, class_="bars", preserveAspectRatio="none")
+def _share(share: Share, place: Scale, y: int) -> Iterable[Markup]:
+    yield element("line", class_="grid", x1=6, x2=194, y1=y, y2=y)
+    if share.interval:
+        low, high = share.interval
+        yield element("line", class_=f"interval {share.colour}", x1=place(low), x2=place(high), y1=y, y2=y)
+    yield element("circle", class_=f"dot {share.colour}", cx=place(share.value), cy=y, r=4.5)
+
+
+def timeline(spans: Sequence[tuple[float, float]], total: float, title: str) -> Markup:
+    """Bars from the beginning to the end of each span, on a line of `total` seconds."""
+    scale = 200 / total if total > 0 else 0.0
+    bars = [
+        element("rect", class_="bar", x=round(start * scale, 2), y=0, height=12,
+                width=max(round((end - start) * scale, 2), 0.75))
+        for start, end in spans
+    ]  # fmt: skip
+    return _svg(200, 12, title, *bars, class_="bars", preserveAspectRatio="none")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A run in a comparison plot: its values by axis, and whether it is the best."""
+    """A run in a comparison plot: its values by axis, the confidence interval of its metric, whether it is best."""
 
     name: str
     colour: str
     values: dict[str, Any]
     best: bool = False
+    interval: Point | None = None
 
 
-def against(trials: Sequence[Trial], key: str, metric: str, title: str, write: Callable[[float], str]) -> Markup:
-    """A metric against one key. A line joins trials that are equal in all other keys."""
-    width, height = 340, 220
+def against(
+    trials: Sequence[Trial], key: str, metric: str, titles: tuple[str, str], write: Callable[[float], str]
+) -> Markup:
+    """A metric against one key, with the `titles` of both. A line joins trials that are equal in all other keys."""
+    width, height = 340, 240
     x = _axis([trial.values[key] for trial in trials], _LEFT + 14, width - _RIGHT - 14)
-    y = linear([trial.values[metric] for trial in trials], height - _BOTTOM, _TOP, count=4)
+    reached = [end for trial in trials for end in (trial.values[metric], *(trial.interval or ()))]
+    y = linear(reached, height - _BOTTOM, _TOP, count=4)
     alike: dict[str, list[Trial]] = {}
     for trial in sorted(trials, key=lambda trial: x(trial.values[key])):
         others = {name: value for name, value in trial.values.items() if name not in (key, metric)}
         alike.setdefault(repr(others), []).append(trial)
     joins = [_join([(x(t.values[key]), y(t.values[metric])) for t in group]) for group in alike.values()]
-    dots = [_trial_dot(trial, x(trial.values[key]), y(trial.values[metric])) for trial in trials]
-    return _svg(width, height, title, *_against_axes(x, y, write), *joins, *dots)
+    dots = [part for trial in reversed(trials) for part in _trial(trial, x(trial.values[key]), y, metric)]
+    axes = [*_against_axes(x, y, write, height), *_axis_titles(*titles, width, height)]
+    return _svg(width, height, f"{titles[1]} against {titles[0]}", *axes, *joins, *dots)
 
 
-def _against_axes(x: Axis, y: Scale, write: Callable[[float], str]) -> Iterable[Markup]:
+def _against_axes(x: Axis, y: Scale, write: Callable[[float], str], height: int) -> Iterable[Markup]:
     for value in y.ticks:
         yield element("line", class_="grid", x1=_LEFT, x2=340 - _RIGHT, y1=y(value), y2=y(value))
         yield element("text", write(value), class_="tick end", x=_LEFT - 8, y=y(value) + 4)
-    for label, place in x.ticks():
-        yield element("text", label, class_="tick middle", x=place, y=208)
+    for label, place in apart(x.ticks(), _width):
+        yield element("text", label, class_="tick middle", x=place, y=height - _BOTTOM + 18)
+
+
+def apart(labels: Sequence[tuple[str, float]], size: Callable[[str], float]) -> list[tuple[str, float]]:
+    """The labels in order of place, without those that would lie over the one before them."""
+    kept: list[tuple[str, float]] = []
+    for label, place in sorted(labels, key=lambda one: one[1]):
+        if not kept or place - kept[-1][1] >= (size(label) + size(kept[-1][0])) / 2:
+            kept.append((label, place))
+    return kept
+
+
+def _width(label: str) -> float:
+    return 7.0 * len(label) + 8
 
 
 def _join(places: Sequence[Point]) -> Markup:
     return element("polyline", points=" ".join(f"{x},{y}" for x, y in places), class_="line join")
 
 
-def _trial_dot(trial: Trial, x: float, y: float) -> Markup:
-    return element(
-        "circle", element("title", trial.name), class_=f"dot {trial.colour}", cx=x, cy=y, r=6.5 if trial.best else 4.5
-    )
+def _trial(trial: Trial, x: float, y: Scale, metric: str) -> Iterable[Markup]:
+    if trial.interval:
+        low, high = map(y, trial.interval)
+        yield element("line", class_=f"interval {trial.colour}", x1=x, x2=x, y1=low, y2=high)
+    title, radius = element("title", trial.name), 6.5 if trial.best else 4.5
+    yield element("circle", title, class_=f"dot {trial.colour}", cx=x, cy=y(trial.values[metric]), r=radius)
 
 
 def parallel(
     trials: Sequence[Trial], axes: Sequence[tuple[str, str]], title: str, write: Callable[[float], str]
 ) -> Markup:
-    """Parallel coordinates: a vertical axis for each key, the last one for the metric. `axes` are (name, heading)."""
+    """Parallel coordinates: a vertical axis for each key, the last one for the metric. `axes` are (name, heading).
+
+    The first trials are drawn over the others.
+    """
     width, top, bottom = 1080, 40, 276
     gap = (width - 200) / (len(axes) - 1)
     scales = {name: _axis([trial.values[name] for trial in trials], bottom, top) for name, _ in axes[:-1]}
     metric = axes[-1][0]
     scales[metric] = _Measured(linear([trial.values[metric] for trial in trials], bottom, top), write)
     places = {name: round(100 + gap * number, 1) for number, (name, _) in enumerate(axes)}
-    paths = [_across(trial, scales, places) for trial in sorted(trials, key=lambda trial: trial.best)]
+    paths = [_across(trial, scales, places) for trial in reversed(trials)]
     uprights = [
         part
         for name, heading in axes
@@ -196,7 +256,7 @@ def _across(trial: Trial, scales: Mapping[str, Axis], places: Mapping[str, float
 def _upright(scale: Axis, place: float, heading: str, ends: tuple[int, int], last: bool) -> Iterable[Markup]:
     yield element("line", class_="axis", x1=place, x2=place, y1=ends[0], y2=ends[1])
     yield element("text", heading, class_="heading middle", x=place, y=ends[0] - 18)
-    for label, y in scale.ticks():
+    for label, y in apart(scale.ticks(), lambda _: 14):
         yield element("text", label, class_="tick" if last else "tick end halo", x=place + (9 if last else -9), y=y + 4)
 
 

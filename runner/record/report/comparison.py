@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from runner.metrics import EVALUATION, RANKING, Metric, duration
@@ -15,7 +16,7 @@ from runner.record.report.charts import Trial
 from runner.record.report.page import Document, Section, Verdict
 from runner.record.runs import Run
 
-_COLOURS = 8  # runs after the best eight share a muted one
+_COLOURS, _MUTED = 8, "rest"  # runs after the best eight share a muted one
 _COLUMNS = ("base.execution_accuracy", *RANKING)
 
 
@@ -27,6 +28,21 @@ class Entry:
     colour: str
     keys: dict[str, Any]
     metrics: Mapping[str, float]
+
+    @cached_property
+    def seconds(self) -> float:
+        """How long the run took."""
+        return self.run.seconds()
+
+    @cached_property
+    def cost(self) -> float | None:
+        """What the run has cost, in US dollars."""
+        return cost.cost(self.run)
+
+    @cached_property
+    def state(self) -> str:
+        """The state of the run."""
+        return self.run.state
 
     @property
     def name(self) -> str:
@@ -41,6 +57,7 @@ def document(runs: Sequence[Run]) -> Document:
     metric = objective.metric if objective else None
     entries = _entries(ranked)
     return Document(
+        runs=[run.name for run in runs],
         title=", ".join(sorted({run.recipe["name"] for run in runs})),
         label=f"Comparison of {len(runs)} runs",
         verdict=_verdict(entries, metric),
@@ -58,7 +75,7 @@ def document(runs: Sequence[Run]) -> Document:
 
 def _entries(ranked: Sequence[tuple[Run, Mapping[str, float]]]) -> list[Entry]:
     keys = [key for key in differing([run.recipe for run, _ in ranked]) if not key.startswith(("paths.", "tracker."))]
-    colours = [f"run{n}" if n < _COLOURS else "rest" for n in range(len(ranked))]
+    colours = [f"run{n}" if n < _COLOURS else _MUTED for n in range(len(ranked))]
     return [
         Entry(run, colour, {key: flat(run.recipe).get(key) for key in keys}, metrics)
         for (run, metrics), colour in zip(ranked, colours, strict=True)
@@ -71,32 +88,50 @@ def _verdict(entries: Sequence[Entry], name: str | None) -> Verdict:
     best, metric = entries[0], RANKING[name]
     others = [entry.metrics[name] for entry in entries[1:] if name in entry.metrics]
     rest = f"; the others {metric.text(others[0])} to {metric.text(others[-1])}" if others else ""
-    return Verdict("Best:", after=f"{metric.title} {metric.text(best.metrics[name])}", lead=best.name + rest)
+    lead = best.name + rest + _caution(entries, name)
+    return Verdict("Best:", after=f"{metric.title} {metric.text(best.metrics[name])}", lead=lead)
+
+
+def _caution(entries: Sequence[Entry], name: str) -> str:
+    """How many runs the best one may only be luckier than, where the metric is a share of few examples."""
+    best = _interval(entries[0], name)
+    if best is None:
+        return ""
+    near = sum(best[0] <= entry.metrics.get(name, -1) <= best[1] for entry in entries[1:])
+    verb = "is" if near == 1 else "are"
+    return f". 95 % confidence interval of the best: {parts.interval(best)}; {near} of the others {verb} within it"
+
+
+def _interval(entry: Entry, name: str) -> tuple[float, float] | None:
+    examples = (entry.run.result("evaluate", "report.json") or {}).get("examples", 0)
+    return _metric(name).interval(entry.metrics[name], examples) if name in entry.metrics else None
 
 
 def _facts(entries: Sequence[Entry]) -> list[tuple[str, str]]:
-    states = [entry.run.state for entry in entries]
+    states = [entry.state for entry in entries]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     started = sorted(entry.run.manifest["started"] for entry in entries)
     facts = [
         ("Runs", counts),
         ("Differ in", ", ".join(entries[0].keys) or "nothing"),
         ("Started", started[0][:16].replace("T", " ")),
-        ("Time in all", duration(sum(entry.run.seconds() for entry in entries))),
-        ("Cost in all", cost.text(cost.total(entry.run for entry in entries))),
+        ("Time in all", duration(sum(entry.seconds for entry in entries))),
+        ("Cost in all", cost.text(cost.total(entry.cost for entry in entries))),
     ]
     return [(name, value) for name, value in facts if value]
 
 
 def _table(entries: Sequence[Entry], decisive: str | None) -> dict[str, Any]:
     shown = [name for name in _COLUMNS if name == decisive or _differs(name, entries)]
+    priced = any(entry.cost is not None for entry in entries)
     best = {name: entries[0].metrics[name] if name == decisive else _best(name, entries) for name in shown}
     columns = [
         *({"heading": _leaf(key), "title": key, "decisive": False} for key in entries[0].keys),
         *({"heading": _title(name), "title": name, "decisive": name == decisive} for name in shown),
         {"heading": "seconds", "title": "", "decisive": False},
+        *([{"heading": "cost", "title": "US dollars", "decisive": False}] if priced else []),
     ]
-    rows = [_row(entry, best) for entry in entries]
+    rows = [_row(entry, best, priced) for entry in entries]
     return {"metric": decisive and _title(decisive), "columns": columns, "rows": rows}
 
 
@@ -119,14 +154,15 @@ def _best(name: str, entries: Sequence[Entry]) -> float:
     return min((entry.metrics[name] for entry in entries if name in entry.metrics), key=RANKING[name].sort_key)
 
 
-def _row(entry: Entry, best: Mapping[str, float]) -> dict[str, Any]:
+def _row(entry: Entry, best: Mapping[str, float], priced: bool) -> dict[str, Any]:
     cells = [_cell(parts.written(value), value) for value in entry.keys.values()]
     for name, best_value in best.items():
         value = entry.metrics.get(name)
         cells.append(_cell("-" if value is None else _metric(name).text(value), value, value == best_value))
-    seconds = entry.run.seconds()
-    cells.append(_cell(f"{seconds:,.0f}", seconds))
-    return {"colour": entry.colour, "run": entry.run.name, "state": entry.run.state, "cells": cells}
+    cells.append(_cell(f"{entry.seconds:,.0f}", entry.seconds))
+    if priced:
+        cells.append(_cell(cost.text(entry.cost) or "-", entry.cost))
+    return {"colour": entry.colour, "run": entry.run.name, "state": entry.state, "cells": cells}
 
 
 def _cell(text: str, value: Any, best: bool = False) -> dict[str, Any]:
@@ -159,7 +195,8 @@ def _independent(entries: Sequence[Entry]) -> dict[str, str]:
 def _trial(entry: Entry, keys: Mapping[str, str], metric: str, best: bool) -> Trial:
     values = {key: _plottable(entry.keys[key]) for key in keys}
     name = f"{entry.name}: {RANKING[metric].text(entry.metrics[metric])}"
-    return Trial(name, entry.colour, {**values, metric: entry.metrics[metric]}, best)
+    interval = _interval(entry, metric) if entry.colour != _MUTED else None
+    return Trial(name, entry.colour, {**values, metric: entry.metrics[metric]}, best, interval)
 
 
 def _plottable(value: Any) -> Any:
@@ -168,7 +205,7 @@ def _plottable(value: Any) -> Any:
 
 def _plot(key: str, heading: str, trials: Sequence[Trial], name: str) -> dict[str, Any]:
     metric = RANKING[name]
-    svg = charts.against(trials, key, name, f"{metric.title} against {heading}", _tick(metric))
+    svg = charts.against(trials, key, name, (heading, metric.title), _tick(metric))
     return {"key": key, "heading": heading, "svg": svg}
 
 
@@ -191,7 +228,9 @@ def _training(entries: Sequence[Entry]) -> dict[str, Any] | None:
     trained = [history for history in histories if history.metrics]
     if not trained:
         return None
-    legend = [(history.name, history.colour) for history in trained]
+    legend = [(history.name, history.colour) for history in trained if history.colour != _MUTED]
+    if len(trained) > len(legend):
+        legend.append((f"{len(trained) - len(legend)} others", _MUTED))
     return {"lead": "", "legend": legend, "charts": parts.curves(trained)}
 
 

@@ -14,12 +14,12 @@ from runner.record.report import charts
 from runner.record.report.charts import Line, Point
 from runner.record.runs import Run
 
-_CURVES = {
-    "loss": ("Loss", "nats a token"),
-    "eval_loss": ("Held-out loss", "nats a token"),
-    "learning_rate": ("Learning rate", ""),
-    "grad_norm": ("Gradient norm", "before clipping"),
-    "tokens_per_second": ("Tokens a second", "all ranks together"),
+_CURVES = {  # heading, unit, note
+    "loss": ("Loss", "nats a token", ""),
+    "eval_loss": ("Held-out loss", "nats a token", ""),
+    "learning_rate": ("Learning rate", "learning rate", ""),
+    "grad_norm": ("Gradient norm", "L2 norm", "before clipping"),
+    "tokens_per_second": ("Throughput", "tokens a second", "all ranks together"),
 }
 _CONFIGURATION = ("overrides", "choices", "command")  # of the manifest: shown elsewhere
 
@@ -61,7 +61,7 @@ def curves(
 
 
 def _curve(metric: str, histories: Sequence[History], held_out: Sequence[Point], kept: float | None) -> dict[str, Any]:
-    heading, note = _CURVES.get(metric, (metric, ""))
+    heading, unit, note = _CURVES.get(metric, (metric, metric, ""))
     lines = [Line(run.name, run.metrics[metric], run.colour) for run in histories if run.metrics.get(metric)]
     is_loss, noisy = metric in ("loss", "eval_loss"), metric not in ("learning_rate", "eval_loss")
     marks = held_out if metric == "loss" else ()
@@ -71,13 +71,22 @@ def _curve(metric: str, histories: Sequence[History], held_out: Sequence[Point],
     return {
         "heading": heading,
         "note": ", ".join(filter(None, notes)),
-        "svg": charts.lines(lines, title, zero=not is_loss, marks=marks, kept=kept, smooth=noisy),
+        "svg": charts.lines(lines, title, unit=unit, zero=not is_loss, marks=marks, kept=kept, smooth=noisy),
     }
 
 
 def _summary(line: Line) -> str:
     (first, start), (last, end) = line.points[0], line.points[-1]
     return f"{line.name} from {start:.4g} at step {first} to {end:.4g} at step {last}"
+
+
+def interval(ends: Point) -> str:
+    """A confidence interval of a share, in percent.
+
+    >>> interval((0.505, 0.898))
+    '50 to 90%'
+    """
+    return f"{100 * ends[0]:.0f} to {100 * ends[1]:.0f}%"
 
 
 def configuration(run: Run) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from runner.metrics import EVALUATION, Metric, duration, served
 from runner.record import cost
-from runner.record.report import charts, parts
-from runner.record.report.charts import Point
+from runner.record.attempts import Attempt, attempts, without_pauses
+from runner.record.report import charts, parts, word_diff
+from runner.record.report.charts import Point, Share
 from runner.record.report.page import Document, Section, Verdict
 from runner.record.report.parts import capitalized
 from runner.record.runs import AWAY, Run
@@ -27,6 +28,7 @@ _UNFINISHED = {
 def document(run: Run) -> Document:
     """The verdict first, then what led to it, then how to reproduce it."""
     return Document(
+        runs=[run.name],
         title=run.recipe["name"],
         label=f"Run {run.name}",
         verdict=verdict(run),
@@ -121,19 +123,23 @@ def _evaluation(run: Run) -> dict[str, Any] | None:
     if not report:
         return None
     base, adapter = report["base"], report["adapter"]
-    rows = [_row(metric, base[name], adapter[name]) for name, metric in EVALUATION.items() if name in base]
-    return {"examples": report["examples"], "rows": rows, "served": smoke and served(smoke)}
+    examples = report["examples"]
+    rows = [_row(metric, base[name], adapter[name], examples) for name, metric in EVALUATION.items() if name in base]
+    return {"examples": examples, "rows": rows, "served": smoke and served(smoke)}
 
 
-def _row(metric: Metric, before: float, after: float) -> dict[str, Any]:
+def _row(metric: Metric, before: float, after: float, examples: int) -> dict[str, Any]:
     better = metric.sort_key(after) < metric.sort_key(before)
+    intervals = [metric.interval(value, examples) for value in (before, after)]
+    sides = [Share(before, intervals[0], "base"), Share(after, intervals[1], "adapter")]
     return {
         "title": metric.title,
         "before": metric.text(before),
         "after": metric.text(after),
+        "intervals": [interval and parts.interval(interval) for interval in intervals],
         "change": metric.change(before, after),
         "verdict": "" if after == before else "good" if better else "bad",
-        "chart": charts.dumbbell(before, after, f"{metric.title} from 0 to 100 %") if metric.share else "",
+        "chart": charts.shares(sides, f"{metric.title} from 0 to 100 %") if metric.share else "",
     }
 
 
@@ -154,26 +160,32 @@ def _samples(run: Run) -> dict[str, Any] | None:
 def _sample(sample: dict[str, Any]) -> dict[str, Any]:
     base, adapter = (bool(sample[side].get("correct")) for side in ("base", "adapter"))
     answers = [
-        ("Reference", sample["reference"], None),
         ("Base", sample["base"]["text"], base),
         ("Adapter", sample["adapter"]["text"], adapter),
     ]
+    reference = sample["reference"].strip()
     return {
         "kinds": ["all", "right" if adapter else "wrong", *(["changed"] if base != adapter else [])],
         "prompt": sample["prompt"].strip(),
-        "answers": [{"author": author, "text": text.strip(), "right": right} for author, text, right in answers],
+        "reference": reference,
+        "answers": [
+            {"author": author, "pieces": word_diff.pieces(text.strip(), reference), "right": right}
+            for author, text, right in answers
+        ],
     }
 
 
 def _stages(run: Run) -> dict[str, Any]:
     events = run.stages()
-    longest = max((event.get("seconds", 0.0) for event in events.values()), default=0.0) or 1.0
-    rows = [_stage(step, events.get(step["stage"], {}), longest) for step in run.plan["steps"]]
-    return {"has_memory": any(row["memory"] for row in rows), "rows": rows}
+    made = without_pauses(attempts(run.events()))
+    total = max((attempt.ended for attempt in made), default=0.0)
+    rows = [_stage(step, events.get(step["stage"], {}), made, total) for step in run.plan["steps"]]
+    return {"has_memory": any(row["memory"] for row in rows), "total": duration(total), "rows": rows}
 
 
-def _stage(step: dict[str, Any], event: dict[str, Any], longest: float) -> dict[str, Any]:
+def _stage(step: dict[str, Any], event: dict[str, Any], made: Sequence[Attempt], total: float) -> dict[str, Any]:
     state, memory = event.get("state", "not reached"), event.get("peak_memory")
+    spans = [(attempt.begun, attempt.ended) for attempt in made if attempt.stage == step["stage"]]
     seconds = event["seconds"] if state == "finished" else None
     return {
         "stage": step["stage"],
@@ -181,7 +193,7 @@ def _stage(step: dict[str, Any], event: dict[str, Any], longest: float) -> dict[
         "state": state,
         "seconds": "" if seconds is None else f"{seconds:,.1f}",
         "memory": f"{memory / 2**20:,.0f} MiB" if memory else "",
-        "bar": "" if seconds is None else charts.bar(seconds / longest, f"{seconds:.1f} seconds"),
+        "timeline": charts.timeline(spans, total, f"when {step['stage']} was at work") if spans else "",
     }
 
 

@@ -64,12 +64,12 @@ def test_an_earlier_version_recorded_the_price_in_the_recipe_alone(tmp_path: Pat
 
 def test_without_a_price_nothing_is_shown(tmp_path: Path) -> None:
     run = a_run(tmp_path)
-    assert cost.cost(run) is None and cost.total([run]) is None and cost.text(None) == ""
+    assert cost.cost(run) is None and cost.total([cost.cost(run)]) is None and cost.text(None) == ""
 
 
 def test_tables_and_reports_show_the_cost(tmp_path: Path) -> None:
     paid, free = timed(a_run(tmp_path, PRICE), 100.0), a_run(tmp_path, key="train-2")
-    assert cost.total([paid, free]) == pytest.approx(1.0)
+    assert cost.total(map(cost.cost, [paid, free])) == pytest.approx(1.0)
     shown = io.StringIO()
     console = Console(file=shown, width=120)
     records.runs([paid, free], console)

@@ -35,8 +35,11 @@ function show(svg, data, n) {
   const left = box.left + data.x[n] / svg.viewBox.baseVal.width * box.width;
   readout.hidden = false;
   const flip = left + readout.offsetWidth + 24 > document.documentElement.clientWidth;
-  readout.style.left = window.scrollX + left + (flip ? -readout.offsetWidth - 12 : 12) + "px";
-  readout.style.top = window.scrollY + box.bottom + 4 + "px";
+  readout.style.left = window.scrollX + Math.max(0, left + (flip ? -readout.offsetWidth - 12 : 12)) + "px";
+  /* Within the plot, so that no title is covered: of many lines, the first that fit. */
+  const top = cursor.getBoundingClientRect().top;
+  while (readout.offsetHeight > box.bottom - top && readout.childElementCount > 2) readout.lastChild.remove();
+  readout.style.top = window.scrollY + top + "px";
 }
 
 function hide(svg) {

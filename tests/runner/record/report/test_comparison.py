@@ -48,6 +48,17 @@ def test_trials_of_the_same_number_keep_their_figures(tmp_path: Path) -> None:
     assert "Best: execution accuracy 87.5%" in page_of(tmp_path, *trials).text
 
 
+def test_the_best_of_few_examples_is_named_with_its_interval(tmp_path: Path) -> None:
+    trials = [
+        trained_run(tmp_path, f"train.lora.rank={rank}", "hardware.price_per_hour=36", key=str(rank), accuracy=accuracy)
+        for rank, accuracy in ((4, 0.75), (8, 0.5), (16, 0.625), (2, 0.125))
+    ]
+    page = page_of(tmp_path, *trials)
+    assert "95 % confidence interval of the best: 51 to 90%; 1 of the others is within it" in page.text
+    assert len([line for line in page.named("line") if "interval" in str(line["class"])]) == 4
+    assert "seconds cost" in page.text
+
+
 def test_runs_that_are_alike_or_unmeasured_can_be_compared(tmp_path: Path) -> None:
     alike = [trained_run(tmp_path), trained_run(tmp_path)]
     assert "Differ in nothing" in page_of(tmp_path, *alike).text

@@ -10,7 +10,7 @@ from runner.record.report.page import Document, Section, Verdict, render
 
 
 def rendered(verdict: Verdict, *sections: Section) -> str:
-    return render(Document("a <title>", "Run <1>", verdict, [("State", "a & b")], sections))
+    return render(Document(["a run"], "a <title>", "Run <1>", verdict, [("State", "a & b")], sections))
 
 
 def test_only_the_pages_own_script_may_run() -> None:

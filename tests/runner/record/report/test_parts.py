@@ -24,7 +24,7 @@ def test_a_key_shows_its_default_and_whether_it_was_overridden(tmp_path: Path) -
 def test_the_loss_alone_has_held_out_marks(tmp_path: Path) -> None:
     history = parts.history(trained_run(tmp_path), "a run", "run0")
     loss, rate, *_ = parts.curves([history], [(0, 1.5)])
-    assert (loss["note"], rate["note"]) == ("nats a token, circles: held-out", "")
+    assert (loss["note"], rate["note"]) == ("circles: held-out", "")
     assert loss["svg"].count("mark") == 1
     assert "a run from 1 at step 1 to 0.08333 at step 12" in loss["svg"]
 
@@ -32,7 +32,7 @@ def test_the_loss_alone_has_held_out_marks(tmp_path: Path) -> None:
 def test_held_out_losses_of_several_runs_have_a_chart_of_their_own(tmp_path: Path) -> None:
     run = trained_run(tmp_path, evaluations=((4, 0.6), (8, 0.35)))
     headings = [curve["heading"] for curve in parts.curves([parts.history(run, "a run", "run0")])]
-    assert headings == ["Loss", "Learning rate", "Gradient norm", "Tokens a second", "Held-out loss"]
+    assert headings == ["Loss", "Learning rate", "Gradient norm", "Throughput", "Held-out loss"]
 
 
 def test_the_manifest_leaves_out_what_the_configuration_shows(tmp_path: Path) -> None:

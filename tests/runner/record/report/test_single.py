@@ -16,6 +16,7 @@ def test_a_run_is_told_from_verdict_to_provenance(tmp_path: Path) -> None:
         "Execution accuracy 12.5% → 75.0%",
         "On 16 held-out examples; exact match 0.0% → 50.0%, held-out loss 1.5 → 0.4",
         "12 steps over 6,144 tokens, 2,000 of them learnt, in 1:01", "+62.5 points", "do evaluate", "3 rows are <long>",
+        "75.0% 51 to 90%",
     ):  # fmt: skip
         assert words in page.text
     assert [section["id"] for section in page.named("section")] == [
@@ -38,6 +39,19 @@ def test_evaluations_are_marked_on_the_loss_and_the_kept_one_is_large(tmp_path: 
     assert [mark["r"] for mark in page.named("circle") if "mark" in str(mark["class"])] == ["4", "4", "6.5", "4"]
     assert "The adapter is that of step 8, which had the lowest held-out loss." in page.text
     assert not any("eval_loss" in str(svg["aria-label"]) for svg in page.named("svg"))
+
+
+def test_words_that_differ_from_the_reference_are_marked(tmp_path: Path) -> None:
+    answer = {**sample("SELECT 1"), "adapter": {"text": "SELECT 2", "correct": False}}
+    page = page_of(tmp_path, trained_run(tmp_path, samples=[answer]))
+    assert "Adapter ✗ wrong SELECT 2" in page.text
+    assert len([mark for mark in page.named("mark") if mark.get("class") == "differs"]) == 2  # and the legend
+
+
+def test_stages_follow_one_another_on_one_clock(tmp_path: Path) -> None:
+    page = page_of(tmp_path, trained_run(tmp_path))
+    starts = [float(str(bar["x"])) for bar in page.named("rect")]
+    assert starts[0] == 0.0 and starts == sorted(starts) and len(set(starts)) == 3
 
 
 def test_samples_are_marked_for_the_filters(tmp_path: Path) -> None:
