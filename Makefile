@@ -149,10 +149,11 @@ test-ami: $(VENV)/.dev ## run every stage in the environments of Neuron's releas
 structure: ## print the structure of the code in numbers
 	@$(PYTHON) tests/structure.py $(ARGS)
 
-golden: $(VENV)/.dev ## write the reviewed plans, the manifests, docs/support.md and the picture of the code again
+golden: $(VENV)/.dev ## write the reviewed plans, the manifests, docs/support.md and the pictures again
 	PYTHONPATH=. $(BIN)/python tests/data/plans/make.py
 	PYTHONPATH=. $(BIN)/python tests/data/kubernetes/make.py
 	PYTHONPATH=. $(BIN)/python tests/data/support/make.py
+	PYTHONPATH=. $(BIN)/python tests/data/pictures/make.py
 	$(BIN)/python tests/structure.py --write
 
 lint: $(VENV)/.dev ## check style, types and Dockerfiles

@@ -16,6 +16,7 @@ from structure import ROOT
 from runner import cli
 from runner.compose.groups import recipe_names
 from runner.compose.recipe import compose
+from tests.data.pictures import make as pictures
 
 PAGES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 _BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.M | re.S)
@@ -101,3 +102,8 @@ def test_a_command_prints_what_stands_below_it(tmp_path: Path, line: str, output
     printed = {" ".join(text.split()) for text in (done.stdout + done.stderr).splitlines()}
     for text in output.splitlines():
         assert any(one.startswith(" ".join(text.split())) for one in printed), f"{text}\nnot in:\n{done.stdout}"
+
+
+def test_the_picture_of_the_quickstart_is_of_its_output() -> None:
+    assert pictures.PICTURE.read_text(encoding="utf-8") == pictures.picture(), "run make golden"
+    assert "font-face" not in pictures.picture()
