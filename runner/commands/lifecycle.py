@@ -38,16 +38,20 @@ def run(composed: Composed, console: Console, detached: bool = False) -> int:
 
     A `detached` run is only started.
     """
-    recipe = composed.recipe
-    trackers.of(recipe.tracker)
-    target = targets.of(recipe.target)
-    plan = target.plan(recipe)
+    target, plan = prepare(composed)
     say_notes(composed)
     record = begin(composed, plan, target, attached=not detached)
     if detached:
         _print_detached(record, console)
         return 0
     return watch(record, target, console)
+
+
+def prepare(composed: Composed) -> tuple[Target, Plan]:
+    """The target of a recipe and its plan there. Raises RecipeError for what cannot work."""
+    trackers.of(composed.recipe.tracker)
+    target = targets.of(composed.recipe.target)
+    return target, target.plan(composed.recipe)
 
 
 def begin(composed: Composed, plan: Plan, target: Target, attached: bool = True) -> Run:

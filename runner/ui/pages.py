@@ -14,7 +14,10 @@ from runner.ui.errors import not_found
 from runner.ui.web import Request, Response, Routes
 
 # The pages in the head of every page: address, title.
-NAVIGATION = (("/", "Runs"),)
+NAVIGATION = (
+    ("/", "Runs"),
+    ("/start", "Start a run"),
+)
 
 STATIC = "/static/"  # where styles and scripts are
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runner.ui import comparison_page, pages, report_page, run_list, run_page
+from runner.ui import comparison_page, pages, report_page, run_list, run_page, start_page
 from runner.ui.web import Routes
 
 ROUTES: Routes = {
@@ -11,4 +11,5 @@ ROUTES: Routes = {
     **run_page.ROUTES,
     **comparison_page.ROUTES,
     **report_page.ROUTES,
+    **start_page.ROUTES,
 }
