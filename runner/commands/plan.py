@@ -31,17 +31,18 @@ def show(recipe: Recipe, plan: Plan, console: Console) -> None:
     store = Store(plan.store)
     steps = tables.table("step", "state", "artifact")
     for number, step in enumerate(plan.steps, 1):
-        steps.add_row(f"{number} {step.title}", _state(step, store), step.key if step.cached else "")
+        steps.add_row(f"{number} {step.title}", state_of(step, store), step.key if step.cached else "")
     console.print(steps)
     derived = tables.table("", "", show_header=False)
-    for name, value in _derived(recipe, plan, store):
+    for name, value in derived_values(recipe, plan, store):
         derived.add_row(name, value)
     console.print(derived)
     for number, step in enumerate(plan.steps, 1):
         print(f"# [{number}/{len(plan.steps)}] {step.title}\n{text.command_line(step)}\n")
 
 
-def _state(step: Step, store: Store) -> str:
+def state_of(step: Step, store: Store) -> str:
+    """Whether a step will run: "cached", "will run", or more words."""
     if not step.cached:
         return "runs every time"
     if store.has(step.key):
@@ -53,7 +54,7 @@ def _resumes(step: Step, store: Store) -> bool:
     return step.resumable and any(store.partial(step.key).glob("checkpoints/*"))
 
 
-def _derived(recipe: Recipe, plan: Plan, store: Store) -> Iterator[tuple[str, str]]:
+def derived_values(recipe: Recipe, plan: Plan, store: Store) -> Iterator[tuple[str, str]]:
     """The names and values of what follows from the recipe."""
     architecture = feasibility.architecture_of(recipe)
     if architecture:

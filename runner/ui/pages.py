@@ -23,10 +23,8 @@ STATIC = "/static/"  # where styles and scripts are
 
 _STATIC = Path(__file__).with_name("static")
 _OF_REPORT = Path(__file__).parents[1] / "record" / "report" / "templates"
-_FILES = {
-    file.name: file for folder in (_STATIC, _OF_REPORT) for file in folder.iterdir() if file.suffix in (".css", ".js")
-}
-_KINDS = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
+_KINDS = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+_FILES = {file.name: file for folder in (_STATIC, _OF_REPORT) for file in folder.iterdir() if file.suffix in _KINDS}
 _ENVIRONMENT = Environment(
     loader=ChoiceLoader([PackageLoader("runner.ui"), PackageLoader("runner.record.report")]),
     autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,

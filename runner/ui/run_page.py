@@ -26,6 +26,7 @@ from runner.ui.web import Request, Response, Routes
 
 _LINES = 200  # of a log
 _LONGEST_TAIL = 2**18  # bytes of a log that are read
+_RESULTS = ("training", "evaluation", "samples")  # sections of the report that stand before the log
 _OVER = (*ENDED, "pruned", "killed")
 
 
@@ -44,12 +45,15 @@ def _view(site: Site, run: Run) -> View:
     document = single.document(run)
     facts = [("State", f"{state}: {reason}" if reason else state), *document.facts[1:]]
     active = state not in _OVER
+    results = [section for section in document.sections if section.name in _RESULTS]
+    rest = [section for section in document.sections if section.name not in _RESULTS]
     sections = [
         Section("progress", "In progress", _progress(run) if active else None),
         Section("plan", "Plan", {"picture": picture.draw(run.steps, run.stages())}),
-        *document.sections,
+        *results,
         Section("log", "Log", {"stages": [step.stage for step in run.steps], "run": run.name, "active": active}),
         Section("next", "Next", {"commands": _commands(run, state)}),
+        *rest,
     ]
     return View(dataclasses.replace(document, facts=facts, sections=sections), active, _tools(run, active))
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from runner import targets
 from runner.commands.lifecycle import begin, prepare
+from runner.commands.plan import derived_values, state_of
 from runner.compose.recipe import Composed, compose, recipe_names
+from runner.execute.store import Store
 from runner.ui import pages, picture, web
 from runner.ui.errors import BadRequest
 from runner.ui.site import Site
@@ -29,11 +31,16 @@ def _plan(request: Request) -> Response:
     """What would run, and the command that does the same. RecipeError says what is wrong, as the command does."""
     composed = _composed(request)
     _, plan = prepare(composed)
-    cached = {step.stage: {"state": "cached"} for step in plan.steps if step.cached}
-    return web.as_json({
-        "picture": picture.draw(plan.steps, cached), "notes": composed.notes, "where": plan.where,
-        "command": shlex.join(["runner", "run", *_asked(request)]),
-    })  # fmt: skip
+    store = Store(plan.store)
+    states = {step.stage: {"state": state_of(step, store).partition(",")[0]} for step in plan.steps}
+    return web.as_json(
+        {
+            "picture": picture.draw(plan.steps, states),
+            "facts": list(derived_values(composed.recipe, plan, store)),
+            "notes": composed.notes,
+            "command": shlex.join(["runner", "run", *_asked(request), "--detach"]),
+        }
+    )
 
 
 def _start(request: Request) -> Response:

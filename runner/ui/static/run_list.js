@@ -154,7 +154,7 @@ async function use(response) {
     return 0;
   }
   show();
-  document.getElementById("unread").textContent = news.unread ? `reading ${news.unread} more` : "";
+  document.getElementById("unread").textContent = news.unread ? `(reading ${news.unread} more)` : "";
   return news.unread ? 0 : 2000;
 }
 

@@ -1,6 +1,6 @@
 /* The form that starts a run: every change is checked as the command line checks it. */
 
-import { post, runPath } from "./ui.js";
+import { element, post, runPath } from "./ui.js";
 
 const form = document.getElementById("start"), button = form.querySelector("button");
 const mistake = document.getElementById("mistake"), preview = document.getElementById("preview");
@@ -15,6 +15,8 @@ async function check() {
     if (mine !== round) return;  // it was changed meanwhile
     mistake.textContent = "";
     document.getElementById("picture").innerHTML = plan.picture;  // the server has escaped all that users wrote
+    const facts = plan.facts.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value)));
+    document.getElementById("facts").replaceChildren(...facts);
     document.getElementById("notes").textContent = plan.notes.join("; ");
     document.getElementById("command").textContent = plan.command;
     preview.hidden = false;

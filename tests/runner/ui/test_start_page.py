@@ -47,8 +47,9 @@ def test_what_is_no_form_is_refused(browser: Browser, asked: dict) -> None:
 
 def test_a_plan_is_shown_before_it_is_started(browser: Browser) -> None:
     plan = browser.post("/api/plan", {**START, "overrides": "\n  train.lora.rank=4\n\nname=a b\n"}).json()
-    assert plan["command"] == "runner run quickstart train.lora.rank=4 'name=a b'"
-    assert plan["picture"].count("<rect") >= 5
+    assert plan["command"] == "runner run quickstart train.lora.rank=4 'name=a b' --detach"
+    assert plan["picture"].count("will run") >= 5
+    assert "training steps" in dict(plan["facts"])
 
 
 def test_a_started_run_is_detached_and_where_the_page_shows_it(browser: Browser, tmp_path: Path) -> None:
