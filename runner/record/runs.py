@@ -206,9 +206,9 @@ class Snapshot(Run):
     def _events(self) -> list[dict[str, Any]]:
         return list(super().events())
 
-    def events(self) -> Iterator[dict[str, Any]]:
-        """The events in order, those of the first time."""
-        return iter(self._events)
+    def events(self, *kinds: str) -> Iterator[dict[str, Any]]:
+        """The events in order, those of the first time, of some kinds or all."""
+        return (event for event in self._events if not kinds or event["event"] in kinds)
 
 
 def every(folder: Path) -> list[Run]:

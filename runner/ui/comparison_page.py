@@ -12,10 +12,9 @@ from runner.record import contents, runs
 from runner.record.contents import read_json
 from runner.record.report import comparison
 from runner.record.report.page import Document
-from runner.record.runs import ACTIVE, Run
+from runner.record.runs import ACTIVE, Run, Snapshot
 from runner.ui import live
 from runner.ui.errors import BadRequest, not_found
-from runner.ui.index import Snapshot
 from runner.ui.live import View
 from runner.ui.web import Request, Response, Routes
 

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from runner.errors import RecipeError
 from runner.execute.run_folder import EVENTS
 from runner.metrics import RANKING, decisive
 from runner.record import runs
-from runner.record.runs import ACTIVE, AWAY, Run
+from runner.record.runs import ACTIVE, AWAY, Run, Snapshot
 from runner.record.training_curve import finite, is_training_step
 from runner.ui.machines import Machines
 
@@ -27,18 +26,6 @@ DAMAGED = "damaged"  # the state of a run whose record cannot be read
 
 Row = dict[str, Any]
 _Signature = tuple[tuple[int, int] | None, ...]
-
-
-@dataclass(frozen=True)
-class Snapshot(Run):
-    """A run whose events are read once."""
-
-    @cached_property
-    def _events(self) -> tuple[dict[str, Any], ...]:
-        return tuple(super().events())
-
-    def events(self) -> Iterator[dict[str, Any]]:
-        return iter(self._events)
 
 
 @dataclass(frozen=True)

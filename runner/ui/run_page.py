@@ -17,9 +17,8 @@ from runner.execute.run_folder import ENDED
 from runner.metrics import duration
 from runner.record.report import single
 from runner.record.report.page import Section
-from runner.record.runs import AWAY, Run
+from runner.record.runs import AWAY, Run, Snapshot
 from runner.ui import live, picture, web
-from runner.ui.index import Snapshot
 from runner.ui.live import View
 from runner.ui.site import Site
 from runner.ui.web import Request, Response, Routes

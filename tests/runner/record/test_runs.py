@@ -16,7 +16,7 @@ from runner.errors import RecipeError
 from runner.execute import files
 from runner.execute.run_folder import LOCK
 from runner.record import runs
-from runner.record.runs import Run
+from runner.record.runs import Run, Snapshot
 
 
 def test_a_run_is_found_by_its_name_a_part_of_it_its_folder_or_last(tmp_path: Path) -> None:
@@ -136,3 +136,12 @@ def test_listing_shows_overrides_and_figures(tmp_path: Path) -> None:
     a_run(tmp_path, "train.lora.rank=4", eval_loss_end=0.5)
     text = shown(lambda console: records.runs(runs.every(tmp_path / "runs"), console))
     assert "train.lora.rank=4" in text and "held-out loss after training 0.5" in text and "finished" in text
+
+
+def test_a_snapshot_keeps_the_events_of_its_moment_and_chooses_among_them(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    snapshot = Snapshot(run.folder)
+    kept = list(snapshot.events())
+    assert list(snapshot.events("run")) == list(run.events("run")) != kept
+    (run.folder / "events.jsonl").write_text("")
+    assert list(snapshot.events()) == kept and not list(run.events())
