@@ -18,7 +18,8 @@ from runner.compose.groups import recipe_names
 from runner.compose.recipe import compose
 from tests.data.pictures import make as pictures
 
-PAGES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+# Those of a translation are the original's: test_translations.py.
+PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.md")) if ".ko." not in page.name)]
 _BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.M | re.S)
 _INLINE = re.compile(r"`runner ([^`]+)`")
 _COMMAND = re.compile(r"^(?:\.venv/bin/)?runner (.+)", re.M)
