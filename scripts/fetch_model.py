@@ -79,7 +79,7 @@ def _copy(args: argparse.Namespace) -> None:
     verify(folder, other or folder, args.trainer)
     # The hub's cache is never modified in place. A user's folder may be, and a hard link would change with it.
     paths = matching_files(folder, WEIGHTS) + matching_files(other or folder, TOKENIZER)
-    copy_files(paths, args.output, _link_or_copy if args.hub else shutil.copyfile)
+    copy_files(paths, args.output, _link_or_copy if args.hub or args.hard_link else shutil.copyfile)
 
 
 def _check_flags(args: argparse.Namespace) -> None:
@@ -207,6 +207,7 @@ def flags() -> argparse.ArgumentParser:
     source.add_argument("--folder", type=program.existing_folder, help="Hugging Face model folder")
     source.add_argument("--hub", metavar="OWNER/NAME", help="repository on the Hugging Face Hub")
     source.add_argument("--gguf", metavar="FILE", help="GGUF file: a path, or package:NAME/FILE of a Python package")
+    parser.add_argument("--hard-link", action="store_true", help="link the files of a --folder that nobody changes")
     parser.add_argument("--revision", help="branch, tag or commit of --hub (default: main)")
     parser.add_argument("--tokenizer", metavar="FOLDER|OWNER/NAME", help="source of the tokenizer and chat template")
     parser.add_argument("--tokenizer-revision", help="branch, tag or commit of a --tokenizer on the hub")

@@ -1,6 +1,6 @@
 """Copy artifacts and checkpoints to and from a remote store: an s3:// address, or a folder that machines share.
 
-    ADDRESS/artifacts/KEY/manifest.json    size and SHA-256 of each file; written last, read first
+    ADDRESS/artifacts/KEY/manifest.json    size, SHA-256 and time of each file; written last, read first
     ADDRESS/artifacts/KEY/SHA256           the content of a file
     ADDRESS/checkpoints/KEY/...            the same, of a training that has not finished
 
@@ -21,10 +21,12 @@ import argparse
 import contextlib
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from common import events, program
 from common.files import check_free_space, read_json
@@ -37,7 +39,9 @@ _VERSION = {"version": 1}
 _AT_ONCE = 8  # files that are copied at the same time
 _CHUNK = 2**20
 
-Sums = Mapping[str, tuple[int, str]]  # size and SHA-256 of each file
+_ATTEMPTS = 5  # at a folder in which files vanish: a training removes its older checkpoints
+
+Manifest = Mapping[str, tuple[int, str, int]]  # size, SHA-256 and time of modification (ns) of each file
 
 
 def run(args: argparse.Namespace) -> None:
@@ -50,7 +54,7 @@ def find(args: argparse.Namespace) -> None:
     remote = RemoteFolder(args.address)
     _mark(remote)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        found = pool.map(lambda name: _sums(remote, f"{name}/") is not None, args.names)
+        found = pool.map(lambda name: _manifest(remote, f"{name}/") is not None, args.names)
         args.output.write_text(json.dumps([name for name, there in zip(args.names, found, strict=True) if there]))
 
 
@@ -63,12 +67,22 @@ def _mark(remote: RemoteFolder) -> None:
 
 def push(args: argparse.Namespace) -> None:
     """Copy a folder there, unless it is there already; with --replace another content takes its place."""
-    remote, folder = _of(args.address, args.name), args.folder
-    before = _sums(remote)
+    remote = _of(args.address, args.name)
+    before = _manifest(remote)
     if before is not None and not args.replace:
         return
-    sums = read_json(args.sums) if args.sums and args.sums.is_file() else _sums_of(folder)
-    contents = {digest: (folder / name, size) for name, (size, digest) in sums.items()}
+    for attempt in range(_ATTEMPTS):
+        try:
+            _push(remote, args.folder, args.sums, before or {})
+            return
+        except FileNotFoundError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+
+
+def _push(remote: RemoteFolder, folder: Path, sums: Path | None, before: Manifest) -> None:
+    manifest = _manifest_of(folder, read_json(sums) if sums and sums.is_file() else None)
+    contents = {digest: (folder / name, size) for name, (size, digest, _) in manifest.items()}
 
     def upload(digest: str) -> int:
         path, size = contents[digest]
@@ -77,8 +91,8 @@ def push(args: argparse.Namespace) -> None:
         return size
 
     _copy(upload, contents, sum(size for _, size in contents.values()))
-    remote.write(_MANIFEST, json.dumps({"files": sums}, indent=1).encode())
-    for _, digest in (before or {}).values():
+    remote.write(_MANIFEST, json.dumps({"files": manifest}, indent=1).encode())
+    for _, digest, _ in before.values():
         if digest not in contents:
             remote.remove(digest)
 
@@ -86,19 +100,20 @@ def push(args: argparse.Namespace) -> None:
 def fetch(args: argparse.Namespace) -> None:
     """Copy a folder from there; files that `folder` has already are kept. Raises StageFailed if it is damaged."""
     remote, folder = _of(args.address, args.name), args.folder
-    sums = _sums(remote)
-    if sums is None:
+    manifest = _manifest(remote)
+    if manifest is None:
         raise StageFailed(f"{remote.address}: is no longer there")
-    for name in sums:
+    for name in manifest:
         _check_name(remote, name)
-    missing = {name: sums[name] for name in sums if not _is_intact(folder / name, *sums[name])}
-    total = sum(size for size, _ in missing.values())
+    missing = {name: entry for name, entry in manifest.items() if not _is_intact(folder / name, *entry[:2])}
+    total = sum(size for size, *_ in missing.values())
     check_free_space(folder, total, "FOLDER")
     folder.mkdir(parents=True, exist_ok=True)
     _copy(lambda name: _download(remote, folder / name, *missing[name]), missing, total)
 
 
-def _download(remote: RemoteFolder, path: Path, size: int, digest: str) -> int:
+def _download(remote: RemoteFolder, path: Path, size: int, digest: str, time: int) -> int:
+    """Copy a file; it keeps its time, by which a training recognizes the weights of its checkpoints."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -107,6 +122,7 @@ def _download(remote: RemoteFolder, path: Path, size: int, digest: str) -> int:
         raise _damaged(remote, digest, f"has lost {path.name}") from None
     if not _is_intact(partial, size, digest):
         raise _damaged(remote, digest, f"the content of {path.name} has changed")
+    os.utime(partial, ns=(time, time))
     partial.rename(path)
     return size
 
@@ -121,9 +137,9 @@ def _damaged(remote: RemoteFolder, digest: str, problem: str) -> StageFailed:
 def remove(args: argparse.Namespace) -> None:
     """Remove a folder there, if it is there."""
     remote = _of(args.address, args.name)
-    sums = _sums(remote) or {}
+    manifest = _manifest(remote) or {}
     remote.remove(_MANIFEST)
-    for digest in {digest for _, digest in sums.values()}:
+    for digest in {digest for _, digest, _ in manifest.values()}:
         remote.remove(digest)
 
 
@@ -131,11 +147,11 @@ def _of(address: str, name: str) -> RemoteFolder:
     return RemoteFolder(f"{address.rstrip('/')}/{name}")
 
 
-def _sums(remote: RemoteFolder, prefix: str = "") -> Sums | None:
-    """What the manifest says; None if there is none, or one that was cut short."""
+def _manifest(remote: RemoteFolder, prefix: str = "") -> Manifest | None:
+    """What is there; None if there is none, or one that was cut short."""
     try:
         files = json.loads(remote.read(prefix + _MANIFEST))["files"]
-        return {name: (int(size), str(digest)) for name, (size, digest) in files.items()}
+        return {name: (int(size), str(digest), int(time)) for name, (size, digest, time) in files.items()}
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -146,10 +162,12 @@ def _check_name(remote: RemoteFolder, name: str) -> None:
         raise StageFailed(f"{remote.address}: its manifest names {name}, which is outside of the folder")
 
 
-def _sums_of(folder: Path) -> Sums:
-    """Of the files of a folder, without those that are being written."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".partial")
-    return {path.relative_to(folder).as_posix(): (path.stat().st_size, _digest(path)) for path in paths}
+def _manifest_of(folder: Path, sums: Mapping[str, Any] | None) -> Manifest:
+    """Of a folder whose `sums` are known, or else of its files without those that are being written."""
+    if sums is None:
+        paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".partial")
+        sums = {path.relative_to(folder).as_posix(): (path.stat().st_size, _digest(path)) for path in paths}
+    return {name: (size, digest, (folder / name).stat().st_mtime_ns) for name, (size, digest) in sums.items()}
 
 
 def _is_intact(path: Path, size: int, digest: str) -> bool:

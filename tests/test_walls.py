@@ -38,6 +38,9 @@ TESTED_ELSEWHERE = {
     # They need a real sshd and schedulers.
     "runner.targets.remote": "tests/integration/test_ssh.py",
     "runner.targets.scheduled": "tests/integration/test_slurm.py",
+    # They need a real S3 server.
+    "runner.commands.bucket": "tests/integration/test_s3.py",
+    "runner.plan.object_storage": "tests/integration/test_s3.py",
     # Declarations without behaviour.
     "runner.ui.errors": "tests/runner/ui/test_server.py",
     "runner.ui.live": "tests/runner/ui/test_run_page.py",

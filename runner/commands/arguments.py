@@ -177,7 +177,10 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     """A run, the folder to write, and the format."""
     _add_run(parser)
     parser.add_argument("output", type=Path, help="the folder to write")
-    parser.add_argument("--push", metavar="OWNER/NAME", help="also upload it to this repository, private if it is new")
+    parser.add_argument(
+        "--push", metavar="OWNER/NAME|s3://BUCKET/PATH",
+        help="also upload it to this repository of the hub, private if it is new, or to a new folder on S3",
+    )  # fmt: skip
     parser.add_argument("--format", choices=EXPORT_FORMATS, default="peft", help="what will load it")
 
 

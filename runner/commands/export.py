@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from runner import targets
+from runner.commands.bucket import Bucket
 from runner.commands.fetching import fetch_adapter
 from runner.commands.hub import Hub
 from runner.commands.serve.generate import artifact
@@ -21,6 +22,7 @@ from runner.errors import RecipeError
 from runner.execute import files
 from runner.metrics import EVALUATION
 from runner.paths import SCRIPTS
+from runner.plan.elsewhere import S3
 from runner.plan.stages import server_options
 from runner.record.runs import Run, find
 
@@ -219,9 +221,13 @@ def _terms(run: Run, recipe: Recipe) -> str:
 
 def export_command(args: argparse.Namespace) -> int:
     """Write what a run trained, and upload it if that is asked for."""
-    hub = Hub(args.push) if args.push else None  # refuses before anything is written
+    remote = _remote(args.push) if args.push else None  # refuses before anything is written
     export(find(args.run, args.folder, having="export"), args.format, args.output)
     print(args.output)
-    if hub:
-        print(hub.push(args.output))
+    if remote:
+        print(remote.push(args.output))
     return 0
+
+
+def _remote(name: str) -> Hub | Bucket:
+    return Bucket(name) if name.startswith(S3) else Hub(name)

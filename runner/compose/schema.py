@@ -115,8 +115,8 @@ class Model:
     name: str = key("name of the model in reports", "model")
     source: str = key("where the weights come from", "folder", choices=("folder", "hub", "gguf"))
     path: str = key(
-        "a folder, a hub id, or a GGUF file (package:NAME/FILE for one inside a Python package; target:/PATH for what "
-        "already lies on the target)", "",
+        "a folder, a hub id, or a GGUF file (package:NAME/FILE for one inside a Python package); target:/PATH for what "
+        "already lies on the target, s3://BUCKET/PATH for what is on S3", "",
     )  # fmt: skip
     revision: str | None = key("commit, tag or branch of a hub model", None)
     tokenizer: str | None = key("hub id or folder of another model, for its tokenizer and chat template", None)
@@ -160,7 +160,8 @@ class Dataset:
     source: str = key("where the rows come from", "files", choices=("files", "hub"))
     path: str | list[str] = key(
         "a file of rows (JSONL, JSON, CSV, TSV, Parquet; text also as .gz or .zst), a folder or pattern of such files, "
-        "a folder by save_to_disk, or a hub id; target:/PATH for files on the target; or a list of them, to mix", "",
+        "a folder by save_to_disk, or a hub id; target:/PATH for files on the target, s3://BUCKET/PATH for those on "
+        "S3; or a list of them, to mix", "",
     )  # fmt: skip
     weights: list[float] = key(
         "share of each path of a list in the rows to train on and to hold out, such as [3,1]; default: all rows of all",
@@ -252,8 +253,8 @@ class Train:
         choices=("masked", "flash"),
     )
     init_adapter: str | None = key(
-        "an adapter to continue, for torch and nxd: a PEFT folder (target:/PATH for one on the target), or a run that "
-        "exported one; default: a new one",
+        "an adapter to continue, for torch and nxd: a PEFT folder (target:/PATH for one on the target, "
+        "s3://BUCKET/PATH for one on S3), or a run that exported one; default: a new one",
         None,
     )
     lora: Lora = section(Lora, "the adapter")

@@ -43,7 +43,7 @@ class RemoteStore:
 
     def open(self, steps: Sequence[Step]) -> None:
         """Ask what is there for `steps`. Raises StepFailed if the remote store cannot be used."""
-        names = [name for step in steps if step["cached"] for name in _names(step)]
+        names = [name for step in steps if _is_shared(step) for name in _names(step)]
         if not self._settings or not names:
             return
         found = self._run / "remote-store.json"
@@ -54,7 +54,7 @@ class RemoteStore:
     def fetch(self, step: Step, lock: int) -> bool:
         """Copy the step's artifact into the store, if it is there; the copy inherits the `lock`."""
         key, folder = step["key"], self._store.incoming(step["key"])
-        if _artifact(step) not in self._known or not step["cached"]:
+        if _artifact(step) not in self._known:
             return False
         fetched = self._try(step, "fetch", _artifact(step), str(folder), inherit=(lock,), shows_progress=True)
         if fetched:
@@ -74,7 +74,7 @@ class RemoteStore:
     @contextlib.contextmanager
     def pushing_checkpoints(self, step: Step) -> Iterator[None]:
         """While this context lasts, push each checkpoint that the step writes, up to the last if it is interrupted."""
-        if not (self._settings and step["resumable"] and step["cached"]):
+        if not (self._settings and step["resumable"] and _is_shared(step)):
             yield
             return
         finished, ended = threading.Event(), threading.Event()
@@ -107,7 +107,7 @@ class RemoteStore:
 
     def push(self, step: Step) -> None:
         """Have a finished artifact pushed, unless it is there. Returns at once."""
-        if not self._settings or not step["cached"] or _artifact(step) in self._known:
+        if not self._settings or not _is_shared(step) or _artifact(step) in self._known:
             return
         self._known.add(_artifact(step))
         self._uploads.put(step)
@@ -175,6 +175,10 @@ class RemoteStore:
     @property
     def _url(self) -> str:
         return self._program[-1]
+
+
+def _is_shared(step: Step) -> bool:
+    return step["cached"] and step.get("pushed", True)
 
 
 def _names(step: Step) -> list[str]:

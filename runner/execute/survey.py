@@ -26,9 +26,9 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-_SMALL, _ROWS = 2**20, 32 * 2**20  # bytes of a file that is sent whole: of any one, and of one that is named itself
+SMALL, ROWS = 2**20, 32 * 2**20  # bytes of a file that is sent whole: of any one, and of one that is named itself
 _LARGE = 64 * 2**20  # bytes; the digest of a larger file is kept
 _LONGEST_HEADER = 100 * 2**20  # bytes that a header of safetensors may have
 _BY_LINES = (".jsonl", ".ndjson", ".csv", ".tsv")
@@ -44,33 +44,42 @@ def survey(patterns: Sequence[str], cache: Path) -> Iterator[Line]:
         if not found:
             yield {"missing": pattern}
         for path in map(Path, found):
-            yield from _folder(path, cache) if path.is_dir() else _file(path, cache, _ROWS)
+            yield from _folder(path, cache) if path.is_dir() else _file(path, cache, ROWS)
 
 
 def _folder(folder: Path, cache: Path) -> Iterator[Line]:
     yield {"folder": str(folder)}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield from _file(path, cache, _SMALL)
+            yield from _file(path, cache, SMALL)
 
 
 def _file(path: Path, cache: Path, whole: int) -> Iterator[Line]:
-    size, content = path.stat().st_size, base64.b64encode(zlib.compress(_content(path, whole))).decode()
+    size, content = path.stat().st_size, _packed(path, whole)
     for digest in _digest(path, cache):
         yield {"path": str(path), "size": size, "digest": digest, "content": content} if digest else {}
 
 
-def _content(path: Path, whole: int) -> bytes:
+def _packed(path: Path, whole: int) -> str:
     with path.open("rb") as file:
-        if path.stat().st_size <= whole:
-            return file.read()
-        if path.suffix == ".safetensors":
-            length = file.read(8)
-            return length + file.read(min(int.from_bytes(length, "little"), _LONGEST_HEADER))
-        if path.suffix in _BY_LINES and whole == _ROWS:
-            head, newline, _ = file.read(_SMALL).rpartition(b"\n")
-            return head + newline
-        return b""
+        return packed(file, path.suffix, path.stat().st_size, whole)
+
+
+def packed(file: IO[bytes], suffix: str, size: int, whole: int) -> str:
+    """The content of an open file that checks read, as a line has it; all of one of at most `whole` bytes."""
+    return base64.b64encode(zlib.compress(_content(file, suffix, size, whole))).decode()
+
+
+def _content(file: IO[bytes], suffix: str, size: int, whole: int) -> bytes:
+    if size <= whole:
+        return file.read()
+    if suffix == ".safetensors":
+        length = file.read(8)
+        return length + file.read(min(int.from_bytes(length, "little"), _LONGEST_HEADER))
+    if suffix in _BY_LINES and whole == ROWS:
+        head, newline, _ = file.read(SMALL).rpartition(b"\n")
+        return head + newline
+    return b""
 
 
 def _digest(path: Path, cache: Path) -> Iterator[str]:

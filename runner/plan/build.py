@@ -53,6 +53,7 @@ def step(stage: str, command: StageCommand, place: Place, recipe: Recipe) -> Ste
         cores=_cores(command, recipe),
         packages=_packages(command, place.python),
         ports=tuple(command.ports),
+        pushed=command.pushed,
     )
 
 

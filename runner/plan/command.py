@@ -12,7 +12,7 @@ from typing import Any
 from runner.compose.schema import Recipe
 from runner.paths import SCRIPTS
 from runner.plan import fingerprint
-from runner.plan.elsewhere import Preview
+from runner.plan.elsewhere import S3, Preview
 
 MASTER_PORT = 44000  # the port that AWS's launch scripts reserve for torchrun
 
@@ -58,6 +58,7 @@ class StageCommand:
     - `uses`: which optional packages of `runner.plan.packages` the program needs for this recipe.
     - `packages`: requirements besides those of the program, by the Python that imports them.
     - `ports`: the fixed ports that it listens on.
+    - `pushed`: whether its artifact is worth a place in the remote store.
     """
 
     title: str
@@ -72,6 +73,7 @@ class StageCommand:
     uses: Sequence[str] = ()
     packages: Mapping[str, Sequence[str]] = field(default_factory=dict)
     ports: Sequence[int] = ()
+    pushed: bool = True
 
 
 @dataclass(frozen=True)
@@ -107,13 +109,15 @@ def shared_compile_cache(recipe: Recipe) -> str:
 class Artifacts:
     """The artifacts of the steps planned so far, and files from outside the store.
 
-    `keys` are the artifacts by stage; `carried` maps each file's path on the plan's machine to its path on this one.
+    `keys` are the artifacts by stage; `carried` maps each file's path on the plan's machine to its path on this one;
+    `downloads` maps an s3:// address to the stage that copies it, and the path in its artifact.
     """
 
     def __init__(self, place: Place):
         self.place = place
         self.keys: dict[str, str] = {}
         self.carried: dict[str, str] = {}
+        self.downloads: dict[str, tuple[str, str]] = {}
 
     def path(self, stage: str, subfolder: str = "") -> Argument:
         """The artifact of an earlier stage, or a subfolder of it."""
@@ -125,10 +129,17 @@ class Artifacts:
         source = fingerprint.hash_program(SCRIPTS / name)
         return [Argument(self.place.python, ""), Argument(str(self.place.code / "scripts" / name), source)]
 
+    def address(self, path: str) -> str | None:
+        """The s3:// address of a path in the preview; None for any other path."""
+        there = self.place.preview and self.place.preview.there(Path(path).absolute())
+        return there if there and there.startswith(S3) else None
+
     def external(self, path: str, key: str) -> Argument:
         """A file or folder that the recipe names under `key`. Its content counts for the fingerprint."""
         local_path = Path(path).expanduser().absolute()
         preview = self.place.preview
+        if address := self.address(path):
+            return self.path(*self.downloads[address])
         if preview and (there := preview.there(local_path)):
             return Argument(there, fingerprint.hash_path(local_path, key, preview.digest))
         read = partial(fingerprint.hash_file, digest_cache=self.place.digest_cache)

@@ -1,14 +1,16 @@
-"""Models and data that already lie on the machine of a plan: `target:/fsx/models/llama` in a recipe.
+"""Models and data that do not lie on this machine: `target:/fsx/models/llama` or `s3://bucket/llama` in a recipe.
 
-Nothing is copied. The machine says what lies there (`runner.execute.survey`), and a Preview keeps it in a temporary
-folder of this machine: files at the same paths and of the same sizes, with the content that checks read and zeros
-instead of the rest. The checks and the stages then read a recipe with the preview's paths.
+Nothing is copied here. The target says what lies there (`runner.execute.survey`), `runner.plan.object_storage` lists
+what is on S3, and a Preview keeps it in a temporary folder of this machine: files at the same paths and of the same
+sizes, with the content that checks read and zeros instead of the rest. The checks and the stages then read a recipe
+with the preview's paths.
 """
 
 from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import json
 import os
 import tempfile
@@ -22,6 +24,8 @@ from runner.compose.schema import Recipe, Target
 from runner.errors import RecipeError
 
 SCHEME = "target:"
+S3 = "s3://"
+S3_FOLDER = "/s3:/"  # where previews keep what is on S3, as if it were a folder of the target
 
 
 class Preview:
@@ -64,16 +68,30 @@ class Preview:
         return self.root / there.lstrip("/")
 
     def there(self, here: Path) -> str | None:
-        """The path on the target of one in the preview; None for any other path."""
-        return f"/{here.relative_to(self.root)}" if here.is_relative_to(self.root) else None
+        """The path on the target, or the address on S3, of one in the preview; None for any other path."""
+        if not here.is_relative_to(self.root):
+            return None
+        path = f"/{here.relative_to(self.root)}"
+        return S3 + path[len(S3_FOLDER) :] if path.startswith(S3_FOLDER) else path
+
+    def path_of_object(self, address: str) -> Path:
+        """Where what has an s3:// address is in the preview."""
+        return self.path(S3_FOLDER + address[len(S3) :])
 
     def digest(self, here: Path) -> str:
         """The digest of the content that a file has on the target."""
         return self._digests[here]
 
+    def listing(self, address: str) -> str:
+        """A hash of the names, sizes and ETags of what has an s3:// address, as scripts/download.py computes it."""
+        folder = self.path_of_object(address)
+        files = [folder] if folder.is_file() else [path for path in folder.rglob("*") if path.is_file()]
+        named = sorted([str(file.relative_to(folder)).removeprefix("."), self.digest(file)] for file in files)
+        return hashlib.sha256(json.dumps(named).encode()).hexdigest()
+
     def as_written(self, text: str) -> str:
         """A message with the paths that a recipe has for those of the preview."""
-        return text.replace(f"{self.root}/", f"{SCHEME}/")
+        return text.replace(f"{self.root}{S3_FOLDER}", S3).replace(f"{self.root}/", f"{SCHEME}/")
 
 
 @contextmanager
@@ -97,7 +115,7 @@ def preview_of(target: Target) -> Preview:
 
 def path_here(path: str, target: Target) -> Path | None:
     """Where a file or folder of a recipe can be read on this machine; None if no plan asked for it in this process."""
-    return _located.get((repr(target), path)) if path.startswith(SCHEME) else Path(path).expanduser()
+    return _located.get((repr(target), path)) if path.startswith((SCHEME, S3)) else Path(path).expanduser()
 
 
 def named(recipe: Recipe) -> dict[str, str]:
@@ -110,27 +128,39 @@ def named(recipe: Recipe) -> dict[str, str]:
         found[path] = key
         return path
 
-    _with_paths(recipe, collect)
+    _with_paths(recipe, SCHEME, collect)
     return found
 
 
-def replaced(recipe: Recipe, path_of: Callable[[str], str]) -> Recipe:
-    """The recipe with paths of this machine instead of those on the target, `path_of` them."""
+def on_s3(recipe: Recipe) -> dict[str, str]:
+    """The s3:// addresses that a recipe names, each with its key."""
+    found: dict[str, str] = {}
+
+    def collect(key: str, path: str) -> str:
+        found[S3 + path.rstrip("/")] = key
+        return path
+
+    _with_paths(recipe, S3, collect)
+    return found
+
+
+def replaced(recipe: Recipe, path_of: Callable[[str], str], scheme: str = SCHEME) -> Recipe:
+    """The recipe with paths of this machine instead of those on the target or on S3, `path_of` them."""
 
     def locate(key: str, path: str) -> str:
         here = path_of(path)
-        _located[repr(recipe.target), f"{SCHEME}{path}"] = Path(here)
+        _located[repr(recipe.target), f"{scheme}{path}"] = Path(here)
         return here
 
-    return _with_paths(recipe, locate)
+    return _with_paths(recipe, scheme, locate)
 
 
-def _with_paths(recipe: Recipe, path_of: Callable[[str, str], str]) -> Recipe:
-    """The recipe with other paths instead of those on the target; `path_of` gets the key and the path there."""
+def _with_paths(recipe: Recipe, scheme: str, path_of: Callable[[str, str], str]) -> Recipe:
+    """The recipe with other paths instead of those of a `scheme`; `path_of` gets the key and the path without it."""
 
     def new(section: str, name: str) -> object:
         def one(value: str) -> str:
-            return path_of(f"{section}.{name}", value[len(SCHEME) :]) if value.startswith(SCHEME) else value
+            return path_of(f"{section}.{name}", value[len(scheme) :]) if value.startswith(scheme) else value
 
         value = getattr(getattr(recipe, section), name)
         return list(map(one, value)) if isinstance(value, list) else value and one(value)

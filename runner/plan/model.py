@@ -29,6 +29,7 @@ class Step:
     cores: Mapping[str, Any] | None = None  # how many, of how many, and whether to wait for them
     packages: Mapping[str, Sequence[str]] = field(default_factory=dict)  # requirements, by the Python that imports them
     ports: Sequence[int] = ()  # fixed ones that it listens on
+    pushed: bool = True  # to the remote store
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ _ALWAYS: Mapping[str, tuple[str, ...]] = {
     ),
     "export_adapter.py": (_NUMPY,),
     "remote_store.py": (),
+    "download.py": (),
     "evaluate.py": (_NUMPY, _TORCH, *_TRANSFORMERS, _TOKENIZERS),
     "generate.py": (_NUMPY, _TORCH, *_TRANSFORMERS, _TOKENIZERS),
     "smoke_test.py": (),

@@ -11,7 +11,7 @@ from typing import ClassVar
 from runner.compose.schema import Recipe
 from runner.compose.schema import Target as Settings
 from runner.errors import RecipeError
-from runner.plan import elsewhere
+from runner.plan import elsewhere, object_storage
 from runner.plan.build import build
 from runner.plan.command import Place
 from runner.plan.model import Plan
@@ -53,6 +53,10 @@ class Target(ABC):
 
     def locate(self, recipe: Recipe) -> tuple[Recipe, Place]:
         """The recipe with paths that can be read on this machine, and the place of its plan. Raises RecipeError."""
+        return object_storage.located(*self.locate_on_target(recipe))
+
+    def locate_on_target(self, recipe: Recipe) -> tuple[Recipe, Place]:
+        """The same for what lies on the target alone. Raises RecipeError."""
         return elsewhere.replaced(recipe, lambda path: path), self.place(recipe)
 
     def check(self, recipe: Recipe) -> None:

@@ -29,7 +29,7 @@ _HEADROOM = 1.1  # factor on the size of the carried files
 class MirroredTarget(Target):
     """Follows a run through lost connections, copies its results, and checks that carried files fit."""
 
-    def locate(self, recipe: Recipe) -> tuple[Recipe, Place]:
+    def locate_on_target(self, recipe: Recipe) -> tuple[Recipe, Place]:
         place, named = self.place(recipe), elsewhere.named(recipe)
         if not named:
             return recipe, place

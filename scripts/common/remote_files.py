@@ -54,6 +54,20 @@ class RemoteFolder:
         except FileNotFoundError:
             return None
 
+    def listing(self, name: str) -> dict[str, tuple[int, str]]:
+        """Size and ETag (empty where there is none) of each file below `name` by its path there, without hidden ones.
+
+        A file that has the name itself is at the path "".
+        """
+        with self._one_line_errors(name):
+            root = self._path(name)
+            found = self._files.find(root, detail=True).values()
+            files = {entry["name"][len(root) :].lstrip("/"): entry for entry in found if entry["type"] == "file"}
+            visible = {
+                path: entry for path, entry in files.items() if not any(p.startswith(".") for p in path.split("/"))
+            }
+            return {path: (entry["size"], entry.get("ETag", "").strip('"')) for path, entry in visible.items()}
+
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         with contextlib.suppress(FileNotFoundError), self._one_line_errors(name):

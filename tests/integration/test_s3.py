@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,11 +19,13 @@ from runner.execute.run_folder import executor_pid
 from runner.paths import ROOT
 from runner.record.runs import Run, every
 
+s3fs = pytest.importorskip("s3fs", reason="no s3fs: make setup-s3")
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 STORE = "s3://bucket/store"
+SQL = ROOT / "recipes" / "assets" / "sql"
 TRAINING = [
     "quickstart", "tp_size=2", "evaluate=none", "serve=none", "dataset.train_rows=200", "dataset.seq_len=64",
-    "train.batch_size=1", "train.max_steps=40", "train.checkpoint_every=5",
+    "train.batch_size=1", "train.max_steps=30", "train.checkpoint_every=5",
 ]  # fmt: skip
 
 
@@ -63,14 +66,13 @@ def states(run: Run) -> dict[str, str]:
 
 def kill_after_a_pushed_checkpoint(machine: Path, variables: dict[str, str], process: subprocess.Popen[str]) -> None:
     """Kill the run once S3 has a checkpoint. The kernel then ends what the executor has started."""
-    found = machine / "found.json"
     while True:
         assert process.poll() is None, process.communicate()
         runs = every(machine / "runs") if (machine / "runs").is_dir() else []
         keys = [step["key"] for run in runs for step in run.plan["steps"] if step["stage"] == "train"]
-        if keys and f"checkpoints/{keys[0]}" in listed(variables, found, f"checkpoints/{keys[0]}"):
+        if keys and exists(variables, f"checkpoints/{keys[0]}/manifest.json"):
             break
-        time.sleep(0.2)
+        time.sleep(0.1)
     executor = executor_pid(the_run(machine).folder)
     assert executor
     os.kill(executor, signal.SIGKILL)
@@ -78,11 +80,12 @@ def kill_after_a_pushed_checkpoint(machine: Path, variables: dict[str, str], pro
     process.communicate()
 
 
-def listed(variables: dict[str, str], found: Path, *names: str) -> list[str]:
-    program = str(ROOT / "scripts" / "remote_store.py")
-    command = [sys.executable, program, STORE, "list", *names, "--output", str(found)]
-    subprocess.run(command, env={**os.environ, **variables}, check=True)
-    return json.loads(found.read_text())
+def exists(variables: dict[str, str], name: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{variables['AWS_ENDPOINT_URL']}/{STORE.removeprefix('s3://')}/{name}").close()
+    except urllib.error.HTTPError:
+        return False
+    return True
 
 
 def test_a_training_that_is_killed_resumes_on_a_fresh_machine_to_the_same_bits(
@@ -92,11 +95,11 @@ def test_a_training_that_is_killed_resumes_on_a_fresh_machine_to_the_same_bits(
     words = ["run", *TRAINING, f"paths.remote_store={STORE}"]
     first = runner(tmp_path / "first", server, *words)
     kill_after_a_pushed_checkpoint(tmp_path / "first", server, first)
-    output = done(runner(tmp_path / "second", server, *words))
+    done(runner(tmp_path / "second", server, *words))
     made = states(the_run(tmp_path / "second"))
     assert made == {"fetch": "cached", "tokenize": "cached", "convert": "cached", "train": "finished",
                     "export": "finished"}  # fmt: skip
-    assert "resum" in output
+    assert "resuming from step" in (the_run(tmp_path / "second").folder / "logs" / "train.log").read_text()
     assert adapter(tmp_path / "second") == adapter(tmp_path / "undisturbed")
     done(runner(tmp_path / "third", server, *words))
     assert set(states(the_run(tmp_path / "third")).values()) == {"cached"}
@@ -108,6 +111,78 @@ def check_that_no_file_has_the_secret(folder: Path) -> None:
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert files
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
+
+
+def upload(variables: dict[str, str], folder: Path, address: str) -> None:
+    server = s3fs.S3FileSystem(
+        key=variables["AWS_ACCESS_KEY_ID"],
+        secret=variables["AWS_SECRET_ACCESS_KEY"],
+        endpoint_url=variables["AWS_ENDPOINT_URL"],
+        use_listings_cache=False,
+    )
+    for path in folder.rglob("*"):
+        if path.is_file():
+            server.put_file(str(path), f"{address}/{path.relative_to(folder)}")
+
+
+def test_model_data_and_adapter_are_read_from_s3(tmp_path: Path, server: dict[str, str]) -> None:
+    done(runner(tmp_path / "first", {}, "run", *TRAINING))
+    made = the_run(tmp_path / "first").folder / "artifacts"
+    for name, folder in {"model": made / "fetch", "adapter": made / "export" / "adapter", "rows": SQL}.items():
+        upload(server, folder.resolve(), f"bucket/inputs/{name}")
+    named = {"model.path": "model", "dataset.path": "rows/train.jsonl", "train.init_adapter": "adapter"}
+    on_s3 = [f"{key}=s3://bucket/inputs/{name}" for key, name in named.items()]
+    local = [
+        f"model.path={made / 'fetch'}", f"dataset.path={SQL / 'train.jsonl'}",
+        f"train.init_adapter={made / 'export' / 'adapter'}",
+    ]  # fmt: skip
+    output = done(runner(tmp_path / "s3", server, "run", *TRAINING, *on_s3))
+    assert "copy the adapter to continue from S3" in output
+    done(runner(tmp_path / "local", {}, "run", *TRAINING, *local))
+    assert adapter(tmp_path / "s3") == adapter(tmp_path / "local")
+    check_that_no_file_has_the_secret(tmp_path)
+    output = done(runner(tmp_path / "s3", server, "plan", *TRAINING, *on_s3))
+    assert output.count("cached") == len(the_run(tmp_path / "s3").steps)
+    upload(server, SQL, "bucket/inputs/rows")  # the same content
+    assert done(runner(tmp_path / "s3", server, "plan", *TRAINING, *on_s3)).count("cached") == output.count("cached")
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "train.jsonl").write_text(
+        "".join((SQL / f"{name}.jsonl").read_text() for name in ("train", "eval"))
+    )
+    upload(server, tmp_path / "rows", "bucket/inputs/rows")
+    lines = done(runner(tmp_path / "s3", server, "plan", *TRAINING, *on_s3)).splitlines()
+    for step, state in (("copy the base model", "cached"), ("copy the rows", "will run"), ("tokenize", "will run")):
+        assert [line for line in lines if step in line and state in line], lines
+
+
+def test_an_export_is_uploaded_to_a_new_folder_alone(tmp_path: Path, server: dict[str, str]) -> None:
+    done(runner(tmp_path, {}, "run", *TRAINING, "train.max_steps=1"))
+    address = "s3://bucket/adapters/sql"
+    assert address in done(runner(tmp_path, server, "export", "last", "out", "--push", address))
+    for push, message in (
+        (address, f"--push: {address}: already exists; choose a new folder"),
+        ("s3://nowhere/sql", "--push: s3://nowhere/sql: no such bucket"),
+        ("s3://bucket", "name a folder in the bucket"),
+    ):
+        assert message in done(runner(tmp_path, server, "export", "last", "other", "--push", push), status=2)
+        assert not (tmp_path / "other").exists()
+    done(runner(tmp_path, server, "run", *TRAINING, "train.max_steps=1", f"train.init_adapter={address}"))
+
+
+@pytest.mark.parametrize(
+    ("variables", "key", "message"),
+    [
+        ({}, "model.path=s3://bucket/nowhere", "model.path: s3://bucket/nowhere: no such file or folder on S3"),
+        ({}, "dataset.path=s3://nowhere/rows.jsonl", "no such file or folder on S3"),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "model.path=s3://bucket/a", "set AWS_PROFILE"),
+    ],
+)
+def test_an_address_that_cannot_be_read_is_one_line(
+    tmp_path: Path, server: dict[str, str], variables: dict[str, str], key: str, message: str
+) -> None:
+    output = done(runner(tmp_path, {**server, **variables}, "plan", *TRAINING, key), status=2)
+    assert message in output
+    assert len([line for line in output.splitlines() if not line.startswith("note:")]) == 1
 
 
 @pytest.mark.parametrize(

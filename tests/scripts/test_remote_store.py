@@ -78,6 +78,8 @@ def test_what_was_pushed_is_fetched_elsewhere(folder: Path, remote: Path, tmp_pa
     assert names_there(remote, tmp_path) == [NAME]
     done(remote, "fetch", NAME, tmp_path / "copy")
     assert read(tmp_path / "copy") == FILES
+    times = [(place / "adapter" / "weights").stat().st_mtime_ns for place in (folder, tmp_path / "copy")]
+    assert times[0] == times[1]  # a training compares them before it resumes
 
 
 def test_a_push_that_is_killed_anywhere_shows_nothing_and_is_completed_by_the_next(
@@ -143,7 +145,7 @@ def test_what_was_removed_is_gone(folder: Path, remote: Path, tmp_path: Path) ->
 
 def test_a_manifest_cannot_name_a_file_elsewhere(remote: Path, tmp_path: Path) -> None:
     (remote / NAME).mkdir(parents=True)
-    (remote / NAME / "manifest.json").write_text(json.dumps({"files": {"../outside": [0, "0" * 64]}}))
+    (remote / NAME / "manifest.json").write_text(json.dumps({"files": {"../outside": [0, "0" * 64, 0]}}))
     process = call(remote, "fetch", NAME, tmp_path / "copy")
     assert (process.returncode, "../outside" in process.stderr) == (1, True)
     assert not (tmp_path / "outside").exists()

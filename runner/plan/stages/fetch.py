@@ -32,7 +32,8 @@ def _source(model: Model, artifacts: Artifacts) -> list[str | Argument]:
         check_hub_name(model.path, "model.path")
         return ["--hub", model.path, *flags(revision=model.revision), *_tokenizer(model, artifacts)]
     if model.source == "folder":
-        return ["--folder", artifacts.external(model.path, "model.path"), *_tokenizer(model, artifacts)]
+        linked = not_fingerprinted("--hard-link") if artifacts.address(model.path) else []  # the store's own copy
+        return ["--folder", artifacts.external(model.path, "model.path"), *linked, *_tokenizer(model, artifacts)]
     inside_package = model.path.startswith("package:")
     if inside_package:
         _check_package(model.path, artifacts)

@@ -43,8 +43,8 @@ def test_a_name_that_exists_is_no_pattern(tmp_path: Path) -> None:
 
 
 def test_only_what_checks_read_is_sent_of_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(survey, "_SMALL", 30)
-    monkeypatch.setattr(survey, "_ROWS", 40)
+    monkeypatch.setattr(survey, "SMALL", 30)
+    monkeypatch.setattr(survey, "ROWS", 40)
     header = (20).to_bytes(8, "little") + b"x" * 20
     (tmp_path / "model.safetensors").write_bytes(header + bytes(100))
     (tmp_path / "rows.jsonl").write_text('{"a": 1}\n' * 10)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from functools import partial
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 
 from runner.compose.schema import Dataset, Model, Recipe, Target, Train
 from runner.errors import RecipeError
-from runner.execute.survey import survey
+from runner.execute.survey import packed, survey
 from runner.plan import elsewhere, fingerprint
 from runner.plan.checks import rows
 from runner.plan.elsewhere import Preview
@@ -41,7 +43,7 @@ def test_the_fingerprint_is_that_of_a_copied_folder(tmp_path: Path) -> None:
 def test_rows_that_were_not_sent_are_not_checked_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "large.json").write_text("[" + " " * 2000 + "]")
     (tmp_path / "small.json").write_text("[]")
-    monkeypatch.setattr("runner.execute.survey._ROWS", 1000)
+    monkeypatch.setattr("runner.execute.survey.ROWS", 1000)
     made = preview(tmp_path, tmp_path / "large.json", tmp_path / "small.json")
     names = ("large.json", "small.json")
     assert [rows.can_be_read(made.path(f"{tmp_path}/{name}")) for name in names] == [False, True]
@@ -67,6 +69,33 @@ def test_every_key_may_name_a_path_on_the_target() -> None:
     replaced = elsewhere.replaced(recipe, lambda path: f"/here{path}")
     assert (replaced.model.path, replaced.dataset.path) == ("/here/a", ["/here/c", "here.jsonl"])
     assert elsewhere.named(Recipe()) == {}
+
+
+def test_what_is_on_s3_has_a_place_of_its_own() -> None:
+    made = Preview()
+    entry = {
+        "path": "/s3:/bucket/llama/config.json",
+        "size": 2,
+        "digest": "2 tag",
+        "content": packed(io.BytesIO(b"{}"), "", 2, 2),
+    }
+    made.add([json.dumps(entry).encode()], {"s3://bucket/llama": "model.path"}, "S3")
+    here = made.path_of_object("s3://bucket/llama")
+    assert (here / "config.json").read_text() == "{}"
+    assert made.there(here / "config.json") == "s3://bucket/llama/config.json"
+    assert (
+        made.as_written(f"model.path: {here}/config.json: wrong") == "model.path: s3://bucket/llama/config.json: wrong"
+    )
+    listing = hashlib.sha256(b'[["config.json", "2 tag"]]').hexdigest()
+    assert made.listing("s3://bucket/llama") == listing
+    assert made.listing("s3://bucket/llama/config.json") == hashlib.sha256(b'[["", "2 tag"]]').hexdigest()
+
+
+def test_every_key_may_name_an_address_on_s3() -> None:
+    recipe = Recipe(model=Model(path="s3://b/model/"), dataset=Dataset(path=["s3://b/rows.jsonl", "target:/c"]))
+    assert elsewhere.on_s3(recipe) == {"s3://b/model": "model.path", "s3://b/rows.jsonl": "dataset.path"}
+    replaced = elsewhere.replaced(recipe, lambda path: f"/here/{path}", elsewhere.S3)
+    assert replaced.dataset.path == ["/here/b/rows.jsonl", "target:/c"]
 
 
 def test_a_path_on_the_target_is_absolute() -> None:
