@@ -50,7 +50,7 @@ from runner.execute.run_folder import (
     time_span,
 )
 from runner.execute.schedulers import job as jobs
-from runner.execute.schedulers.base import Refused
+from runner.execute.schedulers.base import EXPECTED, Refused
 from runner.execute.schedulers.job import Job
 
 _POLL = 0.1  # seconds
@@ -153,9 +153,10 @@ def _follow_job(run: Path, offset: int, job: Job) -> Iterator[bytes]:
     for line in files.tail(run / EVENTS, offset, is_growing):
         yield line or b""
         final = final or bool(line) and _is_final(parse_event(line))
-        if line is None and job.state().startswith("waiting") and job.state() != reason:
-            reason = job.state()
-            yield _message("info", f"{job} is {reason}")
+        now = job.state()
+        if line is None and now.startswith("waiting") and now.partition(EXPECTED)[0] != reason:
+            reason = now.partition(EXPECTED)[0]  # the expected time changes often
+            yield _message("info", f"{job} is {now}")
     if last_state(run) not in ENDED and job.reason():
         yield _message("error", f"{job} ended: {job.reason()}{_last_line(run / EXECUTOR_LOG)}")
 
@@ -218,8 +219,8 @@ def _wait_for(run: Path, job: Job | None, is_due: Callable[[list[str]], bool]) -
     while (now := _process_state(run, job)) != "gone" and last_state(run) not in ENDED:
         if is_due(list(stage_states(run))):
             return
-        if now.startswith("waiting") and now != said:
-            said = now
+        if now.startswith("waiting") and now.partition(EXPECTED)[0] != said:
+            said = now.partition(EXPECTED)[0]
             yield f"!{job} is {now}".encode()
         else:
             yield b""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from runner.compose.schema import Recipe
 from runner.paths import SCRIPTS
 from runner.plan import fingerprint, packages, remote_store
 from runner.plan.checks import dataset, feasibility
+from runner.plan.checks.memory import GIB
 from runner.plan.command import Argument, Artifacts, Place, StageCommand, launcher
 from runner.plan.model import Plan, Step
 from runner.plan.stages import STAGES
+
+_OF_A_HOST = 0.9  # of an instance's memory; the system has the rest
+_LEAST, _MARGIN = 4 * GIB, 1.25  # of the estimate, which leaves out what the file system caches
 
 
 def build(recipe: Recipe, place: Place) -> Plan:
@@ -21,18 +25,19 @@ def build(recipe: Recipe, place: Place) -> Plan:
     """
     feasibility.check(recipe)
     dataset.check(recipe)
+    memory = _memory(recipe)
     artifacts, steps = Artifacts(place), []
     for stage, command_of in STAGES.items():
         command = command_of(recipe, artifacts)
         if command:
-            one = step(stage, command, place, recipe)
+            one = step(stage, command, place, recipe, memory(stage, command))
             artifacts.keys[stage] = one.key
             steps.append(one)
     return Plan(recipe.name, str(place.store), tuple(steps), artifacts.carried, remote_store.settings(recipe, place))
 
 
-def step(stage: str, command: StageCommand, place: Place, recipe: Recipe) -> Step:
-    """The step of a plan that runs a stage's command."""
+def step(stage: str, command: StageCommand, place: Place, recipe: Recipe, memory: int | None = None) -> Step:
+    """The step of a plan that runs a stage's command; `memory` is what to ask a scheduler for."""
     arguments = [_argument(argument) for argument in command.arguments]
     variables = {**command.env, **_logical_cores(command, recipe)}
     env = {name: value if isinstance(value, Argument) else Argument(value, "") for name, value in variables.items()}
@@ -54,7 +59,26 @@ def step(stage: str, command: StageCommand, place: Place, recipe: Recipe) -> Ste
         packages=_packages(command, place.python),
         ports=tuple(command.ports),
         pushed=command.pushed,
+        memory=memory,
     )
+
+
+def _memory(recipe: Recipe) -> Callable[[str, StageCommand], int | None]:
+    """How many bytes of host memory a stage asks a scheduler for; None if the shapes of the model are not known.
+
+    With NeuronCores it is their share of the host: the compiler's memory is not known. Conversion and export hold the
+    largest tensor twice, in fp32.
+    """
+    hardware, shapes = recipe.hardware, feasibility.architecture_of(recipe)
+    needs = feasibility.estimate(recipe, shapes).host if shapes else {}
+    least = _LEAST + (2 * 4 * shapes.vocab_size * shapes.hidden_size if shapes else 0)
+
+    def of_stage(stage: str, command: StageCommand) -> int | None:
+        if command.cores and hardware.cores and hardware.host_memory_gb:
+            return int(hardware.host_memory_gb * GIB * command.cores / hardware.cores * _OF_A_HOST)
+        return max(least, int(needs.get(stage, 0) * _MARGIN)) if shapes else None
+
+    return of_stage
 
 
 def _argument(argument: str | Argument) -> Argument:

@@ -30,6 +30,7 @@ class Step:
     packages: Mapping[str, Sequence[str]] = field(default_factory=dict)  # requirements, by the Python that imports them
     ports: Sequence[int] = ()  # fixed ones that it listens on
     pushed: bool = True  # to the remote store
+    memory: int | None = None  # bytes of host memory to ask a scheduler for, on each of the nodes
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,7 @@ def _manifest(composed: Composed) -> dict[str, Any]:
         "packages": provenance.package_versions(),
         "machine": provenance.machine(),
         "price_per_hour": composed.recipe.hardware.price_per_hour,
+        "user": provenance.user(),
         "started": datetime.now().astimezone().isoformat(timespec="milliseconds"),
     }
 

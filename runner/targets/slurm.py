@@ -40,7 +40,11 @@ class SlurmTarget(ScheduledTarget):
                 raise RecipeError(f"target.slurm.stages: {name}: no step of this plan; {did_you_mean(name, stages)}")
         groups = ((options, list(steps)) for options, steps in groupby(plan.steps, self._own_options))
         parts = [
-            {"steps": [step.stage for step in steps], "options": {**self._shared_options(steps), **options}}
+            {
+                "steps": [step.stage for step in steps],
+                "options": {**self._shared_options(steps), **options},
+                "memory": self._memory(steps),
+            }
             for options, steps in groups
         ]
         return {"parts": parts, "at_once": self._settings.slurm.at_once}
@@ -54,7 +58,20 @@ class SlurmTarget(ScheduledTarget):
         settings = self._settings.slurm
         named = {name: getattr(settings, name) for name in ("partition", "account", "time")}
         chosen = {name: value for name, value in named.items() if value}
-        return {**chosen, **self._cores(most_cores(steps)), **settings.options}
+        return {**chosen, **self._processes(steps), **self._cores(most_cores(steps)), **settings.options}
+
+    def _processes(self, steps: Sequence[Step]) -> dict[str, str]:
+        """A CPU for each process of a step; a whole node has them anyway."""
+        processes = max(step.processes for step in steps)
+        whole = most_cores(steps) and not self._settings.slurm.gres
+        return {} if whole or processes == 1 else {"cpus-per-task": str(processes)}
+
+    def _memory(self, steps: Sequence[Step]) -> str | None:
+        """For --mem where Slurm allocates memory; with a whole node all of it, which Slurm calls 0."""
+        if most_cores(steps) and not self._settings.slurm.gres:
+            return "0"
+        most = max((step.memory or 0 for step in steps), default=0)
+        return f"{-(-most // 2**20)}M" if most else None
 
     def _cores(self, cores: int) -> dict[str, str]:
         """NeuronCores by the cluster's name for them; whole nodes where it has none."""

@@ -27,8 +27,11 @@ def missing() -> str:
 
 
 @contextmanager
-def ray_cluster(nodes: int = 2) -> Iterator[str]:
-    """Start it and end it; its dashboard's address. Its folder has a short name: a socket's may have 107 characters."""
+def ray_cluster(nodes: int = 2, **variables: str) -> Iterator[str]:
+    """Start it, with environment `variables`, and end it; its dashboard's address.
+
+    Its folder has a short name: a socket's may have 107 characters.
+    """
     head, dashboard, client, *agents = free_ports(3 + nodes)
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
     common = [RAY, "start", "--block", f"--num-cpus={CPUS}", "--resources", json.dumps({"neuron_cores": CORES}),
@@ -42,15 +45,15 @@ def ray_cluster(nodes: int = 2) -> Iterator[str]:
         for number, agent in enumerate(agents):
             its = [*first, "--node-ip-address=127.0.0.1"] if number == 0 else [f"--address=127.0.0.1:{head}"]
             command = [*common, *its, f"--dashboard-agent-listen-port={agent}"]
-            started.append(_start(stack, folder / f"node-{number}.log", command))
+            started.append(_start(stack, folder / f"node-{number}.log", command, variables))
             _await_nodes(address, started)
         _await_job_agent(address)
         yield address
 
 
-def _start(stack: ExitStack, log: Path, command: list[str]) -> subprocess.Popen:
+def _start(stack: ExitStack, log: Path, command: list[str], variables: dict[str, str]) -> subprocess.Popen:
     output = stack.enter_context(log.open("ab"))
-    environment = {**os.environ, "RAY_DISABLE_IMPORT_WARNING": "1"}
+    environment = {**os.environ, **variables, "RAY_DISABLE_IMPORT_WARNING": "1"}
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
     stack.callback(_end, process)
     return process

@@ -41,7 +41,8 @@ SlurmdTimeout=10
 SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
+SelectTypeParameters=CR_Core_Memory
+DefMemPerNode=500
 GresTypes=neuron
 AccountingStorageType=accounting_storage/none
 {nodes}
@@ -147,7 +148,7 @@ def _write_configuration(config: Path, munge: Path, names: list[str], port: int,
     for name, its in zip(names, ports, strict=True):
         (folder / f"spool-{name}").mkdir()
         where = f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={its}"
-        lines.append(f"{where} CPUs={CPUS} RealMemory=8000 Gres=neuron:{CORES} State=UNKNOWN")
+        lines.append(f"{where} CPUs={CPUS} RealMemory=64000 Gres=neuron:{CORES} State=UNKNOWN")
         resources.append(f"NodeName={name} Name=neuron Count={CORES}")
     config.write_text(_CONFIG.format(host=host, port=port, munge=munge, folder=folder, nodes="\n".join(lines)))
     (folder / "gres.conf").write_text("\n".join(resources) + "\n")

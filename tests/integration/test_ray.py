@@ -82,6 +82,23 @@ def test_a_run_that_finds_no_cores_waits_and_says_so(work: Path, words: list[str
     assert target.cancel(run) == "stopped"
 
 
+def test_a_run_that_ray_gave_up_is_submitted_again(work: Path, words: list[str]) -> None:
+    with ray_cluster(1, RAY_JOB_START_TIMEOUT_SECONDS="15") as impatient:
+        here = [*words, f"target.ray.address={impatient}"]
+        first = a_run(work, {"train": START_TWICE}, *here, "target.ray.resources.neuron_cores=16")
+        started(first)
+        second = a_run(work, {"train": ENDS}, *here, "target.ray.resources.neuron_cores=16")
+        follower = command_here(work, "run", "quickstart", *here, *SHORT, "target.ray.resources.neuron_cores=16")
+        assert follower.stderr and "submit the run again" in follower.stderr.readline()
+        target = targets.of_run(second)
+        target.start(second, attached=False)
+        stream = target.follow(second)
+        assert any(b"submitted again" in line for line in stream)
+        (work.parent / "shared" / "end").touch()
+        assert last(stream) == "finished"
+        done(follower)
+
+
 def test_where_no_ray_answers_one_line_says_so(work: Path, words: list[str]) -> None:
     run = a_run(work, {"train": ENDS}, *words[:2], "target.ray.address=http://127.0.0.1:9")
     with pytest.raises(RecipeError, match="target.ray.address: http://127.0.0.1:9: no Ray cluster answers"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import socket
 import subprocess
@@ -141,6 +142,27 @@ def test_a_waiting_run_says_why_and_can_be_cancelled(cluster: Cluster, work: Pat
     assert "stopped" in out
     assert cluster.squeue() == []
     assert target.state(run) == "stopped"
+
+
+def test_a_job_says_whose_it_is_and_asks_for_what_the_plan_needs(cluster: Cluster, work: Path) -> None:
+    words = [*on_slurm(work), "target.slurm.options.hold=true", f"sdk.train_python={sys.executable}"]
+    done(command_here(work, "run", "quickstart", *words, "--detach"))
+    [run] = every(work / "runs")
+    [job] = jobs(there(work, run))
+    said = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
+    assert f"Comment=recipe=quickstart user={getpass.getuser()}" in said
+    assert "CPUs/Task=2" in said and "MinMemoryNode=4G" in said
+
+
+def test_status_says_when_a_waiting_run_is_expected_to_start(cluster: Cluster, work: Path) -> None:
+    words = [*on_slurm(work), "target.slurm.options.exclusive=true", "target.slurm.time=60"]
+    first = a_run(work, {"train": START_TWICE}, *words, "target.slurm.options.nodes=2")
+    started(first)
+    second = a_run(work, {"train": ENDS}, *words)
+    targets.of_run(second).start(second, attached=False)
+    states = (done(command_here(work, "status")) for _ in range(30))  # until the scheduler has planned
+    assert any("expected to start 20" in " ".join(said.split()) for said in states)
+    (work.parent / "shared" / "end").touch()
 
 
 def test_who_follows_the_log_before_the_run_begins_is_told_why_it_waits(cluster: Cluster, work: Path) -> None:

@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+GAVE_UP = "gave up"  # the state of a job that the scheduler let wait for too long: it can be submitted again
+EXPECTED = ", expected to start "  # in a state, before the time
+
 
 class Refused(Exception):
     """The scheduler does not accept the job; the text is its reason."""
@@ -33,7 +36,7 @@ class Scheduler(ABC):
 
     @abstractmethod
     def state(self, ids: Sequence[str]) -> str:
-        """The state of a run's jobs: "running", "waiting: WHY" or "gone". Raises Unreachable."""
+        """The state of a run's jobs: "running", "waiting: WHY", "gone" or GAVE_UP. Raises Unreachable."""
 
     @abstractmethod
     def reason(self, ids: Sequence[str]) -> str:

@@ -11,10 +11,11 @@ import time
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from runner.execute import files
-from runner.execute.run_folder import JOB
-from runner.execute.schedulers.base import Scheduler, Unreachable
+from runner.execute.run_folder import CANCELLED, JOB
+from runner.execute.schedulers.base import GAVE_UP, Refused, Scheduler, Unreachable
 
 _POLL = 2.0  # seconds between questions to a scheduler, which serves a whole cluster
 
@@ -22,9 +23,9 @@ _POLL = 2.0  # seconds between questions to a scheduler, which serves a whole cl
 class Job:
     """The jobs of one run."""
 
-    def __init__(self, scheduler: Scheduler, ids: list[str]):
+    def __init__(self, run: Path, scheduler: Scheduler, ids: list[str]):
         self.ids = ids
-        self._scheduler = scheduler
+        self._run, self._scheduler = run, scheduler
         self._asked, self._state = -_POLL, "running"
 
     def __str__(self) -> str:
@@ -38,7 +39,27 @@ class Job:
             self._asked = time.monotonic()
             with contextlib.suppress(Unreachable):
                 self._state = self._scheduler.state(self.ids)
+        if self._state == GAVE_UP:
+            self._state = self._submit_again()
         return self._state
+
+    def _submit_again(self) -> str:
+        """The state after a job that its scheduler gave up was submitted again, unless another command has done so."""
+        if (self._run / CANCELLED).exists():
+            return "gone"
+        with (self._run / JOB).open("rb") as record:
+            files.lock(record)
+            self.ids = _recorded(self._run)["ids"]
+            try:
+                if self._scheduler.state(self.ids) == GAVE_UP:
+                    plan = json.loads((self._run / "plan.json").read_text(encoding="utf-8"))
+                    [self.ids] = self._scheduler.submit({self._run: plan})
+                    _record(self._run, plan["job"]["scheduler"], self.ids)
+            except Refused:
+                return "gone"
+            except Unreachable as error:
+                return f"waiting: {error}"
+        return "waiting: submitted again, because its scheduler gave up on it"
 
     def reason(self) -> str:
         """Why it ended, as far as its scheduler knows."""
@@ -68,10 +89,14 @@ def _record(run: Path, scheduler: str, ids: list[str]) -> None:
 def of_run(run: Path) -> Job | None:
     """The job of a run; None if it was not submitted to a scheduler."""
     try:
-        recorded = json.loads((run / JOB).read_text(encoding="utf-8"))
+        recorded = _recorded(run)
     except FileNotFoundError:
         return None
-    return Job(_scheduler(recorded["scheduler"]), recorded["ids"])
+    return Job(run, _scheduler(recorded["scheduler"]), recorded["ids"])
+
+
+def _recorded(run: Path) -> dict[str, Any]:
+    return json.loads((run / JOB).read_text(encoding="utf-8"))
 
 
 def _scheduler(name: str) -> Scheduler:

@@ -18,9 +18,10 @@ from typing import Any
 from runner.execute.rendezvous import NODE_NAME
 from runner.execute.run_folder import EXECUTOR_LOG
 from runner.execute.schedulers import base
-from runner.execute.schedulers.base import Refused, Unreachable, python_path
+from runner.execute.schedulers.base import GAVE_UP, Refused, Unreachable, python_path
 
 _TIMEOUT = 30.0  # seconds for an answer
+_START_TIMEOUT = "RAY_JOB_START_TIMEOUT_SECONDS"  # in the message of a job that waited for longer than that
 _ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
 
 
@@ -50,6 +51,8 @@ class Scheduler(base.Scheduler):
             job = _job(ids)
         except Refused:  # a head node that was restarted does not know the job
             return "gone"
+        if job["status"] == "FAILED" and _START_TIMEOUT in (job.get("message") or ""):
+            return GAVE_UP
         if job["status"] == "PENDING":
             return f"waiting: {job.get('message') or 'for resources'}"
         return "gone" if job["status"] in _ENDED else "running"

@@ -11,6 +11,7 @@ Standard library alone.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -25,7 +26,7 @@ from runner.execute import executor
 from runner.execute.rendezvous import NODE_NAME
 from runner.execute.run_folder import EXECUTOR_LOG, HUB_TOKENS
 from runner.execute.schedulers import base
-from runner.execute.schedulers.base import Refused, Unreachable, command_output, python_path
+from runner.execute.schedulers.base import EXPECTED, Refused, Unreachable, command_output, python_path
 
 _WARNING = 90  # seconds before its time limit that a job gets SIGUSR1; a step has 45 of them to end
 _WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
@@ -36,6 +37,7 @@ class Scheduler(base.Scheduler):
 
     def submit(self, plans: Mapping[Path, Mapping[str, Any]]) -> list[list[str]]:
         """An array for runs with equal allocations; otherwise, for each run, one job for each part of its plan."""
+        plans = {run: _with_memory(plan) for run, plan in plans.items()} if _allocates_memory() else plans
         parts = next(iter(plans.values()))["job"]["parts"]
         if len(plans) > 1 and len(parts) == 1 and all(plan["job"]["parts"] == parts for plan in plans.values()):
             array = _sbatch(array_script(plans))
@@ -52,20 +54,22 @@ class Scheduler(base.Scheduler):
         return submitted
 
     def submission(self, plan: Mapping[str, Any], run: str) -> str:
-        return "\n".join(batch_script(Path(run), plan, part) for part in plan["job"]["parts"])
+        scripts = (batch_script(Path(run), plan, part) for part in _with_memory(plan)["job"]["parts"])
+        note = "# --mem is left out where Slurm does not allocate memory (SelectTypeParameters)\n"
+        return "\n".join([*scripts, note])
 
     def state(self, ids: Sequence[str]) -> str:
         """Slurm forgets a job some time after it has ended."""
         try:
-            listing = command_output(["squeue", "--noheader", f"--jobs={','.join(ids)}", "--format=%T|%r"])
+            listing = command_output(["squeue", "--noheader", f"--jobs={','.join(ids)}", "--format=%T|%r|%S"])
         except Refused as error:
             if "Invalid job id" in str(error):
                 return "gone"
             raise Unreachable(str(error)) from None
-        jobs = [line.strip().partition("|") for line in listing.splitlines() if line.strip()]
+        jobs = [line.strip().split("|") for line in listing.splitlines() if line.strip()]
         if not jobs:
             return "gone"
-        waiting = [reason for state, _, reason in jobs if state in _WAITING]
+        waiting = [f"{reason}{_expected(start)}" for state, reason, start in jobs if state in _WAITING]
         return f"waiting: {waiting[0]}" if len(waiting) == len(jobs) else "running"
 
     def reason(self, ids: Sequence[str]) -> str:
@@ -83,6 +87,38 @@ class Scheduler(base.Scheduler):
             command_output(["scancel", "--quiet", *reversed(ids)])
 
 
+def _expected(start: str) -> str:
+    """When Slurm expects a job to start, to the minute; nothing where it does not tell."""
+    day, separator, time = start.partition("T")
+    return f"{EXPECTED}{day} {time[:5]}" if separator else ""
+
+
+def _allocates_memory() -> bool:
+    """Whether jobs are given memory here, and killed if they take more."""
+    settings = command_output(["scontrol", "show", "config"]).splitlines()
+    return any("memory" in line.lower() for line in settings if line.startswith("SelectTypeParameters"))
+
+
+def _with_memory(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan with the option --mem, unless the user has set an option that says it."""
+    parts = [
+        {**part, "options": {**({"mem": part["memory"]} if _asks_for_memory(part) else {}), **part["options"]}}
+        for part in plan["job"]["parts"]
+    ]
+    return {**plan, "job": {**plan["job"], "parts": parts}}
+
+
+def _asks_for_memory(part: Mapping[str, Any]) -> bool:
+    return bool(part["memory"]) and not {"mem", "mem-per-cpu", "mem-per-gpu"} & set(part["options"])
+
+
+def _comment(run: Path, plan: Mapping[str, Any]) -> str:
+    """What operators and accounting see of a job: its recipe, and who started it."""
+    manifest = run / "manifest.json"
+    user = json.loads(manifest.read_text(encoding="utf-8"))["user"] if manifest.is_file() else "USER"
+    return f"recipe={plan['recipe']} user={user}"
+
+
 def _sbatch(script: str, after: Sequence[str] = ()) -> str:
     """Submit a batch script that waits for the last of the jobs `after`; returns its id."""
     dependency = [f"--dependency=afterok:{after[-1]}", "--kill-on-invalid-dep=yes"] if after else []
@@ -94,7 +130,7 @@ def _sbatch(script: str, after: Sequence[str] = ()) -> str:
 def batch_script(run: Path, plan: Mapping[str, Any], part: Mapping[str, Any]) -> str:
     """The batch script of one part of a plan; it is submitted in the folder that plans run in."""
     log = f"\\{run}/{EXECUTOR_LOG}"  # the backslash keeps Slurm from replacing %j, also in the folder's own name
-    options = {"output": log, "open-mode": "append", **part["options"]}
+    options = {"comment": _comment(run, plan), "output": log, "open-mode": "append", **part["options"]}
     return _script(plan, options, [f"exec {_command(plan, part)} {shlex.quote(str(run))}"])
 
 
@@ -103,7 +139,8 @@ def array_script(plans: Mapping[Path, Mapping[str, Any]]) -> str:
     plan = next(iter(plans.values()))
     [part] = plan["job"]["parts"]
     limit = f"%{plan['job']['at_once']}" if plan["job"]["at_once"] else ""
-    options = {"array": f"0-{len(plans) - 1}{limit}", "output": "/dev/null", **part["options"]}
+    comment = _comment(next(iter(plans)), plan)
+    options = {"comment": comment, "array": f"0-{len(plans) - 1}{limit}", "output": "/dev/null", **part["options"]}
     choose_run = [f"set -- {shlex.join(map(str, plans))}", "shift $SLURM_ARRAY_TASK_ID"]
     return _script(plan, options, [*choose_run, f'exec {_command(plan, part)} "$1" >>"$1/{EXECUTOR_LOG}" 2>&1'])
 

@@ -74,14 +74,38 @@ def test_a_refused_run_leaves_no_folder(runs: list[Path], monkeypatch: pytest.Mo
     assert not any(run.exists() for run in runs)
 
 
-def test_the_last_state_holds_while_nobody_answers() -> None:
-    seen = job.Job(Fake("waiting: Priority", Unreachable()), ["7"])
+def test_a_job_that_its_scheduler_gave_up_is_submitted_again_once(
+    runs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class GivesUp(Fake):
+        def submit(self, plans: Mapping[Path, Mapping[str, Any]]) -> list[list[str]]:
+            return [["8"] for _ in plans]
+
+        def state(self, ids: Sequence[str]) -> str:
+            return base.GAVE_UP if ids == ["7"] else "running"
+
+    use(monkeypatch, GivesUp())
+    job._record(runs[0], "fake", ["7"])
+    seen, other = job.of_run(runs[0]), job.of_run(runs[0])
+    assert seen and other
+    monkeypatch.setattr(job, "_POLL", 60.0)
+    for one in (seen, other):
+        assert one.state() == "waiting: submitted again, because its scheduler gave up on it"
+        assert one.ids == ["8"] == job._recorded(runs[0])["ids"]
+    job._record(runs[1], "fake", ["7"])
+    (runs[1] / "cancelled").touch()
+    assert agent.state(runs[1]) == "killed"
+    assert job._recorded(runs[1])["ids"] == ["7"]
+
+
+def test_the_last_state_holds_while_nobody_answers(tmp_path: Path) -> None:
+    seen = job.Job(tmp_path, Fake("waiting: Priority", Unreachable()), ["7"])
     seen._asked = -10.0
     assert seen.state() == seen.state() == "waiting: Priority"
 
 
-def test_a_job_that_was_never_submitted_is_gone() -> None:
-    assert job.Job(Fake("running"), []).state() == "gone"
+def test_a_job_that_was_never_submitted_is_gone(tmp_path: Path) -> None:
+    assert job.Job(tmp_path, Fake("running"), []).state() == "gone"
 
 
 def test_cancel_reports_a_job_that_never_began(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,6 +73,7 @@ def test_a_refused_run_ends_those_before_it(head: Any) -> None:
         ((200, '{"status": "RUNNING"}'), "running"),
         ((200, '{"status": "FAILED"}'), "gone"),
         ((404, "no such job"), "gone"),
+        ((200, '{"status": "FAILED", "message": "set the variable RAY_JOB_START_TIMEOUT_SECONDS."}'), "gave up"),
     ],
 )
 def test_states(head: Any, answer: tuple[int, str], state: str) -> None:

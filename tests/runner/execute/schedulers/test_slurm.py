@@ -15,17 +15,24 @@ PLAN = {
     "job": {
         "python": "python3", "code": "/shared/code/1", "at_once": 4,
         "parts": [
-            {"steps": ["convert"], "options": {"cpus-per-task": "8"}},
-            {"steps": ["train", "export"], "options": {"requeue": "false", "gres": "neuron:16"}},
+            {"steps": ["convert"], "options": {"cpus-per-task": "8"}, "memory": "4096M"},
+            {
+                "steps": ["train", "export"],
+                "options": {"requeue": "false", "gres": "neuron:16", "mem-per-cpu": "2G"},
+                "memory": "9M",
+            },
         ],
     },
 }  # fmt: skip
+CORES_ALONE = "SchedulerType           = sched/backfill\nSelectTypeParameters    = CR_CORE\n"
 
 
 def test_a_script_per_part_with_the_users_options_instead_of_ours() -> None:
     convert, train = slurm.Scheduler().submission(PLAN, "runs/NAME").split("#!/bin/sh\n")[1:]
     assert '#SBATCH --job-name="my recipe"\n#SBATCH --requeue\n' in convert
     assert "#SBATCH --cpus-per-task=8\n" in convert
+    assert '#SBATCH --comment="recipe=my recipe user=USER"\n' in convert
+    assert "#SBATCH --mem=4096M\n" in convert and "#SBATCH --mem=" not in train
     assert "--requeue" not in train and "#SBATCH --gres=neuron:16\n" in train
     assert "exec python3 -m runner.execute.schedulers.slurm --steps train,export runs/NAME\n" in train
 
@@ -35,6 +42,21 @@ def test_an_array_gives_each_element_its_run() -> None:
     script = slurm.array_script({Path("runs/one"): plan, Path("runs/it's"): plan})
     assert "#SBATCH --array=0-1%4\n" in script
     assert "set -- runs/one 'runs/it'\"'\"'s'\nshift $SLURM_ARRAY_TASK_ID\n" in script
+
+
+@pytest.mark.parametrize(("parameters", "asked"), [("CR_CORE", False), ("CR_CORE_MEMORY", True), ("CR_MEMORY", True)])
+def test_memory_is_asked_for_where_slurm_allocates_it(
+    monkeypatch: pytest.MonkeyPatch, parameters: str, asked: bool
+) -> None:
+    scripts = []
+
+    def output(command: Sequence[str], env: object = None, script: str = "") -> str:
+        scripts.append(script)
+        return CORES_ALONE.replace("CR_CORE", parameters)
+
+    monkeypatch.setattr(slurm, "command_output", output)
+    slurm.Scheduler().submit({Path("runs/one"): PLAN})
+    assert ["#SBATCH --mem=4096M\n" in script for script in scripts[1:]] == [asked, False]
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, *answers: str | Exception) -> list[list[str]]:
@@ -56,9 +78,10 @@ def answering(monkeypatch: pytest.MonkeyPatch, *answers: str | Exception) -> lis
     ("listing", "state"),
     [
         ("", "gone"),
-        ("PENDING|Priority\n", "waiting: Priority"),
-        ("RUNNING|None\nPENDING|Dependency\n", "running"),
-        ("COMPLETING|None\n", "running"),
+        ("PENDING|Priority|N/A\n", "waiting: Priority"),
+        ("PENDING|Resources|2026-11-26T18:05:59\n", "waiting: Resources, expected to start 2026-11-26 18:05"),
+        ("RUNNING|None|2026-11-26T18:05:59\nPENDING|Dependency|N/A\n", "running"),
+        ("COMPLETING|None|N/A\n", "running"),
         (Refused("slurm_load_jobs error: Invalid job id specified"), "gone"),
     ],
 )
@@ -79,8 +102,8 @@ def test_the_reason_is_of_the_first_job_that_failed(monkeypatch: pytest.MonkeyPa
 
 
 def test_parts_wait_for_each_other_and_a_refused_one_cancels_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    commands = answering(monkeypatch, "7;cluster\n", Refused("invalid gres"), "")
+    commands = answering(monkeypatch, CORES_ALONE, "7;cluster\n", Refused("invalid gres"), "")
     with pytest.raises(Refused, match="invalid gres"):
         slurm.Scheduler().submit({Path("runs/one"): PLAN})
-    assert commands[1] == ["sbatch", "--parsable", "--dependency=afterok:7", "--kill-on-invalid-dep=yes"]
-    assert commands[2] == ["scancel", "--quiet", "7"]
+    assert commands[2] == ["sbatch", "--parsable", "--dependency=afterok:7", "--kill-on-invalid-dep=yes"]
+    assert commands[3] == ["scancel", "--quiet", "7"]
