@@ -23,6 +23,7 @@ from typing import Any
 from common import program
 from common.data.template import Template
 from common.program import BadInput, StageFailed
+from common.serving import chat
 from common.serving.openai_client import Client
 
 _QUOTES = '"""'
@@ -97,9 +98,7 @@ class Conversation:
         self, client: Client, model: str, template: Template, system: str | None, options: dict[str, Any]
     ) -> None:
         self._client, self._model, self._template, self._options = client, model, template, options
-        if system is None and not template.columns(template.system or ""):
-            system = template.system_message({})
-        self._start = [{"role": "system", "content": system}] if system else []
+        self._start = chat.opening(template, system)
         self.clear()
 
     def clear(self) -> None:
@@ -108,9 +107,9 @@ class Conversation:
 
     def ask(self, text: str) -> Generator[str, None, None]:
         """The pieces of the answer to the next question; the turns are kept when all of them were read."""
-        messages = [*self.messages, {"role": "user", "content": self._template.typed(text)}]
+        messages = chat.with_question(self.messages, text, self._template)
         answer, reason = "", None
-        with closing(self._client.stream(self._model, messages, self._options)) as pieces:
+        with closing(self._client.stream(self._model, {"messages": messages}, self._options)) as pieces:
             for piece, reason in pieces:  # noqa: B007  the last reason is what is left
                 answer += piece
                 yield piece

@@ -49,6 +49,7 @@ _ALWAYS: Mapping[str, tuple[str, ...]] = {
     "smoke_test.py": (),
     "ask_server.py": (),
     "chat_with_server.py": (),
+    "stream_answers.py": (),
     "serve_embedded.py": (
         _NUMPY, _TORCH, *_TRANSFORMERS, _TOKENIZERS, _JINJA, "starlette>=0.47,<2", "uvicorn>=0.34,<1",
     ),

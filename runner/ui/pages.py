@@ -17,6 +17,7 @@ from runner.ui.web import Request, Response, Routes
 NAVIGATION = (
     ("/", "Runs"),
     ("/start", "Start a run"),
+    ("/playground", "Playground"),
 )
 
 STATIC = "/static/"  # where styles and scripts are

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runner.ui import comparison_page, pages, report_page, run_list, run_page, start_page
+from runner.ui import comparison_page, pages, playground_page, report_page, run_list, run_page, start_page
 from runner.ui.web import Routes
 
 ROUTES: Routes = {
@@ -12,4 +12,5 @@ ROUTES: Routes = {
     **comparison_page.ROUTES,
     **report_page.ROUTES,
     **start_page.ROUTES,
+    **playground_page.ROUTES,
 }

@@ -145,7 +145,7 @@ def test_what_is_no_conversation_is_refused_in_one_line(server: Server, flags, t
         (500, b"<html>", "<html>"),
         (200, b'data: {"error": {"message": "out of memory"}}\n\n', "out of memory"),
         (200, b'data: {"choices": [{"delta": {}}]}\n\n', "no response from the server"),
-        (200, b"data: 3\n\n", "is not a stream of chat completions"),
+        (200, b"data: 3\n\n", "is not a stream of completions"),
     ],
 )
 def test_an_answer_that_fails_is_one_line_behind_a_pipe(server: Server, status: int, content: bytes, message) -> None:

@@ -20,7 +20,7 @@ from runner.commands import tables
 from runner.commands.serve import servers
 from runner.commands.serve.servers import Server
 from runner.commands.tables import terminal
-from runner.compose.schema import Template
+from runner.compose.schema import Recipe, Template
 from runner.compose.validate import build
 from runner.errors import RecipeError
 from runner.paths import SCRIPTS
@@ -61,6 +61,22 @@ def talk(server: Server, model: str | None, system: str | None, max_tokens: int 
     finally:
         signal.signal(signal.SIGINT, before)
     return status if status >= 0 else 128 - status
+
+
+def streaming_command(server: Server, max_tokens: int) -> list[str]:
+    """The program that asks the question on its standard input, and writes the answers as they are generated."""
+    recipe = server.run.typed_recipe()
+    host, port = servers.address(server)
+    tables = {"sql_schema": recipe.evaluate.sql_schema, "sql_rows": recipe.evaluate.sql_rows}
+    return [
+        sys.executable, str(SCRIPTS / "stream_answers.py"), *flags(host=host, port=port, max_tokens=max_tokens),
+        *_template(server.run), *(flags(**tables) if answers_sql(recipe) else []),
+    ]  # fmt: skip
+
+
+def answers_sql(recipe: Recipe) -> bool:
+    """Whether the model was trained to write SQL."""
+    return "sql" in recipe.evaluate.metrics
 
 
 def _template(run: Run) -> list[str]:

@@ -77,6 +77,14 @@ def find(name: str, folder: Path) -> Server:
     return ready[matches[0]]
 
 
+def of_run(run: Run) -> Server:
+    """The ready server of exactly this run. Raises RecipeError if it has none."""
+    server = _candidate(run)
+    if server is None or not server.url:
+        raise RecipeError(f"{run.name}: its server is not, or no longer, ready")
+    return server
+
+
 def show(folder: Path, console: Console) -> None:
     """Print a table of the running servers, with a health check of each."""
     reap(runs.readable(runs.every(folder), lambda run: (run.plan, run.recipe)))

@@ -43,29 +43,32 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def read_questions(path: Path, template: Template | None) -> list[Question]:
     """Every row of a JSONL, JSON, CSV or Parquet file, as a question.
 
-    A row that has a column of the template is rendered with it; of any other row the column `prompt` is the question.
-    Raises BadInput for a file without rows, and for a row that has neither.
+    Raises BadInput for a file without rows, and as `question` does.
     """
-    questions = [_question(row, template) for row in rows.read([path], [])]
+    questions = [question(row, template) for row in rows.read([path], [])]
     if not questions:
         raise BadInput(f"--prompts: {path}: no rows")
     return questions
 
 
-def _question(row: rows.Row, template: Template | None) -> Question:
+def question(row: rows.Row, template: Template | None) -> Question:
+    """A row as a question: rendered with the template if it has a column of it, else its column `prompt`.
+
+    Raises BadInput for a row that has neither.
+    """
     prompt = row.fields.get("prompt")
     for_template = template is not None and template.names_any(row.fields)
     if isinstance(prompt, str) and prompt and not for_template:
-        question = Question(row.fields, prompt, {})
+        asked = Question(row.fields, prompt, {})
     elif template is None:
         raise BadInput(f"{row.place}: no prompt; give rows with a prompt, or a --template for their columns")
     else:
-        question = _rendered(row, template)
+        asked = _rendered(row, template)
     try:
-        json.dumps(question.body(), ensure_ascii=False).encode()
+        json.dumps(asked.body(), ensure_ascii=False).encode()
     except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can express
         raise BadInput(f"{row.place}: not Unicode text: {error.reason}") from None
-    return question
+    return asked
 
 
 def _rendered(row: rows.Row, template: Template) -> Question:

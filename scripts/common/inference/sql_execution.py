@@ -12,6 +12,7 @@ One JSON object a line in, one out, in turn; the gold query and the prediction a
 
     {"schema": ..., "rows": ..., "gold": ...}                      {"empty": false} or {"failure": "no such table: t"}
     {"schema": ..., "rows": ..., "gold": ..., "prediction": ...}   {"accepted": true}
+    {"schema": ..., "rows": ..., "gold": ..., "shown": ...}        {"columns": [...], "rows": [...], "count": 1, ...}
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ _LONGEST_VALUE = 1_000_000  # bytes of a text, a blob or a row
 _RESULT_ROWS = 100_000
 _RESULT_BYTES = 64 * 2**20  # of its texts and blobs
 _DATABASES = 3
+_SHOWN_ROWS = 20
+_LONGEST_SHOWN = 200  # characters of a value
 _ROWS = 24  # enough for groups and ties, few enough for a join of four tables
 
 _READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
@@ -266,8 +269,22 @@ def _gold(schema: str, rows: str, query: str) -> Gold:
     return Gold(schema, rows, sql_text.query_in(query))
 
 
+def _table(request: dict[str, str]) -> dict[str, Any]:
+    """What a query finds, for a person: some rows as texts, None for NULL."""
+    try:
+        _allow_cpu_seconds(_PREDICTION_CPU_SECONDS)
+        database = next(_databases(request["schema"], request["rows"], sql_text.query_in(request["gold"])))
+        found, columns = _select(database, sql_text.query_in(request["shown"]))
+    except _FAILURES as error:
+        return {"failure": str(error) or type(error).__name__}
+    rows = [[None if value is None else str(value)[:_LONGEST_SHOWN] for value in row] for row in found[:_SHOWN_ROWS]]
+    return {"columns": columns, "rows": rows, "count": len(found), "invented": not request["rows"].strip()}
+
+
 def answer(request: dict[str, str]) -> dict[str, Any]:
     """The reply to one request."""
+    if "shown" in request:
+        return _table(request)
     try:
         _allow_cpu_seconds(GOLD_CPU_SECONDS)
         gold = _gold(request["schema"], request["rows"], request["gold"])

@@ -69,6 +69,12 @@ class SqlChecker:
         request = {"schema": question.schema, "rows": question.rows, "gold": question.gold}
         return self._ask({**request, "prediction": answer}).get("accepted", False)
 
+    def result(self, schema: str, rows: str, reference: str, answer: str) -> dict[str, Any]:
+        """What the query in `answer` finds: the names of `columns`, the first `rows` as texts (None is NULL), their
+        `count`, and whether the tables have `invented` rows; or the `failure`. The reference may be empty.
+        """
+        return self._ask({"schema": schema, "rows": rows, "gold": reference, "shown": answer})
+
     def _ask(self, request: dict[str, str]) -> dict[str, Any]:
         process = self._process = self._process or _start()
         assert process.stdin and process.stdout

@@ -70,12 +70,7 @@ class Client:
         The ids are None if the server does not return them (vLLM before 0.10.2). Raises StageFailed.
         """
         chat = "messages" in question
-        keys = ("messages", "tools") if chat else ("prompt",)
-        body = {key: question[key] for key in keys if key in question}
-        if "tools" in body:
-            body["tool_choice"] = "none"  # a tool call is part of the text to compare
-        body |= {"model": model, "return_token_ids": True, **options}
-        status, content = self.ask("/v1/chat/completions" if chat else "/v1/completions", body)
+        status, content = self.ask(*_request(model, question, {"return_token_ids": True, **options}))
         if status != 200:
             raise StageFailed(f"the server responded for {model} with status {status}: {json.dumps(content)[:300]}")
         try:
@@ -91,26 +86,27 @@ class Client:
         }
 
     def stream(
-        self, model: str, messages: list[dict[str, Any]], options: dict[str, Any]
+        self, model: str, question: dict[str, Any], options: dict[str, Any]
     ) -> Generator[tuple[str, str | None], None, None]:
-        """The answer to a chat as it is generated: pieces of its text, each with the finish_reason, the last one's.
+        """The answer as it is generated: pieces of its text, each with the finish_reason, the last one's.
 
-        Closing it early ends the request. Raises StageFailed.
+        `question` is as for `complete`. Closing it early ends the request. Raises StageFailed.
         """
-        body = {"model": model, "messages": messages, "stream": True, **options}
+        path, body = _request(model, question, {"stream": True, **options})
         try:
-            with self._response("POST", "/v1/chat/completions", body, self.timeout) as response:
+            with self._response("POST", path, body, self.timeout) as response:
                 if response.status != 200:
                     raise StageFailed(_error(response.read()))
                 for event in _events(response):
                     if "error" in event:
                         raise StageFailed(_error(json.dumps(event)))
                     for choice in event["choices"]:  # none in an event with the usage
-                        yield choice["delta"].get("content") or "", choice.get("finish_reason")
+                        text = choice["delta"].get("content") if "delta" in choice else choice["text"]
+                        yield text or "", choice.get("finish_reason")
         except (OSError, http.client.HTTPException) as error:
             raise NoAnswer(f"no response from the server ({error or type(error).__name__})") from None
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise NoAnswer("the server's response is not a stream of chat completions") from None
+            raise NoAnswer("the server's response is not a stream of completions") from None
 
     def request(self, method: str, path: str, body: dict[str, Any] | None, timeout: float) -> tuple[int, bytes]:
         """Send a request; returns the status and content of the response. Raises OSError and HTTPException."""
@@ -135,6 +131,15 @@ class Client:
         if 400 <= status < 500:
             raise Refused(f"the server rejects model {model}: {content[:200].decode(errors='replace')}")
         return status == 200
+
+
+def _request(model: str, question: dict[str, Any], options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The path and the body of the request that asks a model the `messages` (with `tools`) or `prompt`."""
+    chat = "messages" in question
+    body = {key: question[key] for key in (("messages", "tools") if chat else ("prompt",)) if key in question}
+    if "tools" in body:
+        body["tool_choice"] = "none"  # a tool call is part of the text to compare
+    return "/v1/chat/completions" if chat else "/v1/completions", {**body, "model": model, **options}
 
 
 def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:

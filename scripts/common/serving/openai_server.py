@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -14,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from tokenizers import Tokenizer
 
@@ -31,6 +32,25 @@ from common.serving.openai_api import Answer, ApiError, Format, Options
 _CLIENT_GONE = 499  # nginx's status; never received
 _MOST_BYTES = 4 * 2**20  # of a request
 _MOST_CHARACTERS = 64  # of a token, on average: a prompt with more of them than the context holds is not tokenized
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_INDEX = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>Model server</title>
+<style>body {{ margin: 3rem auto; max-width: 40rem; padding: 0 1rem; font: 15px/1.5 system-ui, sans-serif; }}</style>
+</head>
+<body>
+<h1>Model server</h1>
+<p>It speaks OpenAI's protocol at <code>/v1</code> and serves:</p>
+<ul>{models}</ul>
+<p>Have them answer side by side in the playground:</p>
+<pre>runner ui</pre>
+</body>
+</html>
+"""
 
 
 class ModelServer:
@@ -53,6 +73,7 @@ class ModelServer:
     def app(self, host: str) -> Starlette:
         """The web application for a server on the address `host`, which runs the engine as long as it lives."""
         routes = [
+            Route("/", self.index),
             Route("/health", self.health),
             Route("/v1/models", self.models),
             Route("/v1/completions", self.completions, methods=["POST"]),
@@ -61,6 +82,11 @@ class ModelServer:
         handlers: dict[Any, Any] = {ApiError: _error, HTTPException: _http_error, ClientDisconnect: _gone}
         access = [Middleware(Access, host=host)]
         return Starlette(routes=routes, lifespan=self._lifespan, exception_handlers=handlers, middleware=access)
+
+    async def index(self, _: HttpRequest) -> Response:
+        """GET /: for a person with a browser, what this server is and where its playground is."""
+        models = "".join(f"<li><code>{html.escape(name)}</code></li>" for name in self._adapters)
+        return HTMLResponse(_INDEX.format(models=models), headers={"Content-Security-Policy": _POLICY})
 
     async def health(self, _: HttpRequest) -> Response:
         """GET /health: 200 while the engine runs."""

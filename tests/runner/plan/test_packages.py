@@ -30,6 +30,7 @@ NOT_REACHED = {
     "serve_vllm.py": {"torch", "transformers", "safetensors"},
     "generate.py": {"vllm", "pyarrow", "jinja2"},
     "ask_server.py": {"pyarrow"},
+    "stream_answers.py": {"pyarrow"},
     "evaluate.py": {"jinja2"},
     "fetch_model.py": {"jinja2"},
 }

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,9 +14,7 @@ from records import a_run
 
 from runner.commands.serve import servers
 from runner.errors import RecipeError
-from runner.execute import files
-from runner.execute.run_folder import LOCK
-from runner.record.runs import Run
+from tests.runner.serving_run import serving
 
 
 @contextmanager
@@ -36,28 +31,6 @@ def a_server(status: int = 200) -> Iterator[tuple[int, list[dict]]]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_port, bodies
         server.shutdown()
-
-
-@contextmanager
-def serving(folder: Path, port: int, *overrides: str, ready: bool = True, **names: str) -> Iterator[Run]:
-    """A run in folder/runs whose executor is alive and whose server, ready or not, is at `port`."""
-    key = f"serve-{port}"
-    run = a_run(folder, "serve.mode=foreground", *overrides, stage="serve", key=key)
-    [step] = run.plan["steps"]
-    argv = [sys.executable, "serve.py", "--port", str(port)]
-    (run.folder / "plan.json").write_text(json.dumps({**run.plan, "steps": [{**step, "argv": argv}], **names}))
-    began = time.time()
-    events: list[dict] = [
-        {"event": "run", "state": "started", "time": began},
-        {"event": "step", "stage": "serve", "state": "begun", "time": began},
-    ]
-    if ready:
-        url = f"http://127.0.0.1:{port}/v1"
-        events.append({"event": "serving", "stage": "serve", "url": url, "models": ["base", "sql"], "time": began + 5})
-    (run.folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    with (run.folder / LOCK).open("wb") as lock:
-        files.lock(lock)
-        yield Run(run.folder)
 
 
 def test_a_ready_server_is_listed_with_its_models_and_answers(tmp_path: Path) -> None:

@@ -290,3 +290,22 @@ def test_nothing_is_the_answer_to_a_question_that_finds_nothing(checker):
 def test_a_gold_query_in_a_fence_is_a_query(checker):
     question = checker.question(SCHEMA, ROWS, "```sql\nSELECT name FROM head\n```")
     assert checker.accepts(question, "SELECT name FROM head;\n\nIt lists the names.")
+
+
+def test_a_person_sees_what_a_query_finds(checker):
+    found = checker.result(SCHEMA, ROWS, "", "SELECT name, age FROM head WHERE age > 40 ORDER BY born_state")
+    assert found == {"columns": ["name", "age"], "rows": [["Bob", "60"], ["Bob", "60"]], "count": 2, "invented": False}
+    assert checker.result(SCHEMA, "", "", "SELECT NULL FROM head")["rows"][0] == [None]
+    wanted = "SELECT name FROM head WHERE name = 'Zoe'"  # the tables are those of the reference
+    assert checker.result(SCHEMA, "", wanted, "SELECT min(name) FROM head WHERE name = 'Zoe'")["rows"] == [["Zoe"]]
+
+
+@pytest.mark.parametrize("query", ["DROP TABLE head", "SELECT nothing FROM head", "no query", ""])
+def test_a_query_that_fails_says_why(checker, query):
+    assert checker.result(SCHEMA, ROWS, "", query)["failure"]
+
+
+def test_much_is_not_shown(checker):
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1000)"
+    found = checker.result(SCHEMA, ROWS, "", f"{numbers} SELECT i, hex(zeroblob(999)) FROM n")
+    assert (found["count"], len(found["rows"]), len(found["rows"][0][1])) == (1000, 20, 200)

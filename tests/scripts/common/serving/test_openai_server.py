@@ -46,3 +46,17 @@ def test_other_requests_are_answered_while_a_prompt_is_tokenized(tiny_model: Pat
     finally:
         engine.stop()
     assert tokenizer.waited, "the prompt was still being tokenized when the other request was answered"
+
+
+def test_a_person_with_a_browser_is_led_to_the_playground(tiny_model: Path):
+    engine = Engine(load_model(tiny_model, {}, "fp32"), frozenset(), max_batch=1)
+    tokenizer = Tokenizer.from_file(str(tiny_model / "tokenizer.json"))
+    app = ModelServer(engine, {"base": BASE, "<b>": "b"}, tokenizer, None, Limits(256, 384)).app("127.0.0.1")
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            return await client.get("/")
+
+    page = asyncio.run(ask())
+    assert page.status_code == 200 and "default-src 'none'" in page.headers["content-security-policy"]
+    assert all(words in page.text for words in ("<code>base</code>", "<code>&lt;b&gt;</code>", "runner ui"))
