@@ -1,4 +1,4 @@
-"""A real browser, headless Chromium, driven over its debugging pipe: the DevTools protocol, without a library for it."""
+"""A real browser, headless Chromium, driven by the DevTools protocol over its debugging pipe."""
 
 from __future__ import annotations
 
