@@ -20,6 +20,8 @@ _FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-pipe",
 )  # fmt: skip
 
+_PATIENCE = 60_000  # milliseconds until a condition that does not hold is a failure
+
 
 class Refused(Exception):
     """What the browser did not do, and why."""
@@ -67,7 +69,7 @@ class Page:
         """Returns when a JavaScript condition holds, be it on the next page."""
         while True:
             with contextlib.suppress(Refused):  # the page was left meanwhile
-                return self.run(_WHEN.replace("CONDITION", condition))
+                return self.run(_WHEN.replace("CONDITION", condition).replace("PATIENCE", str(_PATIENCE)))
 
     def press(self, key: str, code: int, text: str = "") -> None:
         """Press and release a key."""
@@ -104,8 +106,9 @@ class Page:
             self.console.append(json.dumps(values["exceptionDetails"]))
 
 
-_WHEN = """new Promise((done) => {
+_WHEN = """new Promise((done, fail) => {
   const look = () => { if (CONDITION) { watcher.disconnect(); clearInterval(timer); done(); } };
+  setTimeout(() => fail(new Error(document.title + ": " + document.body.innerText.slice(0, 2000))), PATIENCE);
   const watcher = new MutationObserver(look), timer = setInterval(look, 50);
   watcher.observe(document, { subtree: true, childList: true, attributes: true, characterData: true });
   look();
@@ -120,7 +123,8 @@ def opened(folder: Path) -> Iterator[Page]:
     shell = ["bash", "-c", f'exec "$@" 3<&{browser_reads} 4>&{browser_writes}', "bash", *command]  # its fixed numbers
     with (folder / "chromium.log").open("wb") as log:
         process = subprocess.Popen(shell, pass_fds=(browser_reads, browser_writes), stdout=log, stderr=log)
-    os.close(browser_reads), os.close(browser_writes)
+    for end in (browser_reads, browser_writes):
+        os.close(end)
     try:
         yield Page(to_browser, from_browser)
     finally:

@@ -17,7 +17,7 @@ def test_the_figures_are_those_of_the_command(browser: Browser, tmp_path: Path) 
     page = browser.get(f"/compare?{'&'.join(f'run={run.name}' for run in runs)}").text
     rows = re.findall(r"<tr>.*?</tr>", page.partition("<tbody>")[2].partition("</tbody>")[0], re.S)
     ranked = compared(runs)
-    assert [re.search(r'href="/runs/([^"]+)"', row)[1] for row in rows] == [run["run"] for run in ranked]
+    assert [re.findall(r'href="/runs/([^"]+)"', row) for row in rows] == [[run["run"]] for run in ranked]
     for row, run in zip(rows, ranked, strict=True):
         values = re.findall(r'data-value="([^"]*)"', row)
         assert values[0] == str(run["keys"]["train.lora.rank"])
