@@ -33,7 +33,18 @@ DOCS, BUILD = ROOT / "docs", ROOT / "build" / "docs"
 # A path through the pages. One that is in no list comes at the end.
 NAVIGATION = {
     "Tutorial": ["tutorial", "first_hour"],
-    "How to": ["data", "models", "sweeps", "remote", "clusters", "kubernetes", "object_storage", "serving", "scaling"],
+    "How to": [
+        "data",
+        "models",
+        "sweeps",
+        "ui",
+        "remote",
+        "clusters",
+        "kubernetes",
+        "object_storage",
+        "serving",
+        "scaling",
+    ],
     "The guides": ["guide_trn2", "guide_eks", "guide_faults", "faq"],
     "Reference": ["support", "commands", "keys", "programs"],
     "Explanation": ["architecture", "native_pytorch", "reliability", "performance", "alternatives"],
