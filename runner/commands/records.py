@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from runner.commands import summary, tables
@@ -20,27 +21,27 @@ from runner.record import cost, ranking
 from runner.record.differences import as_written, differing
 from runner.record.runs import Run, every, find, find_all, read_each
 
+_LABEL_WIDTH = 20  # columns: room for two runs beside it in a terminal of 80
 _LAST_LINES = 10  # of the log of a stage that failed
-_MOST_COLUMNS = 6  # of differing keys; with more, the table is transposed
 
 
 def runs(every: Sequence[Run], console: Console) -> None:
     """Print one line per run: its state, time, cost if any has a price, and main metric."""
-    rows = read_each(every, _row)
+    rows = read_each(every, lambda run: _row(run, console))
     headings = ("run", "state", "time", "cost", "adapter", "overrides")
     shown = [name for name in headings if name != "cost" or any(row["cost"] for row in rows.values())]
     table = tables.of_rows(rows.values(), shown)
     console.print(table if every else "No runs yet.")
 
 
-def _row(run: Run) -> dict[str, str]:
+def _row(run: Run, console: Console) -> dict[str, RenderableType]:
     return {
         "run": run.name,
         "state": run.state,
         "time": duration(run.seconds()),
         "cost": cost.text(cost.cost(run)),
         "adapter": headline(run),
-        "overrides": " ".join(run.manifest["overrides"]),
+        "overrides": tables.one_line(" ".join(run.manifest["overrides"]), console),
     }
 
 
@@ -106,25 +107,53 @@ def _show_failure(run: Run, console: Console) -> None:
 
 
 def compare(several: Sequence[Run], console: Console) -> None:
-    """Print a leaderboard, best first: the metrics of the runs and the keys in which they differ."""
+    """Print a leaderboard, best first: the metrics of the runs and the keys in which they differ.
+
+    A table that is too wide is turned, to a column per run; if that is too wide too, the last metrics are left out.
+    """
     _, ranked = ranking.rank(several)
-    run_names, metrics = [run.name for run, _ in ranked], [values for _, values in ranked]
-    measured = [name for name in RANKING if any(name in values for values in metrics)]
-    columns = {name: [_metric(name, values) for values in metrics] for name in measured}
     differ = differing([run.recipe for run, _ in ranked])
-    keys = {key: [as_written(value) for value in values] for key, values in differ.items()}
-    states = [run.state for run, _ in ranked]
-    if set(states) != {"finished"}:
-        columns["state"] = states
-    if len(keys) <= _MOST_COLUMNS:
-        table = tables.table("run", *keys, *columns)
-        for row in zip(run_names, *keys.values(), *columns.values(), strict=True):
-            table.add_row(*row)
-    else:
-        table = tables.table("", *run_names)
-        for name, values in (columns | keys).items():
-            table.add_row(name, *values)
+    columns = {
+        "run": [run.name for run, _ in ranked],
+        "state": [run.state for run, _ in ranked],
+        **{key: [as_written(value) for value in values] for key, values in differ.items()},
+    }
+    if set(columns["state"]) == {"finished"}:
+        del columns["state"]
+    measured = _measured([values for _, values in ranked])
+    table = _row_per_run(columns | measured)
+    turned = _column_per_run(columns | measured)
+    if not tables.fits(table, console) and tables.fits(turned, console):
+        table = turned
+    left_out: list[str] = []
+    while not tables.fits(table, console) and len(measured) > 1:
+        left_out = [measured.popitem()[0], *left_out]
+        table = _row_per_run(columns | measured)
     console.print(table)
+    if left_out:
+        console.print(Text(f"not shown: {', '.join(left_out)}; a wider terminal or --json has them"))
+
+
+def _measured(metrics: Sequence[Mapping[str, float]]) -> dict[str, list[str]]:
+    """The values of each metric that any of the runs has, under its title."""
+    names = (name for name in RANKING if any(name in values for values in metrics))
+    return {RANKING[name].title: [_metric(name, values) for values in metrics] for name in names}
+
+
+def _row_per_run(columns: Mapping[str, Sequence[str]]) -> Table:
+    table = tables.table(*columns)
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    return table
+
+
+def _column_per_run(columns: Mapping[str, Sequence[str]]) -> Table:
+    rows = [(name, *values) for name, values in columns.items()]
+    table = tables.table(*("" if name == "run" else name for name in rows[0]))
+    table.columns[0].max_width = _LABEL_WIDTH
+    for row in rows[1:]:
+        table.add_row(*row)
+    return table
 
 
 def compared(several: Sequence[Run]) -> list[dict[str, Any]]:

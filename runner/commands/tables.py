@@ -10,8 +10,12 @@ from typing import Any
 
 from rich import box
 from rich.console import Console, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
+
+_NAMES = ("run", "trial", "server")  # headings of columns with the names of runs
+_UNBOUNDED = 10_000  # columns; no terminal has as many
 
 
 def terminal() -> Console:
@@ -27,19 +31,33 @@ class _PlainTable(Table):
 
 
 def table(*headings: str, **options: Any) -> Table:
-    """An empty table with long cells wrapped. Brackets are not markup. `options` are those of Table."""
+    """An empty table with long cells wrapped. Brackets are not markup. `options` are those of Table.
+
+    The names of runs, which people copy, stay on one line.
+    """
     made = _PlainTable(box=box.SIMPLE_HEAD, **options)
     for heading in headings:
-        made.add_column(Text(heading), overflow="fold")
+        made.add_column(Text(heading), overflow="fold", no_wrap=heading in _NAMES)
     return made
 
 
-def of_rows(rows: Iterable[Mapping[str, str]], columns: Sequence[str]) -> Table:
+def of_rows(rows: Iterable[Mapping[str, RenderableType]], columns: Sequence[str]) -> Table:
     """A table with these columns of each row, under their names."""
     made = table(*columns)
     for row in rows:
         made.add_row(*(row[name] for name in columns))
     return made
+
+
+def fits(made: Table, console: Console) -> bool:
+    """Whether a table has room in the terminal with no cell wrapped."""
+    wide = console.options.update(width=_UNBOUNDED, max_width=_UNBOUNDED)
+    return Measurement.get(console, wide, made).maximum <= console.width
+
+
+def one_line(text: str, console: Console) -> Text:
+    """A cell that a terminal shows as much of as there is room for; a file or pipe gets it whole."""
+    return Text(text, no_wrap=True, overflow="ellipsis") if console.is_terminal else Text(text)
 
 
 def print_json(value: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +102,12 @@ def _lines(run: Path) -> Iterator[bytes]:
 def time_span(run: Path) -> tuple[float, float]:
     """When the first and the last event happened, in Unix time; zeros without events."""
     lines = list(_lines(run))
-    first, last = (next(filter(None, map(_time, order)), 0.0) for order in (lines, reversed(lines)))
+    first, last = (next(_times(order), 0.0) for order in (lines, reversed(lines)))
     return first, last
 
 
-def _time(line: bytes) -> float | None:
-    return (parse_event(line) or {}).get("time")
+def _times(lines: Iterable[bytes]) -> Iterator[float]:
+    return (event["time"] for event in filter(None, map(parse_event, lines)) if "time" in event)
 
 
 def last_state(run: Path) -> str | None:

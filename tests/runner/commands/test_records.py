@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 from records import a_run, ended
+from rich.console import Console
 from trained_run import trained_run
 
 from runner.cli import main
+from runner.commands import records
 
 
 def test_a_failed_run_shows_its_reason_and_the_end_of_its_log(tmp_path: Path, capsys) -> None:
@@ -53,6 +56,41 @@ def test_keys_that_differ_are_shown_in_the_words_of_a_recipe(tmp_path: Path, cap
         words = capsys.readouterr().out.split()
         assert {"null", "true", "false"} <= set(words)
         assert not {"None", "True", "False"} & set(words)
+
+
+@pytest.mark.parametrize(
+    ("width", "runs", "first", "left_out"),
+    [
+        (160, 2, ["run", "train.lora.rank"], False),
+        (90, 2, ["RUN", "RUN"], False),  # turned
+        (80, 9, ["run", "train.lora.rank"], True),
+    ],
+)
+def test_a_comparison_fits_the_terminal(
+    tmp_path: Path, width: int, runs: int, first: list[str], left_out: bool
+) -> None:
+    several = [trained_run(tmp_path, f"train.lora.rank={number}") for number in range(1, runs + 1)]
+    shown = io.StringIO()
+    records.compare(several, Console(file=shown, width=width))
+    lines = shown.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert all(any(run.name in line for line in lines) for run in several)
+    names = {run.name: "RUN" for run in several}
+    headings = next(line.split() for line in lines if line.strip())
+    assert [names.get(word, word) for word in headings[:2]] == first
+    assert ("not shown: " in shown.getvalue()) == left_out
+    assert "execution accuracy" in shown.getvalue()
+
+
+def test_the_list_of_runs_gives_each_a_line_of_a_terminal_and_a_file_all_overrides(tmp_path: Path) -> None:
+    run = a_run(tmp_path, "train.learning_rate=0.001", "train.warmup_ratio=0.25", "train.weight_decay=0.125")
+    for is_terminal in (True, False):
+        shown = io.StringIO()
+        records.runs([run], Console(file=shown, width=80, force_terminal=is_terminal, no_color=True))
+        (first, *others) = [line for line in shown.getvalue().splitlines() if "=" in line or "…" in line]
+        assert run.name in first
+        assert (not others and "…" in first) == is_terminal
+        assert ("0.125" in shown.getvalue()) != is_terminal
 
 
 def test_a_recipe_does_not_differ_from_itself(capsys: pytest.CaptureFixture[str]) -> None:
