@@ -61,12 +61,12 @@ def test_the_answers_stand_side_by_side_with_what_differs_and_what_the_sql_finds
 
 @pytest.mark.parametrize("playground", [CHAT], indirect=True)
 def test_a_chat_goes_on_and_an_answer_can_be_stopped(playground: Page, models: ManyModels) -> None:
-    for number, text in enumerate(("One?", "Two?"), start=1):
+    for number, text in enumerate(("One?", "Two?", "Three?"), start=1):
         playground.type(text)
         playground.press("Enter", control=True)
         playground.wait(f"document.querySelectorAll('.exchange').length === {number} && {COMPARED}")
     asked = {body["model"]: [turn["content"] for turn in body["messages"]] for body in models.received}
-    assert asked["sql"] == ["Be brief.", "One?", "SELECT 'sql'", "Two?"]
+    assert asked["sql"] == ["Be brief.", "One?", "SELECT 'sql'", "Two?", "SELECT 'sql'", "Three?"]
     playground.type("wait")
     playground.press("Enter", control=True)
     playground.wait("document.querySelector('.exchange .waiting')?.textContent === 'SELECT '")
