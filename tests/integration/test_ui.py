@@ -53,6 +53,7 @@ WIDER = """[...document.body.querySelectorAll("*")]
 
 def wider_than_the_window(page: Page) -> list[str]:
     """What makes a page wider than its window, in either colour scheme, narrow and wide."""
+    page.wait("document.readyState === 'complete'")  # with its style sheets
     found = []
     for width, dark in ((390, False), (390, True), (1280, False), (1280, True)):
         page.look(width, dark=dark)
