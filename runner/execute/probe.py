@@ -26,7 +26,7 @@ from typing import Any
 _NEURON_LS = "/opt/aws/neuron/bin/neuron-ls"  # where the AMI has it; not on the PATH of every shell
 _ENVIRONMENTS = "/opt/aws_neuronx_venv_*"
 _TOOL_SECONDS, _HUB_SECONDS = 60, 5
-_LIST_PACKAGES = """
+LIST_PACKAGES = """
 import importlib.metadata, json, platform
 packages = {one.metadata["Name"]: one.version for one in importlib.metadata.distributions() if one.metadata["Name"]}
 print(json.dumps({"version": platform.python_version(), "packages": packages}))
@@ -162,7 +162,7 @@ def _first_line(path: Path) -> str | None:
 def environment(python: str) -> dict[str, Any]:
     """Version of an environment's Python and of all packages in it; `error` where it does not start."""
     try:
-        command = [python, "-c", _LIST_PACKAGES]
+        command = [python, "-c", LIST_PACKAGES]
         done = subprocess.run(command, capture_output=True, timeout=_TOOL_SECONDS, encoding="utf-8")
         done.check_returncode()
         return json.loads(done.stdout)

@@ -12,7 +12,7 @@ from typing import IO
 from runner.errors import RecipeError
 from runner.targets.bundle import code_name
 from runner.targets.kubernetes import manifests, pods
-from runner.targets.kubernetes.cluster import Cluster, ClusterLost, Missing, Object
+from runner.targets.kubernetes.cluster import Cluster, ClusterLost, Missing, Object, Refused
 from runner.targets.kubernetes.manifests import ACCESS, RUN, SERVER, JobSpec
 from runner.targets.transport.base import CommandFailed
 
@@ -87,16 +87,43 @@ def container_with_volume(cluster: Cluster, job_spec: JobSpec, patience: float =
 
 
 @contextmanager
-def access_pod(cluster: Cluster, job_spec: JobSpec, patience: float = _START) -> Iterator[str]:
-    """Start a pod with the volume and delete it afterwards; yields its name. Raises RecipeError."""
+def access_pod(
+    cluster: Cluster, job_spec: JobSpec, patience: float = _START, image: str | None = None
+) -> Iterator[str]:
+    """Start a pod with the volume and delete it afterwards; yields its name. Raises RecipeError.
+
+    If this process is killed meanwhile, the pod ends after some hours, and is deleted with the Job of the run or by the
+    next command that needs such a pod.
+    """
+    _delete_ended(cluster)
     name = f"{job_spec.run}-{secrets.token_hex(3)}"
-    cluster.create(manifests.access_pod(job_spec.settings, job_spec.run, name, _LIFE))
+    pod = manifests.access_pod(job_spec, name, _LIFE, image)
+    if job := job_of(cluster, job_spec.run):
+        pod["metadata"]["ownerReferences"] = [manifests.owner(job)]
+    cluster.create(pod)
     try:
         _wait(cluster, name, patience)
         yield name
     finally:
         with suppress(Missing):
             cluster.ask("core.delete_namespaced_pod", name, cluster.namespace, grace_period_seconds=0)
+
+
+def _delete_ended(cluster: Cluster) -> None:
+    with suppress(Refused, Missing):  # a user may lack the right
+        for phase in ("Failed", "Succeeded"):
+            cluster.ask(
+                "core.delete_collection_namespaced_pod", cluster.namespace, label_selector=manifests.ACCESS_PODS,
+                field_selector=f"status.phase={phase}",
+            )  # fmt: skip
+
+
+def job_of(cluster: Cluster, run: str) -> Object | None:
+    """The Job of a run; None if it does not exist any more."""
+    try:
+        return cluster.ask("batch.read_namespaced_job", run, cluster.namespace)
+    except Missing:
+        return None
 
 
 def pods_of(cluster: Cluster, run: str, component: str | None = None) -> list[Object]:

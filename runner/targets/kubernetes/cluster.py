@@ -8,6 +8,7 @@ output while TLS still has some buffered.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -156,19 +157,26 @@ def _connect(context: str | None) -> dict[str, Any]:
     check_client()
     from kubernetes import client, config
 
+    said = _Said()
     try:
         contexts, current = cast(Any, config.list_kube_config_contexts())
         configuration: Any = client.Configuration()
         configuration.client_side_validation = False  # a server may be older than the client
         configuration.retries = False
         configuration.socket_options = _keepalive()
-        connected = config.new_client_from_config(context=context, client_configuration=configuration)
+        with said.collecting():
+            connected = config.new_client_from_config(context=context, client_configuration=configuration)
     except (config.ConfigException, OSError, TypeError) as error:
         reason = _first_line(str(error)).removeprefix("Invalid kube-config file. ")
         raise RecipeError(
             f"target.kubernetes.context: {context or 'the current one'}: {reason}; "
             "`kubectl config get-contexts` lists the contexts, `aws eks update-kubeconfig --name CLUSTER` adds one"
         ) from None
+    if said.errors and not (configuration.api_key or configuration.cert_file):  # it would go on as system:anonymous
+        raise RecipeError(
+            f"target.kubernetes.context: {context or 'the current one'}: the credential command of its user failed: "
+            f"{_first_line(said.errors[0]).removeprefix('exec: ')}"
+        )
     chosen = next((entry for entry in contexts if entry["name"] == context), current)
     return {
         "client": connected,
@@ -179,6 +187,26 @@ def _connect(context: str | None) -> dict[str, Any]:
         "storage": client.StorageV1Api(connected),
         "access": client.AuthorizationV1Api(connected),
     }
+
+
+class _Said(logging.Handler):
+    """What the client only logs: that the command for credentials failed."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.errors: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.errors.append(record.getMessage())
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Collect the errors of the root logger."""
+        logging.getLogger().addHandler(self)
+        try:
+            yield
+        finally:
+            logging.getLogger().removeHandler(self)
 
 
 def _keepalive() -> list[tuple[int, int, int]]:

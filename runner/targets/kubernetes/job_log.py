@@ -15,13 +15,15 @@ from contextlib import nullcontext, suppress
 from runner.errors import RecipeError
 from runner.execute.run_folder import ENDED, EVENTS, FINAL
 from runner.targets.kubernetes import pods
-from runner.targets.kubernetes.access import call, pods_of
+from runner.targets.kubernetes.access import call, job_of, pods_of
 from runner.targets.kubernetes.cluster import Cluster, Missing, Object, Refused
 from runner.targets.kubernetes.forward import forwarding
 from runner.targets.kubernetes.manifests import RUN, SERVER, JobSpec
 from runner.targets.mirror import Mirror, note
 
 _POLL = 1.0  # seconds between requests while a run prints nothing
+# Warnings that the pod itself says better, and one that stops no pod.
+_SAID_OTHERWISE = ("FailedScheduling", "FailedToRetrieveImagePullSecret")
 _VOLUME_PATIENCE = 120.0  # seconds for a pod that reads the rest of the events
 _EVENT = re.compile(rb"(\d+) (\{.*\})")
 
@@ -154,9 +156,15 @@ class JobLog:
             selected = f"type=Warning,involvedObject.name={name}"
             with suppress(Refused):  # a user may lack the right to read events
                 events = self._cluster.ask("core.list_namespaced_event", namespace, field_selector=selected)["items"]
-                reasons += [event["message"] for event in events if event["reason"] != "FailedScheduling"]
+                reasons += [event["message"] for event in events if self._holds_back(event)]
         for reason in reasons:
             yield from self._note(f"Pending: {reason}")
+
+    def _holds_back(self, event: Object) -> bool:
+        """Whether a warning tells why a pod does not start. The Job is created before the objects that it mounts."""
+        if not event["reason"].startswith(("Failed", "BackOff", "Err")) or event["reason"] in _SAID_OTHERWISE:
+            return False
+        return f'"{self._job_spec.run}" not found' not in event["message"]
 
     def _why_ended(self, job: Object, run_pods: list[Object]) -> Iterator[bytes]:
         if self._mirror.last_state in FINAL:
@@ -179,14 +187,6 @@ class JobLog:
         if text.strip() and text not in self._noted:
             self._noted.add(text)
             yield note(text)
-
-
-def job_of(cluster: Cluster, run: str) -> Object | None:
-    """The Job of a run; None if it does not exist any more."""
-    try:
-        return cluster.ask("batch.read_namespaced_job", run, cluster.namespace)
-    except Missing:
-        return None
 
 
 def condition(job: Object, name: str) -> bool:

@@ -15,7 +15,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,14 @@ from runner.targets.bundle import asks_hub, code_name
 from runner.targets.kubernetes.pod_patch import patched
 
 NEURON, EFA, HUGEPAGES = "aws.amazon.com/neuron", "vpc.amazonaws.com/efa", "hugepages-2Mi"
-_BESIDE_HUGEPAGES = "8000Mi"  # Kubernetes rejects huge pages in a pod that requests neither memory nor CPUs
+_SMALL = {"requests": {"cpu": "100m", "memory": "256Mi"}}  # of what copies files: a quota may ask for some
 FOLDER = "trainium-recipes"  # on the volume
 RUN, SERVER, ACCESS = "run", "server", "access"  # app.kubernetes.io/component of the pods, and their container
 UNPACK = "unpack"  # init container of the Job
 _ARCHIVE, _BOOTSTRAP = "bundle.tar.gz", "bootstrap.py"
 _BUNDLE = "/bundle"  # where the ConfigMap is mounted
 _GRACE = 60  # seconds for the executor to end its step
+_LABEL = 63  # longest value of a label, in characters
 _NAME = 53  # longest name of a run, in characters; suffixes are appended for pods and Services
 
 Object = dict[str, Any]
@@ -48,6 +49,7 @@ class JobSpec:
     python: str
     settings: Kubernetes
     has_token: bool = False  # in a Secret that is created for the run
+    about: Mapping[str, str] = field(default_factory=dict)  # for labels: recipe, run, user and sweep
 
     @property
     def server(self) -> Mapping[str, Any] | None:
@@ -102,6 +104,20 @@ def labels(run: str, component: str | None = None) -> dict[str, str]:
     return common | {"app.kubernetes.io/instance": run} | of_pod
 
 
+def label_value(text: str) -> str:
+    """A text as the value of a label: what Kubernetes does not allow in one becomes `-`.
+
+    >>> label_value("8B & more (me@here)")
+    '8B-more-me-here'
+    """
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text)[:_LABEL].strip("-_.")
+
+
+def owner(job: Object) -> Object:
+    """The reference with which an object is deleted together with a Job."""
+    return {"apiVersion": "batch/v1", "kind": "Job", "name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}
+
+
 def selector(run: str, component: str | None = None) -> str:
     """A label selector for the objects of a run."""
     return ",".join(f"{name}={value}" for name, value in labels(run, component).items())
@@ -153,12 +169,14 @@ def owned(job_spec: JobSpec, archive: bytes) -> Iterator[Object]:
         yield _deployment(job_spec)
 
 
-def access_pod(settings: Kubernetes, run: str, name: str, seconds: int) -> Object:
-    """A pod with the volume and no devices, which ends by itself after some `seconds`."""
+def access_pod(job_spec: JobSpec, name: str, seconds: int, image: str | None = None) -> Object:
+    """A pod with the volume and no devices, which ends by itself after some `seconds`; `image` is one of the stages."""
+    settings, run = job_spec.settings, job_spec.run
     container = {
         "name": ACCESS,
-        "image": settings.access_image,
-        "command": ["python3", "-c", f"import time; time.sleep({seconds})"],
+        "image": image or settings.access_image,
+        "command": [job_spec.python if image else "python3", "-c", f"import time; time.sleep({seconds})"],
+        "resources": _SMALL,
         "volumeMounts": [_mount(settings)],
     }
     spec = {
@@ -182,19 +200,31 @@ def devices(job_spec: JobSpec, steps: Sequence[Mapping[str, Any]]) -> int:
     return max((-(-needed["count"] * (job_spec.settings.devices or 0) // needed["of"]) for needed in cores), default=0)
 
 
+ACCESS_PODS = ",".join(f"{name}={value}" for name, value in {
+    "app.kubernetes.io/name": "trainium-recipes", "app.kubernetes.io/component": ACCESS,
+}.items())  # fmt: skip
+"""A label selector for the small pods of all runs."""
+
+
 def _object(version: str, kind: str, name: str, run: str, **content: Any) -> Object:
     return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "labels": labels(run)}, **content}
 
 
 def _workload(version: str, kind: str, job_spec: JobSpec, spec: Object) -> Object:
     made = _object(version, kind, job_spec.run, job_spec.run, spec=spec)
-    made["metadata"]["labels"] = {**job_spec.settings.labels, **made["metadata"]["labels"]}
+    made["metadata"]["labels"] = {**_described(job_spec), **made["metadata"]["labels"]}
     return made
 
 
 def _metadata(job_spec: JobSpec, component: str) -> Object:
     """The metadata of a pod template. A user's labels do not replace those that the run is found by."""
-    return {"labels": {**job_spec.settings.labels, **labels(job_spec.run, component)}}
+    return {"labels": {**_described(job_spec), **labels(job_spec.run, component)}}
+
+
+def _described(job_spec: JobSpec) -> dict[str, str]:
+    """Labels that say what a run is, and the user's own. A text without a letter or digit of ASCII has none."""
+    values = {f"{FOLDER}/{name}": label_value(text) for name, text in job_spec.about.items()}
+    return {**{name: value for name, value in values.items() if value}, **job_spec.settings.labels}
 
 
 def _nodes(job_spec: JobSpec) -> str:
@@ -207,6 +237,7 @@ def _job_pod(job_spec: JobSpec) -> Object:
         "name": UNPACK,
         "image": job_spec.settings.image,
         "command": [job_spec.python, f"{_BUNDLE}/{_BOOTSTRAP}", "receive", job_spec.root, f"{_BUNDLE}/{_ARCHIVE}"],
+        "resources": _SMALL,
         "volumeMounts": [_mount(job_spec.settings), {"name": "bundle", "mountPath": _BUNDLE, "readOnly": True}],
     }
     pod = _pod(job_spec, RUN, job_spec.settings.image, job_spec.steps, node)
@@ -217,7 +248,7 @@ def _job_pod(job_spec: JobSpec) -> Object:
 
 def _deployment(job_spec: JobSpec) -> Object:
     assert job_spec.server
-    image = image_of(job_spec.settings, _with_vllm(job_spec.server))
+    image = image_of_step(job_spec, job_spec.server)
     pod = _pod(job_spec, SERVER, image, [job_spec.server])
     ready = {"httpGet": {"path": "/health", "port": job_spec.port}, "periodSeconds": 5}
     pod["containers"][0] |= {"ports": [{"name": "http", "containerPort": job_spec.port}], "readinessProbe": ready}
@@ -232,6 +263,12 @@ def _deployment(job_spec: JobSpec) -> Object:
 
 def _with_vllm(server: Mapping[str, Any]) -> bool:
     return any(arg.endswith("serve_vllm.py") for arg in server["argv"])
+
+
+def image_of_step(job_spec: JobSpec, step: Mapping[str, Any]) -> str:
+    """The image that a step runs in."""
+    with_vllm = step is job_spec.server and _with_vllm(step)
+    return image_of(job_spec.settings, with_vllm) or ""
 
 
 def image_of(settings: Kubernetes, with_vllm: bool) -> str | None:
@@ -253,7 +290,7 @@ def _pod(
         "command": command,
         "workingDir": job_spec.root,
         "env": _environment(job_spec),
-        "resources": _resources(job_spec, count),
+        "resources": _resources(job_spec, steps, count),
         "volumeMounts": [_mount(job_spec.settings), {"name": "shm", "mountPath": "/dev/shm"}],
     }
     size = {"sizeLimit": job_spec.settings.shm} if job_spec.settings.shm else {}
@@ -309,17 +346,21 @@ def _environment(job_spec: JobSpec) -> list[Object]:
     return variables
 
 
-def _resources(job_spec: JobSpec, count: int) -> Object:
-    """Requests and limits. Devices must be in both, as for every extended resource."""
+def _resources(job_spec: JobSpec, steps: Sequence[Mapping[str, Any]], count: int) -> Object:
+    """Requests and limits. Devices must be in both, as for every extended resource.
+
+    By default a CPU for each process, and the memory of the step that needs most of it.
+    """
     settings, devices = job_spec.settings, {}
     if count:
         devices[NEURON] = str(count)
     if count and job_spec.nodes > 1 and settings.efa:
         devices[EFA] = str(settings.efa)
         devices |= {HUGEPAGES: settings.hugepages} if settings.hugepages else {}
-    requests = {name: value for name, value in (("cpu", settings.cpu), ("memory", settings.memory)) if value}
-    if HUGEPAGES in devices and not requests:
-        requests = {"memory": _BESIDE_HUGEPAGES}
+    processes = max((step["processes"] for step in steps), default=1)
+    most = max((step.get("memory") or 0 for step in steps), default=0)
+    memory = settings.memory or (f"{-(-most // 2**20)}Mi" if most else None)
+    requests = {"cpu": settings.cpu or str(processes), **({"memory": memory} if memory else {})}
     return {"requests": {**requests, **devices}, "limits": devices}
 
 

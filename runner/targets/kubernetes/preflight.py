@@ -1,17 +1,26 @@
-"""Checks that a Kubernetes cluster has what a run needs. It creates nothing: objects are submitted as a dry run."""
+"""Checks that a Kubernetes cluster has what a run needs. Objects are submitted as a dry run.
+
+Only `image_findings`, for `runner doctor`, creates something: small pods, for as long as it looks into the images.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
+from runner.errors import RecipeError
+from runner.execute import probe, requirements
 from runner.targets.finding import Finding
 from runner.targets.kubernetes import manifests
+from runner.targets.kubernetes.access import access_pod
 from runner.targets.kubernetes.cluster import Cluster, Missing, Object, Refused
-from runner.targets.kubernetes.manifests import NEURON, JobSpec
+from runner.targets.kubernetes.manifests import ACCESS, NEURON, JobSpec
+from runner.targets.transport.base import CommandFailed
 
 # Verb, resource, subresource: rights that a dry run of the objects does not check; a server needs more.
 _RIGHTS = (("get", "pods", "log"), ("create", "pods", "exec"), ("list", "pods", ""), ("delete", "jobs", ""))
 _SERVER_RIGHTS = (("patch", "deployments", "scale"), ("create", "pods", "portforward"))
+_START = 300.0  # seconds for a pod to start, with a large image to be pulled
 _GROUPS = {"jobs": "batch", "deployments": "apps"}
 
 
@@ -105,6 +114,32 @@ def _objects(cluster: Cluster, job_spec: JobSpec) -> Iterator[Finding]:
             cluster.create(item, dry_run=True)
         except Refused as refused:
             yield Finding("error", item["kind"].lower(), str(refused).partition(": ")[2])
+
+
+def image_findings(cluster: Cluster, job_spec: JobSpec) -> Iterator[Finding]:
+    """Whether each image has the packages of its steps, seen in a small pod without devices. Raises ClusterLost."""
+    for image, needed in _needed(job_spec).items():
+        try:
+            with access_pod(cluster, job_spec, _START, image) as pod:
+                found = json.loads(cluster.call(pod, ACCESS, [job_spec.python, "-c", probe.LIST_PACKAGES], None))
+        except (RecipeError, CommandFailed) as error:
+            yield Finding("warning", "image", f"{image}: could not be looked into: {error}")
+            continue
+        installed = {**found["packages"], requirements.PYTHON: found["version"]}
+        problems = [problem for _, problem in requirements.unmet(needed, installed)]
+        if problems:
+            yield Finding("error", "image", f"{image}: {'; '.join(problems)}", "build it again: see recipes/images")
+        else:
+            yield Finding("ok", "image", f"{image}: has the packages of the stages")
+
+
+def _needed(job_spec: JobSpec) -> dict[str, list[str]]:
+    """The requirements of the steps, by the image that they run in."""
+    needed: dict[str, list[str]] = {}
+    for step in job_spec.plan["steps"]:
+        image = manifests.image_of_step(job_spec, step)
+        needed.setdefault(image, []).extend(text for texts in step["packages"].values() for text in texts)
+    return needed
 
 
 def _devices(cluster: Cluster, job_spec: JobSpec, waits: bool) -> Iterator[Finding]:

@@ -31,9 +31,9 @@ from runner.record.runs import Run
 from runner.targets import bundle
 from runner.targets.finding import Finding
 from runner.targets.kubernetes import images, manifests, pod_patch, pods, preflight
-from runner.targets.kubernetes.access import access_pod, call, container_with_volume, pods_of
+from runner.targets.kubernetes.access import access_pod, call, container_with_volume, job_of, pods_of
 from runner.targets.kubernetes.cluster import Cluster, ClusterLost, Missing, Object
-from runner.targets.kubernetes.job_log import JobLog, condition, job_of
+from runner.targets.kubernetes.job_log import JobLog, condition
 from runner.targets.kubernetes.manifests import ACCESS, RUN, SERVER, JobSpec
 from runner.targets.log import Log
 from runner.targets.mirror import Mirror
@@ -96,7 +96,7 @@ class KubernetesTarget(MirroredTarget):
 
     def start(self, run: Run, attached: bool) -> None:
         token = None if self._kubernetes.secret else next(iter(bundle.secrets(run.plan).values()), None)
-        job_spec = self._job_spec(_name(run), run.plan, has_token=bool(token))
+        job_spec = dataclasses.replace(self._job_spec(_name(run), run.plan, bool(token)), about=_about(run))
         archive, too_large = _pack(job_spec, lambda archive: bundle.write_record(archive, run, job_spec.folder))
         with _errors_explained():
             for finding in preflight.findings(self._cluster, job_spec, self._waits):
@@ -206,7 +206,10 @@ class KubernetesTarget(MirroredTarget):
         plain = json.loads(json.dumps(plan.as_json()))
         with _errors_explained():
             job_spec = self._job_spec(manifests.unique_name(plan.recipe), plain)
-            return list(preflight.findings(self._cluster, job_spec, self._waits))
+            found = list(preflight.findings(self._cluster, job_spec, self._waits))
+            if any(finding.level == "error" for finding in found):
+                return found
+            return [*found, *preflight.image_findings(self._cluster, job_spec)]
 
     @property
     def _waits(self) -> bool:
@@ -224,10 +227,9 @@ class KubernetesTarget(MirroredTarget):
         A pod that starts before they exist waits for them.
         """
         job = self._cluster.create(manifests.job(job_spec))
-        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job_spec.run, "uid": job["metadata"]["uid"]}
         try:
             for item in owned:
-                item["metadata"]["ownerReferences"] = [{**owner, "blockOwnerDeletion": True}]
+                item["metadata"]["ownerReferences"] = [{**manifests.owner(job), "blockOwnerDeletion": True}]
                 self._cluster.create(item)
         except BaseException:
             self._delete(job_spec.run)
@@ -261,6 +263,12 @@ class KubernetesTarget(MirroredTarget):
 def _is_over(job: Object, job_spec: JobSpec) -> bool:
     """Whether nothing of a run is left to run."""
     return condition(job, "Failed") or (condition(job, "Complete") and not job_spec.server)
+
+
+def _about(run: Run) -> dict[str, str]:
+    """What people look for a run by."""
+    sweep = {"sweep": run.folder.parent.name} if run.sweep else {}
+    return {"recipe": run.plan["recipe"], "run": run.name, "user": run.manifest.get("user", ""), **sweep}
 
 
 def _name(run: Run) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import io
 import json
@@ -24,7 +25,7 @@ from runner.errors import RecipeError
 from runner.plan.model import Plan, Step
 from runner.record import create
 from runner.record.runs import Run
-from runner.targets.kubernetes import manifests
+from runner.targets.kubernetes import access, manifests
 from runner.targets.kubernetes.manifests import unique_name
 
 pytest.importorskip("kubernetes", reason="no Kubernetes client; make setup installs it for developers")
@@ -236,12 +237,14 @@ def test_doctor_shows_the_cluster(cluster: FakeCluster, tmp_path: Path) -> None:
     env = {**os.environ, "KUBECONFIG": str(tmp_path / "kubeconfig")}
     command = [sys.executable, "-m", "runner", *words]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
     assert "ok      volume      fsx-static-pvc: Bound" in done.stdout
+    assert "error   image" in done.stdout  # the pod's Python is that of this machine, which has no neuronx-distributed
     assert "warning neuron      16 aws.amazon.com/neuron are requested, but a node has at most 8" in done.stdout
     refusing = subprocess.run([*command, "target.busy=refuse"], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert refusing.returncode == 1
-    assert cluster.made() == []
+    assert {kind for kind, _ in cluster.made()} == {"pods"}
+    assert cluster.objects["pods"] == {}
 
 
 # Follow
@@ -435,4 +438,77 @@ def test_a_model_on_the_volume_is_read_by_a_small_pod(cluster: FakeCluster, tmp_
     assert fetch.argv[fetch.argv.index("--folder") + 1] == str(tiny_model)
     assert not any(str(tiny_model) == local for local in plan.carried.values())
     assert [kind for kind, _ in cluster.made()] == ["pods"]
+    assert cluster.objects["pods"] == {}
+
+
+def test_a_credential_command_that_fails_is_said_to_have_failed(cluster: FakeCluster, tmp_path: Path) -> None:
+    config = json.loads((tmp_path / "kubeconfig").read_text())
+    command = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": "sh",
+        "args": ["-c", "echo expired >&2; exit 3"],
+    }
+    config["users"][0]["user"] = {"exec": command}
+    (tmp_path / "kubeconfig").write_text(json.dumps(config))
+    run = a_run(tmp_path)
+    with pytest.raises(RecipeError, match="the credential command of its user failed: process returned 3. expired"):
+        targets.of_run(run).start(run, attached=False)
+    assert cluster.requests == []
+
+
+def test_warnings_that_hold_no_pod_back_are_not_said_to(cluster: FakeCluster, tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    target = targets.of_run(run)
+    target.start(run, attached=False)
+    name = name_of(cluster)
+    cluster.put("pods", f"{name}-0", **{**pod(name, 0, "waiting"), "status": {}})
+    messages = {
+        "DNSConfigForming": "Nameserver limits were exceeded",
+        "FailedMount": f'MountVolume.SetUp failed: configmap "{name}" not found',
+        "FailedAttachVolume": "volume is attached elsewhere",
+    }
+    for reason, message in messages.items():
+        cluster.put("events", reason, reason=reason, message=message)
+    assert "Pending: volume is attached elsewhere" in notes([next(iter(target.follow(run)))])
+
+
+def test_a_run_is_found_by_its_recipe_its_name_and_its_user(
+    cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "DOMAIN\\me & you")
+    run = a_run(tmp_path, 'name="레시피 1"')
+    targets.of_run(run).start(run, attached=False)
+    [job] = cluster.objects["jobs"].values()
+    for labels in (job["metadata"]["labels"], job["spec"]["template"]["metadata"]["labels"]):
+        assert (labels["trainium-recipes/recipe"], labels["trainium-recipes/user"]) == ("quickstart", "DOMAIN-me-you")
+        assert labels["trainium-recipes/run"] == manifests.label_value(run.name)
+    assert job["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"] == {"cpu": "1"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("레시피", ""), ("레시피 1", "1"), ("a_" * 40, ("a_" * 31) + "a"), ("-x.", "x")]
+)
+def test_any_name_makes_a_valid_label(text: str, value: str) -> None:
+    assert manifests.label_value(text) == value
+
+
+def test_a_small_pod_goes_with_the_job_of_its_run(cluster: FakeCluster, tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    target = targets.of_run(run)
+    target.start(run, attached=False)
+    [job] = cluster.objects["jobs"].values()
+    owners: list[Any] = []
+    cluster.on_made["pods"] = lambda made: owners.append(made["metadata"]["ownerReferences"][0]["uid"])
+    with access.access_pod(target._cluster, target._job_spec_of(run)):  # type: ignore[attr-defined]
+        assert owners == [job["metadata"]["uid"]]
+
+
+def test_doctor_looks_into_the_image(cluster: FakeCluster) -> None:
+    recipe = compose("quickstart", [*make.CPU, "target=kubernetes"]).recipe
+    target = targets.of(recipe.target)
+    plan = target.plan(recipe)
+    step = dataclasses.replace(plan.steps[0], packages={"python3": ["no-such-package>=1"]})
+    found = target.findings(dataclasses.replace(plan, steps=(step,)))
+    [image] = [finding for finding in found if finding.about == "image"]
+    assert image.level == "error" and "no-such-package is missing" in image.says
     assert cluster.objects["pods"] == {}
