@@ -45,7 +45,7 @@ def scripted(page: Path) -> Path:
     """A copy of a report in which a visitor acts: the page itself lets no script in but its own."""
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text())
     copy = page.with_name("scripted.html")
-    copy.write_text(text.replace("</body>", f"<script>{MOVE}</script></body>"))
+    copy.write_text(text.replace("</body>", f"<script>{{{MOVE}}}</script></body>"))
     return copy
 
 
