@@ -151,7 +151,7 @@ def test_a_job_says_whose_it_is_and_asks_for_what_the_plan_needs(cluster: Cluste
     [job] = jobs(there(work, run))
     said = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
     assert f"Comment=recipe=quickstart user={getpass.getuser()}" in said
-    assert "CPUs/Task=2" in said and "MinMemoryNode=4G" in said
+    assert "CPUs/Task=2" in said and "MinMemoryNode=4099M" in said
 
 
 def test_status_says_when_a_waiting_run_is_expected_to_start(cluster: Cluster, work: Path) -> None:
