@@ -352,7 +352,7 @@ class Kubernetes:
     hugepages: str | None = key("hugepages-2Mi to request with EFA, for libfabric's buffers", "5120Mi")
     node_selector: dict[str, str] = key("labels that nodes must have", {})
     tolerations: list[str] = key("taints that pods tolerate, each KEY=VALUE:EFFECT or KEY:EFFECT", [])
-    cpu: str | None = key("CPUs that a pod requests, such as 16 or 500m; default: one for each process", None)
+    cpu: str | None = key("CPUs that a pod requests, as 16 or 500m; default: one, or one for each Neuron process", None)
     memory: str | None = key("memory that a pod requests, such as 400Gi; default: what the plan needs", None)
     shm: str | None = key("size of /dev/shm, such as 64Gi; default: half of the node's memory", None)
     labels: dict[str, str] = key("labels of the Job, the server's Deployment and their pods", {})

@@ -349,7 +349,8 @@ def _environment(job_spec: JobSpec) -> list[Object]:
 def _resources(job_spec: JobSpec, steps: Sequence[Mapping[str, Any]], count: int) -> Object:
     """Requests and limits. Devices must be in both, as for every extended resource.
 
-    By default a CPU for each process, and the memory of the step that needs most of it.
+    By default the memory of the step that needs most of it, and a CPU for each process on Neuron cores: a rehearsal
+    takes what CPUs are free, but a node of two, of which the system's pods have one, must be able to take its pod.
     """
     settings, devices = job_spec.settings, {}
     if count:
@@ -357,7 +358,7 @@ def _resources(job_spec: JobSpec, steps: Sequence[Mapping[str, Any]], count: int
     if count and job_spec.nodes > 1 and settings.efa:
         devices[EFA] = str(settings.efa)
         devices |= {HUGEPAGES: settings.hugepages} if settings.hugepages else {}
-    processes = max((step["processes"] for step in steps), default=1)
+    processes = max((step["processes"] for step in steps), default=1) if count else 1
     most = max((step.get("memory") or 0 for step in steps), default=0)
     memory = settings.memory or (f"{-(-most // 2**20)}Mi" if most else None)
     requests = {"cpu": settings.cpu or str(processes), **({"memory": memory} if memory else {})}

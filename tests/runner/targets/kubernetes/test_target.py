@@ -476,7 +476,7 @@ def test_a_run_is_found_by_its_recipe_its_name_and_its_user(
     cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOGNAME", "DOMAIN\\me & you")
-    run = a_run(tmp_path, 'name="레시피 1"')
+    run = a_run(tmp_path, 'name="레시피 1"', "tp_size=2")
     targets.of_run(run).start(run, attached=False)
     [job] = cluster.objects["jobs"].values()
     for labels in (job["metadata"]["labels"], job["spec"]["template"]["metadata"]["labels"]):
