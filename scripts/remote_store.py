@@ -55,7 +55,8 @@ def find(args: argparse.Namespace) -> None:
     _mark(remote)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         found = pool.map(lambda name: _manifest(remote, f"{name}/") is not None, args.names)
-        args.output.write_text(json.dumps([name for name, there in zip(args.names, found, strict=True) if there]))
+        names = [name for name, there in zip(args.names, found, strict=True) if there]
+    args.output.write_text(json.dumps(names), encoding="utf-8")
 
 
 def _mark(remote: RemoteFolder) -> None:

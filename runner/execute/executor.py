@@ -85,7 +85,7 @@ class Executor:
             pending = [step for step in steps if not self._is_done(step)]
             preflight.check_packages([*pending, *self._remote.requirement()])
             preflight.check_ports(pending)
-            self._remote.open(steps)
+            self._remote.check(steps)
             with self._using(steps) as self._uses, self._remote.pushing(self._uses):
                 for step in steps:
                     with self._os_errors_fail(step):

@@ -41,7 +41,7 @@ class RemoteStore:
         """What has to be installed, as a step of a plan says it."""
         return [{"stage": "remote store", **self._settings}] if self._settings else []
 
-    def open(self, steps: Sequence[Step]) -> None:
+    def check(self, steps: Sequence[Step]) -> None:
         """Ask what is there for `steps`. Raises StepFailed if the remote store cannot be used."""
         names = [name for step in steps if _is_shared(step) for name in _names(step)]
         if not self._settings or not names:

@@ -27,23 +27,24 @@ def by_locale(tree: ast.AST) -> Iterator[int]:
         if getattr(given.get("text"), "value", False):
             yield call.lineno
         name = getattr(call.func, "attr", getattr(call.func, "id", ""))
-        if name in METHODS and not is_other(call, name) and "b" not in mode_of(call, METHODS[name], given):
+        if name in METHODS and not is_other(call, name) and not is_binary(call, METHODS[name], given):
             yield call.lineno
 
 
 def is_other(call: ast.Call, name: str) -> bool:
-    """os.open, tarfile.open and safe_open are no text; nor is a connection's open()."""
+    """os.open, tarfile.open and safe_open are no text; nor is the open() of a connection or a browser."""
     owner = ast.unparse(call.func.value) if isinstance(call.func, ast.Attribute) else ""
-    takes_words = any("tar" in owner or owner == module for module in ("os", "connection", "Image"))
+    takes_words = "tar" in owner or owner in ("os", "connection", "Image", "webbrowser")
     return name == "open" and (takes_words or "build_opener" in owner)
 
 
-def mode_of(call: ast.Call, place: int, given: dict[str | None, ast.expr]) -> str:
+def is_binary(call: ast.Call, place: int, given: dict[str | None, ast.expr]) -> bool:
+    """Whether a call has a binary mode; the builtin, and the open() of a file system, take the file first."""
     if place < 0:
-        return ""
-    place += isinstance(call.func, ast.Name)  # the builtin takes the file first
-    mode = given.get("mode") or (call.args[place] if len(call.args) > place else None)
-    return getattr(mode, "value", "") or ""
+        return False
+    modes = [given["mode"]] if "mode" in given else call.args[place : place + 2]
+    values = [str(mode.value) for mode in modes if isinstance(mode, ast.Constant)]
+    return any("b" in value and set(value) <= set("rwxab+") for value in values)
 
 
 @pytest.mark.parametrize("file", FILES, ids=[str(file.relative_to(ROOT)) for file in FILES])

@@ -80,7 +80,7 @@ def render(document: Document, links: Mapping[str, str] = MappingProxyType({})) 
     """
     environment = _environment()
     folder = files("runner.record.report") / "templates"
-    script, style = (Markup((folder / name).read_text("utf-8")) for name in ("report.js", "report.css"))
+    script, style = (Markup((folder / name).read_text(encoding="utf-8")) for name in ("report.js", "report.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     sections = [section for section in document.sections if section.data]
     page = environment.get_template("page.html")
