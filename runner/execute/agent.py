@@ -153,9 +153,8 @@ def _follow_job(run: Path, offset: int, job: Job) -> Iterator[bytes]:
     for line in files.tail(run / EVENTS, offset, is_growing):
         yield line or b""
         final = final or bool(line) and _is_final(parse_event(line))
-        now = job.state()
-        if line is None and now.startswith("waiting") and now.partition(EXPECTED)[0] != reason:
-            reason = now.partition(EXPECTED)[0]  # the expected time changes often
+        if line is None and _why_waiting(now := job.state()) not in ("", reason):
+            reason = _why_waiting(now)
             yield _message("info", f"{job} is {now}")
     if last_state(run) not in ENDED and job.reason():
         yield _message("error", f"{job} ended: {job.reason()}{_last_line(run / EXECUTOR_LOG)}")
@@ -219,12 +218,17 @@ def _wait_for(run: Path, job: Job | None, is_due: Callable[[list[str]], bool]) -
     while (now := _process_state(run, job)) != "gone" and last_state(run) not in ENDED:
         if is_due(list(stage_states(run))):
             return
-        if now.startswith("waiting") and now.partition(EXPECTED)[0] != said:
-            said = now.partition(EXPECTED)[0]
+        if _why_waiting(now) not in ("", said):
+            said = _why_waiting(now)
             yield f"!{job} is {now}".encode()
         else:
             yield b""
             time.sleep(_POLL)
+
+
+def _why_waiting(state: str) -> str:
+    """Why a job waits, without the time at which it may start, which changes often; empty if it does not wait."""
+    return state.partition(EXPECTED)[0] if state.startswith("waiting") else ""
 
 
 def cancel(run: Path) -> str:

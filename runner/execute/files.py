@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import time
@@ -18,6 +19,7 @@ from typing import IO
 
 HEARTBEAT = 2.0  # seconds without a line after which `tail` yields None
 _POLL = 0.1  # seconds; a person notices no finer
+_CHUNK = 2**20  # bytes
 _OCCUPIED = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 
@@ -132,6 +134,15 @@ def _empty(folder: Path) -> None:
 
 def _is_at(descriptor: int, path: Path) -> bool:
     return path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file's content. Raises OSError."""
+    sha = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            sha.update(chunk)
+    return sha.hexdigest()
 
 
 def sync_tree(folder: Path) -> None:

@@ -14,7 +14,6 @@ An artifact is in objects/ complete or not at all: it is made in partial/, synce
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -28,7 +27,6 @@ from runner.execute import files
 
 # What the Neuron compiler made: see runner.plan.stages.server_options and runner.plan.command.
 COMPILED, CACHE = "compiled", "neuron-cache"
-_CHUNK = 2**20
 
 
 class Store:
@@ -193,7 +191,7 @@ def names_used(plan: Mapping[str, Any]) -> set[str]:
 
 def _sums(folder: Path) -> dict[str, tuple[int, str]]:
     regular = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink())
-    return {path.relative_to(folder).as_posix(): (path.stat().st_size, _digest(path)) for path in regular}
+    return {path.relative_to(folder).as_posix(): (path.stat().st_size, files.digest(path)) for path in regular}
 
 
 def _problem(path: Path, size: int, digest: str, compare_digests: bool) -> str:
@@ -203,15 +201,7 @@ def _problem(path: Path, size: int, digest: str, compare_digests: bool) -> str:
         return f"{path.name}: {error.strerror}"
     if found != size:
         return f"{path.name} has {found} bytes, not {size}"
-    return f"the content of {path.name} has changed" if compare_digests and _digest(path) != digest else ""
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return f"the content of {path.name} has changed" if compare_digests and files.digest(path) != digest else ""
 
 
 def _declared(path: Path) -> list[str]:

@@ -14,7 +14,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from runner.errors import RecipeError
-from runner.execute.files import write_atomic
+from runner.execute import files
 
 _LARGE = 64 * 2**20  # bytes; the digest of a larger file is cached by its path, size and modification time
 
@@ -61,8 +61,8 @@ def hash_path(path: Path, key: str, digest: Callable[[Path], str]) -> str:
 
 
 def _hash_folder(folder: Path, digest: Callable[[Path], str]) -> str:
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and not _hidden(file.relative_to(folder)))
-    return hash_text(*(part for file in files for part in (str(file.relative_to(folder)), digest(file))))
+    found = sorted(file for file in folder.rglob("*") if file.is_file() and not _hidden(file.relative_to(folder)))
+    return hash_text(*(part for file in found for part in (str(file.relative_to(folder)), digest(file))))
 
 
 def _hidden(path: Path) -> bool:
@@ -76,20 +76,12 @@ def hash_file(path: Path, digest_cache: Path) -> str:
     """
     status = path.stat()
     if status.st_size < _LARGE or not digest_cache.parent.is_dir():
-        return _digest(path)
+        return files.digest(path)
     entry = digest_cache / hash_text(str(path.resolve()), str(status.st_size), str(status.st_mtime_ns))
     if not entry.is_file():
         digest_cache.mkdir(exist_ok=True)
-        write_atomic(entry, _digest(path))
+        files.write_atomic(entry, files.digest(path))
     return entry.read_text(encoding="utf-8")
-
-
-def _digest(path: Path) -> str:
-    sha = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(2**20):
-            sha.update(chunk)
-    return sha.hexdigest()
 
 
 @cache

@@ -7,6 +7,7 @@ from typing import Any
 
 from runner.compose.schema import Recipe
 from runner.errors import RecipeError
+from runner.plan import elsewhere
 from runner.plan.command import Place
 from runner.plan.packages import FOLDER, S3, needed
 
@@ -21,8 +22,8 @@ def settings(recipe: Recipe, place: Place) -> dict[str, Any] | None:
     address = recipe.paths.remote_store
     if address is None:
         return None
-    on_s3 = address.startswith("s3://")
-    if not (len(address) > len("s3://") if on_s3 else Path(address).is_absolute()):
+    on_s3 = address.startswith(elsewhere.S3)
+    if not (len(address) > len(elsewhere.S3) if on_s3 else Path(address).is_absolute()):
         raise RecipeError(f"paths.remote_store: {address}: name s3://BUCKET/PREFIX, or a folder by its absolute path")
     return {
         "argv": [place.python, str(place.code / "scripts" / _PROGRAM), address],

@@ -8,8 +8,7 @@ from urllib.parse import quote, urlencode
 
 from runner.commands.sweep.status import time_left
 from runner.execute.run_folder import SWEEP
-from runner.record import contents, runs
-from runner.record.contents import read_json
+from runner.record import runs
 from runner.record.report import comparison
 from runner.record.report.page import Document
 from runner.record.runs import ACTIVE, Run, Snapshot
@@ -54,7 +53,8 @@ def _trials(request: Request) -> View:
 
 
 def _of_sweep(document: Document, name: str, trials: Sequence[Run]) -> Document:
-    sweep = read_json(trials[0].folder.parent / SWEEP, contents.SWEEP)
+    sweep = trials[0].sweep
+    assert sweep
     planned = sweep.get("trials", len(trials))
     facts = [
         ("Objective", f"{sweep['objective']}, {sweep['direction']}"),

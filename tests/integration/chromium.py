@@ -71,11 +71,15 @@ class Page:
             with contextlib.suppress(Refused):  # the page was left meanwhile
                 return self.run(_WHEN.replace("CONDITION", condition).replace("PATIENCE", str(_PATIENCE)))
 
-    def press(self, key: str, code: int, text: str = "") -> None:
+    def press(self, key: str, code: int, text: str = "", control: bool = False) -> None:
         """Press and release a key."""
-        common = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        common = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": 2 if control else 0}
         self.call("Input.dispatchKeyEvent", type="keyDown", **common, **({"text": text} if text else {}))
         self.call("Input.dispatchKeyEvent", type="keyUp", **common)
+
+    def type(self, text: str) -> None:
+        """Type a text where the cursor is."""
+        self.call("Input.insertText", text=text)
 
     def look(self, width: int, height: int = 900, dark: bool = False) -> None:
         """Change the size of the window and the colour scheme."""
@@ -102,8 +106,8 @@ class Page:
             self.requests.append(values["request"]["url"])
         elif event.get("method") == "Log.entryAdded":
             self.console.append(values["entry"]["text"])
-        elif event.get("method") == "Runtime.exceptionThrown":
-            self.console.append(json.dumps(values["exceptionDetails"]))
+        elif event.get("method") in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled"):
+            self.console.append(json.dumps(values))
 
 
 _WHEN = """new Promise((done, fail) => {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -16,13 +15,9 @@ import pytest
 from chromium import Page
 from http_answers import Answers
 
-from runner.compose.recipe import compose
 from runner.execute import agent
-from runner.paths import ROOT
-from runner.plan.model import Plan, Step
-from runner.record import create
 from runner.record.runs import Run
-from tests.runner.records import a_run, a_sweep, start_at
+from tests.runner.records import a_run, a_sweep, start_at, waiting
 from tests.runner.trained_run import trained_run
 from tests.runner.ui.served import Browser, served
 
@@ -59,16 +54,6 @@ def wider_than_the_window(page: Page) -> list[str]:
         page.look(width, dark=dark)
         found += page.run(WIDER)
     return found
-
-
-def waiting_run(folder: Path) -> Run:
-    """A run in progress that writes a metric for each line of its file `steps`, and waits until it is cancelled."""
-    composed = compose("quickstart", [f"paths.runs={folder}/runs", f"paths.store={folder}/store"])
-    argv = (sys.executable, "-c", "import time; print('at work', flush=True); time.sleep(600)")
-    plan = Plan("quickstart", str(folder / "store"), (Step("train", "wait", "train-1", argv, {}, True, False),))
-    run = Run(create.create(composed, plan))
-    agent.start(run.folder, ROOT)
-    return run
 
 
 def report_steps(run: Run, steps: range) -> None:
@@ -129,7 +114,7 @@ def test_runs_are_compared_by_the_keyboard_alone(page: Page, server: Browser, tm
 
 
 def test_a_chart_of_5000_steps_grows(page: Page, server: Browser, tmp_path: Path) -> None:
-    run = waiting_run(tmp_path)
+    run = waiting(tmp_path)
     report_steps(run, range(1, 5001))
     page.open(f"{server.origin}/runs/{run.name}")
     page.wait("document.querySelector('[data-part=progress]')?.textContent.includes('5000/6000 step')")
@@ -209,7 +194,7 @@ def attacker() -> Iterator[int]:
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])  # of the same site as the server, and of another
 def test_a_page_of_another_origin_can_do_nothing(server: Browser, tmp_path: Path, name: str) -> None:
-    run = waiting_run(tmp_path)
+    run = waiting(tmp_path)
     with chromium.opened(tmp_path) as page, attacker() as port:
         page.open(server.server.url)
         page.wait(f"{ROWS} === 1")

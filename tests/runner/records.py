@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 from runner.compose.recipe import compose
+from runner.execute import agent
 from runner.execute.executor import execute
+from runner.paths import ROOT
 from runner.plan.model import Plan, Step
 from runner.record import create
 from runner.record.runs import Run
@@ -41,6 +43,25 @@ def ended(folder: Path, program: str) -> Run:
     made = create.create(composed, plan)
     execute(plan.as_json(), made)
     return Run(made)
+
+
+def waiting(folder: Path) -> Run:
+    """A run in progress in folder/runs: its stage prints a line, then waits until the run is cancelled."""
+    composed = compose("quickstart", [f"paths.runs={folder}/runs", f"paths.store={folder}/store"])
+    argv = (sys.executable, "-c", "import time; print('at work', flush=True); time.sleep(600)")
+    plan = Plan("quickstart", str(folder / "store"), (Step("train", "wait", "train-1", argv, {}, True, False),))
+    run = Run(create.create(composed, plan))
+    agent.start(run.folder, ROOT)
+    return run
+
+
+def away(folder: Path, port: int, key: str) -> Run:
+    """A run on another machine, reached at a port of this one, whose end is not known here."""
+    run = a_run(folder, "target=ssh", f"target.host=127.0.0.1:{port}", f"name={key}", key=key)
+    events = run.folder / "events.jsonl"
+    events.write_text(events.read_text().splitlines(keepends=True)[0])
+    (run.folder / "plan.json").write_text(json.dumps({**run.plan, "where": f"127.0.0.1:{port}"}))
+    return Run(run.folder)
 
 
 def a_sweep(folder: Path, name: str, objective: str = "train.loss", direction: str = "minimize") -> Path:

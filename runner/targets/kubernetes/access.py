@@ -113,8 +113,8 @@ def _delete_ended(cluster: Cluster) -> None:
     with suppress(Refused, Missing):  # a user may lack the right
         for phase in ("Failed", "Succeeded"):
             cluster.ask(
-                "core.delete_collection_namespaced_pod", cluster.namespace, label_selector=manifests.ACCESS_PODS,
-                field_selector=f"status.phase={phase}",
+                "core.delete_collection_namespaced_pod", cluster.namespace,
+                label_selector=manifests.selector(None, ACCESS), field_selector=f"status.phase={phase}",
             )  # fmt: skip
 
 

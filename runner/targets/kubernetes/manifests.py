@@ -97,11 +97,11 @@ def unique_name(recipe: str, *parts: str) -> str:
     return f"{prefix[: _NAME - len(digest) - 1].rstrip('-')}-{digest}"
 
 
-def labels(run: str, component: str | None = None) -> dict[str, str]:
-    """The labels of every object of a run; of pods, with their component."""
+def labels(run: str | None, component: str | None = None) -> dict[str, str]:
+    """The labels of every object of a run, or of any; of pods, with their component."""
     common = {"app.kubernetes.io/name": "trainium-recipes", "app.kubernetes.io/managed-by": "trainium-recipes"}
     of_pod = {"app.kubernetes.io/component": component} if component else {}
-    return common | {"app.kubernetes.io/instance": run} | of_pod
+    return common | ({"app.kubernetes.io/instance": run} if run else {}) | of_pod
 
 
 def label_value(text: str) -> str:
@@ -118,8 +118,8 @@ def owner(job: Object) -> Object:
     return {"apiVersion": "batch/v1", "kind": "Job", "name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}
 
 
-def selector(run: str, component: str | None = None) -> str:
-    """A label selector for the objects of a run."""
+def selector(run: str | None, component: str | None = None) -> str:
+    """A label selector for the objects of a run, or of all runs."""
     return ",".join(f"{name}={value}" for name, value in labels(run, component).items())
 
 
@@ -198,12 +198,6 @@ def devices(job_spec: JobSpec, steps: Sequence[Mapping[str, Any]]) -> int:
     if cores and not job_spec.settings.devices:
         raise RecipeError("target.kubernetes.devices: set it to the number of Neuron devices of a node, such as 16")
     return max((-(-needed["count"] * (job_spec.settings.devices or 0) // needed["of"]) for needed in cores), default=0)
-
-
-ACCESS_PODS = ",".join(f"{name}={value}" for name, value in {
-    "app.kubernetes.io/name": "trainium-recipes", "app.kubernetes.io/component": ACCESS,
-}.items())  # fmt: skip
-"""A label selector for the small pods of all runs."""
 
 
 def _object(version: str, kind: str, name: str, run: str, **content: Any) -> Object:

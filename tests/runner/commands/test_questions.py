@@ -2,39 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from records import a_run
+from records import a_run, away
 
 from runner.cli import main
 from runner.commands import questions
-from runner.record.runs import Run
-
-
-def away(folder: Path, port: int, key: str) -> Run:
-    """A run on another machine whose end is not known here."""
-    run = a_run(folder, "target=ssh", f"target.host=127.0.0.1:{port}", f"name={key}", key=key)
-    events = run.folder / "events.jsonl"
-    events.write_text(events.read_text().splitlines(keepends=True)[0])
-    (run.folder / "plan.json").write_text(json.dumps({**run.plan, "where": f"127.0.0.1:{port}"}))
-    return Run(run.folder)
-
-
-@pytest.fixture
-def silent() -> Iterator[int]:
-    """A port on which a program listens that never says anything."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server.getsockname()[1]
-
-
-@pytest.fixture
-def closed() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def test_what_cannot_be_asked_says_so_in_its_row(

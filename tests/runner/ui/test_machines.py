@@ -2,41 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from runner.commands import questions
-from runner.record.runs import Run
 from runner.ui.index import Index
 from runner.ui.machines import THREADS, Machines
-from tests.runner.records import a_run
-
-
-@pytest.fixture
-def silent() -> Iterator[int]:
-    """A port on which a program listens that never says anything."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server.getsockname()[1]
-
-
-@pytest.fixture
-def closed() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-def away(folder: Path, port: int, key: str) -> Run:
-    """A run on another machine whose end is not known here."""
-    run = a_run(folder, "target=ssh", f"target.host=127.0.0.1:{port}", f"name={key}", key=key)
-    events = run.folder / "events.jsonl"
-    events.write_text(events.read_text().splitlines(keepends=True)[0])
-    (run.folder / "plan.json").write_text(json.dumps({**run.plan, "where": f"127.0.0.1:{port}"}))
-    return Run(run.folder)
+from tests.runner.records import away
 
 
 def answered() -> None:

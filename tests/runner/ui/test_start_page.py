@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
 from runner.cli import main
-from runner.compose.recipe import compose
 from runner.execute import agent
-from runner.paths import ROOT
-from runner.plan.model import Plan, Step
-from runner.record import create
 from runner.record.runs import Run
+from tests.runner.records import waiting
 from tests.runner.ui.served import Browser
 
 START = {"recipe": "quickstart", "overrides": ""}
@@ -68,11 +64,7 @@ def test_the_form_is_filled_in_for_the_next_run(browser: Browser) -> None:
 
 
 def test_a_run_is_cancelled(browser: Browser, tmp_path: Path) -> None:
-    composed = compose("quickstart", [f"paths.runs={tmp_path}/runs", f"paths.store={tmp_path}/store"])
-    argv = (sys.executable, "-c", "import time; time.sleep(600)")
-    plan = Plan("quickstart", str(tmp_path / "store"), (Step("train", "wait", "train-1", argv, {}, True, False),))
-    run = Run(create.create(composed, plan))
-    agent.start(run.folder, ROOT)
+    run = waiting(tmp_path)
     assert run.in_progress
     assert browser.post(f"/api/cancel/{run.name}").json() == {"state": "stopped"}
     assert not run.in_progress
