@@ -16,7 +16,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from typing import IO, NoReturn
 
@@ -124,8 +124,9 @@ class _Version(argparse.Action):
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _parser()
-    if "_ARGCOMPLETE" in os.environ:  # a shell asks
+    completing = "_ARGCOMPLETE" in os.environ  # a shell asks
+    parser = _parser(os.environ["COMP_LINE"].split() if completing else sys.argv[1:] if argv is None else argv)
+    if completing:
         from runner.commands import completion
 
         completion.answer(parser)
@@ -137,11 +138,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(line: Collection[str]) -> argparse.ArgumentParser:
+    """Has the arguments of those commands that occur in a command line; those of all take 15 ms more."""
     parser = _Parser(prog="runner", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version, its commit, Python and packages")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     for name, (_, help) in COMMANDS.items():
         command = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", allow_abbrev=False)
-        getattr(arguments, f"add_{name}")(command)
+        if name in line:
+            getattr(arguments, f"add_{name}")(command)
     return parser
