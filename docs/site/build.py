@@ -110,7 +110,7 @@ def _navigation(source: Path) -> str:
 
 def commands() -> str:
     """`runner COMMAND --help` of every command."""
-    parser = cli._parser()
+    parser = cli._parser(cli.COMMANDS)
     choices = next(action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     parts = [_section(f"runner {name}", command.format_help()) for name, command in choices.items()]
     return f"# Commands\n\n{_code(parser.format_help())}\n" + "\n".join(parts)
