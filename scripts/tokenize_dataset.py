@@ -26,6 +26,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from common.data.row_writers import OneWriter, RowWriters, Scan
 from common.data.template import Template
 from common.data.token_store import LONG, TokenStore, carries_loss
 from common.data.tokenizer import PromptTokenizer, Text
+from common.files import nearest_folder
 from common.program import BadInput
 
 LOSS = ("response", "last", "all")  # every answer, the last of a conversation, or prompts too
@@ -60,7 +62,8 @@ def run(args: argparse.Namespace) -> None:
     writers = by if isinstance(by, OneWriter) else RowWriters(args.model, by, args.chat, args.system)
     files = [*chain.from_iterable(sources.values())]
 
-    train, held_out = (TokenStore(args.seq_len, args.loss_on, args.long) for _ in range(2))
+    scratch = nearest_folder(args.output)
+    train, held_out = (TokenStore(scratch, args.seq_len, args.loss_on, args.long) for _ in range(2))
     checks = {name: RowChecks(name, writers.main.special_texts()) for name in ("train", "eval")}
     trained = tokenized(rows.read(files, args.where), choice.train, writers, checks["train"])
     shown = keep(trained, train, args.loss_on)
@@ -208,8 +211,8 @@ def notes_on_split(name: str, store: TokenStore, args: argparse.Namespace) -> It
 
 def notes_on_seen_rows(train: TokenStore, held_out: TokenStore) -> Iterator[str]:
     """How many held-out examples are trained on, token for token."""
-    asked = [held_out.ids(index).tobytes() for index in range(len(held_out))]  # few, unlike the training examples
-    seen = set(asked).intersection(train.ids(index).tobytes() for index in range(len(train)))
+    asked = [held_out.example(index)[0].tobytes() for index in range(len(held_out))]  # few, unlike those of train
+    seen = set(asked).intersection(train.example(index)[0].tobytes() for index in range(len(train)))
     count = sum(each in seen for each in asked)
     if count:
         yield (
@@ -232,15 +235,17 @@ def arranged(store: TokenStore, args: argparse.Namespace, rng: random.Random) ->
 def write_split(name: str, store: TokenStore, args: argparse.Namespace, rng: random.Random) -> dict[str, Any]:
     """Write the three arrays of a split, (sequences, seq_len) each. Returns its statistics."""
     sequences = arranged(store, args, rng)
-    input_ids, labels, segment_ids = (
-        np.lib.format.open_memmap(
-            args.output / f"{name}.{kind}.npy", mode="w+", dtype=np.int32, shape=(len(sequences), args.seq_len)
-        )
-        for kind in ("input_ids", "labels", "segment_ids")
-    )
-    for number, members in enumerate(sequences):
-        examples = [(store.ids(index), store.learnt(index)) for index in members]
-        packing.lay_out(examples, input_ids[number], labels[number], segment_ids[number])
+    arrays = [args.output / f"{name}.{kind}.npy" for kind in ("input_ids", "labels", "segment_ids")]
+    one_of_each = np.empty((len(arrays), args.seq_len), np.int32)
+    shape = {"shape": (len(sequences), args.seq_len), "descr": np.lib.format.dtype_to_descr(one_of_each.dtype)}
+    with ExitStack() as opened:
+        files = [opened.enter_context(path.open("wb")) for path in arrays]
+        for file in files:
+            np.lib.format.write_array_header_1_0(file, {**shape, "fortran_order": False})
+        for members in sequences:
+            packing.lay_out([store.example(index) for index in members], *one_of_each)
+            for file, sequence in zip(files, one_of_each, strict=True):
+                file.write(sequence.data)
     statistics = store.statistics(len(sequences))
     share = f"{statistics['useful_share']:.1%} of the tokens useful"
     events.log(f"{name}: {len(store)} examples in {len(sequences)} sequences of {args.seq_len}, {share}")

@@ -12,12 +12,17 @@ from common.program import BadInput
 
 def check_free_space(folder: Path, needed: int, flag: str = "--output") -> None:
     """Raise BadInput naming `flag` unless the disk of `folder`, which need not exist yet, has `needed` bytes free."""
+    free = shutil.disk_usage(nearest_folder(folder, flag)).free
+    if free < needed:
+        raise BadInput(f"{flag} {folder}: {_size(needed)} are needed, {_size(free)} are free")
+
+
+def nearest_folder(folder: Path, flag: str = "--output") -> Path:
+    """The folder, or the first one above it that exists. Raises BadInput naming `flag` where a file is in the way."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise BadInput(f"{flag} {folder}: {existing} is not a folder")
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise BadInput(f"{flag} {folder}: {_size(needed)} are needed, {_size(free)} are free")
+    return existing
 
 
 def _size(count: int) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from array import array
 from collections.abc import Iterator
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,23 +19,26 @@ LONG = ("drop", "truncate", "split")  # what becomes of an example that is longe
 
 
 class TokenStore:
-    """Token ids of the examples of one split, in one flat array: a million lists would take ten times as much.
+    """Token ids of the examples of one split, in a temporary file: a large data set does not have to fit into memory.
+
+    A token that carries no loss is stored as the complement of its id, which is negative.
 
     Attributes:
         lengths: tokens of each example that was seen, dropped ones too.
+        label_tokens: how many tokens carry loss.
         truncated: how many examples lost their end.
         split: how many became several.
     """
 
-    def __init__(self, seq_len: int, loss_on: str, long: str) -> None:
+    def __init__(self, folder: Path, seq_len: int, loss_on: str, long: str) -> None:
+        """The temporary file is made in `folder`, which exists."""
         self._seq_len = seq_len
         self._loss_on = loss_on
         self._long = long
-        self._ids = array("i")
-        self._learnt = bytearray()  # of each token, whether it carries loss
-        self._ends = [0]
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  open as long as the store is used
+        self._ends = array("q", [0])
         self.lengths = array("i")
-        self.dropped = self.truncated = self.split = 0
+        self.label_tokens = self.dropped = self.truncated = self.split = 0
 
     def add(self, example: Example) -> list[Example]:
         """Keep an example as what fits into a sequence. Returns that: nothing if it is dropped."""
@@ -56,17 +62,13 @@ class TokenStore:
         return []
 
     def _append(self, example: Example) -> None:
-        first = self._ends[-1]
-        for number, ids in enumerate(example.ids):
-            self._ids.extend(ids)
-            self._learnt.extend(bytes([carries_loss(number, len(example.ids), self._loss_on)]) * len(ids))
-        self._learnt[first] = False  # nothing stands before the first token to predict it
-        self._ends.append(len(self._ids))
-
-    @property
-    def label_tokens(self) -> int:
-        """How many tokens carry loss."""
-        return self._learnt.count(True)
+        pieces = [np.array(ids, np.int32) for ids in example.ids]
+        learnt = [carries_loss(number, len(pieces), self._loss_on) for number in range(len(pieces))]
+        stored = np.concatenate([ids if learn else ~ids for ids, learn in zip(pieces, learnt, strict=True)])
+        stored[0] = min(stored[0], ~stored[0])  # nothing stands before the first token to predict it
+        self._file.write(stored.data)
+        self._ends.append(self._ends[-1] + len(stored))
+        self.label_tokens += int(np.count_nonzero(stored >= 0))
 
     @property
     def longest(self) -> int:
@@ -79,15 +81,18 @@ class TokenStore:
     def length(self, index: int) -> int:
         return self._ends[index + 1] - self._ends[index]
 
-    def ids(self, index: int) -> np.ndarray:
-        return np.frombuffer(self._ids, dtype=np.int32)[self._ends[index] : self._ends[index + 1]]
-
-    def learnt(self, index: int) -> np.ndarray:
-        return np.frombuffer(self._learnt, dtype=bool)[self._ends[index] : self._ends[index + 1]]
+    def example(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The token ids (int32) of an example, and which of them carry loss (bool)."""
+        self._file.flush()
+        start, size = self._ends[index], np.dtype(np.int32).itemsize
+        read = os.pread(self._file.fileno(), self.length(index) * size, start * size)
+        stored = np.frombuffer(read, np.int32)
+        learnt = stored >= 0
+        return np.where(learnt, stored, ~stored), learnt
 
     def statistics(self, sequences: int) -> dict[str, Any]:
         """What the split holds once it lies in that many sequences."""
-        tokens = len(self._ids)
+        tokens = self._ends[-1]
         return {
             "examples": len(self),
             "sequences": sequences,
