@@ -95,7 +95,7 @@ class Executor:
                 return self._interrupt()
             return self._fail(failure)
         except signals.Stopped:
-            return self._end("stopped", 130)
+            return self._stop()
         except signals.Interrupted:
             return self._interrupt()
         is_last = bool(steps) and steps[-1] is self._plan["steps"][-1]
@@ -113,11 +113,20 @@ class Executor:
         self._events.emit("run", state="interrupted", status=INTERRUPTED)
         return INTERRUPTED
 
+    def _stop(self) -> int:
+        """End. A job that was not cancelled keeps its secrets: its scheduler may have requeued it."""
+        if (self._run / JOB).exists() and not (self._run / CANCELLED).exists():
+            return self._report_end("stopped", 130)
+        return self._end("stopped", 130)
+
     def _using(self, steps: Sequence[Mapping[str, Any]]) -> AbstractContextManager[tuple[int, ...]]:
         return self._store.using(names_used({**self._plan, "steps": steps}))
 
     def _end(self, state: str, status: int) -> int:
         (self._run / SECRETS).unlink(missing_ok=True)
+        return self._report_end(state, status)
+
+    def _report_end(self, state: str, status: int) -> int:
         self._events.emit("run", state=state, status=status)
         self._events.release_space()
         return status

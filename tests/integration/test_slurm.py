@@ -25,6 +25,15 @@ from cluster_runs import (
 )
 from evaluating import a_trial, with_losses
 from far_runs import command, done
+from interrupted_training import (
+    TRAINING,
+    adapter_digest,
+    events_of,
+    lost_steps,
+    random_steps,
+    until_started,
+    until_steps,
+)
 from slurm_cluster import Cluster, missing, slurm_cluster
 from ssh_host import SSHD, quoted, ssh_host
 
@@ -56,6 +65,12 @@ def told(form):
     return subprocess.run(command, capture_output=True, check=True).stdout.decode().rstrip("\\n")
 pathlib.Path(sys.argv[1], "training.json").write_text(json.dumps({"comment": told("%k"), "job": told("%j")}))
 """
+# What ends a job early and has Slurm start it again: preemption, the warning of a time limit, a drained node.
+INTERRUPTIONS = (
+    ["scontrol requeue {job}"],
+    ["scancel --signal=USR1 --batch {job}"],
+    ["scontrol update nodename={node} state=drain reason=maintenance", "scontrol requeue {job}"],
+)
 
 
 def on_slurm(work: Path) -> list[str]:
@@ -129,6 +144,30 @@ def test_a_run_goes_on_after_its_time_is_up(cluster: Cluster, work: Path) -> Non
     states = [event["state"] for event in map(json.loads, stream) if event["event"] == "run"]
     assert states == ["interrupted", "started", "finished"]
     assert run.state == "finished"
+
+
+def test_a_training_interrupted_at_random_steps_loses_one_at_most_and_ends_with_the_same_bits(
+    cluster: Cluster, work: Path
+) -> None:
+    done(command_here(work, "run", *TRAINING))
+    done(command_here(work, "run", *TRAINING, *on_slurm(work), "--detach"))
+    undisturbed, run = every(work / "runs")
+    folder, steps = there(work, run), random_steps()
+    events = events_of(folder)
+    until_started(events)
+    for lines in INTERRUPTIONS:
+        until_steps(events, next(steps))
+        [node] = cluster.squeue("%N")
+        for line in lines:
+            subprocess.run(line.format(job=jobs(folder)[0], node=node).split(), check=True)
+        until_started(events)
+    assert cluster.squeue("%N") != [node], "the drained node runs nothing more"
+    subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=True)
+    done(command_here(work, "attach", run.name))
+    assert run.state == "finished"
+    lost = lost_steps(folder)
+    assert len(lost) == len(INTERRUPTIONS) and set(lost) <= {0, 1}, lost
+    assert adapter_digest(folder) == adapter_digest(undisturbed.folder)
 
 
 def test_a_waiting_run_says_why_and_can_be_cancelled(cluster: Cluster, work: Path) -> None:

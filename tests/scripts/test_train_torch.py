@@ -16,6 +16,8 @@ import torch
 
 import train_torch
 from common import program
+from common.training.cpu.trainer import Trainer
+from common.training.parallel import Ranks
 from tests.scripts.training_files import (
     PROGRAM,
     finish,
@@ -215,6 +217,32 @@ def test_interrupted_training_loses_no_step_and_continues_to_the_same_bits(files
     assert f"resuming from step {last}" in said
     assert_same(whole, tmp_path / "again")
     assert result(tmp_path / "again")["tokens"] == result(whole)["tokens"]
+
+
+def test_a_training_resumes_where_its_base_was_converted_again(files, tmp_path):
+    """As on a fresh machine: equal shards, which are younger than the checkpoint."""
+    flags = (*FLAGS, "--epochs", 20, "--dropout", 0.2)
+    whole = train(files, tmp_path / "whole", *flags)
+    output = tmp_path / "again"
+    [process] = ranks = start_ranks(1, train_command(files / "tp1", files / "tokens", output, *flags))
+    assert process.stderr is not None
+    next(line for line in process.stderr if line.startswith("[7]"))
+    process.send_signal(signal.SIGTERM)
+    assert finish(ranks)[0] == [75]
+    shards = make_shards(files / "model", tmp_path / "tp1")
+    [_, said] = finish(start_ranks(1, train_command(shards, files / "tokens", output, *flags)))
+    assert re.search(r"resuming from step \d", said), said
+    assert_same(whole, output)
+
+
+def test_a_checkpoint_for_other_weights_is_not_resumed(files, tmp_path):
+    def settings(shards: Path) -> str:
+        args = train_torch.flags().parse_args(train_command(shards, files / "tokens", tmp_path / "out", *FLAGS))
+        return Trainer(args, Ranks())._settings()
+
+    other = make_shards(make_model(tmp_path / "model", initializer_range=0.2), tmp_path / "other")
+    shutil.copy(files / "tp1" / "config.json", other)
+    assert settings(other) != settings(files / "tp1")
 
 
 def test_ranks_agree_on_the_step_when_one_of_them_is_signalled(files, tmp_path):

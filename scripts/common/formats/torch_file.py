@@ -8,6 +8,7 @@ that such a dict needs are let through. Zip: https://pkware.cachefly.net/webdocs
 from __future__ import annotations
 
 import collections
+import contextlib
 import io
 import math
 import os
@@ -15,7 +16,7 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +51,13 @@ class Strided(NamedTuple):
     strides: tuple[int, ...]
 
 
+def checksums(path: Path) -> dict[str, tuple[int, int]]:
+    """Size and CRC-32 of the records of a file by name, which the archive lists: their data are not read."""
+    with _archive(path) as archive:
+        named = {_name(record): record for record in archive.infolist()}
+        return {name: (record.file_size, record.CRC) for name, record in named.items() if name.startswith("data")}
+
+
 class TorchZipFile(TensorFile):
     """An open file of torch.save. `specs` tells what is in it, `bits(name)` maps a tensor.
 
@@ -77,11 +85,8 @@ class TorchZipFile(TensorFile):
 
     def _find_records(self) -> dict[str, tuple[int, int, int]]:
         """(begin, size, checksum) of the data of every record, by its name without the archive's folder."""
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                return {record.filename.partition("/")[2]: self._span(record) for record in archive.infolist()}
-        except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, OverflowError, struct.error):
-            raise BadInput(f"{self.path}: not a file of torch.save, or damaged or cut off") from None
+        with _archive(self.path) as archive:
+            return {_name(record): self._span(record) for record in archive.infolist()}
 
     def _span(self, record: zipfile.ZipInfo) -> tuple[int, int, int]:
         fields = _LOCAL_HEADER.unpack_from(self.map, record.header_offset)
@@ -125,6 +130,20 @@ class TorchZipFile(TensorFile):
         elements = max(last + 1, math.prod(tensor.shape))
         if 0 in tensor.shape or elements * BIT_TYPES[tensor.dtype].itemsize > size:
             raise BadInput(f"{self.path}: the data of tensor {name} is not in the file")
+
+
+@contextlib.contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, OverflowError, struct.error):
+        raise BadInput(f"{path}: not a file of torch.save, or damaged or cut off") from None
+
+
+def _name(record: zipfile.ZipInfo) -> str:
+    """Without the archive's folder, which torch names after the file."""
+    return record.filename.partition("/")[2]
 
 
 class TorchZipWriter:

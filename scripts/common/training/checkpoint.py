@@ -1,7 +1,7 @@
 """Checkpoints: a training killed at any time resumes from them and reaches the same result, bit for bit.
 
     DIR/checkpoints/step_40/rank_0.pt     the state of a rank
-    DIR/checkpoints/step_40/complete      digest of the settings, written last, once all rank files are on disk
+    DIR/checkpoints/step_40/complete      format and digest of the settings, written once all rank files are on disk
 
 All ranks resume from the newest step whose files are intact on every rank.
 """
@@ -22,9 +22,11 @@ from typing import Any
 import torch
 
 from common import events
+from common.program import BadInput
 from common.training.parallel import Ranks
 
 _KEPT = 2
+_FORMAT = "2"  # of `complete`; in the first one, a digest alone, weights were identified by the time of their files
 _NO_EFFECT_ON_RESULT = ("checkpoint_every", "log_every")
 
 
@@ -39,7 +41,7 @@ class Checkpoints:
     """The checkpoints of a training in `folder`; `settings` is a digest of everything that affects its result."""
 
     def __init__(self, folder: Path, ranks: Ranks, settings: str) -> None:
-        self._folder, self._ranks, self._settings = folder / "checkpoints", ranks, settings
+        self._folder, self._ranks, self._marker = folder / "checkpoints", ranks, f"{_FORMAT} {settings}"
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Save this rank's `state` after `step` steps; to be called on all ranks."""
@@ -50,14 +52,17 @@ class Checkpoints:
         _write_durably(folder / f"rank_{self._ranks.rank}.pt", content.getbuffer())
         self._ranks.barrier()
         if self._ranks.rank == 0:
-            _write_durably(folder / "complete", self._settings.encode())
+            _write_durably(folder / "complete", self._marker.encode())
             _sync_folder(self._folder)
             for old in self._steps()[_KEPT:]:
                 shutil.rmtree(self._path(old))
             events.checkpoint(step)
 
     def latest(self) -> dict[str, Any] | None:
-        """The newest state that every rank can read, or None. Removes newer checkpoints that cannot be used."""
+        """The newest state that every rank can read, or None. Removes newer checkpoints that cannot be used.
+
+        Raises BadInput for a checkpoint of an earlier version, which is kept.
+        """
         for step in self._steps():
             state, fault = self._read(step)
             fault = self._ranks.first_message(fault)
@@ -87,7 +92,13 @@ class Checkpoints:
         path, marker = self._path(step) / f"rank_{self._ranks.rank}.pt", self._path(step) / "complete"
         if not marker.is_file():
             return None, "it is incomplete"
-        if marker.read_text(encoding="utf-8") != self._settings:
+        content = marker.read_text(encoding="utf-8")
+        if " " not in content:
+            raise BadInput(
+                f"{self._path(step)}: an earlier version of this program made this checkpoint and did not record which "
+                "weights it is for; finish the training with that version, or train into another --output"
+            )
+        if content != self._marker:
             return None, "it was made with other settings, data or weights"
         try:
             with zipfile.ZipFile(path) as archive:

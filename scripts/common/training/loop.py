@@ -16,7 +16,7 @@ import torch
 
 from common import events
 from common.data.token_dataset import TokenSet
-from common.formats import model_config
+from common.formats import model_config, torch_file
 from common.formats.peft_folder import LoraConfig
 from common.program import BadInput, StageFailed
 from common.shards.layout import read_layout, read_shape, shard_name, write_layout
@@ -246,12 +246,12 @@ class Training(ABC):
 
     def _settings(self) -> str:
         """A digest of everything that affects the result: training only resumes from checkpoints with the same one."""
-        shards = [(self.args.shards / "model" / shard_name(rank)).stat() for rank in range(self.layout.tp_size)]
+        shards = [self.args.shards / "model" / shard_name(rank) for rank in range(self.layout.tp_size)]
         content = {
             "config": (self.args.shards / "config.json").read_text(encoding="utf-8"),
             "layout": asdict(self.layout),
             "copies": self.copies,
-            "shards": [(stat.st_size, stat.st_mtime_ns) for stat in shards],
+            "shards": [torch_file.checksums(path) for path in shards],
             "data": self.train_set.digest(),
             "initial": self.initial and self.initial.digest(),
             "torch": torch.__version__,

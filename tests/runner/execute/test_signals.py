@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from runner.execute import signals
+from runner.execute.run_folder import CANCELLED, JOB, SECRETS
 from tests.runner.execute.small_plans import WRITE, events, start, states, step
 
 
@@ -27,6 +28,26 @@ def test_an_interrupted_run_goes_on_when_it_is_started_again(tmp_path: Path) -> 
         "started", "interrupted", "started", "finished",
     ]  # fmt: skip
     assert ("convert", "cached") in states(run)
+
+
+@pytest.mark.parametrize(("cancelled", "kept"), [(False, True), (True, False)])
+def test_a_job_that_is_requeued_keeps_its_token_and_one_that_is_cancelled_does_not(
+    tmp_path: Path, cancelled: bool, kept: bool
+) -> None:
+    store, run = tmp_path / "store", tmp_path / "run"
+    run.mkdir()
+    (run / JOB).write_text("{}")
+    (run / SECRETS).write_text('{"HF_TOKEN": "hf_secret"}')
+    wait = "import sys, time; print('at work', flush=True); time.sleep(60)"
+    process = start(run, {"store": str(store), "steps": [step(store, "train", wait)]})
+    while not (run / "logs" / "train.log").exists() or not (run / "logs" / "train.log").read_text():
+        assert process.poll() is None
+    if cancelled:
+        (run / CANCELLED).touch()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 130
+    assert events(run)[-1]["state"] == "stopped"
+    assert (run / SECRETS).exists() == kept
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.files import check_free_space, read_json
+from common.files import check_free_space, read_json, sampled_digest
 from common.program import BadInput
 
 
@@ -33,3 +33,16 @@ def test_anything_but_a_json_object_is_refused(tmp_path: Path, text: str | None,
         (tmp_path / "a.json").write_text(text)
     with pytest.raises(BadInput, match=f"a.json: {problem}"):
         read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("change", [0, 2**22, -1])
+def test_a_sampled_digest_knows_a_file_by_its_content(tmp_path: Path, change: int) -> None:
+    content = bytearray(2**22 + 10_000)
+    for name in ("one", "same"):
+        (tmp_path / name).write_bytes(content)
+    content[change] = 1
+    (tmp_path / "other").write_bytes(content)
+    (tmp_path / "longer").write_bytes(bytes(len(content) + 1))
+    one, same, other, longer = (sampled_digest(tmp_path / name) for name in ("one", "same", "other", "longer"))
+    assert one == same
+    assert len({one, other, longer}) == 3

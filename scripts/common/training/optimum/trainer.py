@@ -30,7 +30,7 @@ from transformers import AutoTokenizer, TrainerCallback, set_seed
 
 from common import events
 from common.data.token_dataset import TokenSet
-from common.files import read_json
+from common.files import read_json, sampled_digest
 from common.formats.dtypes import DTYPES
 from common.program import StageFailed
 from common.training.checkpoint import Checkpoints, settings_digest
@@ -180,7 +180,7 @@ class Training:
         weights = sorted(self.args.model.glob("*.safetensors"))
         content = {
             "config": (self.args.model / "config.json").read_text(encoding="utf-8"),
-            "weights": [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights],
+            "weights": [(path.name, sampled_digest(path)) for path in weights],
             "data": self.data.digest(),
             "ranks": self.ranks.size,
         }

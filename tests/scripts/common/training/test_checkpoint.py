@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from common.program import BadInput
 from common.training.checkpoint import Checkpoints
 from common.training.parallel import Ranks
 
@@ -69,3 +70,10 @@ def test_checkpoint_of_other_settings_is_not_continued(checkpoints, tmp_path):
 def test_finished_training_leaves_no_checkpoints(checkpoints, tmp_path):
     checkpoints.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused_and_kept(checkpoints, tmp_path):
+    (tmp_path / "checkpoints" / "step_10" / "complete").write_text("0" * 64)
+    with pytest.raises(BadInput, match="step_10: an earlier version of this program made this checkpoint"):
+        checkpoints.latest()
+    assert step_names(tmp_path) == {"step_9", "step_10"}
