@@ -19,7 +19,7 @@ from runner.compose.schema import Architecture, Recipe
 from runner.execute.store import Store
 from runner.metrics import duration
 from runner.plan import text
-from runner.plan.checks import feasibility, memory, training_time
+from runner.plan.checks import feasibility, initial_adapter, memory, training_time
 from runner.plan.checks.feasibility import gib
 from runner.plan.checks.memory import Estimate
 from runner.plan.checks.training_time import UTILIZATION, Range
@@ -61,6 +61,8 @@ def derived_values(recipe: Recipe, plan: Plan, store: Store) -> Iterator[tuple[s
         yield from _shapes(recipe, architecture)
     steps, origin = training_steps(recipe, statistics_of(plan, store))
     yield "training steps", f"{steps}: {origin}" if steps else origin
+    if unknown := initial_adapter.unknown(recipe):
+        yield "adapter", unknown
     if architecture:
         yield from _needs(recipe, feasibility.estimate(recipe, architecture))
     if recipe.serve.engine == "vllm" and recipe.sdk.vllm_install and not recipe.serve.image:

@@ -59,7 +59,8 @@ class Preview:
     def _add_file(self, path: str, size: int, digest: str, content: str) -> None:
         here = self.path(path)
         here.parent.mkdir(parents=True, exist_ok=True)
-        here.write_bytes(zlib.decompress(base64.b64decode(content)))
+        if here.write_bytes(zlib.decompress(base64.b64decode(content))) < size:
+            _beginnings.add(here)
         os.truncate(here, size)
         self._digests[here] = digest
 
@@ -118,6 +119,11 @@ def path_here(path: str, target: Target) -> Path | None:
     return _located.get((repr(target), path)) if path.startswith((SCHEME, S3)) else Path(path).expanduser()
 
 
+def is_whole(here: Path) -> bool:
+    """Whether a file has its content here: that of a large one elsewhere is zeros after its beginning."""
+    return here not in _beginnings
+
+
 def named(recipe: Recipe) -> dict[str, str]:
     """The paths on the target that a recipe names, each with its key. Raises RecipeError for one that is relative."""
     found: dict[str, str] = {}
@@ -173,4 +179,5 @@ def _with_paths(recipe: Recipe, scheme: str, path_of: Callable[[str, str], str])
 
 
 _located: dict[tuple[str, str], Path] = {}  # by target and path of a recipe
+_beginnings: set[Path] = set()  # files of previews that lack the rest
 _KEYS = {"model": ("path", "tokenizer"), "dataset": ("path", "eval_path"), "train": ("init_adapter",)}

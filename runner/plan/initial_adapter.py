@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from runner.compose.schema import Recipe
 from runner.errors import RecipeError
 from runner.paths import SCRIPTS
+from runner.plan import elsewhere
 from runner.plan.checks import safetensors_header
 
 KEY = "train.init_adapter"
@@ -77,12 +78,15 @@ def tensors(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def shares_lora_a(path: Path) -> bool:
+def shares_lora_a(path: Path) -> bool | None:
     """Whether q, k and v have the same lora_A in every layer, and so do gate and up, as NxD stores them.
 
-    Adapters that are exported here do; PEFT trains one for each.
+    Adapters that are exported here do; PEFT trains one for each. None for a large file elsewhere, whose header alone is
+    read.
     """
     found = tensors(path)
+    if not elsewhere.is_whole(path):
+        return None
     groups: dict[str, list[Tensor]] = {}
     for name, tensor in found.items():
         if ".lora_A." in name:

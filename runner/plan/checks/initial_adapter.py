@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 from runner.compose.schema import Architecture, Recipe
-from runner.plan import initial_adapter
+from runner.plan import elsewhere, initial_adapter
 from runner.plan.initial_adapter import CONFIG, KEY, WEIGHTS, Tensor
 from runner.plan.trainers import trainer_of
 
@@ -20,6 +21,17 @@ def problems(recipe: Recipe) -> Iterator[str]:
     reason = trainer_of(recipe).cannot_continue(initial_adapter.shares_lora_a(folder / WEIGHTS))
     if reason:
         yield f"{KEY}: {folder}: {reason}"
+
+
+def unknown(recipe: Recipe) -> str | None:
+    """What the plan of a recipe cannot tell about the adapter, because it is large and elsewhere."""
+    here = recipe.train.init_adapter and elsewhere.path_here(recipe.train.init_adapter, recipe.target)
+    if not here or trainer_of(recipe).cannot_continue(shares_lora_a=False) is None:
+        return None
+    located = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, init_adapter=str(here)))
+    if initial_adapter.shares_lora_a(initial_adapter.folder(located) / WEIGHTS) is not None:
+        return None
+    return "not known here: whether q, k and v share one lora_A, as this trainer needs; the training checks it"
 
 
 def model_problems(recipe: Recipe, architecture: Architecture) -> Iterator[str]:

@@ -85,8 +85,8 @@ class Trainer(ABC):
         """Reasons why this trainer cannot train a model of these shapes; a line each."""
         yield from ()
 
-    def cannot_continue(self, shares_lora_a: bool) -> str | None:
-        """Why it cannot continue an adapter, whose q, k and v (and gate and up) share one lora_A or do not."""
+    def cannot_continue(self, shares_lora_a: bool | None) -> str | None:
+        """Why it cannot continue an adapter, whose q, k and v (and gate and up) share one lora_A, do not, or may."""
         return None
 
     def memory_savers(self, recipe: Recipe) -> list[dict[str, Any]]:

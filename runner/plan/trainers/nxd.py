@@ -116,8 +116,8 @@ class NxdTrainer(Trainer):
                 "which train.nxd.sequence_parallel needs; try another length, or train.nxd.sequence_parallel=false"
             )
 
-    def cannot_continue(self, shares_lora_a: bool) -> str | None:
-        if shares_lora_a:
+    def cannot_continue(self, shares_lora_a: bool | None) -> str | None:
+        if shares_lora_a is not False:  # where it is not known, the training checks it
             return None
         return (
             "NxD trains one lora_A for q, k and v, and one for gate and up, but this adapter has one for each; "

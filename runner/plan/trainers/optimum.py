@@ -58,7 +58,7 @@ class OptimumTrainer(Trainer):
                 "train=nxd_lora and train=torch_lora can train one of them"
             )
 
-    def cannot_continue(self, shares_lora_a: bool) -> str | None:
+    def cannot_continue(self, shares_lora_a: bool | None) -> str | None:
         return "optimum-neuron only trains new adapters; continue it with train=torch_lora or train=nxd_lora"
 
     def model_problems(self, recipe: Recipe, architecture: Architecture) -> Iterator[str]:

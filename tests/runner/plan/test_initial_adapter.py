@@ -12,8 +12,10 @@ from safetensors.numpy import save_file
 from runner.compose.recipe import compose
 from runner.compose.schema import LORA_TARGETS, Recipe
 from runner.errors import RecipeError
-from runner.plan import initial_adapter
+from runner.execute.survey import survey
+from runner.plan import elsewhere, initial_adapter
 from runner.plan.build import build
+from runner.plan.checks import initial_adapter as checks
 from runner.plan.command import Place
 from runner.plan.initial_adapter import CONFIG, WEIGHTS
 
@@ -87,3 +89,17 @@ def test_what_is_no_adapter_is_named(tmp_path):
     for name, message in (("nowhere", "no such folder, and no run of that name"), ("empty", "has no adapter_config")):
         with pytest.raises(RecipeError, match=f"train.init_adapter: .*{name}: {message}"):
             initial_adapter.folder(recipe_of(f"train.init_adapter={tmp_path / name}"))
+
+
+def test_whether_a_large_adapter_elsewhere_shares_a_lora_a_is_not_known(tmp_path, monkeypatch):
+    monkeypatch.setattr("runner.execute.survey.SMALL", 1000)
+    there = make_adapter(tmp_path / "there", shared=False)
+    recipe = recipe_of("train=nxd_lora", f"train.init_adapter=target:{there}")
+    preview = elsewhere.preview_of(recipe.target)
+    lines = (json.dumps(line).encode() for line in survey([str(there)], tmp_path / "digests"))
+    preview.add(lines, {str(there): "train.init_adapter"}, "trn-a")
+    located = elsewhere.replaced(recipe, lambda path: str(preview.path(path)))
+    assert initial_adapter.shares_lora_a(initial_adapter.folder(located) / WEIGHTS) is None
+    assert "not known here" in str(checks.unknown(recipe))
+    assert checks.unknown(recipe_of("train=torch_lora", f"train.init_adapter=target:{there}")) is None
+    assert checks.unknown(recipe_of("train=nxd_lora", f"train.init_adapter={there}")) is None
