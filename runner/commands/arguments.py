@@ -219,6 +219,7 @@ def add_gc(parser: argparse.ArgumentParser) -> None:
     """A store and the rules."""
     _add_runs_folder(parser)
     parser.add_argument("--store", type=Path, default=Path("store"), help="the store")
+    parser.add_argument("--host", help="HOST or HOST:FOLDER: --store and --in are those of that machine's folder")
     parser.add_argument("--days", type=_amount, help="remove artifacts that no run has used for this many days")
     parser.add_argument("--gb", type=_amount, help="then the least recently used, until the store has this size")
     parser.add_argument("--unreachable", action="store_true", help="only artifacts that no recorded run refers to")

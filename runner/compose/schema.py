@@ -380,6 +380,10 @@ class Target:
         "local port that is forwarded to the server; default: the same port", None, minimum=1, maximum=65535
     )
     busy: str = key("what to do if no NeuronCores are free", "wait", choices=("wait", "refuse"))
+    on_end: str | None = key(
+        "command that sh runs where the run ended; its environment has RUNNER_RUN, RUNNER_RECIPE, RUNNER_STATE, "
+        "RUNNER_REASON", None,
+    )  # fmt: skip
     slurm: Slurm = section(Slurm, "target=slurm")
     ray: Ray = section(Ray, "target=ray")
     kubernetes: Kubernetes = section(Kubernetes, "target=kubernetes")

@@ -8,6 +8,7 @@
     python -m runner.execute.agent send RUN --adapter    (a tar of what the run's record needs)
     python -m runner.execute.agent list FOLDER
     python -m runner.execute.agent overview FOLDER    (of each run as JSON: name, state, stage, seconds)
+    python -m runner.execute.agent gc FOLDER --store STORE --days 30 --dry-run    (or --gb N, --unreachable, --verify)
 
 RUN is the folder that records the run. A run that was started belongs to this machine and needs nobody to follow it. A
 run that was submitted belongs to its scheduler, which this machine asks; its folder is on a file system that the
@@ -27,12 +28,13 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from runner.execute import credentials, files
+from runner.execute import credentials, files, gc
 from runner.execute.events import EventWriter
 from runner.execute.run_folder import (
     CANCELLED,
@@ -148,7 +150,7 @@ def _follow_job(run: Path, offset: int, job: Job) -> Iterator[bytes]:
     def is_growing() -> bool:
         if (run / CANCELLED).exists():  # then `cancel` writes the last event, if nobody else does
             return last_state(run) not in ENDED
-        return not final and job.state() != "gone"
+        return not (final and not in_progress(run)) and job.state() != "gone"
 
     for line in files.tail(run / EVENTS, offset, is_growing):
         yield line or b""
@@ -277,6 +279,31 @@ def _print_lines(lines: Iterable[bytes]) -> None:
         sys.stdout.buffer.flush()
 
 
+def free(args: argparse.Namespace) -> None:
+    """Free the store, or with --verify check it; exits with gc.DAMAGED if it finds damage. Raises gc.NoStore."""
+    with _signs_of_life():
+        if not args.verify:
+            gc.collect(args.store, args.run, gc.Rules(args.days, args.gb, args.unreachable), args.dry_run)
+        elif gc.verify(args.store):
+            sys.exit(gc.DAMAGED)
+
+
+@contextlib.contextmanager
+def _signs_of_life() -> Iterator[None]:
+    """Print an empty line now and then, also while large files are read."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(files.HEARTBEAT):
+            print(flush=True)
+
+    threading.Thread(target=beat, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
 _VERBS = {
     "start": lambda args: start(args.run),
     "submit": lambda args: submit([args.run, *args.more]),
@@ -287,14 +314,15 @@ _VERBS = {
     "send": lambda args: send(args.run, sys.stdout.buffer, args.record, args.adapter),
     "list": lambda args: print(*list_runs(args.run)),
     "overview": lambda args: print(*map(json.dumps, overview(args.run)), sep="\n"),
+    "gc": free,
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns 1, with the scheduler's reason on stderr, where it refuses a run."""
+    """Entry point; returns 1, with the reason on stderr, where a scheduler refuses a run or there is no store."""
     parser = argparse.ArgumentParser(prog="python -m runner.execute.agent", description="Start, follow and stop runs.")
     parser.add_argument("verb", choices=_VERBS)
-    parser.add_argument("run", type=Path, help="folder that records the run; for list and overview, that of the runs")
+    parser.add_argument("run", type=Path, help="folder that records the run; for list, overview, gc: of runs")
     parser.add_argument("more", type=Path, nargs="*", help="other runs to submit together")
     parser.add_argument("--offset", type=int, default=0, help="where in the event stream to begin, in bytes")
     parser.add_argument("--stage", help="the stage of the log (default: the latest)")
@@ -302,11 +330,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--onward", action="store_true", help="follow the log and those of the stages after it")
     parser.add_argument("--record", action="store_true", help="send what is known before the first step")
     parser.add_argument("--adapter", action="store_true", help="send the adapter too")
+    parser.add_argument("--store", type=Path, help="the store, as plans write it")
+    parser.add_argument("--days", type=float, help="for gc, as the following: see runner gc --help")
+    parser.add_argument("--gb", type=float)
+    for flag in ("--unreachable", "--dry-run", "--verify"):
+        parser.add_argument(flag, action="store_true")
     args = parser.parse_args(argv)
     try:
         _VERBS[args.verb](args)
-    except Refused as refused:
-        print(refused, file=sys.stderr)
+    except (Refused, gc.NoStore) as error:
+        print(error, file=sys.stderr)
         return 1
     return 0
 

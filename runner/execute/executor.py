@@ -34,7 +34,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from runner.execute import attempts, cores, files, preflight, signals
+from runner.execute import attempts, cores, files, on_end, preflight, signals
 from runner.execute.events import EventWriter, echo
 from runner.execute.process import StepFailed, run_command
 from runner.execute.remote_store import RemoteStore
@@ -128,6 +128,7 @@ class Executor:
 
     def _report_end(self, state: str, status: int) -> int:
         self._events.emit("run", state=state, status=status)
+        on_end.call(self._plan, self._run, state, self._events)
         self._events.release_space()
         return status
 

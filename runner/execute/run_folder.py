@@ -22,6 +22,7 @@ SECRETS = "secrets.json"  # environment variables that no command line or record
 HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # the variables that may be in it
 SWEEP = "sweep.json"  # in the folder of a sweep, which holds the folders of its trials
 
+_RECORD = ("manifest.json", "plan.json", "recipe.yaml", EVENTS)  # a folder with any of them is a record
 # The fields that readers rely on, by kind of event, and of a step by its state.
 _NUMBER = (int, float)
 _FIELDS: dict[str, dict[str, Any]] = {
@@ -42,8 +43,18 @@ _STEP_FIELDS: dict[str, dict[str, Any]] = {
     "failed": {"reason": str},
 }
 
-FINAL = ("finished", "failed")  # states after which no event follows
+FINAL = ("finished", "failed")  # states after which no step follows
 ENDED = (*FINAL, "stopped")  # a job that was stopped may be started again by its scheduler
+
+
+def recorded(folder: Path) -> list[Path]:
+    """The records of runs in a folder and of the trials of the sweeps in it, also the damaged ones."""
+    return [path for pattern in ("*", "sweeps/*/*") for path in folder.glob(pattern) if is_record(path)]
+
+
+def is_record(folder: Path) -> bool:
+    """Whether a folder is the record of a run, be it damaged."""
+    return any((folder / name).is_file() for name in _RECORD)
 
 
 def run_name(run: Path) -> str:
@@ -108,6 +119,12 @@ def time_span(run: Path) -> tuple[float, float]:
 
 def _times(lines: Iterable[bytes]) -> Iterator[float]:
     return (event["time"] for event in filter(None, map(parse_event, lines)) if "time" in event)
+
+
+def last_event(run: Path) -> float:
+    """When something was recorded last, in Unix time."""
+    events = run / EVENTS
+    return (events if events.exists() else run).stat().st_mtime
 
 
 def last_state(run: Path) -> str | None:

@@ -39,7 +39,7 @@ class Plan:
 
     `where` is what people call that machine or its cluster. `carried` are the files to copy to it first, remote path →
     local path. `remote_store` is the program that copies to and from it, with the packages that it needs. `job` is what
-    a scheduler is asked for.
+    a scheduler is asked for. `on_end` is a command of the user for the end of the run.
     """
 
     recipe: str
@@ -49,6 +49,7 @@ class Plan:
     remote_store: Mapping[str, Any] | None = None
     job: Mapping[str, Any] | None = None
     where: str = HERE
+    on_end: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {"version": 1, **dataclasses.asdict(self)}

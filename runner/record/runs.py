@@ -26,7 +26,6 @@ T = TypeVar("T")
 
 AWAY = "away"
 ACTIVE = ("running", AWAY)  # states of a run that has not ended, as far as its record says
-_RECORD = ("manifest.json", "plan.json", "recipe.yaml", run_folder.EVENTS)  # a folder with any of them is a record
 _SHOWN_MATCHES = 5  # of a name that matches too many runs
 
 
@@ -151,8 +150,7 @@ class Run:
     @property
     def last_event(self) -> float:
         """When something was recorded last, in Unix time."""
-        events = self.folder / run_folder.EVENTS
-        return (events if events.exists() else self.folder).stat().st_mtime
+        return run_folder.last_event(self.folder)
 
     def result(self, stage: str, name: str) -> dict[str, Any] | None:
         """The content of a JSON file that a stage wrote; None if there is none."""
@@ -221,13 +219,7 @@ def every(folder: Path) -> list[Run]:
 
 def recorded(folder: Path) -> list[Run]:
     """The runs in a folder and the trials of the sweeps in it, also those whose record is damaged."""
-    folders = (path for pattern in ("*", "sweeps/*/*") for path in folder.glob(pattern))
-    return [Run(path) for path in folders if is_record(path)]
-
-
-def is_record(folder: Path) -> bool:
-    """Whether a folder is the record of a run, be it damaged."""
-    return any((folder / name).is_file() for name in _RECORD)
+    return [Run(path) for path in run_folder.recorded(folder)]
 
 
 def readable(runs: Iterable[Run], read: Callable[[Run], object]) -> list[Run]:
@@ -289,7 +281,7 @@ def find(name: str, folder: Path, having: str | None = None) -> Run:
 
     With `having`, a stage, only among runs that have it. Raises RecipeError unless exactly one run matches.
     """
-    if is_record(Path(name)):
+    if run_folder.is_record(Path(name)):
         return Run(Path(name).absolute())
     exact = [run for run in recorded(folder) if run.name == name]
     runs = exact or every(folder)

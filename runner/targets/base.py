@@ -65,8 +65,8 @@ class Target(ABC):
             raise RecipeError(problem)
 
     def assign(self, plan: Plan) -> Plan:
-        """A plan with all that depends on the target: its name and the scheduler's job. Raises RecipeError."""
-        return dataclasses.replace(plan, where=self.where)
+        """A plan with all that depends on the target: its name, the scheduler's job, `on_end`. Raises RecipeError."""
+        return dataclasses.replace(plan, where=self.where, on_end=self._settings.on_end)
 
     @abstractmethod
     def place(self, recipe: Recipe) -> Place:

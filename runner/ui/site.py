@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from runner.record.runs import Run, is_record
+from runner.execute.run_folder import is_record
+from runner.record.runs import Run
 from runner.ui.errors import not_found
 from runner.ui.index import Index
 from runner.ui.machines import Machines

@@ -458,6 +458,29 @@ def test_the_token_travels_in_a_file_of_its_own(host: Host, work: Path, monkeypa
     assert [path for path in left if b"hf_secret" in path.read_bytes()] == []
 
 
+def test_the_store_there_is_freed_and_checked_from_here(host: Host, work: Path) -> None:
+    there = f"{host.name}:{host.root}"
+    assert "store: no such store" in done(command(host, work, "gc", "--unreachable", "--host", there), 2)
+    run = a_far_run(work, host, COUNT)
+    target = start(run)
+    next(target.log(run, "train", live=True))
+    store = host.root / "store"
+    for name in ("objects/old-1", "partial/old-2"):
+        (store / name).mkdir(parents=True)
+        (store / name / "weights").write_bytes(bytes(10**6))
+    free = ("gc", "--host", there, "--gb", "0")
+    said = done(command(host, work, *free, "--dry-run")).splitlines()
+    assert sorted(said) == ["2.0 MB could be freed", "would remove old-1  1.0 MB", "would remove old-2  1.0 MB"]
+    assert "2.0 MB freed" in done(command(host, work, *free))
+    assert [path.name for kind in ("objects", "partial") for path in (store / kind).iterdir()] == ["train-1"]
+    (host.root / "end").touch()
+    assert list(target.follow(run)) and run.state == "finished"
+    assert "0.0 MB freed" in done(command(host, work, "gc", "--host", there, "--unreachable"))
+    assert "1 artifacts: 0 damaged" in done(command(host, work, "gc", "--host", there, "--verify"))
+    (store / "objects" / "train-1" / "training.json").write_text("{}")
+    assert "train-1: training.json has 2 bytes" in done(command(host, work, "gc", "--host", there, "--verify"), 1)
+
+
 def test_values_with_blanks_and_quotes_arrive_as_they_are(host: Host, work: Path) -> None:
     words = [f"name={quoted('it is a name')}", f"dataset.template.separator={quoted('; $(touch x) `y` é')}"]
     out = done(command(host, work, "run", "quickstart", *host.target, PYTHON, *SHORT, *words))

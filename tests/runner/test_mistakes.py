@@ -129,7 +129,8 @@ COMMANDS = {
     "diff quickstart nothing": "no such run",
     "report nothing": "no such run",
     "rerun nothing": "no such run",
-    "gc": "no such store",
+    "gc": "choose what to remove",
+    "gc --unreachable --host nobody@127.0.0.1:1": "cannot be reached",
     "gc --days x": "argument --days: x: must be a number from 0 on",
     "gc --unreachable": "no such store",
 }
