@@ -31,11 +31,13 @@ while starts == 1 and not pathlib.Path("end").exists():
 ENDS = "import pathlib, sys; pathlib.Path(sys.argv[1], 'training.json').write_text('{}')"
 
 
-def a_run(work: Path, programs: dict[str, str], *words: str) -> Run:
-    """A recorded run whose stages are the `programs`."""
+def a_run(work: Path, programs: dict[str, str], *words: str, key: str = "1") -> Run:
+    """A recorded run whose stages are the `programs`, and their artifacts STAGE-KEY."""
     composed = compose("quickstart", [*words, f"paths.runs={work}/runs"])
     steps = tuple(
-        Step(stage, stage, f"{stage}-1", (sys.executable, "-c", text, f"store/partial/{stage}-1"), {}, True, True)
+        Step(
+            stage, stage, f"{stage}-{key}", (sys.executable, "-c", text, f"store/partial/{stage}-{key}"), {}, True, True
+        )
         for stage, text in programs.items()
     )
     plan = targets.of(composed.recipe.target).assign(Plan(composed.recipe.name, "store", steps))

@@ -27,6 +27,7 @@ from runner.errors import RecipeError
 from runner.execute import files
 from runner.execute.process import die_with_parent
 from runner.execute.run_folder import LOCK
+from runner.execute.schedulers.base import NO_ANSWER
 from runner.plan.model import Plan
 from runner.record import create
 from runner.record.contents import DamagedRecord
@@ -285,7 +286,7 @@ def is_running(run: Run) -> bool:
         state = targets.of_run(run).state(run)
     except RecipeError:
         return False
-    return state in ("running", "finished") or state.startswith("waiting")
+    return state in ("running", "finished") or state.startswith(("waiting", NO_ANSWER))
 
 
 def is_finished(folder: Path) -> bool:

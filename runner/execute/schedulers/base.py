@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 GAVE_UP = "gave up"  # the state of a job that the scheduler let wait for too long: it can be submitted again
+NO_ANSWER = "cannot be asked: "  # begins a state; then why not
 EXPECTED = ", expected to start "  # in a state, before the time
 
 

@@ -5,7 +5,6 @@ A run that has one keeps the job's ids in its folder; a run that has none is exe
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 from runner.execute import files
 from runner.execute.run_folder import CANCELLED, JOB
-from runner.execute.schedulers.base import GAVE_UP, Refused, Scheduler, Unreachable
+from runner.execute.schedulers.base import GAVE_UP, NO_ANSWER, Refused, Scheduler, Unreachable
 
 _POLL = 2.0  # seconds between questions to a scheduler, which serves a whole cluster
 
@@ -26,19 +25,24 @@ class Job:
     def __init__(self, run: Path, scheduler: Scheduler, ids: list[str]):
         self.ids = ids
         self._run, self._scheduler = run, scheduler
-        self._asked, self._state = -_POLL, "running"
+        self._asked, self._state = -_POLL, ""
 
     def __str__(self) -> str:
         return f"job {', '.join(self.ids)}"
 
     def state(self) -> str:
-        """ "running", "waiting: WHY" or "gone", at most some seconds old; the last one known if nobody answers."""
+        """ "running", "waiting: WHY" or "gone", at most some seconds old.
+
+        If the scheduler does not answer, the last one known, or else NO_ANSWER with the reason.
+        """
         if not self.ids:  # whoever submitted it was killed meanwhile
             return "gone"
         if time.monotonic() - self._asked >= _POLL:
             self._asked = time.monotonic()
-            with contextlib.suppress(Unreachable):
+            try:
                 self._state = self._scheduler.state(self.ids)
+            except Unreachable as error:
+                self._state = self._state or f"{NO_ANSWER}{error}"
         if self._state == GAVE_UP:
             self._state = self._submit_again()
         return self._state

@@ -104,6 +104,13 @@ def test_the_last_state_holds_while_nobody_answers(tmp_path: Path) -> None:
     assert seen.state() == seen.state() == "waiting: Priority"
 
 
+def test_without_a_last_state_it_is_said_that_nobody_answers(tmp_path: Path) -> None:
+    seen = job.Job(tmp_path, Fake(Unreachable("Unable to contact slurm controller"), "running"), ["7"])
+    assert seen.state() == "cannot be asked: Unable to contact slurm controller"
+    seen._asked = -10.0
+    assert seen.state() == "running"
+
+
 def test_a_job_that_was_never_submitted_is_gone(tmp_path: Path) -> None:
     assert job.Job(tmp_path, Fake("running"), []).state() == "gone"
 
