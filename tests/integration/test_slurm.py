@@ -35,7 +35,7 @@ from interrupted_training import (
     until_steps,
 )
 from slurm_cluster import Cluster, missing, slurm_cluster
-from ssh_host import SSHD, quoted, ssh_host
+from ssh_host import SSHD, free_port, quoted, ssh_host
 
 from runner import targets
 from runner.commands.sweep.pruning import Pruner, watch
@@ -225,6 +225,21 @@ def test_status_shows_the_stage_and_a_run_that_has_ended_leaves_the_list(cluster
     assert "No runs are in progress." in done(command_here(work, "status"))
 
 
+def test_a_controller_that_does_not_answer_is_said_not_to(
+    cluster: Cluster, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = a_run(work, {"train": ENDS}, *on_slurm(work), "target.slurm.options.hold=true")
+    targets.of_run(run).start(run, attached=False)
+    elsewhere = work / "slurm.conf"
+    port = next(line for line in cluster.config.read_text().splitlines() if line.startswith("SlurmctldPort="))
+    elsewhere.write_text(cluster.config.read_text().replace(port, f"SlurmctldPort={free_port()}\nMessageTimeout=2"))
+    monkeypatch.setenv("SLURM_CONF", str(elsewhere))
+    state = json.loads(done(command_here(work, "status", "--json")))[0]["state"]
+    assert state.startswith("cannot be asked: ") and "slurm" in state
+    monkeypatch.setenv("SLURM_CONF", str(cluster.config))
+    assert targets.of_run(run).state(run) == "waiting: JobHeldUser"
+
+
 def test_cancel_leaves_nothing(cluster: Cluster, work: Path) -> None:
     run = a_run(work, {"train": START_TWICE}, *on_slurm(work))
     stream = started(run)
@@ -316,6 +331,9 @@ def test_submitted_from_a_laptop(cluster: Cluster, work: Path, monkeypatch: pyte
         rows = [line for line in said.splitlines() if "quickstart" in line]
         assert ["finished" in row for row in rows] == [True, False] and "convert" in rows[1]
         assert [one.name for one in every(elsewhere / "runs")] == [other.name], "asking for all copies no record"
+        store = work.parent / "shared" / "store"
+        assert "removed train-1 " in done(command(host, elsewhere, "gc", "--host", there, "--days", "0"))
+        assert [path.name for kind in ("objects", "partial") for path in (store / kind).iterdir()] == ["convert-1"]
         assert "stopped" in done(command(host, elsewhere, "cancel", other.name))
         assert last(stream) == "stopped"
         assert cluster.squeue() == []

@@ -456,6 +456,16 @@ def test_a_credential_command_that_fails_is_said_to_have_failed(cluster: FakeClu
     assert cluster.requests == []
 
 
+def test_a_cluster_that_does_not_answer_is_said_not_to(cluster: FakeCluster, tmp_path: Path, closed: int) -> None:
+    config = json.loads((tmp_path / "kubeconfig").read_text())
+    config["clusters"][0]["cluster"] = {"server": f"http://127.0.0.1:{closed}"}
+    (tmp_path / "kubeconfig").write_text(json.dumps(config))
+    run = a_run(tmp_path)
+    for ask in (targets.of_run(run).state, targets.of_run(run).cancel):
+        with pytest.raises(RecipeError, match="no answer from the cluster: .*; does `kubectl get pods` work"):
+            ask(run)
+
+
 def test_warnings_that_hold_no_pod_back_are_not_said_to(cluster: FakeCluster, tmp_path: Path) -> None:
     run = a_run(tmp_path)
     target = targets.of_run(run)
