@@ -1,11 +1,12 @@
 """Copy artifacts and checkpoints to and from a remote store: an s3:// address, or a folder that machines share.
 
-    ADDRESS/artifacts/KEY/manifest.json    size, SHA-256 and time of each file; written last, read first
+    ADDRESS/artifacts/KEY/manifest.json    size and SHA-256 of each file; written last, read first
     ADDRESS/artifacts/KEY/SHA256           the content of a file
     ADDRESS/checkpoints/KEY/...            the same, of a training that has not finished
 
-So a folder is there complete or not at all, whoever is killed, and two machines may push the same one at once. A push
-that was cut short continues where it ended, and so does a fetch. What is fetched is compared with its digests.
+So a folder is there complete or not at all, whoever is killed, and machines may push the same one at once: that of the
+last one stays. A push that was cut short continues where it ended, and so does a fetch. What is fetched is compared
+with its digests.
 
     python scripts/remote_store.py s3://bucket/store list artifacts/train-3f9a --output found.json
     python scripts/remote_store.py s3://bucket/store push artifacts/train-3f9a store/objects/train-3f9a
@@ -21,7 +22,6 @@ import argparse
 import contextlib
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -41,7 +41,15 @@ _CHUNK = 2**20
 
 _ATTEMPTS = 5  # at a folder in which files vanish: a training removes its older checkpoints
 
-Manifest = Mapping[str, tuple[int, str, int]]  # size, SHA-256 and time of modification (ns) of each file
+Manifest = Mapping[str, tuple[int, str]]  # size and SHA-256 of each file
+
+
+class _Damaged(StageFailed):
+    """The object `digest` of a remote folder is missing, or has another content."""
+
+    def __init__(self, digest: str, problem: str) -> None:
+        super().__init__(problem)
+        self.digest = digest
 
 
 def run(args: argparse.Namespace) -> None:
@@ -83,56 +91,58 @@ def push(args: argparse.Namespace) -> None:
 
 def _push(remote: RemoteFolder, folder: Path, sums: Path | None, before: Manifest) -> None:
     manifest = _manifest_of(folder, read_json(sums) if sums and sums.is_file() else None)
-    contents = {digest: (folder / name, size) for name, (size, digest, _) in manifest.items()}
+    contents = {digest: (folder / name, size) for name, (size, digest) in manifest.items()}
 
     def upload(digest: str) -> int:
         path, size = contents[digest]
-        if remote.size(digest) != size:  # of a push that was cut short
+        if remote.size(digest) != size:  # otherwise a push that was cut short, or another machine, left it
             remote.upload(str(path), digest)
         return size
 
     _copy(upload, contents, sum(size for _, size in contents.values()))
     remote.write(_MANIFEST, json.dumps({"files": manifest}, indent=1).encode())
-    for _, digest, _ in before.values():
-        if digest not in contents:
-            remote.remove(digest)
+    for digest in contents:
+        upload(digest)  # again, if another machine has removed it before it could see that manifest
+    for digest in _digests(before) - _digests(manifest) - _digests(_manifest(remote) or {}):
+        remote.remove(digest)
 
 
 def fetch(args: argparse.Namespace) -> None:
-    """Copy a folder from there; files that `folder` has already are kept. Raises StageFailed if it is damaged."""
+    """Copy a folder from there; files that `folder` has already are kept.
+
+    Raises StageFailed if it is damaged, and removes it then.
+    """
     remote, folder = _of(args.address, args.name), args.folder
     manifest = _manifest(remote)
     if manifest is None:
         raise StageFailed(f"{remote.address}: is no longer there")
     for name in manifest:
         _check_name(remote, name)
-    missing = {name: entry for name, entry in manifest.items() if not _is_intact(folder / name, *entry[:2])}
-    total = sum(size for size, *_ in missing.values())
+    missing = {name: entry for name, entry in manifest.items() if not _is_intact(folder / name, *entry)}
+    total = sum(size for size, _ in missing.values())
     check_free_space(folder, total, "FOLDER")
     folder.mkdir(parents=True, exist_ok=True)
-    _copy(lambda name: _download(remote, folder / name, *missing[name]), missing, total)
+    try:
+        _copy(lambda name: _download(remote, folder / name, *missing[name]), missing, total)
+    except _Damaged as damage:
+        if _manifest(remote) != manifest:  # another machine has replaced it meanwhile
+            return fetch(args)
+        remote.remove(_MANIFEST)  # so that it is pushed again
+        remote.remove(damage.digest)
+        raise StageFailed(f"{remote.address}: {damage}; it was removed") from None
 
 
-def _download(remote: RemoteFolder, path: Path, size: int, digest: str, time: int) -> int:
-    """Copy a file; it keeps its time, by which a training recognizes the weights of its checkpoints."""
+def _download(remote: RemoteFolder, path: Path, size: int, digest: str) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     try:
         remote.download(digest, str(partial))
     except FileNotFoundError:
-        raise _damaged(remote, digest, f"has lost {path.name}") from None
+        raise _Damaged(digest, f"has lost {path.name}") from None
     if not _is_intact(partial, size, digest):
-        raise _damaged(remote, digest, f"the content of {path.name} has changed")
-    os.utime(partial, ns=(time, time))
+        raise _Damaged(digest, f"the content of {path.name} has changed")
     partial.rename(path)
     return size
-
-
-def _damaged(remote: RemoteFolder, digest: str, problem: str) -> StageFailed:
-    """The error for a damaged folder, which is removed, so that it is pushed again."""
-    remote.remove(_MANIFEST)
-    remote.remove(digest)
-    return StageFailed(f"{remote.address}: {problem}; it was removed")
 
 
 def remove(args: argparse.Namespace) -> None:
@@ -140,8 +150,12 @@ def remove(args: argparse.Namespace) -> None:
     remote = _of(args.address, args.name)
     manifest = _manifest(remote) or {}
     remote.remove(_MANIFEST)
-    for digest in {digest for _, digest, _ in manifest.values()}:
+    for digest in _digests(manifest):
         remote.remove(digest)
+
+
+def _digests(manifest: Manifest) -> set[str]:
+    return {digest for _, digest in manifest.values()}
 
 
 def _of(address: str, name: str) -> RemoteFolder:
@@ -152,7 +166,7 @@ def _manifest(remote: RemoteFolder, prefix: str = "") -> Manifest | None:
     """What is there; None if there is none, or one that was cut short."""
     try:
         files = json.loads(remote.read(prefix + _MANIFEST))["files"]
-        return {name: (int(size), str(digest), int(time)) for name, (size, digest, time) in files.items()}
+        return {name: (int(size), str(digest)) for name, (size, digest, *_) in files.items()}  # earlier: also a time
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -168,7 +182,7 @@ def _manifest_of(folder: Path, sums: Mapping[str, Any] | None) -> Manifest:
     if sums is None:
         paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".partial")
         sums = {path.relative_to(folder).as_posix(): (path.stat().st_size, _digest(path)) for path in paths}
-    return {name: (size, digest, (folder / name).stat().st_mtime_ns) for name, (size, digest) in sums.items()}
+    return {name: (size, digest) for name, (size, digest) in sums.items()}
 
 
 def _is_intact(path: Path, size: int, digest: str) -> bool:

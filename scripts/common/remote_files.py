@@ -6,7 +6,9 @@ Credentials come from the usual chain of AWS: environment variables, a profile, 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import socket
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -25,6 +27,7 @@ class RemoteFolder:
     def __init__(self, address: str) -> None:
         self.address = address.rstrip("/")
         self._files, self._root = _file_system(self.address)
+        self._is_folder = not is_url(self.address)
 
     def read(self, name: str) -> bytes:
         """The content of a small file."""
@@ -32,9 +35,9 @@ class RemoteFolder:
             return self._files.cat_file(self._path(name))
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a small file, whole or not at all on S3."""
-        with self._one_line_errors(name):
-            self._files.pipe_file(self._path(name), content)
+        """Write a small file, which appears whole."""
+        with self._one_line_errors(name), self._appearing(name) as path:
+            self._files.pipe_file(path, content)
 
     def download(self, name: str, path: str) -> None:
         """Copy a file to the local `path`."""
@@ -42,9 +45,9 @@ class RemoteFolder:
             self._files.get_file(self._path(name), path)
 
     def upload(self, path: str, name: str) -> None:
-        """Copy the local file `path` there."""
-        with self._one_line_errors(name):
-            self._files.put_file(path, self._path(name))
+        """Copy the local file `path` there, where it appears whole."""
+        with self._one_line_errors(name), self._appearing(name) as there:
+            self._files.put_file(path, there)
 
     def size(self, name: str) -> int | None:
         """Bytes of a file; None if there is none."""
@@ -72,6 +75,22 @@ class RemoteFolder:
         """Remove a file, if it is there."""
         with contextlib.suppress(FileNotFoundError), self._one_line_errors(name):
             self._files.rm_file(self._path(name))
+
+    @contextlib.contextmanager
+    def _appearing(self, name: str) -> Iterator[str]:
+        """Where to write a file: on S3 itself, as objects appear whole; in a folder beside it, to be renamed."""
+        path = self._path(name)
+        if not self._is_folder:
+            yield path
+            return
+        aside = f"{path}.{socket.gethostname()}-{os.getpid()}.partial"
+        try:
+            yield aside
+            os.replace(aside, path)  # noqa: PTH105
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(aside)  # noqa: PTH108
+            raise
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

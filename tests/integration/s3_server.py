@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ssh_host import free_port
@@ -51,3 +53,37 @@ def _makes_bucket(address: str) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def counted(address: str, limit: int, act: Callable[[], None]) -> Iterator[str]:
+    """An address through which the server is reached, and which calls `act` once `limit` bytes have passed."""
+    host, _, port = address.removeprefix("http://").partition(":")
+    passed = 0
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        nonlocal passed
+        with suppress(OSError):
+            while content := source.recv(2**16):
+                due = passed < limit <= passed + len(content)
+                passed += len(content)
+                sink.sendall(content)
+                if due:
+                    act()
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                here, there = listener.accept()[0], socket.create_connection((host, int(port)))
+                for ends in ((here, there), (there, here)):
+                    threading.Thread(target=pump, args=ends, daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
@@ -12,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from s3_server import SECRET, missing, s3_server
+from s3_server import SECRET, counted, missing, s3_server
 
 from runner.execute.run_folder import executor_pid
-from runner.paths import ROOT
+from runner.paths import ROOT, SCRIPTS
 from runner.record.runs import Run, every
 
 s3fs = pytest.importorskip("s3fs", reason="no s3fs: make setup-s3")
@@ -108,6 +111,87 @@ def test_a_training_that_is_killed_resumes_on_a_fresh_machine_to_the_same_bits(
     assert set(states(the_run(tmp_path / "third")).values()) == {"cached"}
     assert adapter(tmp_path / "third") == adapter(tmp_path / "undisturbed")
     check_that_no_file_has_the_secret(tmp_path)
+
+
+def transfer(variables: dict[str, str], *words: str | Path) -> subprocess.Popen[str]:
+    """scripts/remote_store.py, which copies."""
+    environment = {**os.environ, "AWS_EC2_METADATA_DISABLED": "true", **variables}
+    argv = [sys.executable, str(SCRIPTS / "remote_store.py"), STORE, *map(str, words)]
+    return subprocess.Popen(argv, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def killed_in_the_middle(variables: dict[str, str], limit: int, *words: str | Path) -> None:
+    """Kill a transfer when `limit` bytes have passed between it and the server."""
+    with counted(variables["AWS_ENDPOINT_URL"], limit, lambda: process.kill()) as address:
+        process = transfer({**variables, "AWS_ENDPOINT_URL": address}, *words)
+        assert process.wait() == -signal.SIGKILL, process.communicate()
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def an_artifact(folder: Path, seed: int) -> Path:
+    """Files of 1 KiB to 8 MiB."""
+    folder.mkdir()
+    for size in (2**10, 2**20, 2**22, 2**23):
+        (folder / f"{size}.bin").write_bytes(random.Random(seed + size).randbytes(size))
+    return folder
+
+
+def test_transfers_that_are_killed_in_the_middle_show_nothing_and_are_completed(
+    tmp_path: Path, server: dict[str, str]
+) -> None:
+    seed = int(os.environ.get("KILL_SEED") or random.randrange(10**6))
+    print(f"KILL_SEED={seed}")
+    draw, artifact, name = random.Random(seed), an_artifact(tmp_path / "artifact", 0), "artifacts/killed-1"
+    for limit in (draw.randrange(2**12, 2**20), draw.randrange(2**20, 12 * 2**20)):
+        killed_in_the_middle(server, limit, "push", name, artifact)
+        assert not client(server).exists(f"{STORE}/{name}/manifest.json"), limit
+    done(transfer(server, "push", name, artifact))
+    for limit in (draw.randrange(2**14, 2**20), draw.randrange(2**20, 12 * 2**20)):
+        killed_in_the_middle(server, limit, "fetch", name, tmp_path / "copy")
+    done(transfer(server, "fetch", name, tmp_path / "copy"))
+    copied = {path: found for path, found in content(tmp_path / "copy").items() if not path.endswith(".partial")}
+    assert copied == content(artifact)
+
+
+@pytest.mark.parametrize("flags", [[], ["--replace"]], ids=["artifact", "checkpoints"])
+def test_machines_that_push_the_same_at_once_leave_one_whole(
+    tmp_path: Path, server: dict[str, str], flags: list[str]
+) -> None:
+    """Such as a training of two users, whose training.json differ in the seconds."""
+    folders, name = [an_artifact(tmp_path / str(seed), seed) for seed in range(3)], f"artifacts/at-once-{len(flags)}"
+    for number in range(2):
+        for process in [transfer(server, "push", name, folder, *flags) for folder in folders]:
+            done(process)
+        done(transfer(server, "fetch", name, tmp_path / f"copy-{number}"))
+        assert content(tmp_path / f"copy-{number}") in [content(folder) for folder in folders]
+
+
+def test_a_run_whose_artifacts_have_expired_makes_them_again(tmp_path: Path, server: dict[str, str]) -> None:
+    store = "bucket/expiring"
+    words = ["run", *TRAINING, f"paths.remote_store=s3://{store}"]
+    done(runner(tmp_path / "first", server, *words))
+    keys = {step["stage"]: f"{store}/artifacts/{step['key']}" for step in the_run(tmp_path / "first").plan["steps"]}
+    remote = client(server)
+    largest = max(remote.find(keys["convert"], detail=True).values(), key=lambda entry: entry["size"])
+    for expired in (f"{store}/remote-store.json", keys["tokenize"], f"{keys['train']}/manifest.json", largest["name"]):
+        remote.rm(expired, recursive=True)
+    output = done(runner(tmp_path / "second", server, *words))
+    assert "remote store: " in output and "has lost" in output
+    made = {"fetch": "cached", "tokenize": "finished", "convert": "finished", "train": "finished", "export": "cached"}
+    assert states(the_run(tmp_path / "second")) == made
+    assert adapter(tmp_path / "second") == adapter(tmp_path / "first")
+    done(runner(tmp_path / "third", server, *words))
+    assert set(states(the_run(tmp_path / "third")).values()) == {"cached"}
+
+
+def test_the_lifecycle_rules_of_the_documentation_are_accepted(server: dict[str, str]) -> None:
+    [text] = re.findall("```json\n(.*?)```", (ROOT / "docs" / "object_storage.md").read_text(), re.DOTALL)
+    client(server).call_s3(
+        "put_bucket_lifecycle_configuration", Bucket="bucket", LifecycleConfiguration=json.loads(text)
+    )
 
 
 def check_that_no_file_has_the_secret(folder: Path) -> None:

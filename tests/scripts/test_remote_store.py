@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import remote_store
+from common.remote_files import RemoteFolder
 from runner.paths import SCRIPTS
 
 NAME = "artifacts/train-1"
@@ -78,8 +82,6 @@ def test_what_was_pushed_is_fetched_elsewhere(folder: Path, remote: Path, tmp_pa
     assert names_there(remote, tmp_path) == [NAME]
     done(remote, "fetch", NAME, tmp_path / "copy")
     assert read(tmp_path / "copy") == FILES
-    times = [(place / "adapter" / "weights").stat().st_mtime_ns for place in (folder, tmp_path / "copy")]
-    assert times[0] == times[1]  # a training compares them before it resumes
 
 
 def test_a_push_that_is_killed_anywhere_shows_nothing_and_is_completed_by_the_next(
@@ -133,6 +135,63 @@ def test_an_artifact_is_not_replaced_and_checkpoints_are(folder: Path, remote: P
     done(remote, "fetch", NAME, tmp_path / "second")
     assert read(tmp_path / "second") == read(other)
     assert len(list((remote / NAME).iterdir())) == 3  # what only the first had is gone
+
+
+def at_the_first(monkeypatch: pytest.MonkeyPatch, method: str, file: str, act: Callable[[], None]) -> None:
+    """Have another machine act right after the first call of a method of RemoteFolder about a file."""
+    original, acted = getattr(RemoteFolder, method), []
+
+    def call_then_act(remote: RemoteFolder, *args):
+        result = original(remote, *args)
+        if file in args and not acted:
+            acted.append(True)
+            act()
+        return result
+
+    monkeypatch.setattr(RemoteFolder, method, call_then_act)
+
+
+@pytest.mark.parametrize(
+    ("method", "file"), [("size", hashlib.sha256(b"1").hexdigest()), ("write", "manifest.json")], ids=["size", "write"]
+)
+def test_machines_that_replace_the_same_at_once_lose_no_file(
+    remote: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, file: str
+) -> None:
+    """One that goes on from a checkpoint while the other one drops it."""
+    first, going_on, dropping = (
+        written(tmp_path / name, content)
+        for name, content in {
+            "first": {"step_1": "1"},
+            "a": {"step_1": "1", "step_2": "a"},
+            "b": {"step_2": "b"},
+        }.items()
+    )
+    done(remote, "push", NAME, first)
+    other, this = (going_on, dropping) if method == "write" else (dropping, going_on)
+    at_the_first(monkeypatch, method, file, lambda: done(remote, "push", NAME, other, "--replace"))
+    remote_store.push(remote_store.flags().parse_args([str(remote), "push", NAME, str(this), "--replace"]))
+    done(remote, "fetch", NAME, tmp_path / "copy")
+    assert read(tmp_path / "copy") == read(going_on)
+
+
+def test_what_is_replaced_during_a_fetch_is_fetched_anew(
+    remote: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = written(tmp_path / "first", {"step_1": "1"}), written(tmp_path / "second", {"step_2": "2"})
+    done(remote, "push", NAME, first)
+    at_the_first(monkeypatch, "read", "manifest.json", lambda: done(remote, "push", NAME, second, "--replace"))
+    remote_store.fetch(remote_store.flags().parse_args([str(remote), "fetch", NAME, str(tmp_path / "copy")]))
+    assert read(tmp_path / "copy") == read(second)
+    assert names_there(remote, tmp_path) == [NAME]
+
+
+def test_a_manifest_of_an_earlier_version_is_read(folder: Path, remote: Path, tmp_path: Path) -> None:
+    done(remote, "push", NAME, folder)
+    manifest = remote / NAME / "manifest.json"
+    files = json.loads(manifest.read_text())["files"]
+    manifest.write_text(json.dumps({"files": {name: [*entry, 1_700_000_000] for name, entry in files.items()}}))
+    done(remote, "fetch", NAME, tmp_path / "copy")
+    assert read(tmp_path / "copy") == FILES
 
 
 def test_what_was_removed_is_gone(folder: Path, remote: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -19,6 +20,22 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert remote.read("a/b.json") == b"{}"
     assert (remote.size("a/b.json"), remote.size("a/d")) == (2, None)
     assert (tmp_path / "copy").read_text() == Path(__file__).read_text()
+
+
+def test_a_file_that_is_written_again_is_whole_meanwhile(tmp_path: Path) -> None:
+    """Two machines may push the same artifact to a shared folder."""
+    size = 2**28
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(size)
+    remote = RemoteFolder(f"{tmp_path}/remote")
+    remote.upload(f"{tmp_path}/large", "copy")
+    again = Thread(target=remote.upload, args=(f"{tmp_path}/large", "copy"))
+    again.start()
+    seen = {remote.size("copy")}
+    while again.is_alive():
+        seen.add(remote.size("copy"))
+    assert seen == {size}
+    assert [path.name for path in (tmp_path / "remote").iterdir()] == ["copy"]
 
 
 def test_a_missing_file_can_be_removed_but_not_read(tmp_path: Path) -> None:
