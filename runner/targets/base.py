@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from runner.compose.schema import Recipe
 from runner.compose.schema import Target as Settings
+from runner.compose.url_secrets import command_has_secret
 from runner.errors import RecipeError
 from runner.plan import elsewhere, object_storage
 from runner.plan.build import build
@@ -78,6 +79,11 @@ class Target(ABC):
             yield (
                 f"parallel.nodes: a run on target={self._settings.kind} uses one machine, not {recipe.parallel.nodes}; "
                 "try target=slurm"
+            )
+        if command_has_secret(self._settings.on_end or ""):
+            yield (
+                "target.on_end: contains a password, a token or the address of a webhook, which every record would "
+                'show; have it read a file: "$(cat ~/.webhook)"'
             )
 
     def settings_of_step(self, stage: str, with_vllm: bool) -> Settings:

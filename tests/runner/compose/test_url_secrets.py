@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runner.compose.recipe import compose
-from runner.compose.url_secrets import has_secret, without_secrets
+from runner.compose.url_secrets import command_has_secret, has_secret, without_secrets
 from runner.errors import RecipeError
 
 SECRETS = [
@@ -30,6 +30,20 @@ def test_a_secret_is_found_and_hidden_in_a_word_of_a_command(url: str, shown: st
 )  # fmt: skip
 def test_other_texts_are_left_alone(text: str) -> None:
     assert not has_secret(text)
+
+
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        ("curl -d x https://me:hunter2@host", True),
+        ("curl 'https://host/?token=hunter2'", True),
+        ("curl https://hooks.slack.com/services/T0/B0/hunter2", True),
+        ('curl "https://hooks.slack.com/services/$(cat ~/.hook)" "https://host/?token=$TOKEN" https://u:${P}@h', False),
+        ('mail -s "$RUNNER_RUN: $RUNNER_STATE" me@host </dev/null', False),
+    ],
+)
+def test_a_command_reads_its_secrets_elsewhere(command: str, found: bool) -> None:
+    assert command_has_secret(command) is found
 
 
 @pytest.mark.parametrize("key", ["tracker.uri", "target.ray.address", "dataset.path"])

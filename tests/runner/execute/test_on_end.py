@@ -10,6 +10,7 @@ import pytest
 
 from runner import targets
 from runner.compose.recipe import compose
+from runner.errors import RecipeError
 from runner.execute import on_end
 from runner.execute.executor import execute
 from tests.runner.execute.small_plans import WRITE, events, start, step
@@ -82,6 +83,12 @@ def test_it_gets_no_tokens(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "of-the-tracker")
     execute(plan(run, "env >../environment"), run)
     assert "of-the-" not in (run.parent / "environment").read_text()
+
+
+def test_a_secret_in_it_is_refused_before_anything_is_recorded() -> None:
+    recipe = compose("quickstart", ["target.on_end='curl https://me:hunter2@host'"]).recipe
+    with pytest.raises(RecipeError, match="target.on_end: contains a password, a token or .* have it read a file"):
+        targets.of(recipe.target).plan(recipe)
 
 
 @pytest.mark.parametrize("target", ["local", "ssh", "slurm"])
