@@ -1,9 +1,9 @@
 """One recipe from a base model to a served adapter, and the records of all runs.
 
 RECIPE is a name in recipes/ or a path. An OVERRIDE is Hydra's: tp_size=8 picks
-configs/tp_size/8.yaml, train.lora.rank=32 sets a key. RUN is a run's folder, its
-name or part of it, or `last`: the run that was started last. A trial of a sweep
-is a run named SWEEP/NUMBER.
+configs/tp_size/8.yaml, train.lora.rank=32 sets a key. RUN is a run's folder,
+its name or part of it, or `last`: the run that was started last. A trial of a
+sweep is a run named SWEEP/NUMBER.
 
 Exit status: 0 done, 1 a stage failed or a file cannot be written, 2 bad input,
 130 stopped. What is wrong with the input is reported on stderr.
@@ -27,7 +27,7 @@ from runner.errors import RecipeError, did_you_mean
 # Name: its module, whose function NAME_command gets the arguments (`arguments.add_NAME` declares them); its help.
 COMMANDS = {
     "init": ("runner.commands.init", "make a project of your own: a first recipe, options, data to replace"),
-    "run": ("runner.commands.run", "run a recipe; also takes --detach and Hydra's flags: --cfg job, --info, -m"),
+    "run": ("runner.commands.run", "run a recipe, or with -m a sweep of it"),
     "plan": ("runner.commands.plan", "show every command line that a recipe runs, and what is cached"),
     "data": ("runner.commands.data", "show the examples of a recipe as they will be trained"),
     "doctor": ("runner.commands.doctor", "check whether a target's machine can run a recipe"),

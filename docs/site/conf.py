@@ -9,6 +9,7 @@ myst_heading_anchors = 4  # as on a Git host: links to headings work on both
 html_theme = "furo"
 html_title = "trainium-recipes"
 html_copy_source = False
+html_show_search_summary = False  # would be fetched, which a browser refuses to pages that are opened as files
 html_show_sphinx = False
 language = "en"
 

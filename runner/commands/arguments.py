@@ -12,6 +12,12 @@ from runner.compose.groups import list_groups, recipe_names
 
 EXPORT_FORMATS = ("peft", "merged", "nxd")
 UI_PORT = 8420
+RUN_FLAGS = """flags, before or after the overrides:
+  --detach          start the run and return; runner attach follows it
+  --quiet           print only results and failures
+  -m, --multirun    a sweep: run every combination of KEY=VALUE,VALUE
+  --cfg job         print the composed recipe; Hydra's other flags work as well:
+                    --resolve, --package, --info, --hydra-help"""
 
 
 def add_init(parser: argparse.ArgumentParser) -> None:
@@ -20,8 +26,10 @@ def add_init(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Hydra's flags are among the overrides."""
+    """The flags of a run, and Hydra's, are among the overrides."""
     _add_recipe(parser, argparse.REMAINDER)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = RUN_FLAGS
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
@@ -153,6 +161,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
         "sweep", metavar="SWEEP", nargs="?", default="last", help="its name or folder (default: last)"
     )
     _complete(sweep, "sweep_names")
+    _add_json(parser)
     parser.add_argument("--rerun", type=int, metavar="N", help="run trial N again, in its place")
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from runner import targets
 from runner.commands import bundle
-from runner.commands.tables import terminal
+from runner.commands.tables import say, terminal
 from runner.compose.recipe import compose
 from runner.compose.schema import Recipe, Sdk
 from runner.errors import RecipeError
@@ -104,7 +104,7 @@ def compare(context: CheckContext, report: Report) -> list[Finding]:
 def show(findings: list[Finding], console: Console) -> None:
     """Print a line for each finding."""
     for finding in findings:
-        console.print(_line(finding), soft_wrap=True, highlight=False)
+        say(console, _line(finding), indent=20)
 
 
 def _line(finding: Finding) -> Text:

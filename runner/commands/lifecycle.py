@@ -10,16 +10,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
 from runner import targets
 from runner.commands import summary
 from runner.commands.progress import Follower
+from runner.commands.tables import say
 from runner.compose.recipe import Composed
 from runner.errors import RecipeError
 from runner.plan.model import Plan
 from runner.record import create, trackers
 from runner.record.runs import Run
+from runner.startup import print_error
 from runner.targets import Target
 
 
@@ -33,8 +34,8 @@ def say_notes(composed: Composed) -> None:
         print(f"note: {note}", file=sys.stderr)
 
 
-def run(composed: Composed, console: Console, detached: bool = False) -> int:
-    """Plan, execute and record a recipe; show progress and the outcome. Returns the exit status.
+def run(composed: Composed, console: Console, detached: bool = False, quiet: bool = False) -> int:
+    """Plan, execute and record a recipe; show progress, unless `quiet`, and the outcome. Returns the exit status.
 
     A `detached` run is only started.
     """
@@ -44,7 +45,7 @@ def run(composed: Composed, console: Console, detached: bool = False) -> int:
     if detached:
         _print_detached(record, console)
         return 0
-    return watch(record, target, console)
+    return watch(record, target, console, quiet)
 
 
 def prepare(composed: Composed) -> tuple[Target, Plan]:
@@ -71,36 +72,42 @@ def start(run: Run, target: Target, attached: bool) -> None:
         raise
 
 
-def watch(run: Run, target: Target, console: Console) -> int:
-    """Follow a started run to its end, fetch its results and show them. Returns the exit status.
+def watch(run: Run, target: Target, console: Console, quiet: bool = False) -> int:
+    """Follow a started run to its end, fetch its results and show them, no progress if `quiet`. Returns the status.
 
     Ctrl-C asks whether to cancel the run or to detach from it.
     """
-    status = follow_to_end(run, target, console)
+    status = follow_to_end(run, target, console, quiet)
     if status == 0:
         summary.show(run, console)
-        summary.show_next(run, console)
+        if not quiet:
+            summary.show_next(run, console)
     return status
 
 
-def follow_to_end(run: Run, target: Target, console: Console) -> int:
+def follow_to_end(run: Run, target: Target, console: Console, quiet: bool = False) -> int:
     """Follow a started run to its end and fetch its results. Returns the exit status, 0 for one that finished."""
-    follower = Follower(run.steps, console)
+    follower = Follower(run.steps, Console(quiet=True) if quiet else console)
     try:
         with terminate_as_interrupt():
             follow(run, target, follower, console, target.follow(run))
     except KeyboardInterrupt as stop:
         return _leave(run, target, console, ask=not isinstance(stop, Interrupted))
-    if follower.state != "finished":
-        console.print(Text(f"{follower.failed_stage or 'run'}: {follower.reason}", style="red"), soft_wrap=True)
-        return follower.status or 1
-    return 0
+    return 0 if follower.state == "finished" else report_failure(run, follower)
+
+
+def report_failure(run: Run, follower: Follower) -> int:
+    """Say on standard error why a run did not finish, and what to do next. Returns the exit status."""
+    stage, name = follower.failed_stage, summary.as_argument(run)
+    print_error(f"{stage or 'run'}: {follower.reason}")
+    print_error(f"see runner logs {name} --stage {stage}" if stage else f"see runner show {name}")
+    return follower.status or 1
 
 
 def follow(run: Run, target: Target, follower: Follower, console: Console, lines: Iterator[bytes]) -> None:
     """Show the event stream `lines` of a started run until it ends, feed its tracker, and fetch its results."""
     tracker = trackers.of(run.typed_tracker())
-    feed = trackers.feed(tracker, run, lambda text: console.print(Text(text, style="yellow"), soft_wrap=True))
+    feed = trackers.feed(tracker, run, lambda text: say(console, text, "yellow"))
     with feed as tracked:
         follower.follow(tracked.passing(lines))
         target.fetch(run, adapter=run.recipe["target"]["fetch"] == "auto")
@@ -113,7 +120,7 @@ def _leave(run: Run, target: Target, console: Console, ask: bool) -> int:
         _print_detached(run, console)
         return 0
     target.cancel(run)
-    console.print(Text(f"Stopped. Run the same command to resume. Record: {run.folder}", style="yellow"))
+    say(console, f"Stopped. Run the same command to resume. Record: {run.folder}", "yellow")
     return 130
 
 
@@ -128,10 +135,7 @@ def _wants_to_detach(target: Target, console: Console) -> bool:
 
 
 def _print_detached(run: Run, console: Console) -> None:
-    console.print(
-        Text(f"{run.name} continues in the background; use runner attach, logs, status or cancel {run.name}"),
-        soft_wrap=True,
-    )
+    say(console, f"{run.name} continues in the background; use runner attach, logs, status or cancel {run.name}")
 
 
 @contextmanager

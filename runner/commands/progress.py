@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
+from runner.commands.tables import say
 from runner.execute.run_folder import parse_event
 from runner.plan.model import Step
+
+_INDENT = " " * 6  # of what is said below the title of a step
+_WIDE = 120  # columns that hold a long bar and the speed as well
+_ONE_LINE = Column(no_wrap=True)
 
 
 @dataclass
@@ -76,11 +81,15 @@ class Follower:
                     getattr(self, f"_on_{event['event']}", self._on_other)(event)
 
     def _bar(self) -> Progress:
-        columns: list[str | ProgressColumn] = [
-            TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), _Count(), TimeRemainingColumn(),
-            TextColumn("{task.fields[numbers]}", style="dim"),
+        columns: list[ProgressColumn] = [
+            _Title(), BarColumn(bar_width=24 if self._is_wide else 8), _Count(_ONE_LINE), TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}", style="dim", table_column=_ONE_LINE),
         ]  # fmt: skip
         return Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
+
+    @property
+    def _is_wide(self) -> bool:
+        return self._console.width >= _WIDE
 
     def _on_other(self, event: dict[str, Any]) -> None:
         """Not shown: a checkpoint, until a training resumes from it, and what another version reports."""
@@ -98,7 +107,7 @@ class Follower:
 
     def _on_step_begun(self, event: dict[str, Any], title: str) -> None:
         self._progress.remove_task(self._task)  # resetting it would keep the total of the step before
-        self._task = self._progress.add_task(escape(title), total=None, numbers="")
+        self._task = self._progress.add_task(title, total=None, numbers="")
         self._milestones.begin()
 
     def _on_step_waiting(self, event: dict[str, Any], title: str) -> None:
@@ -118,27 +127,29 @@ class Follower:
     def _on_progress(self, event: dict[str, Any]) -> None:
         self._progress.update(self._task, completed=event["done"], total=event["total"], unit=event["unit"])
         if not self._console.is_terminal and self._milestones.reached(event):
-            self._print(f"      {event['done']}/{event['total']} {event['unit']}{self._milestones.time_left()}", "dim")
+            count = f"{event['done']}/{event['total']} {event['unit']}"
+            self._print(f"{_INDENT}{count}{self._milestones.time_left()}", "dim")
 
     def _on_metric(self, event: dict[str, Any]) -> None:
-        values = [
-            f"{name} {value:.4g}" for name, value in event["values"].items() if name in ("loss", "tokens_per_second")
-        ]
-        if values:
-            self._progress.update(self._task, numbers=" · ".join(values).replace("tokens_per_second", "tokens/s"))
+        values = event["values"]
+        numbers = [f"loss {values['loss']:.4g}"] if "loss" in values else []
+        if self._is_wide and "tokens_per_second" in values:
+            numbers.append(f"{values['tokens_per_second']:,.0f} tokens/s")
+        if numbers:
+            self._progress.update(self._task, numbers=" · ".join(numbers))
 
     def _on_interrupted(self, event: dict[str, Any]) -> None:
-        self._print(f"      interrupted after step {event['at']}, with a checkpoint", "yellow")
+        self._print(f"{_INDENT}interrupted after step {event['at']}, with a checkpoint", "yellow")
 
     def _on_log(self, event: dict[str, Any]) -> None:
-        self._print(f"      {event['message']}", {"warning": "yellow", "error": "red"}.get(event["level"], "dim"))
+        self._print(f"{_INDENT}{event['message']}", {"warning": "yellow", "error": "red"}.get(event["level"], "dim"))
 
     def _on_serving(self, event: dict[str, Any]) -> None:
         self.serving = True
-        self._print(f"      serving at {event['url']}, models: {', '.join(event['models'])}", "bold")
+        self._print(f"{_INDENT}serving at {event['url']}, models: {', '.join(event['models'])}", "bold")
 
     def _print(self, text: str, style: str) -> None:
-        self._console.print(Text(text, style=style), soft_wrap=True)
+        say(self._console, text, style, indent=len(_INDENT))
 
 
 class _Milestones:
@@ -160,6 +171,13 @@ class _Milestones:
         """`, N s left`, at the average speed so far."""
         elapsed = time.monotonic() - self._started
         return f", {elapsed / self._share - elapsed:.0f} s left"
+
+
+class _Title(ProgressColumn):
+    """The title of the step: what is cut where a terminal is narrow."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.description, style="bold", no_wrap=True, overflow="ellipsis")
 
 
 class _Count(ProgressColumn):

@@ -79,26 +79,30 @@ def show(run: Run, console: Console) -> None:
         ("cost", cost.text(cost.cost(run))),
     ):
         if value:
-            console.print(Text(f"{name:<8} {value}"), soft_wrap=True)
+            tables.say(console, f"{name:<8} {value}", indent=9)
     table = tables.table("stage", "state", "seconds", "artifact")
     for step in run.plan["steps"]:
         event = run.stages().get(step["stage"], {})
-        table.add_row(step["stage"], event.get("state", "-"), str(event.get("seconds", "")), step["key"])
+        table.add_row(step["stage"], event.get("state", "-"), _seconds(event), step["key"])
     console.print(table)
     _show_failure(run, console)
     summary.show(run, console)
+
+
+def _seconds(event: Mapping[str, Any]) -> str:
+    return f"{event['seconds']:.1f}" if "seconds" in event else ""
 
 
 def _show_failure(run: Run, console: Console) -> None:
     """Why a run did not finish, and the last lines of its log."""
     stages = run.stages()
     if run.state == "pruned":
-        console.print(Text(f"pruned   {run.prune_reason}", style="yellow"), soft_wrap=True)
+        tables.say(console, f"pruned   {run.prune_reason}", "yellow", indent=9)
     if run.state not in ("failed", "killed") or not stages:
         return
     stage, event = next(reversed(stages.items()))
     reason = event.get("reason", "ended without an event: it was killed, or its machine went down")
-    console.print(Text(f"{run.state:<8} {stage}: {reason}", style="red"), soft_wrap=True)
+    tables.say(console, f"{run.state:<8} {stage}: {reason}", "red", indent=9)
     log = run.folder / "logs" / f"{stage}.log"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     for line in lines[-_LAST_LINES:]:

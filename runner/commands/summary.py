@@ -15,6 +15,8 @@ from runner.commands import tables
 from runner.metrics import EVALUATION, served
 from runner.record.runs import Run
 
+_LABEL = 9  # columns of the label of a line
+_LONGEST_SAMPLE = 400  # characters
 _MOST_SAMPLES = 50  # among which one is looked for that the adapter answers exactly
 
 
@@ -26,23 +28,23 @@ def show(run: Run, console: Console) -> None:
         _show_sample(run.samples(_MOST_SAMPLES), console)
     smoke = run.result("serve", "smoke.json")
     if smoke:
-        console.print(Text(f"served: {served(smoke)}"))
+        tables.say(console, f"served: {served(smoke)}", indent=len("served: "))
     for name, path in _places(run):
         console.print(Text(f"{name:<8} {_short(path)}"), soft_wrap=True)
 
 
 def show_next(run: Run, console: Console) -> None:
     """Print what to do with a run that trained an adapter."""
-    for heading, command in zip(("next", ""), next_commands(run), strict=False):
-        console.print(Text(f"{heading:<8} {command}"), soft_wrap=True)
+    for number, command in enumerate(next_commands(run)):
+        console.print(Text(f"{'' if number else 'next':<8} {command}"), soft_wrap=True)
 
 
 def next_commands(run: Run) -> list[str]:
     """What to type next about a run that finished."""
     stages = {step["stage"] for step in run.plan["steps"]}
-    serve = f"runner serve {as_argument(run)}, and in another terminal: runner ask"
-    commands = {"evaluate": f"runner report {as_argument(run)}", "export": serve}
-    return [command for stage, command in commands.items() if stage in stages]
+    name = as_argument(run)
+    commands = {"evaluate": [f"runner report {name}"], "export": [f"runner serve {name} --detach", "runner ask"]}
+    return [command for stage, several in commands.items() if stage in stages for command in several]
 
 
 def as_argument(run: Run) -> str:
@@ -71,8 +73,8 @@ def _show_sample(samples: list[dict[str, Any]] | None, console: Console) -> None
         ("base", best["base"]["text"]),
         ("adapter", best["adapter"]["text"]),
     ):
-        indented = text.strip().replace("\n", "\n" + " " * 9)
-        console.print(Text(f"{side:<8} {indented[:400]}", style="" if side == "adapter" else "dim"), soft_wrap=True)
+        shown = f"{side:<8} {text.strip()[:_LONGEST_SAMPLE]}"
+        tables.say(console, shown, "" if side == "adapter" else "dim", indent=_LABEL)
     console.print()
 
 

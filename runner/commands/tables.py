@@ -60,6 +60,16 @@ def one_line(text: str, console: Console) -> Text:
     return Text(text, no_wrap=True, overflow="ellipsis") if console.is_terminal else Text(text)
 
 
+def say(console: Console, text: str | Text, style: str = "", indent: int = 0) -> None:
+    """Print text of any length, its lines after the first `indent` columns from the left. Only a terminal breaks them,
+    between words.
+    """
+    said = Text(text, style=style) if isinstance(text, str) else text
+    head, rest = said[:indent], said[indent:]
+    lines = rest.wrap(console, max(console.width - indent, 1)) if console.is_terminal else rest.split()
+    console.print(head + Text("\n" + " " * indent).join(lines), soft_wrap=True, highlight=False)
+
+
 def print_json(value: Any) -> None:
     """Print what a command lists or shows for programs: JSON on stdout, with null for what is no number."""
     print(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))

@@ -164,7 +164,9 @@ def environment(python: str) -> dict[str, Any]:
     try:
         command = [python, "-c", LIST_PACKAGES]
         done = subprocess.run(command, capture_output=True, timeout=_TOOL_SECONDS, encoding="utf-8")
-        done.check_returncode()
+        if done.returncode:
+            said = done.stderr.strip().splitlines()[-1:] or ["it printed nothing"]
+            return {"error": f"does not run Python: exit status {done.returncode}: {said[0]}"}
         return json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         return {"error": _reason(error)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from runner.compose.schema import Recipe
@@ -34,6 +34,10 @@ class Objective:
         if value is None or math.isnan(value):
             return True, 0.0
         return False, -value if self.direction == "maximize" else value
+
+    def ranked(self, runs: Iterable[Run]) -> list[Run]:
+        """Runs with the best first, and those without a value by name."""
+        return sorted(runs, key=lambda run: (self.sort_key(self.of(run)), run.name))
 
 
 def objective(recipe: Recipe) -> Objective:

@@ -392,6 +392,8 @@ def test_a_server_for_all_addresses_says_so_and_asks_for_its_key(tiny_model):
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, transport=transport) as client:
         assert client.get("/health").status_code == 200
         assert client.get("/v1/models", headers={"Host": "node-7"}).status_code == 401
+        page = client.get("/")
+        assert page.status_code == 401 and "start `runner ui` with VLLM_API_KEY set" in page.text
         assert client.get("/v1/models", headers={"Authorization": b"Bearer s\xffcret"}).status_code == 401
         named = {"Host": "node-7", "Authorization": "Bearer secret"}
         assert client.get("/v1/models", headers=named).status_code == 200

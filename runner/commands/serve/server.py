@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
 from runner import targets
-from runner.commands.lifecycle import begin, say_notes, terminate_as_interrupt, watch
+from runner.commands.lifecycle import begin, report_failure, say_notes, terminate_as_interrupt, watch
 from runner.commands.progress import Follower
 from runner.commands.serve import servers
 from runner.commands.serve.generate import afterwards, artifacts_of, check_together
-from runner.commands.tables import terminal
+from runner.commands.tables import say, terminal
 from runner.compose.groups import list_groups, option_file
 from runner.compose.overrides import check_overrides, parse
 from runner.compose.recipe import Composed, compose, recipe_names
@@ -176,10 +175,9 @@ def detach_when_serving(run: Run, target: Target, console: Console) -> int:
         target.cancel(run)
         return 130
     if not follower.serving:
-        console.print(Text(f"{follower.failed_stage or 'run'}: {follower.reason}", style="red"), soft_wrap=True)
-        return follower.status or 1
+        return report_failure(run, follower)
     target.detach()
-    console.print(Text(f"Stop it with `runner stop {run.name}`."), soft_wrap=True)
+    say(console, f"Stop it with `runner stop {run.name}`.")
     return 0
 
 

@@ -24,7 +24,7 @@ def show(
     """Print all trials, best first, with their values of `keys`. Their `states` are by default those recorded."""
     headings = ("trial", *_headings([*keys, objective.metric]), "seconds", "state")
     table = tables.table(*headings, title=f"{objective.metric}, best first", title_justify="left")
-    for run in sorted(runs, key=lambda run: (objective.sort_key(objective.of(run)), run.name)):
+    for run in objective.ranked(runs):
         values = values_of(run.manifest["overrides"])
         value = objective.of(run)
         score = "-" if value is None else RANKING[objective.metric].text(value)

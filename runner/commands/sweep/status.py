@@ -6,14 +6,14 @@ import argparse
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
 from runner import targets
-from runner.commands import lifecycle, questions
+from runner.commands import lifecycle, questions, records
 from runner.commands.sweep import leaderboard
-from runner.commands.tables import terminal
+from runner.commands.tables import print_json, say, terminal
 from runner.compose.recipe import Composed
 from runner.errors import RecipeError, did_you_mean
 from runner.execute.run_folder import SWEEP
@@ -23,13 +23,12 @@ from runner.record.contents import read_json
 from runner.record.ranking import Objective
 from runner.record.runs import Run
 
-_ENDED = ("finished", "pruned", "failed")
+ENDED = ("finished", "pruned", "failed")  # states of trials that will not go on
 
 
 def show(folder: Path, console: Console) -> None:
     """Print the trials of a sweep, best first, which of them failed and why, the best so far, and what is left."""
-    sweep = read_json(folder / SWEEP, contents.SWEEP)
-    trials = runs.readable(runs.every(folder), lambda trial: (trial.state, trial.metrics(), trial.stages()))
+    sweep, trials = _described(folder), _trials(folder)
     states = _states(trials)
     objective = Objective(sweep["objective"], sweep["direction"])
     leaderboard.show(trials, objective, sweep.get("keys", []), console, states)
@@ -42,7 +41,28 @@ def show(folder: Path, console: Console) -> None:
         ("sweep", str(folder)),
     ):
         if text:
-            console.print(Text(f"{name:<8} {text}"), soft_wrap=True)
+            say(console, f"{name:<8} {text}", indent=9)
+
+
+def as_json(folder: Path) -> dict[str, Any]:
+    """A sweep as JSON values: its objective, how many trials it has, and those that have started, best first."""
+    sweep, trials = _described(folder), _trials(folder)
+    objective = Objective(sweep["objective"], sweep["direction"])
+    states = _states(trials)
+    ranked = objective.ranked(trials)
+    started = [records.as_json(run) | {"state": states[run], "objective": objective.of(run)} for run in ranked]
+    return {
+        "sweep": folder.name, "folder": str(folder), "objective": objective.metric, "direction": objective.direction,
+        "keys": sweep.get("keys", []), "size": sweep.get("trials", len(trials)), "trials": started,
+    }  # fmt: skip
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    return read_json(folder / SWEEP, contents.SWEEP)
+
+
+def _trials(folder: Path) -> list[Run]:
+    return runs.readable(runs.every(folder), lambda trial: (trial.state, trial.metrics(), trial.stages()))
 
 
 def _states(trials: Sequence[Run]) -> dict[Run, str]:
@@ -55,10 +75,10 @@ def _explain(run: Run, console: Console) -> None:
     """Why a trial was pruned or has failed."""
     failed = [event for event in run.stages().values() if event["state"] == "failed"]
     if run.prune_reason and run.state == "pruned":
-        console.print(Text(f"{run.folder.name:<8} pruned: {run.prune_reason}", style="yellow"), soft_wrap=True)
+        say(console, f"{run.folder.name:<8} pruned: {run.prune_reason}", "yellow", indent=9)
     elif failed:
         reason = f"{failed[-1]['stage']}: {failed[-1]['reason']}"
-        console.print(Text(f"{run.folder.name:<8} failed: {reason}", style="red"), soft_wrap=True)
+        say(console, f"{run.folder.name:<8} failed: {reason}", "red", indent=9)
 
 
 def _counts(states: dict[Run, str], size: int) -> str:
@@ -78,7 +98,7 @@ def _best(trials: Sequence[Run], objective: Objective) -> str:
 
 def time_left(trials: Sequence[Run], size: int) -> str:
     """How long a sweep in progress will take from now on, if its other trials take as long as those that ended."""
-    ended = [run.seconds() for run in trials if run.state in _ENDED]
+    ended = [run.seconds() for run in trials if run.state in ENDED]
     active = [run.seconds() for run in trials if run.state in runs.ACTIVE]
     if not ended or not active:
         return ""
@@ -123,6 +143,8 @@ def find_sweep(name: str, folder: Path) -> Path:
         return sweeps[names[0]]
     if names:
         raise RecipeError(f'"{name}" matches {len(names)} sweeps: {", ".join(names[-5:])}; write more of the name')
+    if not sweeps:
+        raise RecipeError(f"{folder / 'sweeps'}: no sweeps yet; runner run RECIPE -m KEY=VALUE,VALUE starts one")
     raise RecipeError(f"{name}: no such sweep in {folder / 'sweeps'}; {did_you_mean(name, list(sweeps))}")
 
 
@@ -130,7 +152,7 @@ def sweep_command(args: argparse.Namespace) -> int:
     """Show a sweep, or run one of its trials again."""
     folder = find_sweep(args.sweep, args.folder)
     if args.rerun is None:
-        show(folder, terminal())
+        print_json(as_json(folder)) if args.json else show(folder, terminal())
         return 0
     trials = {run.folder.name: run for run in runs.recorded(folder)}
     number = f"{args.rerun:03d}"

@@ -44,6 +44,7 @@ from runner.commands.sweep import launcher, leaderboard, optuna_study
 from runner.commands.sweep.budget import Budget, budget_of
 from runner.commands.sweep.pruning import pruner_of
 from runner.commands.sweep.trial import Job, OutOfBudget, SweepStopped, varying, wait
+from runner.commands.tables import say
 from runner.compose.overrides import hydra_overrides
 from runner.compose.recipe import Composed, from_hydra, one_line, prepare_hydra
 from runner.compose.url_secrets import without_secrets
@@ -87,8 +88,8 @@ class Sweep:
     budget: Budget
 
 
-def sweep(source: Path, overrides: Sequence[str], console: Console) -> int:
-    """Run or resume the sweep of the recipe at `source` with `overrides`.
+def sweep(source: Path, overrides: Sequence[str], console: Console, quiet: bool = False) -> int:
+    """Run or resume the sweep of the recipe at `source` with `overrides`; show no progress if `quiet`.
 
     Returns 0 if every trial has finished or the budget is used up, 1 if one failed, 130 if it was stopped. Raises
     RecipeError before any work.
@@ -97,7 +98,7 @@ def sweep(source: Path, overrides: Sequence[str], console: Console) -> int:
         recipe = plan.trials[0][0].recipe
         create.prepare_folders(recipe, targets.of(recipe.target).local_store)
         with exclusive(plan.folder):
-            return _run(plan, console)
+            return _run(plan, console, quiet)
 
 
 @contextmanager
@@ -242,15 +243,13 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
 
 
-def _run(planned: Sweep, console: Console) -> int:
+def _run(planned: Sweep, console: Console, quiet: bool) -> int:
     _write_description(planned)
-    console.print(Text(f"sweep of {planned.size} trials in {planned.folder}"), soft_wrap=True)
-    if _is_grid(planned.config):
-        steps = _steps([plan for _, plan in planned.trials])
-        console.print(Text(f"steps    {steps}; those in the store are not run again"), soft_wrap=True)
+    if not quiet:
+        _announce(planned, console)
     try:
         with terminate_as_interrupt():
-            _launch(planned)
+            _launch(planned, quiet)
     except KeyboardInterrupt:
         _end_trials(planned.folder)
         _show(planned, console, "stopped")
@@ -260,6 +259,13 @@ def _run(planned: Sweep, console: Console) -> int:
         _show(planned, console, str(stop))
         return 0 if isinstance(stop, OutOfBudget) and not _failed(planned) else 1
     return 0 if _show(planned, console, "") >= planned.size else 1
+
+
+def _announce(planned: Sweep, console: Console) -> None:
+    console.print(Text(f"sweep of {planned.size} trials in {planned.folder}"), soft_wrap=True)
+    if _is_grid(planned.config):
+        steps = _steps([plan for _, plan in planned.trials])
+        say(console, f"steps    {steps}; those in the store are not run again", indent=9)
 
 
 def _failed(planned: Sweep) -> bool:
@@ -278,15 +284,17 @@ def _write_description(planned: Sweep) -> None:
     files.write_atomic(planned.folder / SWEEP, json.dumps(description, indent=2) + "\n")
 
 
-def _launch(planned: Sweep) -> None:
+def _launch(planned: Sweep, quiet: bool) -> None:
     hydra = GlobalHydra.instance().hydra
     assert hydra
     first, more = 0, [f"hydra.sweep.dir={optuna_study.quoted(str(planned.folder))}"]
     if _is_optuna(planned.config):
         first, settings = optuna_study.settings(planned.config, planned.folder, planned.objective.direction)
         more += settings
-    stop, keys = planned.config.sweep.stop_on_failure, tuple(planned.keys)
-    job = Job(planned.source, planned.folder, planned.objective, keys, stop, planned.budget, first, os.getpid())
+    job = Job(
+        planned.source, planned.folder, planned.objective, tuple(planned.keys), planned.size, first, os.getpid(),
+        stop_on_failure=planned.config.sweep.stop_on_failure, budget=planned.budget, quiet=quiet,
+    )  # fmt: skip
     try:
         hydra.multirun(planned.source.name, job, [*planned.overrides, *more])
     except ValueError:  # the Optuna sweeper ends by reporting the best trial, which fails if no trial finished
@@ -313,6 +321,6 @@ def _show(planned: Sweep, console: Console, stopped: str) -> int:
         leaderboard.show(trials, planned.objective, planned.keys, console)
     if stopped:
         text = f"{stopped} with {finished} of {planned.size} trials finished. Run the same command to resume."
-        console.print(Text(text, style="yellow"), soft_wrap=True)
+        say(console, text, "yellow")
     console.print(Text(f"sweep    {planned.folder}"), soft_wrap=True)
     return finished

@@ -14,7 +14,6 @@ from typing import TypeVar
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.text import Text
 
 from runner import targets
 from runner.commands.lifecycle import follow, start, terminate_as_interrupt
@@ -22,17 +21,21 @@ from runner.commands.progress import Follower
 from runner.commands.sweep.budget import Budget
 from runner.commands.sweep.leaderboard import values_of
 from runner.commands.sweep.pruning import Pruner, held_out_losses, pruner_of, watch
+from runner.commands.sweep.status import ENDED, seconds_left
+from runner.commands.tables import say, terminal
 from runner.compose.recipe import Composed, from_hydra, prepare_hydra
 from runner.errors import RecipeError
 from runner.execute import files
 from runner.execute.process import die_with_parent
 from runner.execute.run_folder import LOCK
 from runner.execute.schedulers.base import NO_ANSWER
+from runner.metrics import duration
 from runner.plan.model import Plan
 from runner.record import create
 from runner.record.contents import DamagedRecord
 from runner.record.ranking import Objective
-from runner.record.runs import Run, every, readable
+from runner.record.runs import ACTIVE, Run, every, readable
+from runner.startup import print_error
 
 T = TypeVar("T")
 
@@ -55,7 +58,7 @@ class _Failed(Exception):
 class _Bar(Follower):
     """Shows only the progress bar of the current stage: a sweep prints a line when a trial starts and when it ends."""
 
-    def _say(self, text: str, style: str) -> None:
+    def _print(self, text: str, style: str) -> None:
         pass
 
 
@@ -76,18 +79,20 @@ class Trial:
 class Job:
     """The function that Hydra's launchers call for each trial, in this process or in one of joblib.
 
-    `keys` are the keys that vary, `first` is the number of the first trial of this execution of the sweep, and
-    `sweep_pid` is its process.
+    `keys` are the keys that vary and `size` is the number of trials, `first` is the number of the first trial of this
+    execution of the sweep, and `sweep_pid` is its process.
     """
 
     source: Path
     sweep: Path
     objective: Objective
     keys: Sequence[str]
-    stop_on_failure: bool
-    budget: Budget
+    size: int
     first: int
     sweep_pid: int
+    stop_on_failure: bool
+    budget: Budget
+    quiet: bool
 
     def __call__(self, config: DictConfig) -> float | None:
         """Run the trial that Hydra has composed. Returns its objective; None if it failed."""
@@ -143,7 +148,7 @@ class Job:
         try:
             return work()
         except (RecipeError, _Failed) as error:
-            self._say(number, f"failed: {error}", "red")
+            print_error(f"trial {number}: failed: {error}")
         if self.stop_on_failure:
             raise SweepStopped("stopped at the first failure")
         return None
@@ -168,7 +173,7 @@ class Job:
 
     def _prepare(self, number: int, config: DictConfig) -> Trial:
         composed = from_hydra(config, HydraConfig.get(), self.source)
-        self._say(number, varying(composed.overrides, self.keys), "bold")
+        self._say(number, f"{varying(composed.overrides, self.keys)} [{number + 1}/{self.size}]", "bold")
         target = targets.of(composed.recipe.target)
         folder, plan = folder_of(self.sweep, number), target.plan(composed.recipe)
         pruner = pruner_of(composed.recipe)
@@ -210,8 +215,16 @@ class Job:
             self._say(trial.number, f"pruned {when}: {trial.run.prune_reason}", "yellow")
             return self._value_of_pruned(trial.run)
         value = self.objective.of(trial.run)
-        self._say(trial.number, f"finished {when}: {self.objective.text(value)}", "green")
+        self._say(trial.number, f"finished {when}: {self.objective.text(value)}{self._time_left()}", "green")
         return value
+
+    def _time_left(self) -> str:
+        """What the trials that have not ended will take, if they are like the others."""
+        trials = readable(every(self.sweep), lambda trial: (trial.state, trial.seconds()))
+        ended = [trial.seconds() for trial in trials if trial.state in ENDED]
+        active = [trial.seconds() for trial in trials if trial.state in ACTIVE]
+        left = seconds_left(ended, active or [0.0], self.size) if ended else 0.0
+        return f"; about {duration(left)} left" if left else ""
 
     def _value_of_pruned(self, run: Run) -> float | None:
         """What a search learns from a pruned trial: the held-out loss so far, if that is what it optimizes."""
@@ -219,7 +232,7 @@ class Job:
         return losses[max(losses)] if losses and self.objective.metric == _HELD_OUT_LOSS else None
 
     def _follow(self, trial: Trial, with_bar: bool) -> None:
-        follower = _Bar(trial.plan.steps, Console(quiet=not with_bar))
+        follower = _Bar(trial.plan.steps, Console(quiet=self.quiet or not with_bar))
         lines = trial.target.follow(trial.run)
         if trial.pruner:
             lines = watch(lines, trial.run, trial.pruner)
@@ -228,7 +241,8 @@ class Job:
             raise _Failed(f"{follower.failed_stage or 'run'}: {follower.reason}")
 
     def _say(self, number: int, text: str, style: str) -> None:
-        Console().print(Text(f"trial {number}: {text}", style=style), soft_wrap=True)
+        if not self.quiet:
+            say(terminal(), f"trial {number}: {text}", style)
 
 
 def _value_of(outcome: float | Exception | None) -> float | None:

@@ -12,12 +12,18 @@ import os
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from common.serving.openai_api import ApiError
 
 API_KEY = "VLLM_API_KEY"  # vLLM's variable, so that a client needs one name for both servers
+_NO_KEY = f"The Authorization header must be Bearer and the API key: the value of {API_KEY} when the server was started"
+_FOR_BROWSERS = f"""This server answers only with an API key.
+
+In a browser: start `runner ui` with {API_KEY} set to the key, and open Playground.
+On a command line: runner ask, with {API_KEY} set; or curl -H "Authorization: Bearer ${API_KEY}".
+"""
 _DENIED = "PermissionDeniedError"
 
 
@@ -36,7 +42,7 @@ class Access:
             try:
                 self._check(scope["path"], Headers(scope=scope))
             except ApiError as error:
-                await JSONResponse(error.content, error.status)(scope, receive, send)
+                await _refusal(error, scope["path"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -48,7 +54,14 @@ class Access:
             raise ApiError("Origin is another site", None, 403, _DENIED)
         given = headers.get("authorization", "").encode()
         if self._api_key and path != "/health" and not hmac.compare_digest(given, f"Bearer {self._api_key}".encode()):
-            raise ApiError("The Authorization header must be Bearer and the API key", None, 401, "AuthenticationError")
+            raise ApiError(_NO_KEY, None, 401, "AuthenticationError")
+
+
+def _refusal(error: ApiError, path: str) -> Response:
+    """A program gets the error as an object; who opens `/` is a person, who cannot send the header."""
+    if path == "/" and error.status == 401:
+        return PlainTextResponse(_FOR_BROWSERS, error.status)
+    return JSONResponse(error.content, error.status)
 
 
 def is_local(host: str) -> bool:

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from runner import targets
-from runner.commands import lifecycle
+from runner.commands import lifecycle, summary
 from runner.compose.recipe import Composed, compose
 from runner.errors import RecipeError
 from runner.plan.model import Plan, Step
@@ -63,12 +63,14 @@ def test_a_run_that_finished_is_summarized(tmp_path: Path, watch, attached: bool
 
 @pytest.mark.parametrize(("program", "status"), [("exit('no & [good]')", 1), ("print('no & [good]'); exit(2)", 2)])
 def test_a_run_that_failed_shows_its_reason_and_returns_its_status(
-    tmp_path: Path, watch, program: str, status: int
+    tmp_path: Path, watch, capsys: pytest.CaptureFixture[str], program: str, status: int
 ) -> None:
     run, target = begun(tmp_path, program)
     got, output = watch(run, target)
     assert (got, run.state) == (status, "failed")
-    assert f"train: no & [good] (exit status {status}" in output
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith(f"runner: train: no & [good] (exit status {status}")
+    assert said[1] == f"runner: see runner logs {summary.as_argument(run)} --stage train"
     assert f"run      {run.folder}" not in output
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
+import pytest
 from rich.console import Console
 
 from runner.commands.progress import Follower, StageProgress, last_progress
@@ -41,6 +43,25 @@ def test_stages_are_numbered_and_timed() -> None:
     assert lines[2].startswith("[2/2] do train") and lines[2].endswith("12.3 s")
     assert follower.seconds == {"train": 12.34}
     assert follower.state == "finished"
+
+
+@pytest.mark.parametrize(("width", "speed"), [(80, ""), (120, " · 1,235 tokens/s"), (200, " · 1,235 tokens/s")])
+def test_the_line_of_the_current_step_fits_the_terminal(width: int, speed: str) -> None:
+    output = io.StringIO()
+    title = "train LoRA of rank 16 on 2 nodes of 32 cores each, 64 ranks in all"
+    console = Console(file=output, width=width, force_terminal=True, color_system=None)
+    events = [
+        step("train", "begun"),
+        {"event": "progress", "stage": "train", "done": 1234, "total": 3260, "unit": "step"},
+        {"event": "metric", "stage": "train", "at": 1, "values": {"loss": 0.0412345, "tokens_per_second": 1234.56}},
+    ]
+    Follower([Step("train", title, "train-1", (), {}, True, False)], console).follow(
+        json.dumps(event).encode() for event in events
+    )
+    plain = re.sub(r"\x1b\[[\d?]*[a-zA-Z]", "", output.getvalue())
+    line = next(line for line in re.split(r"[\r\n]", plain) if "loss" in line)
+    assert line.startswith("[1/1] train LoRA of rank 16") and f"loss 0.04123{speed}" in line
+    assert "1234/3260 step" in line and len(line.rstrip()) <= width
 
 
 def test_who_waits_says_for_whom() -> None:

@@ -67,7 +67,7 @@ def test_what_to_do_next_can_be_typed_from_where_the_user_is(tmp_path: Path, mon
 
 def test_an_exported_adapter_can_be_served_next(tmp_path: Path) -> None:
     run = a_run(tmp_path, stage="export", key="export-1")
-    assert next_of(run) == f"next     runner serve {run.folder}, and in another terminal: runner ask\n"
+    assert next_of(run) == f"next     runner serve {run.folder} --detach\n         runner ask\n"
 
 
 def test_nothing_is_next_after_a_run_that_trained_nothing(tmp_path: Path) -> None:

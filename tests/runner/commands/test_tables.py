@@ -33,3 +33,22 @@ def test_a_long_cell_is_wrapped_and_keeps_every_character() -> None:
 
 def test_what_is_not_a_terminal_gets_wide_lines(capsys) -> None:
     assert tables.terminal().width == 160
+
+
+def said(text: str, width: int, terminal: bool) -> str:
+    output = io.StringIO()
+    console = Console(file=output, width=width, force_terminal=terminal, color_system=None)
+    tables.say(console, text, indent=len("prompt   "))
+    return output.getvalue()
+
+
+def test_a_terminal_breaks_text_between_words_below_its_first_line() -> None:
+    assert said("prompt   CREATE TABLE boat\n(name TEXT)", 24, terminal=True) == (
+        "prompt   CREATE TABLE \n         boat\n         (name TEXT)\n"
+    )
+
+
+def test_a_file_gets_lines_whole() -> None:
+    assert said("prompt   CREATE TABLE boat\n(name TEXT)", 24, terminal=False) == (
+        "prompt   CREATE TABLE boat\n         (name TEXT)\n"
+    )

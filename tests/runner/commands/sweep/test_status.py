@@ -30,6 +30,16 @@ def test_the_best_so_far_the_failed_and_those_to_come_are_shown(tmp_path: Path) 
     assert f"sweep    {folder}" in shown and failed.exists()
 
 
+def test_json_has_the_objective_and_the_trials_best_first(tmp_path: Path) -> None:
+    folder = a_sweep(tmp_path, "sweep")
+    for number, loss in enumerate([0.5, 0.25]):
+        a_run(tmp_path, f"train.seed={number}", trial=f"sweep/00{number}", key=f"train-{number}", loss=loss)
+    printed = json.loads(runner(tmp_path, "sweep", "--json").stdout)
+    assert (printed["sweep"], printed["folder"], printed["objective"]) == ("sweep", str(folder), "train.loss")
+    found = [(trial["run"], trial["state"], trial["objective"]) for trial in printed["trials"]]
+    assert found == [("sweep/001", "finished", 0.25), ("sweep/000", "finished", 0.5)]
+
+
 def test_the_time_left_is_that_of_trials_like_those_that_ended(tmp_path: Path) -> None:
     done = timed(a_run(tmp_path, key="train-0", loss=1.0), 600)
     assert status.time_left([done], 4) == "", "no trial is running"
@@ -63,7 +73,7 @@ def test_a_trial_runs_again_in_its_place(tmp_path: Path) -> None:
 
 def test_a_sweep_is_found_by_a_part_of_its_name_and_by_its_folder(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    with pytest.raises(RecipeError, match="last: no such sweep"):
+    with pytest.raises(RecipeError, match="no sweeps yet; runner run"):
         status.find_sweep("last", runs)
     first, second = a_sweep(tmp_path, "one-1a"), a_sweep(tmp_path, "two-1b")
     os.utime(first / "sweep.json", (1, 1))

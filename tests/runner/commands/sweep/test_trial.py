@@ -70,5 +70,8 @@ def test_a_trial_waits_for_an_executor_that_is_still_stopping(tmp_path: Path) ->
 @pytest.mark.parametrize(("metric", "value"), [("train.eval_loss_end", 0.75), ("adapter.execution_accuracy", None)])
 def test_a_search_learns_the_held_out_loss_of_a_pruned_trial(tmp_path: Path, metric: str, value: float | None) -> None:
     run = with_losses(a_trial(tmp_path, "sweep/000", []), {5: 1.0, 10: 0.75})
-    job = trial.Job(tmp_path, tmp_path, Objective(metric, "minimize"), [], False, Budget(), 0, os.getpid())
+    job = trial.Job(
+        tmp_path, tmp_path, Objective(metric, "minimize"), [], 1, 0, os.getpid(),
+        stop_on_failure=False, budget=Budget(), quiet=False,
+    )  # fmt: skip
     assert job._value_of_pruned(run) == value
