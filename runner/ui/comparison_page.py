@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from urllib.parse import quote, urlencode
 
-from runner.commands.sweep.status import time_left
+from runner.commands.sweep.remaining import time_left
 from runner.execute.run_folder import SWEEP
 from runner.record import runs
 from runner.record.report import comparison

@@ -13,17 +13,15 @@ from rich.console import Console
 from runner import targets
 from runner.commands import lifecycle, questions, records
 from runner.commands.sweep import leaderboard
+from runner.commands.sweep.remaining import time_left
 from runner.commands.tables import print_json, say, terminal
 from runner.compose.recipe import Composed
 from runner.errors import RecipeError, did_you_mean
 from runner.execute.run_folder import SWEEP
-from runner.metrics import duration
 from runner.record import contents, create, runs
 from runner.record.contents import read_json
 from runner.record.ranking import Objective
 from runner.record.runs import Run
-
-ENDED = ("finished", "pruned", "failed")  # states of trials that will not go on
 
 
 def show(folder: Path, console: Console) -> None:
@@ -94,22 +92,6 @@ def _best(trials: Sequence[Run], objective: Objective) -> str:
         return ""
     best = min(measured, key=lambda entry: entry[0])[1]
     return f"{best.name}: {objective.text(objective.of(best))}"
-
-
-def time_left(trials: Sequence[Run], size: int) -> str:
-    """How long a sweep in progress will take from now on, if its other trials take as long as those that ended."""
-    ended = [run.seconds() for run in trials if run.state in ENDED]
-    active = [run.seconds() for run in trials if run.state in runs.ACTIVE]
-    if not ended or not active:
-        return ""
-    each, left = sum(ended) / len(ended), seconds_left(ended, active, size)
-    return f"about {duration(left)}, at {duration(each)} a trial and {len(active)} at a time"
-
-
-def seconds_left(ended: Sequence[float], active: Sequence[float], size: int) -> float:
-    """The seconds until all `size` trials have ended, from those of the trials that ended and that are active."""
-    each = sum(ended) / len(ended)
-    return max(0.0, each * (size - len(ended)) - sum(active)) / len(active)
 
 
 def rerun(run: Run, console: Console) -> int:

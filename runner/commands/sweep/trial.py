@@ -21,7 +21,7 @@ from runner.commands.progress import Follower
 from runner.commands.sweep.budget import Budget
 from runner.commands.sweep.leaderboard import values_of
 from runner.commands.sweep.pruning import Pruner, held_out_losses, pruner_of, watch
-from runner.commands.sweep.status import ENDED, seconds_left
+from runner.commands.sweep.remaining import ENDED, seconds_left
 from runner.commands.tables import say, terminal
 from runner.compose.recipe import Composed, from_hydra, prepare_hydra
 from runner.errors import RecipeError

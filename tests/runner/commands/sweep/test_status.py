@@ -13,7 +13,6 @@ from records import a_run, a_sweep, ended
 
 from runner.commands.sweep import status
 from runner.errors import RecipeError
-from runner.record.runs import Run
 
 
 def test_the_best_so_far_the_failed_and_those_to_come_are_shown(tmp_path: Path) -> None:
@@ -38,25 +37,6 @@ def test_json_has_the_objective_and_the_trials_best_first(tmp_path: Path) -> Non
     assert (printed["sweep"], printed["folder"], printed["objective"]) == ("sweep", str(folder), "train.loss")
     found = [(trial["run"], trial["state"], trial["objective"]) for trial in printed["trials"]]
     assert found == [("sweep/001", "finished", 0.25), ("sweep/000", "finished", 0.5)]
-
-
-def test_the_time_left_is_that_of_trials_like_those_that_ended(tmp_path: Path) -> None:
-    done = timed(a_run(tmp_path, key="train-0", loss=1.0), 600)
-    assert status.time_left([done], 4) == "", "no trial is running"
-    assert status.seconds_left([done.seconds()], [60.0], size=4) == 3 * 600 - 60
-    assert status.seconds_left([600.0], [60.0, 40.0], size=3) == (2 * 600 - 100) / 2
-
-
-def timed(run: Run, seconds: float) -> Run:
-    events = run.folder / "events.jsonl"
-    first = {"event": "run", "state": "started", "time": 0.0}
-    kept = [json.loads(line) for line in events.read_text().splitlines()]
-    lines = [
-        first,
-        *({**event, "time": seconds} for event in kept or [{"event": "log", "level": "info", "message": ""}]),
-    ]
-    events.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return run
 
 
 def test_a_trial_runs_again_in_its_place(tmp_path: Path) -> None:
