@@ -90,14 +90,36 @@ def copy_atomic(source: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def _appearing(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its place at the end, unless an exception ends this."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """A file beside `path` that takes its place at the end, unless an exception ends this.
+
+    Its name does not depend on the process, so that what a killed one left there is used by the next.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    descriptor = _locked(temporary)
     try:
         yield temporary
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(descriptor)
+
+
+def _locked(temporary: Path) -> int:
+    """The descriptor of a file that this process alone writes; waits for another that writes it."""
+    while True:
+        try:
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
+        except PermissionError:
+            if not temporary.exists():
+                raise
+            temporary.unlink()  # left by another user's process
+            continue
+        lock(descriptor)
+        if _is_at(descriptor, temporary):
+            return descriptor
+        os.close(descriptor)  # it has taken its place meanwhile
 
 
 @contextlib.contextmanager

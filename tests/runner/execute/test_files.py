@@ -55,6 +55,38 @@ def test_a_file_is_replaced_whole_or_left_as_it_was(tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == [path]
 
 
+WRITE = """
+import os, shutil, sys
+from pathlib import Path
+from runner.execute import files
+shutil.copyfile = lambda source, path: (print("writing", flush=True), sys.stdin.read(), os._exit(9))
+files.copy_atomic(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_what_a_killed_process_left_beside_a_file_is_replaced_by_the_next(tmp_path: Path) -> None:
+    source, path = tmp_path / "source", tmp_path / "a.json"
+    source.write_text("new")
+    command = [sys.executable, "-c", WRITE, str(source), str(path)]
+    writer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert writer.stdout and writer.stdout.readline() == b"writing\n"
+    writer.kill()
+    writer.communicate()
+    assert len(list(tmp_path.iterdir())) == 2
+    files.copy_atomic(source, path)
+    assert sorted(tmp_path.iterdir()) == [path, source]
+    assert path.read_text() == "new"
+
+
+def test_processes_that_write_the_same_file_take_turns(tmp_path: Path) -> None:
+    write = "import sys; from pathlib import Path; from runner.execute import files\n"
+    write += "for _ in range(200): files.write_atomic(Path(sys.argv[1]), sys.argv[2] * 1000)"
+    writers = [subprocess.Popen([sys.executable, "-c", write, str(tmp_path / "file"), text]) for text in "ab"]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() in ("a" * 1000, "b" * 1000)
+
+
 def test_lines_of_a_growing_file_come_whole_and_none_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "HEARTBEAT", 0.0)
     path = tmp_path / "log"
