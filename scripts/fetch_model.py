@@ -117,7 +117,9 @@ def check_settings(folder: Path, tokenizer_folder: Path, trainer: str | None) ->
 
     _refuse_adapter(folder, without="config.json")
     vocab_size, path = model_config.read(folder, trainer).get("vocab_size"), folder / "config.json"
-    size = tokenizer.load(tokenizer_folder).get_vocab_size()
+    loaded = tokenizer.load(tokenizer_folder)
+    tokenizer.end_of_turn_id(tokenizer_folder, loaded)  # refuses a chat template that takes too much time or memory
+    size = loaded.get_vocab_size()
     if not isinstance(vocab_size, int) or size > vocab_size:
         raise BadInput(f"{tokenizer_folder}: its tokenizer has {size} tokens, but {path} has vocab_size {vocab_size}")
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import errno
 
 from runner import targets
 from runner.errors import RecipeError
 from runner.execute import gc
+
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def gc_command(args: argparse.Namespace) -> int:
@@ -24,6 +27,11 @@ def _here(args: argparse.Namespace) -> int:
         gc.collect(args.store.absolute(), args.folder, rules, args.dry_run)
     except gc.NoStore as error:
         raise RecipeError(f"gc: {error}") from None
+    except OSError as error:
+        if error.errno not in _FORBIDDEN:
+            raise
+        advice = "only who may write to the store and read the records can clear it; --dry-run shows what would go"
+        raise RecipeError(f"gc: {error.filename or args.store}: {error.strerror}; {advice}") from error
     return 0
 
 

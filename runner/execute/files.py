@@ -158,6 +158,14 @@ def _is_at(descriptor: int, path: Path) -> bool:
     return path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())
 
 
+def inside(folder: Path) -> list[Path]:
+    """What a folder holds, nothing where there is none. Raises OSError where it cannot be read, unlike Path.glob."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def digest(path: Path) -> str:
     """The SHA-256 of a file's content. Raises OSError."""
     sha = hashlib.sha256()

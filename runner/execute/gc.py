@@ -138,9 +138,9 @@ def _refers_to(run: Path, root: Path) -> set[str]:
     """Names in the store: what its steps make or read, and the compiled model of its server.
 
     Until the server has reported which compiled model it uses, the whole folder of them. Of a run whose plan is
-    damaged, what it links to.
+    damaged, what it links to. Raises PermissionError where its record may not be read.
     """
-    links = {link.readlink().name for link in (run / "artifacts").glob("*") if link.is_symlink()}
+    links = {link.readlink().name for link in files.inside(run / "artifacts") if link.is_symlink()}
     reported = {event["compiled"] for event in read_events(run, "serving") if "compiled" in event}
     planned = _planned(run, root)
     return links | reported | (planned - {COMPILED} if reported else planned)
@@ -150,6 +150,8 @@ def _planned(run: Path, root: Path) -> set[str]:
     try:
         plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
         return names_used({**plan, "store": root})
+    except PermissionError:
+        raise
     except _DAMAGE as error:
         print(f"{run / 'plan.json'} is damaged ({error}); of this run, only what it links to is kept")
         return set()
@@ -168,10 +170,17 @@ def verify(root: Path) -> int:
         damage = store.damage(key, digests=True)
         if damage:
             damaged += 1
-            print(f"{key}: {damage}; moved to {store.set_aside(key)}")
+            print(f"{key}: {damage}; {_moved_aside(store, key)}")
     earlier = f", {without} of an earlier version without digests" if without else ""
     print(f"{len(keys)} artifacts: {damaged} damaged{earlier}")
     return damaged
+
+
+def _moved_aside(store: Store, key: str) -> str:
+    try:
+        return f"moved to {store.set_aside(key)}"
+    except OSError as error:
+        return f"cannot be moved aside: {error.filename}: {error.strerror}"
 
 
 def _chosen(artifacts: Sequence[_Artifact], rules: Rules) -> list[_Artifact]:

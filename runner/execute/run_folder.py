@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,19 @@ ENDED = (*FINAL, "stopped")  # a job that was stopped may be started again by it
 
 
 def recorded(folder: Path) -> list[Path]:
-    """The records of runs in a folder and of the trials of the sweeps in it, also the damaged ones."""
-    return [path for pattern in ("*", "sweeps/*/*") for path in folder.glob(pattern) if is_record(path)]
+    """The records of runs in a folder and of the trials of the sweeps in it, also the damaged ones.
+
+    Raises OSError where a folder cannot be read: a run in it is not to be taken for none.
+    """
+    folders = files.inside(folder)
+    folders += [trial for sweep in files.inside(folder / "sweeps") for trial in files.inside(sweep)]
+    return [path for path in folders if is_record(path)]
 
 
 def is_record(folder: Path) -> bool:
-    """Whether a folder is the record of a run, be it damaged."""
+    """Whether a folder is the record of a run, be it damaged; one that may not be entered is taken for one."""
+    if folder.is_dir() and not os.access(folder, os.X_OK):
+        return True
     return any((folder / name).is_file() for name in _RECORD)
 
 

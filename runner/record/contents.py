@@ -70,11 +70,14 @@ RECIPE: Shape = {
 SAMPLE: Shape = {"prompt": str, "reference": str, "base": {"text": str}, "adapter": {"text": str}}
 
 
+_RESTORE = "the record is damaged; restore the file, or remove the folder of the run"
+
+
 class DamagedRecord(RecipeError):
     """A file of a record is missing, or does not hold what it should."""
 
-    def __init__(self, path: Path, problem: str):
-        super().__init__(f"{path}: {problem}: the record is damaged; restore the file, or remove the folder of the run")
+    def __init__(self, path: Path, problem: str, advice: str = _RESTORE):
+        super().__init__(f"{path}: {problem}: {advice}")
 
 
 def read_json(path: Path, shape: Shape) -> dict[str, Any]:
@@ -110,6 +113,8 @@ def _load_yaml(text: str) -> Any:
 def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
     try:
         content = path.read_bytes()
+    except PermissionError as error:
+        raise DamagedRecord(path, "you may not read it", "ask the owner of the run") from error
     except OSError as error:
         raise DamagedRecord(path, error.strerror or "cannot be read") from error
     try:

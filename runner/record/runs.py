@@ -218,7 +218,10 @@ def every(folder: Path) -> list[Run]:
 
 
 def recorded(folder: Path) -> list[Run]:
-    """The runs in a folder and the trials of the sweeps in it, also those whose record is damaged."""
+    """The runs in a folder and the trials of the sweeps in it, also those whose record is damaged.
+
+    Raises OSError where a folder cannot be read.
+    """
     return [Run(path) for path in run_folder.recorded(folder)]
 
 

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 _STATUS_OF_INTERRUPTED = 75  # <sysexits.h> EX_TEMPFAIL
 _LONGEST_MESSAGE = 1000  # characters; a message may quote a file
@@ -34,9 +35,15 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
         return action.help if action.default in (None, False, []) else super()._get_help_string(action)
 
 
+class _Parser(argparse.ArgumentParser):
+    def print_help(self, file: IO[str] | None = None) -> None:
+        """Where it cannot be written, argparse's own says nothing."""
+        print(self.format_help(), end="", file=file)
+
+
 def parser(description: str | None) -> argparse.ArgumentParser:
     """An argument parser whose help shows `description` as it is formatted, and the defaults of the flags."""
-    return argparse.ArgumentParser(description=description, formatter_class=_Formatter, allow_abbrev=False)
+    return _Parser(description=description, formatter_class=_Formatter, allow_abbrev=False)
 
 
 def main(
@@ -45,17 +52,24 @@ def main(
     """Parse `argv` and call `run`. Returns the exit status; errors are printed as one line, without a traceback."""
     _open_standard_streams()
     try:
-        run(flags.parse_args(argv))
-        sys.stdout.flush()
+        _run(run, flags, argv)
     except (BadInput, StageFailed, Interrupted) as error:
         _print_error(f"{flags.prog}: {error}")
         return _status(error)
     except OSError as error:
         _discard(1)
         if not isinstance(error, BrokenPipeError):  # else the reader of our output ended first, as `head` does
-            _print_error(f"{flags.prog}: {error.filename or ''}: {error.strerror or error}")
+            place = f"{error.filename}: " if error.filename else ""
+            _print_error(f"{flags.prog}: {place}{error.strerror or error}")
         return 1
     return 0
+
+
+def _run(run: Callable[[argparse.Namespace], None], flags: argparse.ArgumentParser, argv: Sequence[str] | None) -> None:
+    try:
+        run(flags.parse_args(argv))
+    finally:
+        sys.stdout.flush()
 
 
 def _status(error: BadInput | StageFailed | Interrupted) -> int:

@@ -156,13 +156,16 @@ def _check_port(target: Target, planned: Plan, folder: Path) -> None:
     """Raises RecipeError for a port that is in use, and names the server that uses it, or will once it is ready."""
     args = planned.steps[-1].argv
     host, port = (args[args.index(flag) + 1] for flag in ("--host", "--port"))
-    on_machine = (server for server in servers.live(folder) if server.run.where == target.where)
-    owner = next((server.run.name for server in on_machine if server.port == int(port)), None)
-    problem = (
-        f"in use by {owner}; stop it with `runner stop {owner}`" if owner else target.port_problem(host, int(port))
-    )
+    owner = servers.owner_of_port(int(port), target.where, folder)
+    problem = _occupied_by(owner) if owner else target.port_problem(host, int(port))
     if problem:
         raise RecipeError(f"serve.port: {port}: {problem}, or choose another with serve.port=N")
+
+
+def _occupied_by(owner: Run) -> str:
+    if servers.has_begun(owner):
+        return f"in use by {owner.name}; stop it with `runner stop {owner.name}`"
+    return f"{owner.name} will serve there when it is trained; wait for that with `runner attach {owner.name}`"
 
 
 def detach_when_serving(run: Run, target: Target, console: Console) -> int:

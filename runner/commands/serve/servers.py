@@ -51,7 +51,7 @@ def last(folder: Path) -> Run:
 
 def check(run: Run) -> None:
     """Raises RecipeError for a run that is not serving, or not yet: stopping it would lose work."""
-    if not _serves(run):
+    if not has_begun(run):
         raise RecipeError(f"{run.name}: not serving (yet); `runner cancel {run.name}` stops a run of any kind")
 
 
@@ -64,6 +64,12 @@ def live(folder: Path) -> list[Server]:
 def _candidate(run: Run) -> Server | None:
     _ = run.plan, run.recipe  # which its users read
     return _server(run) if run.state in runs.ACTIVE else None
+
+
+def owner_of_port(port: int, where: str, folder: Path) -> Run | None:
+    """The run on the machine `where` whose server has a port, or will have it once its other stages are done."""
+    active = runs.read_each(runs.every(folder), lambda run: run.state in runs.ACTIVE and _port(run))
+    return next((run for run, its_port in active.items() if its_port == port and run.where == where), None)
 
 
 def find(name: str, folder: Path) -> Server:
@@ -155,19 +161,25 @@ def _container_of(run: Run) -> str | None:
 
 def _server(run: Run) -> Server | None:
     began = run.stages().get("serve")
-    if not began or not _serves(run):
+    port = _port(run)
+    if not began or port is None:
         return None
-    args = _args(run)
     serving: dict[str, Any] = next(run.events("serving"), {})
     since = serving.get("time", began["time"])
-    return Server(run, int(args[args.index("--port") + 1]), serving.get("url"), serving.get("models", []), since)
+    return Server(run, port, serving.get("url"), serving.get("models", []), since)
 
 
-def _serves(run: Run) -> bool:
+def has_begun(run: Run) -> bool:
     """Whether its server has started: that stage has begun, or is the only one (a remote record may lag behind)."""
     stages = [step["stage"] for step in run.plan["steps"]]
-    began = stages == ["serve"] or "serve" in run.stages()
-    return began and run.recipe["serve"]["mode"] == "foreground" and "--port" in _args(run)
+    return (stages == ["serve"] or "serve" in run.stages()) and _port(run) is not None
+
+
+def _port(run: Run) -> int | None:
+    """Where its server listens until it is stopped; None for a run without such a server."""
+    args = _args(run)
+    listens = run.recipe["serve"]["mode"] == "foreground" and "--port" in args
+    return int(args[args.index("--port") + 1]) if listens else None
 
 
 def _args(run: Run) -> list[str]:

@@ -5,47 +5,33 @@ Needs `jinja2`; importing transformers for it would take 5 s.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from common.data import chat_rehearsal, chat_sandbox
+from common.data.chat_sandbox import TODAY
 from common.data.conversation import THOUGHTS, Conversation, Message
 from common.data.special_tokens import special_tokens, tokenizer_settings
 from common.program import BadInput
 
 Messages = list[Message]
 
-TODAY = datetime(2024, 7, 26)  # what Llama 3's template writes where it finds no clock
 _ANSWER = "answer"  # of the conversation that shows what a template writes around one
 
 
 class ChatTemplate:
-    """The compiled template of a model folder.
-
-    It runs in the sandbox, with the settings and functions of transformers' apply_chat_template. Only the date is
-    always the same: today's would give other tokens tomorrow.
-    """
+    """The compiled template of a model folder, which has been rehearsed within limits (common.data.chat_rehearsal)."""
 
     def __init__(self, folder: Path, source: str) -> None:
-        extensions = ["jinja2.ext.loopcontrols", _Generation]
-        sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
-        sandbox.globals |= {"raise_exception": _refuse, "strftime_now": TODAY.strftime}
-        sandbox.filters["tojson"] = _tojson
+        self._special = special_tokens(folder)
+        chat_rehearsal.rehearse(folder, source, self._special)
         try:
-            self._compiled = sandbox.from_string(source)
+            self._compiled = chat_sandbox.environment().from_string(source)
         except Exception as error:  # not only its own errors: Jinja computes expressions of constants here
             raise BadInput(f"{folder}: its chat template cannot be read: {error}") from error
-        self._special = special_tokens(folder)
         self._has_date = "strftime_now" in source
         self._thoughts = [key for key in THOUGHTS if re.search(rf"\b{key}\b", source)]
         self.takes_tools = "tools" in source
@@ -182,20 +168,6 @@ class ChatTemplate:
 _QUESTION: Messages = [{"role": "user", "content": "question"}]
 
 
-class _Generation(Extension):
-    """{% generation %} marks an answer for transformers' assistant masks; what is inside is written as it is."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.CallBlock(self.call_method("_written"), [], [], body).set_lineno(line)
-
-    def _written(self, caller: Any) -> str:
-        return caller()
-
-
 def _source(folder: Path) -> str | None:
     """The template's text: its own file, or a key of tokenizer_config.json (a text or named ones)."""
     path = folder / "chat_template.jinja"
@@ -231,14 +203,3 @@ def _after_opening(prompt: str, answer: Message) -> str:
 
 def _letters(text: str) -> str:
     return "".join(text.split())
-
-
-def _refuse(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _tojson(
-    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
-) -> str:
-    """Plain JSON, with transformers' arguments: jinja2's own filter escapes for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

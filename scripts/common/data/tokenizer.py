@@ -234,12 +234,18 @@ def has_chat_template(folder: Path) -> bool:
 
 
 def end_of_turn_id(folder: Path, tokenizer: Tokenizer) -> int | None:
-    """The token that ends an answer in the model's chat; None where it has no chat template, or one that fails."""
+    """The token that ends an answer in the model's chat; None where it has no chat template, or one that fails.
+
+    Raises Unbounded where the template takes too much time or memory.
+    """
+    from common.data.chat_rehearsal import Unbounded
     from common.data.chat_template import ChatTemplate
 
     try:
         chat = ChatTemplate.of(folder)
         return _first_added(tokenizer, chat.end_of_turn) if chat else None
+    except Unbounded:  # other programs that are given the model would render it
+        raise
     except BadInput:
         return None  # said where a chat is asked for
 

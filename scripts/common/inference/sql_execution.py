@@ -18,12 +18,9 @@ One JSON object a line in, one out, in turn; the gold query and the prediction a
 from __future__ import annotations
 
 import json
-import math
 import re
-import resource
 import sqlite3
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
@@ -32,6 +29,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from common.inference import sql_text
+from common.process_limits import limit_cpu_seconds, limit_memory
 
 GOLD_CPU_SECONDS = 5  # the user's own; ordinary rows and queries take some hundredths
 _PREDICTION_CPU_SECONDS = 2
@@ -272,7 +270,7 @@ def _gold(schema: str, rows: str, query: str) -> Gold:
 def _table(request: dict[str, str]) -> dict[str, Any]:
     """What a query finds, for a person: some rows as texts, None for NULL."""
     try:
-        _allow_cpu_seconds(_PREDICTION_CPU_SECONDS)
+        limit_cpu_seconds(_PREDICTION_CPU_SECONDS)
         database = next(_databases(request["schema"], request["rows"], sql_text.query_in(request["gold"])))
         found, columns = _select(database, sql_text.query_in(request["shown"]))
     except _FAILURES as error:
@@ -286,34 +284,23 @@ def answer(request: dict[str, str]) -> dict[str, Any]:
     if "shown" in request:
         return _table(request)
     try:
-        _allow_cpu_seconds(GOLD_CPU_SECONDS)
+        limit_cpu_seconds(GOLD_CPU_SECONDS)
         gold = _gold(request["schema"], request["rows"], request["gold"])
     except _FAILURES as error:
         return {"failure": str(error) or type(error).__name__}
     if "prediction" not in request:
         return {"empty": gold.empty}
     try:
-        _allow_cpu_seconds(_PREDICTION_CPU_SECONDS)
+        limit_cpu_seconds(_PREDICTION_CPU_SECONDS)
         return {"accepted": gold.accepts(sql_text.query_in(request["prediction"]))}
     except _FAILURES:
         return {"accepted": False}
 
 
-def _allow_cpu_seconds(seconds: int) -> None:
-    """From now on; SIGXCPU ends the process after that."""
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (_lower(math.ceil(time.process_time()) + seconds, hard), hard))
-
-
-def _lower(wanted: int, hard: int) -> int:
-    return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-
-
 def main() -> None:
     """Answer requests until there are no more."""
     sqlite3.connect(":memory:").execute(f"PRAGMA hard_heap_limit = {_HEAP}")  # of the process
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (_lower(_ADDRESS_SPACE, hard), hard))
+    limit_memory(_ADDRESS_SPACE)
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line))), flush=True)
 

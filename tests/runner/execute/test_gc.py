@@ -181,7 +181,7 @@ def test_compile_stages_go_with_the_cache_that_they_filled(folder: Path) -> None
 def test_the_sums_go_with_their_artifact(folder: Path) -> None:
     sums = folder / "store" / "sums"
     sums.mkdir(exist_ok=True)
-    for name in ("train-2.json", "train-3.json", ".train-3.json.1.partial"):
+    for name in ("train-2.json", "train-3.json", ".train-3.json.partial"):
         (sums / name).write_text("{}")
     collect(folder, unreachable=True)
     assert {path.name for path in sums.iterdir()} == {"train-1.json", "train-2.json"}

@@ -137,6 +137,16 @@ def test_a_server_that_is_not_ready_yet_has_its_port_already(tmp_path, tiny_mode
     assert f"serve.port: 8123: in use by {first.name}; stop it with `runner stop {first.name}`" in said
 
 
+def test_the_port_of_a_run_that_will_serve_is_not_free(tmp_path, tiny_model, tiny_adapter) -> None:
+    trained = a_run(tmp_path, tiny_model, tiny_adapter)
+    paths = [f"paths.runs={tmp_path}/runs", f"paths.store={tmp_path}/store"]
+    training = create.create(*plan_of(["quickstart", "serve.port=8123", *paths], tmp_path / "runs"))
+    with (training / "lock").open("wb") as lock:
+        files.lock(lock)
+        said = runner(tmp_path, "serve", trained.name, "serve.port=8123", status=2)
+    assert f"serve.port: 8123: {training.name} will serve there when it is trained" in said
+
+
 def test_adapters_of_several_runs_are_served_asked_listed_and_stopped(tmp_path, tiny_model, tiny_adapter) -> None:
     one, two = (a_run(tmp_path, tiny_model, tiny_adapter, number=number) for number in (1, 2))
     port = free_port()
