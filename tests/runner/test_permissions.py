@@ -12,6 +12,7 @@ from records import a_run
 pytestmark = pytest.mark.skipif(not unprivileged.IS_BOUND, reason="root without setpriv")
 
 READING = ["runs", "status", "show last", "compare last", "logs last", "export last out", "report last", "gc --gb 0"]
+WRITING = ["run quickstart", "run quickstart -m train.lora.rank=4,8", "serve quickstart", "init project"]
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_verify_goes_on_after_a_damaged_artifact_that_cannot_be_moved_aside(fold
     assert status == 1 and output.count("damaged: Permission denied") == 2
 
 
-@pytest.mark.parametrize("words", ["run quickstart", "run quickstart -m train.lora.rank=4,8", "serve quickstart", "init project"])
+@pytest.mark.parametrize("words", WRITING)
 def test_a_folder_that_may_not_be_written(folder: Path, words: str) -> None:
     for path in (folder / "runs", folder):
         path.chmod(0o555)
