@@ -74,8 +74,9 @@ def repeat(name: str, count: int, trials: Trials, command: Callable[[int], int])
     first, last = _median(all_used[:tenth]), _median(all_used[-tenth:])
     grown = [(after - earlier) / count / 1000 for earlier, after in zip(before, _sizes(trials.folder), strict=True)]
     print(
-        f"{count} {name}: {first.seconds:.2f} s of CPU and {first.memory:.0f} MB each at first, {last.seconds:.2f} s and "
-        f"{last.memory:.0f} MB at last; {grown[0]:.1f} KB a record, {grown[1]:.1f} KB in the store",
+        f"{count} {name}: {first.seconds:.2f} s of CPU and {first.memory:.0f} MB each at first, "
+        f"{last.seconds:.2f} s and {last.memory:.0f} MB at last; {grown[0]:.1f} KB a record, {grown[1]:.1f} KB in the "
+        "store",
         flush=True,
     )
 
@@ -113,7 +114,7 @@ def _list_again_and_again() -> int:
 
 
 def _open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def _memory() -> float:
