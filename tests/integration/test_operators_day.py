@@ -125,7 +125,9 @@ def test_ten_runs_and_all_that_goes_wrong(cluster: Cluster, home: Path, work: Pa
             with ssh_host(beta.folder, home, "beta", port=beta.port):
                 _evening(day, beta, cluster)
         finally:
-            (beta.root / "end").touch()
+            for root in (alpha.root, beta.root):
+                root.mkdir(exist_ok=True)
+                (root / "end").touch()
             files.wait_until_unlocked(beta.root / "runs" / unreachable.name / "lock")
 
 
