@@ -49,7 +49,7 @@ NAVIGATION = {
     "Reference": ["support", "commands", "keys", "programs"],
     "Explanation": ["architecture", "native_pytorch", "reliability", "performance", "alternatives"],
     "Project": ["contributing", "changelog", "security"],
-    "한국어": ["index.ko", "guide_trn2.ko", "guide_eks.ko"],
+    "한국어": ["index.ko", "tutorial.ko", "guide_trn2.ko", "guide_eks.ko"],
 }
 _AT_ROOT = {  # pages of the repository's root, by their name on the site
     "README.md": "index", "README.ko.md": "index.ko", "CONTRIBUTING.md": "contributing", "CHANGELOG.md": "changelog",

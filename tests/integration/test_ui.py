@@ -13,8 +13,11 @@ from pathlib import Path
 import chromium
 import pytest
 from chromium import Page
+from far_runs import a_far_run, start
 from http_answers import Answers
+from ssh_host import SSHD, ssh_host
 
+from runner import targets
 from runner.execute import agent
 from runner.record.runs import Run
 from tests.runner.records import a_run, a_sweep, start_at, waiting
@@ -204,3 +207,43 @@ def test_a_page_of_another_origin_can_do_nothing(server: Browser, tmp_path: Path
         assert any("frame" in line.lower() for line in page.console)  # nor can it show our page in its own
     assert run.in_progress
     agent.cancel(run.folder)
+
+
+# argv: the output folder. Reports steps and losses until it is ended.
+STEPS = """
+import itertools, json, os, time
+for n in itertools.count(1):
+    progress = {"event": "progress", "done": n, "total": 100000, "unit": "step"}
+    metric = {"event": "metric", "at": n, "values": {"loss": 1 / n}}
+    with open(os.environ["RUNNER_EVENTS"], "a") as stream:
+        for event in (progress, metric):
+            stream.write(json.dumps({"time": time.time(), "stage": "train", **event}) + "\\n")
+    print("line", n, flush=True)
+    time.sleep(0.02)
+"""
+
+
+@pytest.mark.skipif(not Path(SSHD).exists(), reason="no sshd")
+def test_a_run_on_another_machine_is_watched_and_cancelled(
+    page: Page, server: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    with ssh_host(tmp_path / "a host", home) as host:
+        run = a_far_run(tmp_path, host, STEPS)
+        start(run)
+        page.open(f"{server.origin}/")
+        row = "document.querySelector('#runs tbody tr')"
+        for shown in ("running", "train", host.name):
+            page.wait(f"{row}?.textContent.includes('{shown}')")
+        page.wait(f"/[1-9][0-9]*.100000/.test({row}.textContent)")
+        page.open(f"{server.origin}/runs/{run.name}")
+        page.wait("/[0-9]+.100000 step/.test(document.querySelector('[data-part=progress]')?.textContent)")
+        page.wait("document.getElementById('log-lines').textContent.includes('line ')")
+        step = page.run("document.querySelector('[data-part=progress]').textContent")
+        page.wait(f"document.querySelector('[data-part=progress]').textContent !== {json.dumps(step)}")
+        page.run("window.confirm = () => true")
+        page.run("document.querySelector('[data-post]').click()")
+        page.wait("document.querySelector('.verdict').textContent.startsWith('Stopped')")
+        assert targets.of_run(run).state(run) == "stopped"
