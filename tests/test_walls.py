@@ -42,6 +42,7 @@ TESTED_ELSEWHERE = {
     "runner.commands.bucket": "tests/integration/test_s3.py",
     "runner.plan.object_storage": "tests/integration/test_s3.py",
     # Declarations without behaviour.
+    "runner.compose.composed": "tests/runner/compose/test_recipe.py",
     "runner.ui.errors": "tests/runner/ui/test_server.py",
     "runner.ui.live": "tests/runner/ui/test_run_page.py",
     "runner.ui.site": "tests/runner/ui/test_run_page.py",

@@ -14,7 +14,8 @@ from runner import targets
 from runner.commands import tables
 from runner.commands.lifecycle import begin, follow_to_end, say_notes
 from runner.commands.tables import terminal
-from runner.compose.recipe import Composed, compose
+from runner.compose.composed import Composed
+from runner.compose.recipe import compose
 from runner.compose.schema import Tracker
 from runner.record.runs import Run
 

@@ -15,7 +15,7 @@ from runner import targets
 from runner.commands import summary
 from runner.commands.progress import Follower
 from runner.commands.tables import say
-from runner.compose.recipe import Composed
+from runner.compose.composed import Composed
 from runner.errors import RecipeError
 from runner.plan.model import Plan
 from runner.record import create, trackers

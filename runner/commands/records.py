@@ -14,7 +14,6 @@ from rich.text import Text
 from runner.commands import summary, tables
 from runner.commands.fetching import fetch_results
 from runner.commands.tables import print_json, terminal
-from runner.compose.recipe import compose
 from runner.errors import RecipeError
 from runner.metrics import RANKING, decisive, duration
 from runner.record import cost, ranking
@@ -230,6 +229,7 @@ def _runs_of(args: argparse.Namespace) -> list[Run]:
 
 def diff_command(args: argparse.Namespace) -> int:
     """Show what differs between two recipes or runs."""
+    from runner.compose.recipe import compose  # brings Hydra, which no other command here needs
 
     def recipe_of(name: str) -> Mapping[str, Any]:
         try:

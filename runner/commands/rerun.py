@@ -12,7 +12,7 @@ from rich.text import Text
 from runner import targets
 from runner.commands.lifecycle import run
 from runner.commands.tables import terminal
-from runner.compose.recipe import Composed
+from runner.compose.composed import Composed
 from runner.compose.schema import Recipe
 from runner.errors import RecipeError
 from runner.record import provenance

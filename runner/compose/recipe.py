@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.compose import overrides as command_line
 from runner.compose import path_defaults
+from runner.compose.composed import Composed
 from runner.compose.groups import config_folders, option_file, recipe_folders, recipe_names
 from runner.compose.schema import Recipe
 from runner.compose.text_values import RecipeFiles, load_yaml, text_of
@@ -45,20 +45,6 @@ class _ConfigFolders(SearchPathPlugin):
         main.path = f"{RecipeFiles.scheme()}://{recipes}"
         for folder in config_folders(recipes):
             search_path.append("runner", f"{RecipeFiles.scheme()}://{folder}")
-
-
-@dataclass(frozen=True)
-class Composed:
-    """A recipe with what it was composed from: its file, the overrides, and the option of each group.
-
-    `notes` are messages about values that do not apply.
-    """
-
-    recipe: Recipe
-    source: Path
-    overrides: tuple[str, ...]
-    choices: Mapping[str, str]
-    notes: tuple[str, ...] = ()
 
 
 def compose(name: str, overrides: Sequence[str] = ()) -> Composed:

@@ -42,6 +42,8 @@ def receive(folder, tars):
     temporary, lock = make_temporary(folder)
     try:
         with tarfile.open(tars[0]) if tars else tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
+            if hasattr(tarfile, "data_filter"):  # later Pythons warn without it; the first of 3.9 and 3.10 have none
+                archive.extraction_filter = tarfile.data_filter
             archive.extractall(str(temporary))
         for unpacked in temporary.glob("*/*"):
             target = folder / unpacked.relative_to(temporary)

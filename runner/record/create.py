@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from runner.compose.recipe import Composed
+from runner.compose.composed import Composed
 from runner.compose.schema import Recipe
 from runner.compose.url_secrets import without_secrets
 from runner.errors import RecipeError

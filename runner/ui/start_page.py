@@ -9,7 +9,8 @@ from pathlib import Path
 from runner import targets
 from runner.commands.lifecycle import begin, prepare
 from runner.commands.plan import derived_values, state_of
-from runner.compose.recipe import Composed, compose, recipe_names
+from runner.compose.composed import Composed
+from runner.compose.recipe import compose, recipe_names
 from runner.execute.store import Store
 from runner.ui import pages, picture, web
 from runner.ui.errors import BadRequest

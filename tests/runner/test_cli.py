@@ -48,3 +48,9 @@ def test_a_command_is_imported_when_it_is_called_and_its_help_needs_nothing_of_i
         loaded[words[1]] = {name for name in done.stderr.split() if name.startswith("runner.commands.")}
     assert loaded["--help"] == {"runner.commands.arguments"}
     assert loaded["--dry-run"] == {"runner.commands.arguments", "runner.commands.gc"}
+
+
+@pytest.mark.parametrize("module", ["records", "control", "export", "gc", "serve.ask"])
+def test_commands_that_compose_no_recipe_start_without_hydra(module: str) -> None:
+    program = f"import sys, runner.commands.{module}; print('hydra' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"

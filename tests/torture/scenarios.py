@@ -12,7 +12,8 @@ from importlib import import_module
 from pathlib import Path
 
 from runner import cli, targets
-from runner.compose.recipe import Composed, compose
+from runner.compose.composed import Composed
+from runner.compose.recipe import compose
 from runner.execute import executor, probe
 from runner.plan.model import Plan
 from runner.record import create

@@ -19,7 +19,7 @@ from runner import targets
 from runner.commands.lifecycle import begin, watch
 from runner.commands.serve import ask
 from runner.commands.tables import terminal
-from runner.compose.recipe import Composed
+from runner.compose.composed import Composed
 from runner.compose.schema import Recipe, Tracker
 from runner.errors import RecipeError
 from runner.plan import build as plan

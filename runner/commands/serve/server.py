@@ -18,9 +18,10 @@ from runner.commands.progress import Follower
 from runner.commands.serve import servers
 from runner.commands.serve.generate import afterwards, artifacts_of, check_together
 from runner.commands.tables import say, terminal
+from runner.compose.composed import Composed
 from runner.compose.groups import list_groups, option_file
 from runner.compose.overrides import check_overrides, parse
-from runner.compose.recipe import Composed, compose, recipe_names
+from runner.compose.recipe import compose, recipe_names
 from runner.compose.schema import Recipe
 from runner.compose.text_values import load_yaml, quoted
 from runner.compose.validate import InvalidKey, build

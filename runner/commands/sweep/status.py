@@ -15,7 +15,7 @@ from runner.commands import lifecycle, questions, records
 from runner.commands.sweep import leaderboard
 from runner.commands.sweep.remaining import time_left
 from runner.commands.tables import print_json, say, terminal
-from runner.compose.recipe import Composed
+from runner.compose.composed import Composed
 from runner.errors import RecipeError, did_you_mean
 from runner.execute.run_folder import SWEEP
 from runner.record import contents, create, runs

@@ -45,8 +45,9 @@ from runner.commands.sweep.budget import Budget, budget_of
 from runner.commands.sweep.pruning import pruner_of
 from runner.commands.sweep.trial import Job, OutOfBudget, SweepStopped, varying, wait
 from runner.commands.tables import say
+from runner.compose.composed import Composed
 from runner.compose.overrides import hydra_overrides
-from runner.compose.recipe import Composed, from_hydra, one_line, prepare_hydra
+from runner.compose.recipe import from_hydra, one_line, prepare_hydra
 from runner.compose.url_secrets import without_secrets
 from runner.errors import RecipeError
 from runner.execute import files

@@ -23,7 +23,8 @@ from runner.commands.sweep.leaderboard import values_of
 from runner.commands.sweep.pruning import Pruner, held_out_losses, pruner_of, watch
 from runner.commands.sweep.remaining import ENDED, seconds_left
 from runner.commands.tables import say, terminal
-from runner.compose.recipe import Composed, from_hydra, prepare_hydra
+from runner.compose.composed import Composed
+from runner.compose.recipe import from_hydra, prepare_hydra
 from runner.errors import RecipeError
 from runner.execute import files
 from runner.execute.process import die_with_parent

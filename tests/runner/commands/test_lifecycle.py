@@ -15,7 +15,8 @@ from rich.console import Console
 
 from runner import targets
 from runner.commands import lifecycle, summary
-from runner.compose.recipe import Composed, compose
+from runner.compose.composed import Composed
+from runner.compose.recipe import compose
 from runner.errors import RecipeError
 from runner.plan.model import Plan, Step
 from runner.record.runs import Run

@@ -69,3 +69,13 @@ def test_what_a_killed_receiver_left_is_removed_and_what_another_writes_is_not(t
     assert writing.communicate(a_tar(one=bytes(2**20))[2**19 :], 60) == (None, b"")
     assert {path.name for path in tmp_path.iterdir()} == {"inputs"}
     assert {file.stat().st_size for file in tmp_path.glob("inputs/*/file")} == {2**20, 1}
+
+
+def test_an_archive_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    with bundle.archive(packed) as archive:
+        bundle.add(archive, "../../outside", b"x")
+    process = receive(tmp_path / "there")
+    _, said = process.communicate(packed.getvalue(), 60)
+    assert (process.returncode, len(said.splitlines())) == (1, 1)
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
