@@ -160,7 +160,7 @@ golden: $(VENV)/.dev ## write the reviewed plans, the manifests, docs/support.md
 	PYTHONPATH=. $(BIN)/python tests/data/pictures/make.py
 	$(BIN)/python tests/structure.py --write
 
-lint: $(VENV)/.dev ## check style, types and Dockerfiles
+lint: $(VENV)/.dev $(VENV)/.docs ## check style, types and Dockerfiles
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/hadolint recipes/images/*.Dockerfile
