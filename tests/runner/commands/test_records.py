@@ -61,7 +61,7 @@ def test_keys_that_differ_are_shown_in_the_words_of_a_recipe(tmp_path: Path, cap
 @pytest.mark.parametrize(
     ("width", "runs", "first", "left_out"),
     [
-        (160, 2, ["run", "train.lora.rank"], False),
+        (200, 2, ["run", "train.lora.rank"], False),
         (90, 2, ["RUN", "RUN"], False),  # turned
         (80, 9, ["run", "train.lora.rank"], True),
     ],
