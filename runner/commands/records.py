@@ -78,7 +78,7 @@ def show(run: Run, console: Console) -> None:
         ("cost", cost.text(cost.cost(run))),
     ):
         if value:
-            tables.say(console, f"{name:<8} {value}", indent=9)
+            tables.say_labelled(console, name, value)
     table = tables.table("stage", "state", "seconds", "artifact")
     for step in run.plan["steps"]:
         event = run.stages().get(step["stage"], {})
@@ -96,12 +96,12 @@ def _show_failure(run: Run, console: Console) -> None:
     """Why a run did not finish, and the last lines of its log."""
     stages = run.stages()
     if run.state == "pruned":
-        tables.say(console, f"pruned   {run.prune_reason}", "yellow", indent=9)
+        tables.say_labelled(console, "pruned", run.prune_reason or "", "yellow")
     if run.state not in ("failed", "killed") or not stages:
         return
     stage, event = next(reversed(stages.items()))
     reason = event.get("reason", "ended without an event: it was killed, or its machine went down")
-    tables.say(console, f"{run.state:<8} {stage}: {reason}", "red", indent=9)
+    tables.say_labelled(console, run.state, f"{stage}: {reason}", "red")
     log = run.folder / "logs" / f"{stage}.log"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     for line in lines[-_LAST_LINES:]:

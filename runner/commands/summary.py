@@ -15,7 +15,6 @@ from runner.commands import tables
 from runner.metrics import EVALUATION, served
 from runner.record.runs import Run
 
-_LABEL = 9  # columns of the label of a line
 _LONGEST_SAMPLE = 400  # characters
 _MOST_SAMPLES = 50  # among which one is looked for that the adapter answers exactly
 
@@ -73,8 +72,7 @@ def _show_sample(samples: list[dict[str, Any]] | None, console: Console) -> None
         ("base", best["base"]["text"]),
         ("adapter", best["adapter"]["text"]),
     ):
-        shown = f"{side:<8} {text.strip()[:_LONGEST_SAMPLE]}"
-        tables.say(console, shown, "" if side == "adapter" else "dim", indent=_LABEL)
+        tables.say_labelled(console, side, text.strip()[:_LONGEST_SAMPLE], "" if side == "adapter" else "dim")
     console.print()
 
 

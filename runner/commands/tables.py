@@ -70,6 +70,11 @@ def say(console: Console, text: str | Text, style: str = "", indent: int = 0) ->
     console.print(head + Text("\n" + " " * indent).join(lines), soft_wrap=True, highlight=False)
 
 
+def say_labelled(console: Console, label: str, text: str, style: str = "") -> None:
+    """Print text behind a label; where it is broken, its lines begin below each other."""
+    say(console, f"{label:<8} {text}", style, indent=9)
+
+
 def print_json(value: Any) -> None:
     """Print what a command lists or shows for programs: JSON on stdout, with null for what is no number."""
     print(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))

@@ -7,17 +7,22 @@ from collections.abc import Sequence
 from runner.metrics import duration
 from runner.record.runs import ACTIVE, Run
 
-ENDED = ("finished", "pruned", "failed")  # states of trials that will not go on
+_ENDED = ("finished", "pruned", "failed")  # states of trials that will not go on
 
 
 def time_left(trials: Sequence[Run], size: int) -> str:
     """How long a sweep in progress will take from now on, if its other trials take as long as those that ended."""
-    ended = [run.seconds() for run in trials if run.state in ENDED]
-    active = [run.seconds() for run in trials if run.state in ACTIVE]
+    ended, active = seconds_of(trials)
     if not ended or not active:
         return ""
     each, left = sum(ended) / len(ended), seconds_left(ended, active, size)
     return f"about {duration(left)}, at {duration(each)} a trial and {len(active)} at a time"
+
+
+def seconds_of(trials: Sequence[Run]) -> tuple[list[float], list[float]]:
+    """The seconds of the trials that ended, and of those that are active."""
+    ended = [run.seconds() for run in trials if run.state in _ENDED]
+    return ended, [run.seconds() for run in trials if run.state in ACTIVE]
 
 
 def seconds_left(ended: Sequence[float], active: Sequence[float], size: int) -> float:

@@ -14,7 +14,7 @@ from runner import targets
 from runner.commands import lifecycle, questions, records
 from runner.commands.sweep import leaderboard
 from runner.commands.sweep.remaining import time_left
-from runner.commands.tables import print_json, say, terminal
+from runner.commands.tables import print_json, say_labelled, terminal
 from runner.compose.composed import Composed
 from runner.errors import RecipeError, did_you_mean
 from runner.execute.run_folder import SWEEP
@@ -39,7 +39,7 @@ def show(folder: Path, console: Console) -> None:
         ("sweep", str(folder)),
     ):
         if text:
-            say(console, f"{name:<8} {text}", indent=9)
+            say_labelled(console, name, text)
 
 
 def as_json(folder: Path) -> dict[str, Any]:
@@ -73,10 +73,10 @@ def _explain(run: Run, console: Console) -> None:
     """Why a trial was pruned or has failed."""
     failed = [event for event in run.stages().values() if event["state"] == "failed"]
     if run.prune_reason and run.state == "pruned":
-        say(console, f"{run.folder.name:<8} pruned: {run.prune_reason}", "yellow", indent=9)
+        say_labelled(console, run.folder.name, f"pruned: {run.prune_reason}", "yellow")
     elif failed:
         reason = f"{failed[-1]['stage']}: {failed[-1]['reason']}"
-        say(console, f"{run.folder.name:<8} failed: {reason}", "red", indent=9)
+        say_labelled(console, run.folder.name, f"failed: {reason}", "red")
 
 
 def _counts(states: dict[Run, str], size: int) -> str:

@@ -44,7 +44,7 @@ from runner.commands.sweep import launcher, leaderboard, optuna_study
 from runner.commands.sweep.budget import Budget, budget_of
 from runner.commands.sweep.pruning import pruner_of
 from runner.commands.sweep.trial import Job, OutOfBudget, SweepStopped, varying, wait
-from runner.commands.tables import say
+from runner.commands.tables import say, say_labelled
 from runner.compose.composed import Composed
 from runner.compose.overrides import hydra_overrides
 from runner.compose.recipe import from_hydra, one_line, prepare_hydra
@@ -266,7 +266,7 @@ def _announce(planned: Sweep, console: Console) -> None:
     console.print(Text(f"sweep of {planned.size} trials in {planned.folder}"), soft_wrap=True)
     if _is_grid(planned.config):
         steps = _steps([plan for _, plan in planned.trials])
-        say(console, f"steps    {steps}; those in the store are not run again", indent=9)
+        say_labelled(console, "steps", f"{steps}; those in the store are not run again")
 
 
 def _failed(planned: Sweep) -> bool:

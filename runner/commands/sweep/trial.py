@@ -21,7 +21,7 @@ from runner.commands.progress import Follower
 from runner.commands.sweep.budget import Budget
 from runner.commands.sweep.leaderboard import values_of
 from runner.commands.sweep.pruning import Pruner, held_out_losses, pruner_of, watch
-from runner.commands.sweep.remaining import ENDED, seconds_left
+from runner.commands.sweep.remaining import seconds_left, seconds_of
 from runner.commands.tables import say, terminal
 from runner.compose.composed import Composed
 from runner.compose.recipe import from_hydra, prepare_hydra
@@ -35,7 +35,7 @@ from runner.plan.model import Plan
 from runner.record import create
 from runner.record.contents import DamagedRecord
 from runner.record.ranking import Objective
-from runner.record.runs import ACTIVE, Run, every, readable
+from runner.record.runs import Run, every, readable
 from runner.startup import print_error
 
 T = TypeVar("T")
@@ -222,8 +222,7 @@ class Job:
     def _time_left(self) -> str:
         """What the trials that have not ended will take, if they are like the others."""
         trials = readable(every(self.sweep), lambda trial: (trial.state, trial.seconds()))
-        ended = [trial.seconds() for trial in trials if trial.state in ENDED]
-        active = [trial.seconds() for trial in trials if trial.state in ACTIVE]
+        ended, active = seconds_of(trials)
         left = seconds_left(ended, active or [0.0], self.size) if ended else 0.0
         return f"; about {duration(left)} left" if left else ""
 
