@@ -17,8 +17,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -210,13 +208,6 @@ def store(folder: Path) -> dict[str, Any]:
     }
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect may lead to another host, which must not see the token."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
 def hub(model: str, environment: Mapping[str, str]) -> dict[str, Any]:
     """Where a token was found, whom the hub knows by it, and what it answers about the model.
 
@@ -254,9 +245,18 @@ def hub_token(environment: Mapping[str, str]) -> tuple[str | None, str | None]:
 
 def _ask(address: str, headers: Mapping[str, str]) -> tuple[int, str | None, bytes]:
     """HTTP status, X-Error-Code and body of a GET."""
+    import urllib.error  # HTTP and TLS take 15 ms to import; every run imports this module, and few ask the hub
+    import urllib.request
+
+    class NoRedirect(urllib.request.HTTPRedirectHandler):
+        """A redirect may lead to another host, which must not see the token."""
+
+        def redirect_request(self, *_: Any) -> None:
+            return None
+
     request = urllib.request.Request(address, headers=dict(headers))
     try:
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=_HUB_SECONDS) as answer:
+        with urllib.request.build_opener(NoRedirect).open(request, timeout=_HUB_SECONDS) as answer:
             return answer.status, None, answer.read()
     except urllib.error.HTTPError as error:
         with error:

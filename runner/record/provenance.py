@@ -40,11 +40,11 @@ def uncommitted(root: Path) -> bytes:
     New files are added to a copy of the index, so that the user's own index stays as it is. Files that may hold a
     secret are left out.
     """
-    index = _git(root, "rev-parse", "--path-format=absolute", "--git-path", "index") if _is_tracked(root) else None
     changed = [path for path in _names(root, "diff", "--name-only", "HEAD") if not _may_hold_a_secret(path)]
     new = [path for path in _names(root, "ls-files", "--others", "--exclude-standard") if _is_code(path)]
-    if not index or not changed + new:
+    if not changed + new or not _is_tracked(root):
         return b""
+    index = _git(root, "rev-parse", "--path-format=absolute", "--git-path", "index") or b""
     with tempfile.TemporaryDirectory() as folder:
         environment = {"GIT_INDEX_FILE": shutil.copy(index.decode().strip(), folder)}
         _git(root, "add", "--intent-to-add", "--", *new, env=environment)
