@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.commands import summary, tables
-from runner.commands.fetching import fetch_results
 from runner.commands.tables import print_json, terminal
 from runner.errors import RecipeError
 from runner.metrics import RANKING, decisive, duration
@@ -29,8 +28,10 @@ def runs(every: Sequence[Run], console: Console) -> None:
     rows = read_each(every, lambda run: _row(run, console))
     headings = ("run", "state", "time", "cost", "adapter", "overrides")
     shown = [name for name in headings if name != "cost" or any(row["cost"] for row in rows.values())]
-    table = tables.of_rows(rows.values(), shown)
-    console.print(table if every else "No runs yet.")
+    if every:
+        tables.print_rows(rows.values(), shown, console)
+    else:
+        console.print("No runs yet.")
 
 
 def _row(run: Run, console: Console) -> dict[str, RenderableType]:
@@ -198,7 +199,7 @@ def runs_command(args: argparse.Namespace) -> int:
 def show_command(args: argparse.Namespace) -> int:
     """Show a run."""
     run = find(args.run, args.folder)
-    fetch_results([run])
+    _fetch_results([run])
     print_json(as_json(run)) if args.json else show(run, terminal())
     return 0
 
@@ -223,8 +224,14 @@ def report_command(args: argparse.Namespace) -> int:
 
 def _runs_of(args: argparse.Namespace) -> list[Run]:
     runs = [run for name in args.runs for run in find_all(name, args.folder)]
-    fetch_results(runs)
+    _fetch_results(runs)
     return runs
+
+
+def _fetch_results(runs: Sequence[Run]) -> None:
+    from runner.commands.fetching import fetch_results  # brings all targets, which a list of runs need not import
+
+    fetch_results(runs)
 
 
 def diff_command(args: argparse.Namespace) -> int:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+# Where Python may not keep what it compiled, our modules are compiled in every round, and an installed peer's are not.
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 RUNNER = [sys.executable, "-m", "runner"]
 Figures = Mapping[str, float]  # of one measurement: seconds, cpu_seconds, peak_mb, or what the program itself reports
 Way = Callable[[], Figures]
@@ -122,7 +124,7 @@ def command(argv: Sequence[object], cwd: Path = ROOT, env: Mapping[str, str] | N
     args = [str(argument) for argument in argv]
     started = time.perf_counter()
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(args, cwd=cwd, env={**os.environ, **(env or {})}, stdout=log, stderr=log)
+        process = subprocess.Popen(args, cwd=cwd, env={**_ENVIRONMENT, **(env or {})}, stdout=log, stderr=log)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from runner.commands import tables
@@ -52,3 +53,24 @@ def test_a_file_gets_lines_whole() -> None:
     assert said("prompt   CREATE TABLE boat\n(name TEXT)", 24, terminal=False) == (
         "prompt   CREATE TABLE boat\n         (name TEXT)\n"
     )
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("width", [30, 45, 60, 80, 137, 160])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "", "train.lora.rank=16", "train.lora.targets=[q_proj,v_proj] seed=1 dataset.path=/a/folder/of/mine/rows.jsonl",
+        "이름=한국어 " * 20, "x" * 200, "two\nlines",
+    ],
+)  # fmt: skip
+def test_rows_are_printed_as_the_table_of_them(overrides: str, width: int, terminal: bool) -> None:
+    consoles = [
+        Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None) for _ in ("table", "rows")
+    ]
+    names = ("run", "state", "time", "overrides")
+    texts = [("a", "finished", "1:00", overrides), ("b-long-name", "waiting: for cores", "", "")]
+    rows = [dict(zip(names, (*cells, tables.one_line(last, consoles[0])), strict=True)) for *cells, last in texts]
+    consoles[0].print(tables.of_rows(rows, names))
+    tables.print_rows(rows, names, consoles[1])
+    assert consoles[0].file.getvalue() == consoles[1].file.getvalue()
