@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -29,12 +29,12 @@ def runs(every: Sequence[Run], console: Console) -> None:
     headings = ("run", "state", "time", "cost", "adapter", "overrides")
     shown = [name for name in headings if name != "cost" or any(row["cost"] for row in rows.values())]
     if every:
-        tables.print_rows(rows.values(), shown, console)
+        tables.print_rows(list(rows.values()), shown, console)
     else:
         console.print("No runs yet.")
 
 
-def _row(run: Run, console: Console) -> dict[str, RenderableType]:
+def _row(run: Run, console: Console) -> dict[str, str | Text]:
     return {
         "run": run.name,
         "state": run.state,

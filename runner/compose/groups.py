@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from runner.paths import CONFIGS, RECIPES
@@ -46,7 +47,7 @@ def list_groups(recipes: Path = RECIPES) -> dict[str, list[str]]:
     return {name: sorted({path.stem for folder in folders for path in folder.glob(f"{name}/*.yaml")}) for name in names}
 
 
-def option_file(group: str, option: str, recipes: Path = RECIPES) -> Path:
-    """The file of a group's option for recipes in the folder `recipes`."""
-    files = [folder / group / f"{option}.yaml" for folder in config_folders(recipes)]
+def option_file(group: str, option: str, folders: Sequence[Path] | None = None) -> Path:
+    """The file of a group's option in `config_folders`, by default those of the recipes in recipes/."""
+    files = [folder / group / f"{option}.yaml" for folder in folders or config_folders(RECIPES)]
     return next((file for file in files if file.is_file()), files[-1])

@@ -6,6 +6,7 @@ Hydra composes; `runner.compose.validate` checks what Hydra accepts (unknown key
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -88,7 +89,8 @@ def _from_config(config: DictConfig, source: Path, overrides: Sequence[str], cho
     plain = {name: config._get_node(name) for name in config if name != "hydra"}
     try:
         values: Any = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
-        notes = path_defaults.drop_stale(values, lambda key: _precedence(key, source, overrides, choices))
+        precedence = functools.cache(lambda key: _precedence(key, source, overrides, choices))
+        notes = path_defaults.drop_stale(values, precedence)
         recipe = build(Recipe, values)
     except InvalidKey as error:
         raise RecipeError(f"{_origin(error.key, source, overrides, choices)}: {error}") from error
@@ -123,8 +125,9 @@ def locate(name: str) -> Path:
     raise RecipeError(f"{name}: no such recipe; {did_you_mean(name, recipe_names())}")
 
 
+@functools.cache
 def prepare_hydra() -> None:
-    """Register the schema's defaults, the config folders and the resolvers with Hydra."""
+    """Register the schema's defaults, the config folders and the resolvers with Hydra, once in a process."""
     for plugin in (_ConfigFolders, RecipeFiles):
         Plugins.instance().register(plugin)
     ConfigStore.instance().store(name="schema", node=dataclasses.asdict(Recipe()))
@@ -166,7 +169,8 @@ def _precedence(key: str, source: Path, overrides: Sequence[str], choices: Mappi
 
 def _chosen(source: Path, choices: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
     """The files of the chosen options with the sections that they set."""
-    return ((option_file(group, option, source.parent), group) for group, option in choices.items())
+    folders = config_folders(source.parent)
+    return ((option_file(group, option, folders), group) for group, option in choices.items())
 
 
 def _sets(path: Path, package: str, key: str) -> bool:
