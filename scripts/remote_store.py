@@ -105,6 +105,7 @@ def _push(remote: RemoteFolder, folder: Path, sums: Path | None, before: Manifes
         upload(digest)  # again, if another machine has removed it before it could see that manifest
     for digest in _digests(before) - _digests(manifest) - _digests(_manifest(remote) or {}):
         remote.remove(digest)
+    remote.remove_partial()
 
 
 def fetch(args: argparse.Namespace) -> None:

@@ -17,10 +17,12 @@ Standard library alone.
 from __future__ import annotations
 
 import base64
+import contextlib
 import glob
 import hashlib
 import json
 import os
+import re
 import sys
 import time
 import zlib
@@ -33,6 +35,7 @@ _LARGE = 64 * 2**20  # bytes; the digest of a larger file is kept
 _LONGEST_HEADER = 100 * 2**20  # bytes that a header of safetensors may have
 _BY_LINES = (".jsonl", ".ndjson", ".csv", ".tsv")
 _HEARTBEAT = 2.0  # seconds
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 Line = dict[str, Any]  # an empty one is a sign of life
 
@@ -87,8 +90,8 @@ def _digest(path: Path, cache: Path) -> Iterator[str]:
     status = path.stat()
     name = json.dumps([str(path.resolve()), status.st_size, status.st_mtime_ns])
     entry = cache / hashlib.sha256(name.encode()).hexdigest()
-    if entry.is_file():
-        yield entry.read_text(encoding="utf-8")
+    if kept := _kept(entry):
+        yield kept
         return
     sha, spoke = hashlib.sha256(), time.monotonic()
     with path.open("rb") as file:
@@ -102,12 +105,18 @@ def _digest(path: Path, cache: Path) -> Iterator[str]:
     yield sha.hexdigest()
 
 
+def _kept(entry: Path) -> str:
+    """The digest that was kept; an empty text where there is none, or where a kill or a full disk cut it short."""
+    with contextlib.suppress(FileNotFoundError):
+        text = entry.read_bytes().decode(errors="replace")
+        return text if _DIGEST.fullmatch(text) else ""
+    return ""
+
+
 def _keep(entry: Path, digest: str) -> None:
     os.umask(0o077)
     entry.parent.mkdir(parents=True, exist_ok=True)
-    temporary = entry.with_name(f"{entry.name}.{os.getpid()}")
-    temporary.write_text(digest, encoding="utf-8")
-    temporary.replace(entry)
+    entry.write_text(digest, encoding="utf-8")
 
 
 def main(folder: str, *patterns: str) -> None:

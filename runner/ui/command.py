@@ -10,12 +10,14 @@ import webbrowser
 from runner.commands.arguments import UI_PORT
 from runner.commands.lifecycle import terminate_as_interrupt
 from runner.errors import RecipeError
+from runner.record import runs
 from runner.ui.server import Server
 from runner.ui.site import Site
 
 
 def ui_command(args: argparse.Namespace) -> int:
-    """Serve the pages until Ctrl-C."""
+    """Serve the pages until Ctrl-C. Raises OSError where the folder cannot be read."""
+    runs.recorded(args.folder)
     with _server(Site(args.folder), args.port) as server, terminate_as_interrupt():
         print(f"Runs in {args.folder} at {server.url} (Ctrl-C ends the page; runs go on)", flush=True)
         if not args.no_browser and _has_display():

@@ -11,6 +11,7 @@ import re
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from common.program import BadInput, StageFailed, is_url
@@ -75,6 +76,12 @@ class RemoteFolder:
         """Remove a file, if it is there."""
         with contextlib.suppress(FileNotFoundError), self._one_line_errors(name):
             self._files.rm_file(self._path(name))
+
+    def remove_partial(self) -> None:
+        """Remove what killed processes left beside the files of a folder; a live one gets FileNotFoundError."""
+        if self._is_folder:
+            for path in Path(self._root).glob("*.partial"):
+                path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _appearing(self, name: str) -> Iterator[str]:

@@ -92,6 +92,7 @@ def test_a_push_that_is_killed_anywhere_shows_nothing_and_is_completed_by_the_ne
         if (remote / NAME / "manifest.json").is_file() and (remote / NAME / "manifest.json").stat().st_size:
             pytest.fail(f"the manifest was there at point {point}, and the push went on")
         done(remote, "push", NAME, folder)
+        assert not list(remote.rglob("*.partial"))
         done(remote, "fetch", NAME, tmp_path / f"copy-{point}")
         assert read(tmp_path / f"copy-{point}") == FILES
         shutil.rmtree(remote)

@@ -61,11 +61,25 @@ def test_digests_of_large_files_are_kept_until_they_change(tmp_path: Path, monke
     file.write_text("one")
     [first] = lines(file, cache=cache)
     [kept] = cache.iterdir()
-    kept.write_text("kept")
-    assert [line["digest"] for line in lines(file, cache=cache)] == ["kept"] != [first["digest"]]
+    kept.write_text("ab" * 32)
+    assert [line["digest"] for line in lines(file, cache=cache)] == ["ab" * 32] != [first["digest"]]
     file.write_text("two")
     os.utime(file, (5, 5))
-    assert lines(file, cache=cache)[0]["digest"] not in ("kept", first["digest"])
+    assert lines(file, cache=cache)[0]["digest"] not in ("ab" * 32, first["digest"])
+
+
+@pytest.mark.parametrize("left", [b"", b"ab" * 31, bytes(64), b"\xff" * 64])
+def test_a_digest_that_was_cut_short_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bytes
+) -> None:
+    monkeypatch.setattr(survey, "_LARGE", 1)
+    file, cache = tmp_path / "weights.bin", tmp_path / "digests"
+    file.write_text("one")
+    [first] = lines(file, cache=cache)
+    [kept] = cache.iterdir()
+    kept.write_bytes(left)
+    assert lines(file, cache=cache) == [first]
+    assert kept.read_text() == first["digest"] and list(cache.iterdir()) == [kept]
 
 
 def test_its_text_runs_where_nothing_of_ours_is(tmp_path: Path) -> None:
