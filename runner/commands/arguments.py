@@ -191,6 +191,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         help="also upload it to this repository of the hub, private if it is new, or to a new folder on S3",
     )  # fmt: skip
     parser.add_argument("--format", choices=EXPORT_FORMATS, default="peft", help="what will load it")
+    parser.add_argument("--base-model", metavar="OWNER/NAME", help="what a base model from a folder is on the hub")
 
 
 def add_serve(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -79,25 +79,36 @@ _TERMS = {
 }
 
 
-def export(run: Run, format: str, output: Path) -> None:
-    """Write the folder `output`, complete or not at all. Raises RecipeError if it already exists."""
+class Base(NamedTuple):
+    """The base model of an export, by the name with which it is loaded."""
+
+    name: str  # an id on the hub, or a folder of this machine
+    on_hub: bool
+
+
+def export(run: Run, format: str, output: Path, base_model: str | None = None) -> None:
+    """Write the folder `output`, complete or not at all; `base_model` is the id on the hub of a local base model.
+
+    Raises RecipeError if `output` already exists.
+    """
     if output.exists():
         raise RecipeError(f"{output}: already exists; choose a new folder")
     recipe = run.typed_recipe()
+    base = base_of(run, recipe, base_model)
     with files.made_aside(output) as made:
-        _WRITERS[format](run, recipe, made)
-        (made / _CARD).write_text(card(run, recipe, format, output.name), encoding="utf-8")
+        _WRITERS[format](run, recipe, base, made)
+        (made / _CARD).write_text(card(run, recipe, base, format, output.name), encoding="utf-8")
 
 
-def _peft(run: Run, recipe: Recipe, folder: Path) -> None:
+def _peft(run: Run, recipe: Recipe, base: Base, folder: Path) -> None:
     fetch_adapter(run)
     shutil.copytree(artifact(run, "export", "adapter"), folder, dirs_exist_ok=True)
     path = folder / "adapter_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base_of(run, recipe)}
+    config = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base.name}
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _merged(run: Run, recipe: Recipe, folder: Path) -> None:
+def _merged(run: Run, recipe: Recipe, base: Base, folder: Path) -> None:
     """Copy the run's merged model, or merge the adapter now if the run did not."""
     merged = run.folder / "artifacts" / "export" / "merged"
     if merged.is_dir():
@@ -117,42 +128,42 @@ def _merged(run: Run, recipe: Recipe, folder: Path) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _nxd(run: Run, recipe: Recipe, folder: Path) -> None:
+def _nxd(run: Run, recipe: Recipe, base: Base, folder: Path) -> None:
     trained = artifact(run, "train")
     shutil.copytree(trained / "lora_adapter", folder, dirs_exist_ok=True)
     shutil.copyfile(trained / "layout.json", folder / "layout.json")
 
 
-_WRITERS: Mapping[str, Callable[[Run, Recipe, Path], None]] = {"peft": _peft, "merged": _merged, "nxd": _nxd}
+_WRITERS: Mapping[str, Callable[[Run, Recipe, Base, Path], None]] = {"peft": _peft, "merged": _merged, "nxd": _nxd}
 
 
-def base_of(run: Run, recipe: Recipe) -> str:
+def base_of(run: Run, recipe: Recipe, named: str | None = None) -> Base:
     """What to load as the base model: its id on the hub, its folder, or the folder converted from a GGUF file."""
-    if recipe.model.source == "hub":
-        return recipe.model.path
+    if named or recipe.model.source == "hub":
+        return Base(named or recipe.model.path, on_hub=True)
     args = next(step["argv"] for step in run.plan["steps"] if step["stage"] == "fetch")
     if "--folder" in args:
         folder = args[args.index("--folder") + 1]
-        return run.plan["carried"].get(folder, folder)
-    return str((run.folder / "artifacts" / "fetch").resolve())
+        return Base(run.plan["carried"].get(folder, folder), on_hub=False)
+    return Base(str((run.folder / "artifacts" / "fetch").resolve()), on_hub=False)
 
 
-def card(run: Run, recipe: Recipe, format: str, name: str) -> str:
+def card(run: Run, recipe: Recipe, base: Base, format: str, name: str) -> str:
     """The model card in Markdown, with front matter for the Hugging Face hub."""
     lora, parallel = recipe.train.lora, recipe.parallel
     use = _USE[format].format(
-        base=base_of(run, recipe), folder=name, rank=server_options.max_lora_rank(lora.rank), tp_size=parallel.tp_size,
+        base=base.name, folder=name, rank=server_options.max_lora_rank(lora.rank), tp_size=parallel.tp_size,
         layout=recipe.hardware.layout, ask=_ask(run, recipe),
     )  # fmt: skip
     parts = [
-        f"---\n{yaml.safe_dump(_front_matter(run, recipe, format, name), sort_keys=False)}---\n# {name}\n",
+        f"---\n{yaml.safe_dump(_front_matter(run, recipe, base, format, name), sort_keys=False)}---\n# {name}\n",
         f"LoRA of rank {lora.rank} (alpha {lora.alpha:g}{', rsLoRA' * lora.rslora}) on {', '.join(lora.targets)} of "
-        f"**{base_of(run, recipe)}**, fine-tuned on **{_data_of(recipe)}** in the run `{run.name}`.\n",
+        f"**{base.name}**, fine-tuned on **{_data_of(recipe)}** in the run `{run.name}`.\n",
         f"## Use\n\n{use}\n\n## Prompt\n\nThe prompt must be written as in training:\n\n"
         f"```json\n{json.dumps(run.recipe['dataset']['template'], indent=1, ensure_ascii=False)}\n```\n",
         _results(run),
         f"## Training\n\n```yaml\n{yaml.safe_dump(run.recipe['train'], sort_keys=False)}```\n",
-        f"## Licence\n\n{_terms(run, recipe)}\n",
+        f"## Licence\n\n{_terms(recipe, base)}\n",
     ]
     return "\n".join(part for part in parts if part)
 
@@ -167,16 +178,16 @@ def _ask(run: Run, recipe: Recipe) -> str:
     return _ASK.format(prompt=samples[0]["prompt"], special=plain, most=recipe.evaluate.max_new_tokens)
 
 
-def _front_matter(run: Run, recipe: Recipe, format: str, name: str) -> dict[str, Any]:
+def _front_matter(run: Run, recipe: Recipe, base: Base, format: str, name: str) -> dict[str, Any]:
     library = {"peft": "peft", "merged": "transformers", "nxd": "neuronx-distributed"}[format]
     data = {"datasets": recipe.dataset.paths} if recipe.dataset.source == "hub" else {}
-    base = {"base_model": base_of(run, recipe)} if recipe.model.source == "hub" else {}
-    if base and format == "peft":
-        base["base_model_relation"] = "adapter"
-    licence = next((licence for start, licence in _LICENSES.items() if base_of(run, recipe).startswith(start)), None)
+    origin = {"base_model": base.name} if base.on_hub else {}
+    if origin and format == "peft":
+        origin["base_model_relation"] = "adapter"
+    licence = next((licence for start, licence in _LICENSES.items() if base.name.startswith(start)), None)
     tags = ["lora", "trainium", "text-generation"]
     return {
-        "library_name": library, **base, **({"license": licence} if licence else {}), **data,
+        "library_name": library, **origin, **({"license": licence} if licence else {}), **data,
         "pipeline_tag": "text-generation", "tags": tags, **_model_index(run, recipe, name),
     }  # fmt: skip
 
@@ -210,9 +221,9 @@ def _data_of(recipe: Recipe) -> str:
     return ", ".join(recipe.dataset.paths) if recipe.dataset.source == "hub" else recipe.dataset.name
 
 
-def _terms(run: Run, recipe: Recipe) -> str:
+def _terms(recipe: Recipe, base: Base) -> str:
     """The licence terms that are known; only the owners can say more."""
-    names = (base_of(run, recipe), _data_of(recipe))
+    names = (base.name, _data_of(recipe))
     lines = [f"The terms of the base model ({names[0]}) and of the data ({names[1]}) apply to the result."]
     for name in names:
         lines += [f"* {name}: {terms}" for start, terms in _TERMS.items() if name.startswith(start)]
@@ -221,13 +232,27 @@ def _terms(run: Run, recipe: Recipe) -> str:
 
 def export_command(args: argparse.Namespace) -> int:
     """Write what a run trained, and upload it if that is asked for."""
-    remote = _remote(args.push) if args.push else None  # refuses before anything is written
-    export(find(args.run, args.folder, having="export"), args.format, args.output)
+    run = find(args.run, args.folder, having="export")
+    remote = _remote(args.push, run, args.base_model) if args.push else None  # refuses before anything is written
+    export(run, args.format, args.output, args.base_model)
     print(args.output)
     if remote:
         print(remote.push(args.output))
     return 0
 
 
-def _remote(name: str) -> Hub | Bucket:
-    return Bucket(name) if name.startswith(S3) else Hub(name)
+def _remote(name: str, run: Run, base_model: str | None) -> Hub | Bucket:
+    if name.startswith(S3):
+        return Bucket(name)
+    _check_base(run, base_model)
+    return Hub(name)
+
+
+def _check_base(run: Run, named: str | None) -> None:
+    """Raise RecipeError if what is published would name a folder of this machine as its base model."""
+    base = base_of(run, run.typed_recipe(), named)
+    if not base.on_hub:
+        raise RecipeError(
+            f"--push: the base model is a folder of this machine, {base.name}, which others do not have; "
+            "--base-model OWNER/NAME says what it is on the hub"
+        )

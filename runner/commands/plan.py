@@ -81,8 +81,8 @@ def _shapes(recipe: Recipe, shapes: Architecture) -> Iterator[tuple[str, str]]:
         f"{shapes.num_key_value_heads} K/V heads, {shapes.vocab_size} tokens",
     )
     yield (
-        "one rank of",
-        f"{tp_size}: {shapes.num_attention_heads // tp_size} query and "
+        "each rank",
+        f"{shapes.num_attention_heads // tp_size} query and "
         f"{shapes.num_key_value_heads * multiplier // tp_size} K/V heads (kv_size_multiplier {multiplier}), "
         f"{shapes.intermediate_size // tp_size} of the MLP, {rows} tokens"
         + (f" (the vocabulary is padded by {padding})" if padding else ""),

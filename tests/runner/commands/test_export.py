@@ -9,6 +9,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from runner import cli
 from runner.commands import export
 from runner.commands.lifecycle import run as run_recipe
 from runner.compose.recipe import compose
@@ -92,6 +93,23 @@ def test_a_folder_that_is_there_and_an_artifact_that_is_not_are_refused(trained:
         export.export(trained, "peft", tmp_path / "new")
     link.symlink_to(target)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_this_machine_is_not_published_as_the_base_model(trained: Run, tmp_path: Path, capsys) -> None:
+    words = ["export", str(trained.folder), str(tmp_path / "new"), "--push", "me/new"]
+    assert cli.main(words) == 2
+    assert "--base-model OWNER/NAME says what it is on the hub" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_base_model_from_a_folder_is_named_as_on_the_hub(trained: Run, tmp_path: Path) -> None:
+    assert (
+        cli.main(["export", str(trained.folder), str(tmp_path / "new"), "--base-model", "meta-llama/Llama-3.2-1B"]) == 0
+    )
+    config = json.loads((tmp_path / "new" / "adapter_config.json").read_text(encoding="utf-8"))
+    front, text = card_of(tmp_path / "new")
+    assert {config["base_model_name_or_path"], front["base_model"]} == {"meta-llama/Llama-3.2-1B"}
+    assert front["license"] == "llama3.2" and str(RECIPES) not in text
 
 
 def test_the_card_is_what_the_hub_reads(trained: Run, tmp_path: Path) -> None:
