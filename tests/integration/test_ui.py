@@ -13,8 +13,10 @@ from pathlib import Path
 import chromium
 import pytest
 from chromium import Page
+from cluster_runs import a_run as a_job
 from far_runs import a_far_run, start
 from http_answers import Answers
+from slurm_cluster import missing, slurm_cluster
 from ssh_host import SSHD, ssh_host
 
 from runner import targets
@@ -233,17 +235,31 @@ def test_a_run_on_another_machine_is_watched_and_cancelled(
     with ssh_host(tmp_path / "a host", home) as host:
         run = a_far_run(tmp_path, host, STEPS)
         start(run)
-        page.open(f"{server.origin}/")
-        row = "document.querySelector('#runs tbody tr')"
-        for shown in ("running", "train", host.name):
-            page.wait(f"{row}?.textContent.includes('{shown}')")
-        page.wait(f"/[1-9][0-9]*.100000/.test({row}.textContent)")
-        page.open(f"{server.origin}/runs/{run.name}")
-        page.wait("/[0-9]+.100000 step/.test(document.querySelector('[data-part=progress]')?.textContent)")
-        page.wait("document.getElementById('log-lines').textContent.includes('line ')")
-        step = page.run("document.querySelector('[data-part=progress]').textContent")
-        page.wait(f"document.querySelector('[data-part=progress]').textContent !== {json.dumps(step)}")
-        page.run("window.confirm = () => true")
-        page.run("document.querySelector('[data-post]').click()")
-        page.wait("document.querySelector('.verdict').textContent.startsWith('Stopped')")
-        assert targets.of_run(run).state(run) == "stopped"
+        watch_and_cancel(page, server, run, host.name)
+
+
+@pytest.mark.skipif(bool(missing()), reason=missing())
+def test_a_run_on_a_cluster_is_watched_and_cancelled(page: Page, server: Browser, tmp_path: Path) -> None:
+    (tmp_path / "slurm").mkdir()
+    with slurm_cluster(tmp_path / "slurm"):
+        run = a_job(tmp_path, {"train": STEPS}, "target=slurm", f"target.folder={tmp_path}/shared")
+        start(run)
+        watch_and_cancel(page, server, run, "slurm")
+
+
+def watch_and_cancel(page: Page, server: Browser, run: Run, where: str) -> None:
+    """See a run with endless steps go on, in the list and on its own page, and end it there."""
+    page.open(f"{server.origin}/")
+    row = "document.querySelector('#runs tbody tr')"
+    for shown in ("running", "train", where):
+        page.wait(f"{row}?.textContent.includes('{shown}')")
+    page.wait(f"/[1-9][0-9]*.100000/.test({row}.textContent)")
+    page.open(f"{server.origin}/runs/{run.name}")
+    page.wait("/[0-9]+.100000 step/.test(document.querySelector('[data-part=progress]')?.textContent)")
+    page.wait("document.getElementById('log-lines').textContent.includes('line ')")
+    step = page.run("document.querySelector('[data-part=progress]').textContent")
+    page.wait(f"document.querySelector('[data-part=progress]').textContent !== {json.dumps(step)}")
+    page.run("window.confirm = () => true")
+    page.run("document.querySelector('[data-post]').click()")
+    page.wait("document.querySelector('.verdict').textContent.startsWith('Stopped')")
+    assert targets.of_run(run).state(run) == "stopped"

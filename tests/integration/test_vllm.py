@@ -5,8 +5,10 @@ VLLM_PYTHON names another Python that has vLLM.
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -20,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.runner.ui.served import served
 
 ROOT = Path(__file__).parents[2]
 PYTHON = os.environ.get("VLLM_PYTHON", str(ROOT / ".venv-vllm" / "bin" / "python"))
@@ -314,6 +318,22 @@ def test_a_recipe_trains_and_serves_through_vllm_in_one_command(tmp_path):
     asked = subprocess.run([*command, "ask", "CREATE TABLE boat (name TEXT)\n", "--max-tokens", "8"], cwd=tmp_path,
                            capture_output=True, text=True)  # fmt: skip
     assert "one = two: 1 of 1 answers" in asked.stderr, asked.stdout + asked.stderr
+    answers = answers_of_playground(tmp_path / "runs")
+    assert answers["one"] == answers["two"] != "" and set(answers) == {"base", "one", "two"}
     process.kill()
     process.communicate(timeout=90)
     assert_ended(ends)
+
+
+def answers_of_playground(runs: Path) -> dict[str, str]:
+    """What the browser's playground streams from each model of the server that a run has."""
+    with served(runs) as browser:
+        page = browser.sign_in().get("/playground").text
+        form = json.loads(html.unescape(re.findall(r'data-form="([^"]*)"', page)[0]))
+        fields = {"context": "CREATE TABLE boat (name TEXT)", "question": "How many boats are there?", "rows": ""}
+        question = {"models": form["models"], "fields": fields}
+        asked = {"server": form["server"], "question": question, "max_tokens": LENGTH}
+        lines = [json.loads(line) for line in browser.post("/api/playground/answers", asked).body.splitlines()]
+    return {
+        model: "".join(line.get("text", "") for line in lines if line.get("model") == model) for model in form["models"]
+    }
