@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ def main(name: str, args: Sequence[str], quiet: bool = False) -> int:
     if not {"-m", "--multirun"}.isdisjoint(flags):
         return _sweep(source, flags, overrides, quiet)
     prepare_hydra()
+    _allow_late_help()
     statuses: list[int] = []
 
     def job(config: DictConfig) -> None:
@@ -47,6 +49,11 @@ def main(name: str, args: Sequence[str], quiet: bool = False) -> int:
     except HydraException as error:
         raise RecipeError(f"command line: {one_line(error)}") from error
     return max(statuses, default=0)
+
+
+def _allow_late_help() -> None:
+    """Hydra 1.3 declares a flag whose help becomes a text when it is printed; argparse of Python 3.14 refuses that."""
+    argparse.ArgumentParser._check_help = lambda *_: None  # type: ignore[attr-defined]
 
 
 def _sweep(source: Path, flags: Sequence[str], overrides: Sequence[str], quiet: bool) -> int:

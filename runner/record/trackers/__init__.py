@@ -117,6 +117,8 @@ class Feed:
         self._try(lambda tracker: tracker.finish(self._run, unsent, _notes(self._run)))
 
     def _receive(self, event: dict[str, Any]) -> None:
+        if self._tracker is None:
+            return
         if training_curve.is_training_step(event):
             if not self._sent:
                 self._catch_up(event["at"])

@@ -126,3 +126,11 @@ def test_no_tracker_is_no_tracker(tmp_path: Path) -> None:
     run = trained_run(tmp_path)
     with trackers.feed(None, run, pytest.fail) as feed:
         assert list(feed.passing([b'{"event": "run", "state": "started"}']))
+
+
+def test_without_a_tracker_no_earlier_run_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (trained_run(tmp_path).folder / "manifest.json").write_text("damaged")  # said by whoever reads it
+    cached = trained_run(tmp_path)
+    with trackers.feed(None, cached, pytest.fail) as feed:
+        list(feed.passing((cached.folder / "events.jsonl").read_bytes().splitlines()))
+    assert capsys.readouterr().err == ""
