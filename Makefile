@@ -16,6 +16,8 @@ export TORCH ?= torch==2.13.0
 export TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Creates every environment.
 ENVIRONMENT := .ci/environment.sh
+# Python keeps what it compiles: the tests start a thousand programs, and pytest rewrites each of its own files.
+unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-ray setup-s3 setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test docs lint structure golden test-integration test-ami test-optimum test-nxd test-xla torture bench clean purge
 

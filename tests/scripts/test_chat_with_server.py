@@ -228,9 +228,8 @@ def test_a_conversation_is_asked_with_the_tokens_that_were_trained(tiny_model: P
         port = probe.getsockname()[1]
     words = [sys.executable, SCRIPTS / "serve_embedded.py", "--model", tiny_model, "--port", port]
     words += ["--adapter", f"sql={tiny_adapter}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     template = Template.from_json(json.dumps(TURNS))
-    with subprocess.Popen(list(map(str, words)), stderr=subprocess.PIPE, text=True, env=environment) as server:
+    with subprocess.Popen(list(map(str, words)), stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr and "serving at" in server.stderr.readline()
         while server.poll() is None:
             with socket.socket() as probe:

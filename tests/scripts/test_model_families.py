@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +42,6 @@ def random_shape(seed: int) -> dict[str, object]:
         "head_dim": draw.choice([4, 6, 8]), "tie_word_embeddings": seed % 2 == 0, "initializer_range": 0.2,
         "vocab_size": VOCAB_SIZE + 2 + seed,
     }  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """The ranks are threads already, and for models of this size more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

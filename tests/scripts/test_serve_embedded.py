@@ -34,8 +34,7 @@ def free_port() -> int:
 def start(model: Path, adapters: dict[str, Path], port: int, *flags: str, **variables: str) -> subprocess.Popen[str]:
     named = [f"--adapter={name}={folder}" for name, folder in adapters.items()]
     command = [sys.executable, PROGRAM, "--model", model, "--port", str(port), "--max-batch", "8", *named, *flags]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **variables}
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **variables})
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,6 @@ from common.serving.openai_client import Client
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS, ASSETS = ROOT / "scripts", ROOT / "recipes" / "assets"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 # A server of the standard library that answers as it is told: `answers` maps a model to its text.
 STAND_IN = """
@@ -67,7 +66,7 @@ def free_port() -> int:
 def start(evaluation: Path, output: Path, port: int, server: list, *flags: str) -> subprocess.Popen[str]:
     command = [sys.executable, SCRIPTS / "smoke_test.py", "--evaluation", evaluation, "--output", output]
     command += ["--port", str(port), "--timeout", "120", "--prompts", "3", *flags, "--", *map(str, server)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
 def run(*args, **kwargs) -> tuple[int, str]:
@@ -140,7 +139,7 @@ def rounding(tmp_path_factory):
     port = free_port()
     named = [word for name, path in adapters.items() for word in ("--adapter", f"{name}={path}")]
     server = [sys.executable, SCRIPTS / "serve_embedded.py", "--model", model, "--port", port, "--dtype", "bf16"]
-    process = subprocess.Popen(list(map(str, [*server, *named])), stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    process = subprocess.Popen(list(map(str, [*server, *named])), stderr=subprocess.PIPE, text=True)
     assert process.stderr and "serving at" in process.stderr.readline()
     yield smoke_test.read_samples(folder / "evaluation" / "samples.jsonl", 8), port
     process.terminate()
