@@ -90,7 +90,7 @@ def _digest(path: Path, cache: Path) -> Iterator[str]:
     status = path.stat()
     name = json.dumps([str(path.resolve()), status.st_size, status.st_mtime_ns])
     entry = cache / hashlib.sha256(name.encode()).hexdigest()
-    if kept := _kept(entry):
+    if kept := kept_digest(entry):
         yield kept
         return
     sha, spoke = hashlib.sha256(), time.monotonic()
@@ -105,8 +105,8 @@ def _digest(path: Path, cache: Path) -> Iterator[str]:
     yield sha.hexdigest()
 
 
-def _kept(entry: Path) -> str:
-    """The digest that was kept; an empty text where there is none, or where a kill or a full disk cut it short."""
+def kept_digest(entry: Path) -> str:
+    """The digest that a file keeps; an empty text where there is no such file, or it is damaged."""
     with contextlib.suppress(FileNotFoundError):
         text = entry.read_bytes().decode(errors="replace")
         return text if _DIGEST.fullmatch(text) else ""

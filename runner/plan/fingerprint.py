@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 import re
+import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from runner.errors import RecipeError
 from runner.execute import files
+from runner.execute.survey import kept_digest
 
 _LARGE = 64 * 2**20  # bytes; the digest of a larger file is cached by its path, size and modification time
 
@@ -53,11 +55,22 @@ def hash_path(path: Path, key: str, digest: Callable[[Path], str]) -> str:
     Raises RecipeError that names `key`, the recipe's.
     """
     try:
+        check_kind(path, key)
         return _hash_folder(path, digest) if path.is_dir() else digest(path)
     except FileNotFoundError:
         raise RecipeError(f"{key}: {path}: no such file or folder") from None
     except OSError as error:
         raise RecipeError(f"{key}: {path}: {error.strerror}") from None
+
+
+def check_kind(path: Path, key: str) -> None:
+    """Raise RecipeError for a pipe, a device or a socket: it may never end, and has another content the second time.
+
+    Raises OSError for a missing file.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise RecipeError(f"{key}: {path}: neither a file nor a folder; write what it yields to a file, and name that")
 
 
 def _hash_folder(folder: Path, digest: Callable[[Path], str]) -> str:
@@ -78,10 +91,12 @@ def hash_file(path: Path, digest_cache: Path) -> str:
     if status.st_size < _LARGE or not digest_cache.parent.is_dir():
         return files.digest(path)
     entry = digest_cache / hash_text(str(path.resolve()), str(status.st_size), str(status.st_mtime_ns))
-    if not entry.is_file():
+    kept = kept_digest(entry)
+    if not kept:
+        kept = files.digest(path)
         digest_cache.mkdir(exist_ok=True)
-        files.write_atomic(entry, files.digest(path))
-    return entry.read_text(encoding="utf-8")
+        files.write_atomic(entry, kept)
+    return kept
 
 
 @cache

@@ -17,6 +17,7 @@ from runner.plan.checks import rows
 from runner.plan.checks import template as prompt
 from runner.plan.checks.row_formats import REQUIRED, UnknownFormat, is_written, recognise
 from runner.plan.checks.rows import Row
+from runner.plan.fingerprint import check_kind
 
 _HINTS = {"evaluate.sql_schema": "; for answers that are not SQL, use evaluate=text"}
 _LARGE = 32 * 2**20  # bytes; only the first row of a larger file is read
@@ -142,6 +143,7 @@ def _check_files(recipe: Recipe, name: str, named: str) -> int | None:
 def _check_file(recipe: Recipe, key: str, path: Path) -> int | None:
     try:
         status = path.stat()
+        check_kind(path, key)
         if path.is_dir() or not _is_read_here(path, key):
             return None
         first = _first(path, key, status.st_mtime_ns)

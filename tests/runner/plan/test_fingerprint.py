@@ -49,6 +49,27 @@ def test_large_files_are_remembered_until_they_change(tmp_path: Path, monkeypatc
     assert hash_path(file, "model.path", memory) != first
 
 
+@pytest.mark.parametrize("left", ["", "0" * 63, "\0" * 64])
+def test_a_damaged_digest_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str) -> None:
+    monkeypatch.setattr(fingerprint, "_LARGE", 1)
+    file, memory = tmp_path / "weights", tmp_path / "memory"
+    file.write_text("one")
+    first = hash_path(file, "model.path", memory)
+    [kept] = memory.iterdir()
+    kept.write_text(left)
+    assert hash_path(file, "model.path", memory) == first == kept.read_text()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "pipe in a folder"])
+def test_what_may_never_end_is_not_read(tmp_path: Path, kind: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    if kind == "pipe in a folder":
+        hash_path(tmp_path, "model.path", tmp_path / "memory")
+        return
+    with pytest.raises(RecipeError, match="model.path: .*: neither a file nor a folder"):
+        hash_path(Path("/dev/zero") if kind == "device" else tmp_path / "pipe", "model.path", tmp_path / "memory")
+
+
 def test_a_missing_file_is_named_with_its_key(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="dataset.path: .*nowhere: no such file"):
         hash_path(tmp_path / "nowhere", "dataset.path", tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,12 @@ def test_a_pattern_is_its_files(tmp_path: Path) -> None:
     assert dataset.files(str(tmp_path / "[b].jsonl")) == [tmp_path / "[b].jsonl"], "a file's name is no pattern"
     with pytest.raises(RecipeError, match="dataset.eval_rows: 1 of the 1 rows"):
         recognised(tmp_path / "[b].jsonl")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "rows.jsonl")
+    with pytest.raises(RecipeError, match=r"dataset.path: .*rows.jsonl: neither a file nor a folder"):
+        check(tmp_path / "rows.jsonl")
 
 
 def test_what_only_the_stage_programs_read_is_left_to_them(tmp_path: Path) -> None:
