@@ -229,7 +229,10 @@ def add_gc(parser: argparse.ArgumentParser) -> None:
     """A store and the rules."""
     _add_runs_folder(parser)
     parser.add_argument("--store", type=Path, default=Path("store"), help="the store")
-    parser.add_argument("--host", help="HOST or HOST:FOLDER: --store and --in are those of that machine's folder")
+    elsewhere = parser.add_mutually_exclusive_group()
+    elsewhere.add_argument("--host", help="HOST or HOST:FOLDER: --store and --in are those of that machine's folder")
+    run = elsewhere.add_argument("--of", metavar="RUN", help="the store of the machine or cluster where RUN ran")
+    _complete(run, "run_names")
     parser.add_argument("--days", type=_amount, help="remove artifacts that no run has used for this many days")
     parser.add_argument("--gb", type=_amount, help="then the least recently used, until the store has this size")
     parser.add_argument("--unreachable", action="store_true", help="only artifacts that no recorded run refers to")

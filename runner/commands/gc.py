@@ -1,4 +1,4 @@
-"""`runner gc`: frees the store of this machine, or that of another one over SSH; see `runner.execute.gc`."""
+"""`runner gc`: frees the store of this machine, of another one or of a cluster; see `runner.execute.gc`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import errno
 from runner import targets
 from runner.errors import RecipeError
 from runner.execute import gc
+from runner.record import runs
 
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -16,7 +17,7 @@ def gc_command(args: argparse.Namespace) -> int:
     """Free space, or check what a store holds."""
     if args.days is None and args.gb is None and not args.unreachable and not args.verify:
         raise RecipeError("gc: choose what to remove: --unreachable, --days N or --gb N; or check it with --verify")
-    return _elsewhere(args) if args.host else _here(args)
+    return _elsewhere(args) if args.host or args.of else _here(args)
 
 
 def _here(args: argparse.Namespace) -> int:
@@ -36,7 +37,10 @@ def _here(args: argparse.Namespace) -> int:
 
 
 def _elsewhere(args: argparse.Namespace) -> int:
-    """The store and the records are those of the folder on the host."""
+    """The store and the records are those of the folder on the host, or of the folder that a run was sent to."""
     flags = [f"--{name}={getattr(args, name)}" for name in ("days", "gb") if getattr(args, name) is not None]
     flags += [f"--{name.replace('_', '-')}" for name in ("unreachable", "dry_run", "verify") if getattr(args, name)]
-    return targets.on_host(args.host).gc([str(args.folder), "--store", str(args.store), *flags], print)
+    if args.host:
+        return targets.on_host(args.host).gc([str(args.folder), "--store", str(args.store), *flags], print)
+    run = runs.find(args.of, args.folder)
+    return targets.of_run(run).gc(["runs", "--store", run.plan["store"], *flags], print)

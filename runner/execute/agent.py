@@ -283,7 +283,8 @@ def free(args: argparse.Namespace) -> None:
     """Free the store, or with --verify check it; exits with gc.DAMAGED if it finds damage. Raises gc.NoStore."""
     with _signs_of_life():
         if not args.verify:
-            gc.collect(args.store, args.run, gc.Rules(args.days, args.gb, args.unreachable), args.dry_run)
+            rules, copies = gc.Rules(args.days, args.gb, args.unreachable), gc.Copies(Path(), args.active)
+            gc.collect(args.store, args.run, rules, args.dry_run, copies)
         elif gc.verify(args.store):
             sys.exit(gc.DAMAGED)
 
@@ -335,6 +336,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--gb", type=float)
     for flag in ("--unreachable", "--dry-run", "--verify"):
         parser.add_argument(flag, action="store_true")
+    parser.add_argument("--active", nargs="*", default=[], help="for gc: runs that a cluster may still start a pod of")
     args = parser.parse_args(argv)
     try:
         _VERBS[args.verb](args)

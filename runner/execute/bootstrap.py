@@ -1,13 +1,14 @@
 """The first contact with a machine that has none of our code: its Python runs this file's text, `python3 -c TEXT VERB`.
 
     look FOLDER NAME...    print as JSON: the version of this Python, free bytes, which names exist in FOLDER, and
-                           whether it is a file
+                           whether it is a file; those that exist count as used now
     receive FOLDER [TAR]   unpack a tar, by default from standard input, which may stay open after the tar's end;
                            every entry DIR/NAME appears whole, unless it exists already
 
 Standard library alone, in syntax that even a Python that is too old can read, so that it can report its version.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -23,10 +24,14 @@ MINIMUM = (3, 9)
 def look(folder, names):
     """Print the Python version, the free bytes and the existing `names` of a folder that need not exist."""
     existing = next(parent for parent in [folder, *folder.resolve().parents] if parent.is_dir())
+    present = [name for name in names if (folder / name).exists()]
+    for name in present:
+        with contextlib.suppress(OSError):  # another user brought it
+            os.utime(str(folder / name))
     report = {
         "python": list(sys.version_info[:3]),
         "free": shutil.disk_usage(str(existing)).free,
-        "there": [name for name in names if (folder / name).exists()],
+        "there": present,
         "is_file": folder.is_file(),
     }
     print(json.dumps(report))

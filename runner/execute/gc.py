@@ -3,6 +3,8 @@
 Besides artifacts, the store holds the output of the Neuron compiler: compiled/KEY for a server, reported by the run
 that served with it, and neuron-cache, the programs of trainings and servers, which is kept or removed as a whole.
 
+Where runs were sent from elsewhere, code/DIGEST and inputs/DIGEST, which were copied with them, go by the same rules.
+
 Standard library alone.
 """
 
@@ -11,9 +13,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +27,8 @@ from runner.execute.store import CACHE, COMPILED, Store, names_used
 
 DAMAGED = 3  # exit status of a program that found damage
 _DAY = 86400.0
+_COPY = re.compile(r"\b(?:code|inputs)/[0-9a-f]{16}\b")  # its path, and how a plan names it
+_DOOMED = ".doomed"  # suffix of a copy that is being removed
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)  # what a damaged file raises
 
 
@@ -41,6 +46,14 @@ class Rules:
 
 
 @dataclass(frozen=True)
+class Copies:
+    """The `folder` of code/ and inputs/; `active` are names of runs that a cluster may still start a pod of."""
+
+    folder: Path
+    active: Collection[str] = ()
+
+
+@dataclass(frozen=True)
 class _Artifact:
     path: Path
     used: float  # Unix time of the last run that used it
@@ -48,17 +61,17 @@ class _Artifact:
     reachable: bool
 
 
-def collect(root: Path, records: Path, rules: Rules, dry_run: bool) -> None:
+def collect(root: Path, records: Path, rules: Rules, dry_run: bool, copies: Copies | None = None) -> None:
     """Remove what `rules` select from the store at `root`, and print it; `records` is the folder of recorded runs.
 
-    `root` is written as plans write it. Raises NoStore.
+    `root` is written as plans write it. With `copies`, also from what was copied to this machine. Raises NoStore.
     """
     _check(root)
     if dry_run:
-        _print_freed(_chosen(_artifacts(root, records), rules), "would remove", "could be freed")
+        _print_freed(_chosen(_artifacts(root, records, copies), rules), "would remove", "could be freed")
         return
     with _alone(root):
-        _print_freed(_remove_chosen(root, _artifacts(root, records), rules), "removed", "freed")
+        _print_freed(_remove_chosen(root, _artifacts(root, records, copies), rules), "removed", "freed")
 
 
 def _check(root: Path) -> None:
@@ -68,7 +81,7 @@ def _check(root: Path) -> None:
 
 def _print_freed(artifacts: Sequence[_Artifact], removed: str, freed: str) -> None:
     for artifact in artifacts:
-        print(f"{removed} {artifact.path.name}  {artifact.size / 1e6:.1f} MB")
+        print(f"{removed} {_name(artifact.path)}  {artifact.size / 1e6:.1f} MB")
     print(f"{sum(artifact.size for artifact in artifacts) / 1e6:.1f} MB {freed}")
 
 
@@ -92,27 +105,33 @@ def _remove_chosen(root: Path, artifacts: Sequence[_Artifact], rules: Rules) -> 
     with store.freeing() as needed:
         free = (one for one in artifacts if one.path.exists() and not _names(one.path) & needed)
         chosen = _chosen([one for one in free if not store.is_being_made(one.path.name)], rules)
-        for number, artifact in enumerate(chosen):
+        copies = [one.path for one in chosen if _is_copy(one.path)]
+        moved = [path.rename(path.with_suffix(_DOOMED)) for path in copies if not _is_recent(path)]
+        for number, artifact in enumerate(one for one in chosen if not _is_copy(one.path)):
             artifact.path.rename(doomed / str(number))
         store.forget_sums()
-    shutil.rmtree(doomed)
-    return chosen
+    for path in (doomed, *moved):
+        shutil.rmtree(path)
+    return [one for one in chosen if not one.path.exists()]
 
 
-def _artifacts(root: Path, records: Path) -> list[_Artifact]:
-    """All artifacts, complete, partial or damaged, that no run in progress needs."""
+def _artifacts(root: Path, records: Path, copies: Copies | None) -> list[_Artifact]:
+    """All artifacts, complete, partial or damaged, and copies, that no run in progress needs."""
     used: dict[str, float] = {}
     needed: set[str] = set()
-    for run in recorded(records):
+    runs, active = recorded(records), set(copies.active if copies else ())
+    for run in runs:
         names = _refers_to(run, root)
         used |= {name: max(used.get(name, 0), last_event(run)) for name in names}
-        needed |= names if _is_in_progress(run) else set()
+        needed |= names if run.name in active or _is_in_progress(run) else set()
     folders = [
         path for kind in ("objects", "partial", "incoming", "damaged", COMPILED) for path in (root / kind).glob("*")
     ]
     folders += [path for path in [root / CACHE] if path.is_dir()]
+    if copies and active <= {run.name for run in runs}:  # otherwise nothing here tells what a run needs
+        folders += _unused_copies(copies.folder)
     return [
-        _Artifact(path, used.get(path.name, path.stat().st_mtime), _size(path), path.name in used)
+        _Artifact(path, used.get(_name(path), path.stat().st_mtime), _size(path), _name(path) in used)
         for path in folders
         if not _names(path) & needed
     ]
@@ -120,7 +139,26 @@ def _artifacts(root: Path, records: Path) -> list[_Artifact]:
 
 def _names(path: Path) -> set[str]:
     """The names by which a run may need it: its own, or that of the compiler's folder as a whole."""
-    return {path.name, path.parent.name}
+    return {_name(path), path.parent.name}
+
+
+def _name(path: Path) -> str:
+    """The name by which plans know an artifact or a copy."""
+    return f"{path.parent.name}/{path.stem}" if _is_copy(path) else path.name
+
+
+def _is_copy(path: Path) -> bool:
+    return bool(_COPY.fullmatch(f"{path.parent.name}/{path.name.removesuffix(_DOOMED)}"))
+
+
+def _unused_copies(folder: Path) -> list[Path]:
+    """The copies that nobody brought or asked for within a day: the record of the run may come after them."""
+    paths = (path for kind in ("code", "inputs") for path in files.inside(folder / kind))
+    return [path for path in paths if _is_copy(path) and not _is_recent(path)]
+
+
+def _is_recent(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime < _DAY
 
 
 def _is_in_progress(run: Path) -> bool:
@@ -147,14 +185,16 @@ def _refers_to(run: Path, root: Path) -> set[str]:
 
 
 def _planned(run: Path, root: Path) -> set[str]:
+    names: set[str] = set()
     try:
-        plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
-        return names_used({**plan, "store": root})
+        text = (run / "plan.json").read_text(encoding="utf-8")
+        names |= set(_COPY.findall(text))
+        names |= names_used({**json.loads(text), "store": root})
     except PermissionError:
         raise
     except _DAMAGE as error:
         print(f"{run / 'plan.json'} is damaged ({error}); of this run, only what it links to is kept")
-        return set()
+    return names
 
 
 def verify(root: Path) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -147,6 +147,13 @@ class Target(ABC):
     @abstractmethod
     def fetch(self, run: Run, adapter: bool) -> None:
         """Copy metrics, logs and samples of a run into its record, and the adapter if asked. Raises RecipeError."""
+
+    def gc(self, flags: Sequence[str], show: Callable[[str], None]) -> int:
+        """Free or check the store there, and `show` each line that `gc` of `runner.execute.agent` prints.
+
+        Returns 1 if it found damage, else 0. Raises RecipeError.
+        """
+        raise RecipeError("gc --of: a run on this machine; leave --of out, and name its store with --store")
 
     def shell(self, run: Run) -> int:
         """A shell beside the files of a run; returns its exit status. Raises RecipeError where ssh does that."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from runner.compose.schema import Recipe
 from runner.errors import RecipeError
-from runner.execute import survey
+from runner.execute import gc, survey
 from runner.execute.run_folder import EVENTS, KILLED
 from runner.plan import elsewhere
 from runner.plan.command import Place
@@ -19,7 +19,7 @@ from runner.record.runs import Run
 from runner.targets import bundle
 from runner.targets.base import Target
 from runner.targets.mirror import Mirror, note, unpack
-from runner.targets.transport.base import ConnectionLost
+from runner.targets.transport.base import CommandFailed, ConnectionLost
 
 _SURVEY = Path(survey.__file__)
 _LONGEST_WAIT = 30.0  # seconds between two attempts to connect
@@ -96,6 +96,18 @@ def remember_end(run: Run, state: str) -> str:
     else:
         (run.folder / KILLED).unlink(missing_ok=True)
     return state
+
+
+def show_gc(lines: Iterator[bytes], show: Callable[[str], None]) -> int:
+    """`show` what `gc` of `runner.execute.agent` prints; returns 1 if it found damage. Raises as `lines` does."""
+    try:
+        for line in filter(None, lines):
+            show(line.decode(errors="replace"))
+    except CommandFailed as error:
+        if error.status != gc.DAMAGED:
+            raise
+        return 1
+    return 0
 
 
 def check_room(missing: Mapping[str, str], free: int, disk: str, key: str) -> None:

@@ -19,7 +19,7 @@ import yaml
 from runner.compose.schema import Recipe
 from runner.compose.schema import Target as Settings
 from runner.errors import RecipeError
-from runner.execute import bootstrap, files, gc
+from runner.execute import bootstrap, files
 from runner.execute.run_folder import EVENTS
 from runner.plan.command import Place
 from runner.record.create import incoming
@@ -27,7 +27,7 @@ from runner.record.runs import Run
 from runner.targets import bundle
 from runner.targets.log import Log
 from runner.targets.mirror import Mirror, unpack
-from runner.targets.mirrored import MirroredTarget, check_room, remember_end
+from runner.targets.mirrored import MirroredTarget, check_room, remember_end, show_gc
 from runner.targets.transport.base import CommandFailed, ConnectionLost, Transport
 from runner.targets.transport.local import LocalTransport
 
@@ -134,20 +134,9 @@ class RemoteTarget(MirroredTarget):
         return [json.loads(line) for line in self._agent("overview", "runs").splitlines() if line]
 
     def gc(self, flags: Sequence[str], show: Callable[[str], None]) -> int:
-        """Free or check the store there, and `show` each line that `gc` of `runner.execute.agent` prints.
-
-        Returns 1 if it found damage, else 0. Raises RecipeError.
-        """
         command = self._agent_command(["gc", *flags])
         with self._errors_explained():
-            try:
-                for line in filter(None, self._transport.lines(command)):
-                    show(line.decode(errors="replace"))
-            except CommandFailed as error:
-                if error.status != gc.DAMAGED:
-                    raise
-                return 1
-        return 0
+            return show_gc(self._transport.lines(command), show)
 
     def copy_record(self, name: str, runs: Path) -> Path:
         """Copy the record of a run that was started from another computer into the folder `runs`; returns its folder.

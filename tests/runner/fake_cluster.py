@@ -89,7 +89,7 @@ class _Api(Answers, BaseHTTPRequestHandler):
             )
         if kind in self.cluster.refuse:
             return self.answer_json(403, {"message": self.cluster.refuse[kind]})
-        body["metadata"]["uid"] = f"uid-{next(self.uids)}"
+        body["metadata"].update(uid=f"uid-{next(self.uids)}", creationTimestamp="2026-11-24T19:00:00Z")
         body.setdefault("status", {})
         if "dryRun" not in self.query:
             self.cluster.objects.setdefault(kind, {})[body["metadata"]["name"]] = body

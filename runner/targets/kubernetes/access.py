@@ -48,8 +48,11 @@ class Access:
         """The command line of `runner.execute.agent` for a run, in the folder that plans run in."""
         code = next((arg for step in job_spec.plan["steps"] for arg in step["argv"] if arg.startswith("code/")), None)
         path = "/".join(code.split("/")[:2]) if code else code_name()  # the run may use another version of the code
-        python = ["env", f"PYTHONPATH={path}", self.python, "-m", "runner.execute.agent"]
-        return inside(job_spec, *python, verb, job_spec.folder, *flags)
+        return self.agent_of(path, job_spec, verb, job_spec.folder, *flags)
+
+    def agent_of(self, code: str, job_spec: JobSpec, *args: str) -> list[str]:
+        """The command line of a version of `runner.execute.agent`, in the folder that plans run in."""
+        return inside(job_spec, "env", f"PYTHONPATH={code}", self.python, "-m", "runner.execute.agent", *args)
 
 
 def inside(job_spec: JobSpec, *command: str) -> list[str]:

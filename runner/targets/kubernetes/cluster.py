@@ -295,4 +295,9 @@ class _Input:
 def _check(status: Object, errors: bytes) -> None:
     if status["status"] != "Success":
         last = errors.decode(errors="replace").strip().rpartition("\n")[2]
-        raise CommandFailed(1, last or status.get("message", "it failed"))
+        raise CommandFailed(_exit_code(status), last or status.get("message", "it failed"))
+
+
+def _exit_code(status: Object) -> int:
+    causes = status.get("details", {}).get("causes", [])
+    return next((int(cause["message"]) for cause in causes if cause.get("reason") == "ExitCode"), 1)

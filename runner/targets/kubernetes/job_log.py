@@ -118,8 +118,7 @@ class JobLog:
     def _gone(self) -> Iterator[bytes]:
         """The final event of a run whose Job was deleted before the run reported one."""
         if self._is_complete and self._mirror.last_state not in ENDED:
-            line = json.dumps({"time": round(time.time(), 3), "event": "run", "state": "stopped", "status": 130})
-            yield from self._add(line.encode())
+            yield from self._add(stopped())
 
     def _add(self, lines: bytes) -> Iterator[bytes]:
         for line in lines.splitlines():
@@ -187,6 +186,12 @@ class JobLog:
         if text.strip() and text not in self._noted:
             self._noted.add(text)
             yield note(text)
+
+
+def stopped() -> bytes:
+    """The final event of a run that was ended from outside."""
+    event = {"time": round(time.time(), 3), "event": "run", "state": "stopped", "status": 130}
+    return json.dumps(event).encode()
 
 
 def condition(job: Object, name: str) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 from runner.targets.kubernetes.cluster import Object
 
 _USUAL = ("ContainerCreating", "PodInitializing")  # normal while a container starts
+_FIRST = 5.0  # seconds in which a Job creates its first pod; it creates another one after a longer time
 _INDEX = "batch.kubernetes.io/job-completion-index"
 
 
@@ -41,6 +43,8 @@ def pending_reasons(pod: Object) -> Iterator[str]:
             yield f"{waiting['reason']}: {waiting.get('message', '')}"
         if ended.get("reason", "Completed") not in ("Completed", "Error"):
             yield f"container {status['name']}: {ended['reason']}"
+    if "deletionTimestamp" in pod["metadata"]:  # for ever, if the node is lost and its object stays
+        yield f"pod {pod['metadata']['name']} on node {pod['spec'].get('nodeName')} is ending"
     if pod["status"].get("reason"):
         yield f"{pod['status']['reason']}: {pod['status'].get('message', '')}"
 
@@ -49,6 +53,18 @@ def held_back(job: Object) -> Iterator[str]:
     """Why a Job has no pod, if it says so."""
     if job["spec"].get("suspend"):
         yield "the Job is suspended, as a queue does until it has room"
+
+
+def is_first_and_waits(pod: Object, job: Object) -> bool:
+    """Whether a pod is the first of its Job and nothing in it has started: nothing of the run has."""
+    created, since = (_time(item["metadata"]["creationTimestamp"]) for item in (pod, job))
+    return (created - since).total_seconds() < _FIRST and not any(
+        {"running", "terminated"} & set(status["state"]) for status in _statuses(pod)
+    )
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 def failed_init_container(pod: Object) -> str | None:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -31,15 +31,17 @@ from runner.record.runs import Run
 from runner.targets import bundle
 from runner.targets.finding import Finding
 from runner.targets.kubernetes import images, manifests, pod_patch, pods, preflight
-from runner.targets.kubernetes.access import access_pod, call, container_with_volume, job_of, pods_of
+from runner.targets.kubernetes.access import Access, access_pod, call, container_with_volume, job_of, pods_of
 from runner.targets.kubernetes.cluster import Cluster, ClusterLost, Missing, Object
-from runner.targets.kubernetes.job_log import JobLog, condition
+from runner.targets.kubernetes.job_log import JobLog, condition, stopped
 from runner.targets.kubernetes.manifests import ACCESS, RUN, SERVER, JobSpec
 from runner.targets.log import Log
 from runner.targets.mirror import Mirror
-from runner.targets.mirrored import MirroredTarget, check_room, remember_end
+from runner.targets.mirrored import MirroredTarget, check_room, remember_end, show_gc
+from runner.targets.transport.base import CommandFailed
 
 _POLL = 1.0  # seconds
+_BOOTSTRAP = Path(bootstrap.__file__).read_text(encoding="utf-8")
 _ARCHIVE = 700_000  # bytes that fit into a ConfigMap (1 MiB) as base64, with the rest of it
 
 
@@ -151,11 +153,11 @@ class KubernetesTarget(MirroredTarget):
     def state(self, run: Run) -> str:
         """As `runner.execute.agent.state`, or `waiting: WHY`; reads all events of a run that ended."""
         job_spec, reported = self._job_spec_of(run), run_folder.last_state(run.folder)
-        if reported in FINAL:
+        if reported in FINAL or (reported == "stopped" and (run.folder / run_folder.CANCELLED).exists()):
             return reported
         with _errors_explained():
             job = job_of(self._cluster, job_spec.run)
-            if job is None or _is_over(job, job_spec):
+            if job is None or _is_over(job, bool(job_spec.server)):
                 reported = self._last_state(run)
                 ended = "finished" if job and condition(job, "Complete") else "killed"
                 return remember_end(run, reported if reported in ENDED else ended)
@@ -171,11 +173,25 @@ class KubernetesTarget(MirroredTarget):
         job_spec = self._job_spec_of(run)
         with _errors_explained():
             job = job_of(self._cluster, job_spec.run)
-            if job and _is_over(job, job_spec):
+            if job is None and (run.folder / run_folder.CANCELLED).exists():
+                return run_folder.last_state(run.folder) or "stopped"
+            if job and _is_over(job, bool(job_spec.server)):
                 self._last_state(run)  # its log will be gone with it
+            began = not job or not self._waits_for_its_first_pod(job)
             self._delete(job_spec.run)
-            reported = self._last_state(run)
+            reported = self._last_state(run) if began else self._stopped(run)
+        (run.folder / run_folder.CANCELLED).touch()
         return reported if reported in ENDED else "stopped"
+
+    def _waits_for_its_first_pod(self, job: Object) -> bool:
+        """Whether there is nothing on the volume to be read: a pod that reads it may find no node either."""
+        run_pods = pods_of(self._cluster, job["metadata"]["name"], RUN)
+        return bool(run_pods) and all(pods.is_first_and_waits(pod, job) for pod in run_pods)
+
+    def _stopped(self, run: Run) -> str:
+        with Mirror(run.folder / run_folder.EVENTS) as mirror:
+            mirror.add(stopped())
+        return "stopped"
 
     def _last_state(self, run: Run) -> str | None:
         """The last state that a run whose Job has ended reported, after all of its events were received."""
@@ -187,6 +203,32 @@ class KubernetesTarget(MirroredTarget):
         job_spec = self._job_spec_of(run)
         with _errors_explained():
             return call(self._cluster, job_spec, lambda container: container.agent_command(job_spec, "send", *flags))
+
+    def gc(self, flags: Sequence[str], show: Callable[[str], None]) -> int:
+        """As in the base class; a run whose Job has not ended keeps what it needs, also while it has no pod."""
+        job_spec = self._job_spec(manifests.unique_name("gc"), {"steps": []})
+        with _errors_explained(), container_with_volume(self._cluster, job_spec) as container:
+            self._copy_code(job_spec, container)
+            active = ["--active", *self._active()]
+            command = container.agent_of(bundle.code_name(), job_spec, "gc", *flags, *active)
+            try:
+                return show_gc(self._cluster.lines(container.pod, container.container, command), show)
+            except CommandFailed as error:
+                raise RecipeError(f"target.kubernetes: {error}") from error
+
+    def _active(self) -> list[str]:
+        """The names of the runs in the namespace whose Job, or whose server, may start another pod."""
+        jobs = self._cluster.ask(
+            "batch.list_namespaced_job", self._cluster.namespace, label_selector=manifests.selector(None)
+        )["items"]
+        return [
+            job["metadata"]["name"] for job in jobs if not _is_over(job, "ttlSecondsAfterFinished" not in job["spec"])
+        ]
+
+    def _copy_code(self, job_spec: JobSpec, container: Access) -> None:
+        """Copy our code to the volume, if it is not there."""
+        if bundle.code_name() not in self._look(job_spec, container, [bundle.code_name()])["there"]:
+            self._receive(job_spec, container, bundle.write_code)
 
     def shell(self, run: Run) -> int:
         """Open a shell in a pod with the volume, using kubectl; the pod is deleted afterwards."""
@@ -247,22 +289,29 @@ class KubernetesTarget(MirroredTarget):
     def _copy_to_volume(self, job_spec: JobSpec, carried: Mapping[str, str]) -> None:
         """Copy the files that are missing to the volume."""
         with container_with_volume(self._cluster, job_spec) as container:
-            receiver = [container.python, "-c", Path(bootstrap.__file__).read_text(encoding="utf-8")]
-            report = json.loads(container.call([*receiver, "look", job_spec.root, *map(bundle.entry, carried)]))
+            report = self._look(job_spec, container, map(bundle.entry, carried))
             missing = {name: path for name, path in carried.items() if bundle.entry(name) not in report["there"]}
             check_room(missing, report["free"], f"volume {job_spec.settings.claim}", "target.kubernetes.claim")
-
-            def write(stream: IO[bytes]) -> None:
-                with bundle.archive(stream) as archive:
-                    bundle.write_carried(archive, missing)
-
             if missing:
-                container.call([*receiver, "receive", job_spec.root], write)
+                self._receive(job_spec, container, lambda archive: bundle.write_carried(archive, missing))
+
+    def _look(self, job_spec: JobSpec, container: Access, names: Iterable[str]) -> dict[str, Any]:
+        """What `runner.execute.bootstrap` reports of the volume."""
+        return json.loads(container.call([container.python, "-c", _BOOTSTRAP, "look", job_spec.root, *names]))
+
+    def _receive(self, job_spec: JobSpec, container: Access, fill: Callable[[tarfile.TarFile], None]) -> None:
+        """Unpack a tar on the volume, which `fill` writes."""
+
+        def write(stream: IO[bytes]) -> None:
+            with bundle.archive(stream) as archive:
+                fill(archive)
+
+        container.call([container.python, "-c", _BOOTSTRAP, "receive", job_spec.root], write)
 
 
-def _is_over(job: Object, job_spec: JobSpec) -> bool:
+def _is_over(job: Object, has_server: bool) -> bool:
     """Whether nothing of a run is left to run."""
-    return condition(job, "Failed") or (condition(job, "Complete") and not job_spec.server)
+    return condition(job, "Failed") or (condition(job, "Complete") and not has_server)
 
 
 def _about(run: Run) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -79,3 +80,12 @@ def test_an_archive_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> N
     _, said = process.communicate(packed.getvalue(), 60)
     assert (process.returncode, len(said.splitlines())) == (1, 1)
     assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
+def test_what_is_asked_for_counts_as_used(tmp_path: Path) -> None:
+    """`runner gc` leaves it for a day: the run that needs it comes next."""
+    copied = tmp_path / "inputs" / "one"
+    copied.mkdir(parents=True)
+    os.utime(copied, (1, 1))
+    bootstrap.look(tmp_path, ["inputs/one", "inputs/two"])
+    assert copied.stat().st_mtime > 1

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -185,3 +186,75 @@ def test_the_sums_go_with_their_artifact(folder: Path) -> None:
         (sums / name).write_text("{}")
     collect(folder, unreachable=True)
     assert {path.name for path in sums.iterdir()} == {"train-1.json", "train-2.json"}
+
+
+def copy(folder: Path, name: str, days: float, *runs: int) -> Path:
+    """What was copied to this machine `days` ago, for some of the runs, oldest first."""
+    copied = folder / name
+    copied.mkdir(parents=True)
+    (copied / "file").write_bytes(bytes(2_000_000))
+    then = time.time() - days * 86400
+    os.utime(copied, (then, then))
+    for number in runs:
+        plan_file = every(folder / "runs")[number].folder / "plan.json"
+        plan = json.loads(plan_file.read_text())
+        plan["steps"][0]["argv"].append(f"{name}/file")
+        plan_file.write_text(json.dumps(plan))
+    return copied
+
+
+def collect_copies(folder: Path, dry_run: bool = False, active: list[str] | None = None, **rules: object) -> set[str]:
+    """Apply the rules; the copies that are left."""
+    copies = gc.Copies(folder, active or [])
+    asked = {"days": None, "gb": None, "unreachable": False} | rules
+    gc.collect(folder / "store", folder / "runs", gc.Rules(**asked), dry_run, copies)  # type: ignore[arg-type]
+    return {f"{path.parent.name}/{path.name}" for kind in ("code", "inputs") for path in (folder / kind).iterdir()}
+
+
+OLD, NEW, SHARED, UNKNOWN = (
+    f"{kind}/{letter * 16}" for kind, letter in zip(("code", "inputs") * 2, "abcd", strict=True)
+)
+
+
+@pytest.fixture
+def copied(folder: Path) -> Path:
+    """Run 0 is 30 days old; run 1 is of today."""
+    copy(folder, OLD, 40, 0)
+    copy(folder, NEW, 40, 1)
+    copy(folder, SHARED, 40, 0, 1)
+    copy(folder, UNKNOWN, 40)
+    copy(folder, "code/my-project", 40)
+    copy(folder, "inputs/eeeeeeeeeeeeeeee", 0.5)
+    return folder
+
+
+ALWAYS = {"code/my-project", "inputs/eeeeeeeeeeeeeeee"}
+
+
+def test_copies_go_by_the_runs_that_name_them(copied: Path, capsys) -> None:
+    everything = ALWAYS | {OLD, NEW, SHARED, UNKNOWN}
+    assert collect_copies(copied, dry_run=True, days=7.0) == everything
+    assert f"would remove {OLD}  2.0 MB" in capsys.readouterr().out.splitlines()
+    assert collect_copies(copied, unreachable=True) == everything - {UNKNOWN}
+    assert collect_copies(copied, days=7.0) == ALWAYS | {NEW, SHARED}
+    assert f"removed {OLD}  2.0 MB" in capsys.readouterr().out.splitlines()
+
+
+def test_a_store_alone_leaves_such_folders_alone(copied: Path) -> None:
+    collect(copied, gb=0.0)
+    assert (copied / OLD).is_dir()
+
+
+def test_a_run_that_may_get_another_pod_keeps_its_copies(copied: Path) -> None:
+    oldest = every(copied / "runs")[0]
+    assert collect_copies(copied, active=[oldest.name], gb=0.0) == ALWAYS | {OLD, SHARED}
+    assert (copied / "store" / "objects" / "train-1").is_dir()
+
+
+def test_while_a_run_has_no_record_yet_all_copies_stay(copied: Path) -> None:
+    assert collect_copies(copied, active=["not-here-yet"], gb=0.0) == ALWAYS | {OLD, NEW, SHARED, UNKNOWN}
+
+
+def test_a_copy_that_a_gc_was_killed_at_goes_with_the_next(copied: Path) -> None:
+    (copied / UNKNOWN).rename((copied / UNKNOWN).with_suffix(".doomed"))
+    assert collect_copies(copied, unreachable=True) == ALWAYS | {OLD, NEW, SHARED}
