@@ -19,7 +19,7 @@ ENVIRONMENT := .ci/environment.sh
 # Python keeps what it compiles: the tests start a thousand programs, and pytest rewrites each of its own files.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-ray setup-s3 setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test docs lint structure golden test-integration test-ami test-optimum test-nxd test-xla torture bench clean purge
+.PHONY: help setup setup-kubernetes setup-ray setup-s3 setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test docs lint structure golden test-integration test-ami test-optimum test-nxd test-xla torture bench clean purge
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -78,6 +78,9 @@ $(VENV)/.s3: $(VENV)/.done
 setup-s3: $(VENV)/.s3 .venv-s3/.done ## install s3fs, and create .venv-s3: an S3 server for the tests (0.1 GB)
 
 setup-ray: .venv-ray/.done ## create .venv-ray for the tests on a Ray cluster (0.4 GB)
+
+setup-kubernetes: ## build Kubernetes in .kubernetes, from Debian's source, for the tests on a cluster (0.4 GB)
+	.ci/kubernetes.sh .kubernetes
 
 setup-vllm: .venv-vllm/.done ## create .venv-vllm: vLLM on a CPU (2.5 GB)
 
@@ -180,7 +183,7 @@ bench: $(VENV)/.dev ## run the benchmark suite, which installs its peers: ARGS="
 	$(BIN)/python tests/bench/run.py $(ARGS)
 
 clean: ## remove the environments; store/ and runs/ stay
-	rm -rf $(VENV) .venv-ami .venv-bench .venv-nxd .venv-ray .venv-s3 .venv-vllm .venv-xla
+	rm -rf $(VENV) .kubernetes .venv-ami .venv-bench .venv-nxd .venv-ray .venv-s3 .venv-vllm .venv-xla
 
 purge: ## remove store/ and runs/ with all adapters and records; asks first, unless PURGE=yes
 	@if [ "$(PURGE)" != yes ]; then \

@@ -1,4 +1,5 @@
-"""Runs on a real Kubernetes cluster, that of the kubeconfig, in the context's namespace.
+"""Runs on a real Kubernetes cluster: the one that `make setup-kubernetes` builds, or another one, in the namespace of
+its context.
 
     export KUBE_CONTEXT=trn-test KUBE_CLAIM=fsx-static-pvc KUBE_IMAGE=registry/image:tag
     pytest tests/integration/test_kubernetes.py
@@ -12,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,10 +22,12 @@ from typing import Any
 
 import httpx
 import pytest
+from kubernetes_cluster import CLAIM, CONTEXT, IMAGE, NODE, Cluster, kubernetes_cluster, missing
 from ssh_host import free_port
 
 from runner import targets
 from runner.compose.recipe import compose
+from runner.errors import RecipeError
 from runner.paths import ROOT
 from runner.plan.model import Plan, Step
 from runner.record import create
@@ -32,11 +36,10 @@ from runner.targets.kubernetes import manifests
 from runner.targets.kubernetes.access import call, inside
 from runner.targets.kubernetes.target import KubernetesTarget
 
-NEEDED = ("KUBE_CONTEXT", "KUBE_CLAIM", "KUBE_IMAGE")
-pytest.importorskip("kubernetes")
-pytestmark = pytest.mark.skipif(
-    not all(os.environ.get(name) for name in NEEDED), reason=f"needs a cluster: {', '.join(NEEDED)}"
-)
+OTHER = "KUBE_CONTEXT" in os.environ
+kube_config = pytest.importorskip("kubernetes.config.kube_config")
+pytestmark = pytest.mark.skipif(not OTHER and bool(missing()), reason=missing())
+TELL = """target.on_end='echo "$RUNNER_STATE $RUNNER_REASON" >>told'"""
 SHORT = ["evaluate=none", "train.max_steps=3", "dataset.train_rows=60"]
 
 # argv: the output folder, the file that ends it. Fifty times a second an event and a line; it goes on from its count.
@@ -74,6 +77,28 @@ def a_run(work: Path, *overrides: str, program: str = COUNT, cores: dict | None 
     step = Step("train", "count", key, argv, {}, True, True, cores=cores)
     plan = targets.of(composed.recipe.target).assign(Plan("quickstart", "store", (step,), there))
     return Run(create.create(composed, plan))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster | None]:
+    """Ours; None if the environment names another one."""
+    if OTHER:
+        yield None
+        return
+    with kubernetes_cluster(tmp_path_factory.mktemp("kubernetes")) as ours, pytest.MonkeyPatch.context() as patch:
+        its = {"KUBECONFIG": ours.config, "KUBE_CONTEXT": CONTEXT, "KUBE_CLAIM": CLAIM, "KUBE_IMAGE": IMAGE}
+        for name, value in its.items():
+            patch.setenv(name, str(value))
+        patch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(ours.config))  # read when it is imported
+        yield ours
+
+
+@pytest.fixture
+def own(cluster: Cluster | None) -> Cluster:
+    """A cluster that a test may disturb."""
+    if cluster is None:
+        pytest.skip("disturbs the cluster, which may have other users")
+    return cluster
 
 
 @pytest.fixture
@@ -133,6 +158,31 @@ def notes(lines: list[bytes]) -> str:
     return " ".join(event["message"] for event in map(json.loads, lines) if event["event"] == "log")
 
 
+def until_counted(stream: Iterator[bytes], number: int) -> list[int]:
+    """The numbers of the events up to this one."""
+    numbers: list[int] = []
+    while number not in numbers:
+        numbers += counted([next(stream)])
+    return numbers
+
+
+def until_state(run: Run, text: str) -> None:
+    """Wait until the cluster says it of a run."""
+    while text not in (state := target_of(run).state(run)):
+        assert state.startswith(("running", "waiting")), state
+        time.sleep(0.2)
+
+
+def goes_on(run: Run, stream: Iterator[bytes], numbers: list[int]) -> None:
+    """The run counts on from where it was interrupted, and finishes; no event is lost."""
+    numbers += until_counted(stream, numbers[-1] + 50)
+    end(run)
+    numbers += counted(list(stream))
+    assert numbers == sorted(numbers)
+    assert set(numbers) == set(range(1, numbers[-1] + 1))
+    assert run.state == "finished"
+
+
 def command(work: Path, *words: str) -> subprocess.Popen[str]:
     """`runner` as a process, in `work`."""
     argv = [sys.executable, "-u", "-m", "runner", *words]
@@ -151,7 +201,7 @@ def test_the_quickstart_runs_whole_in_a_job(tmp_path: Path) -> None:
     said = done(command(tmp_path, "run", "quickstart", *words()))
     assert "8 of 8 answers equal the evaluation's" in said
     [run] = every(tmp_path / "runs")
-    assert run.metrics()["adapter.execution_accuracy"] >= 0.86
+    assert run.metrics()["adapter.execution_accuracy"] >= 0.60
     again = done(command(tmp_path, "run", "quickstart", *words()))
     assert again.count("cached") == 6
     done(command(tmp_path, "fetch", run.name))
@@ -208,7 +258,7 @@ def test_a_job_without_a_node_is_shown_as_pending(tmp_path: Path, runs: list[Run
     target = started(runs, run)
     said = next(line for line in target.follow(run) if b"Pending" in line and b"aws.amazon.com/neuron" in line)
     assert "Insufficient aws.amazon.com/neuron" in notes([said])
-    assert target.state(run) == "waiting: no pod runs yet"
+    assert target.state(run) == "waiting: 0/1 nodes are available: 1 Insufficient aws.amazon.com/neuron."
 
 
 def test_logs_and_a_follower_from_the_start_while_it_runs(tmp_path: Path, runs: list[Run]) -> None:
@@ -225,7 +275,8 @@ def test_logs_and_a_follower_from_the_start_while_it_runs(tmp_path: Path, runs: 
     second = command(tmp_path, "attach", run.name)
     end(run)
     assert "[1/1] count" in done(second)
-    assert int(done(log).split()[-1]) == run.metrics()["train.count"]
+    assert int(log.stdout.read().split()[-1]) == run.metrics()["train.count"]
+    done(log)
     assert run.state == "finished"
     assert "finished" in done(command(tmp_path, "status", run.name))
 
@@ -311,3 +362,113 @@ def test_a_shell_beside_the_files_of_a_run(tmp_path: Path, runs: list[Run]) -> N
     assert shell.wait() == 0, seen
     assert b"hello\r\n" in seen
     assert objects_of(target_of(run)._job_spec_of(run).run).count("pod/") == 1  # that of the Job
+
+
+def test_cancel_while_it_waits_leaves_nothing(tmp_path: Path, runs: list[Run]) -> None:
+    """No pod can start, not even one that would read the volume."""
+    run = a_run(tmp_path, "target.kubernetes.pod.spec.nodeSelector.zone=nowhere")
+    target = started(runs, run)
+    until_state(run, "didn't match")
+    assert target.cancel(run) == "stopped"
+    assert objects_of(target._job_spec_of(run).run) == ""
+    assert "stopped" in done(command(tmp_path, "status", run.name))
+
+
+def test_a_run_leaves_a_drained_node_and_goes_on(tmp_path: Path, runs: list[Run], own: Cluster) -> None:
+    run = a_run(tmp_path)
+    stream = started(runs, run).follow(run)
+    numbers = until_counted(stream, 20)
+    own.kubectl("drain", NODE, "--force", "--delete-emptydir-data")
+    until_state(run, "waiting: 0/1 nodes are available: 1 node(s) were unschedulable")
+    own.kubectl("uncordon", NODE)
+    goes_on(run, stream, numbers)
+
+
+def test_a_run_whose_node_dies_goes_on(tmp_path: Path, runs: list[Run], own: Cluster) -> None:
+    run = a_run(tmp_path)
+    stream = started(runs, run).follow(run)
+    numbers = until_counted(stream, 20)
+    own.kill_node()
+    own.kubectl("delete", "node", NODE)  # as the cloud's controller does
+    until_state(run, "waiting: no nodes available")
+    own.start_kubelet()
+    goes_on(run, stream, numbers)
+
+
+def test_a_full_quota_of_the_namespace(tmp_path: Path, runs: list[Run], own: Cluster) -> None:
+    """A run is refused; one whose pod is lost waits, and says why."""
+    run = a_run(tmp_path)
+    target = started(runs, run)
+    stream = target.follow(run)
+    until_counted(stream, 20)
+    own.kubectl("create", "quota", "full", "--hard=pods=1")
+    try:
+        said = done(command(tmp_path, "run", "quickstart", *words()), 2)
+        assert "exceeded quota: full, requested: pods=1, used: pods=1, limited: pods=1" in said
+        own.kubectl("patch", "quota", "full", "--patch", '{"spec": {"hard": {"pods": "0"}}}')
+        own.kubectl("delete", "pod", pods_of(run)[0]["metadata"]["name"])
+        assert any(b"Pending: " in line and b"exceeded quota: full" in line for line in stream)
+    finally:
+        own.kubectl("delete", "quota", "full")
+    assert target.cancel(run) == "stopped"
+
+
+def test_an_image_that_is_not_there(tmp_path: Path, runs: list[Run], own: Cluster) -> None:
+    run = a_run(tmp_path, "target.kubernetes.image=127.0.0.1:1/none:1")
+    target = started(runs, run)
+    until_state(run, "waiting: ErrImagePull: ")
+    assert "127.0.0.1:1: connect: connection refused" in target.state(run)
+    assert target.cancel(run) == "stopped"
+
+
+def test_an_expired_credential(tmp_path: Path, runs: list[Run], own: Cluster) -> None:
+    own.kubectl("config", "set-credentials", "expired", "--token=expired")
+    own.kubectl("config", "set-context", "expired", "--cluster=test", "--user=expired")
+    run = a_run(tmp_path, "target.kubernetes.context=expired")
+    with pytest.raises(RecipeError, match="Unauthorized"):
+        target_of(run).start(run, attached=False)
+    assert "cannot be asked: target.kubernetes: " in done(command(tmp_path, "status", run.name))
+
+
+def test_a_full_volume(tmp_path: Path, runs: list[Run], own: Cluster) -> None:
+    folder = own.folder / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", folder], check=True)
+    own.create_claim("small", folder)
+    fills = "open(__import__('sys').argv[1] + '/big', 'wb').write(bytes(2**25))"
+    run = a_run(tmp_path, "target.kubernetes.claim=small", TELL, program=fills)
+    started(runs, run)
+    assert "the disk is full" in done(command(tmp_path, "attach", run.name), 1)
+    assert run.state == "failed"
+    assert there(run, "cat", "told").startswith(b"failed train: the disk is full")
+
+
+def test_a_command_at_the_end(tmp_path: Path, runs: list[Run]) -> None:
+    run = a_run(tmp_path, TELL, program="print('hello')")
+    assert list(started(runs, run).follow(run))
+    assert there(run, "cat", "told").splitlines()[-1] == b"finished "
+
+
+def test_the_volume_is_freed_and_checked_from_here(tmp_path: Path, runs: list[Run], own: Cluster) -> None:
+    """A run in progress keeps what it needs; while one waits, whose record is not there yet, all copies stay."""
+    root = own.volume / manifests.FOLDER
+    for name in ("store/objects/old-1", "inputs/aaaaaaaaaaaaaaaa"):
+        (root / name).mkdir(parents=True)
+        (root / name / "file").write_bytes(bytes(10**6))
+        os.utime(root / name, (1, 1))
+    run, waiting = a_run(tmp_path), a_run(tmp_path, "target.kubernetes.pod.spec.nodeSelector.zone=nowhere")
+    until_counted(started(runs, run).follow(run), 1)
+    target = started(runs, waiting)
+    free = ("gc", "--of", run.name, "--gb", "0")
+    assert "would remove old-1  1.0 MB" in done(command(tmp_path, *free, "--dry-run"))
+    said = done(command(tmp_path, *free))
+    assert "removed old-1  1.0 MB" in said and "inputs/" not in said
+    target.cancel(waiting)
+    assert "removed inputs/aaaaaaaaaaaaaaaa  1.0 MB" in done(command(tmp_path, *free))
+    key = run.plan["steps"][0]["key"]
+    assert (root / "store" / "partial" / key).is_dir()
+    end(run)
+    assert list(target_of(run).follow(run)) and run.state == "finished"
+    assert "artifacts: 0 damaged" in done(command(tmp_path, "gc", "--of", run.name, "--verify"))
+    (root / "store" / "objects" / key / "training.json").write_text("{}")
+    assert f"{key}: training.json has 2 bytes" in done(command(tmp_path, "gc", "--of", run.name, "--verify"), 1)

@@ -23,6 +23,7 @@ from ray_cluster import missing, ray_cluster
 
 from runner import targets
 from runner.errors import RecipeError
+from runner.execute import files
 from runner.record.runs import every
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -112,3 +113,10 @@ def test_a_sweep_packs_onto_the_cores_there_are(work: Path, words: list[str]) ->
                             "target.ray.resources.neuron_cores=8"))  # fmt: skip
     assert out.count("finished in") == 8
     assert most_at_once(sorted((work.parent / "shared" / "runs").iterdir())) == 4
+
+
+def test_a_command_at_the_end(work: Path, words: list[str]) -> None:
+    run = a_run(work, {"train": ENDS}, *words, """target.on_end='echo "$RUNNER_STATE $RUNNER_REASON" >>told'""")
+    assert last(started(run)) == "finished"
+    files.wait_until_unlocked(there(work, run) / "lock")
+    assert (work.parent / "shared" / "told").read_text() == "finished \n"
