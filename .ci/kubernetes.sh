@@ -3,7 +3,7 @@
 #
 #   .ci/kubernetes.sh FOLDER
 #
-# Debian has no package of the servers, only their source. Takes 6 minutes on 2 quiet cores, and 4 GB meanwhile.
+# Debian has no package of the servers, only their source. Takes 8 minutes of CPU time, and 4 GB meanwhile.
 set -euo pipefail
 
 folder=$PWD/$1
