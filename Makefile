@@ -19,7 +19,7 @@ ENVIRONMENT := .ci/environment.sh
 # Python keeps what it compiles: the tests start a thousand programs, and pytest rewrites each of its own files.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-kubernetes setup-ray setup-s3 setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test docs lint structure golden test-integration test-ami test-optimum test-nxd test-xla torture bench clean purge
+.PHONY: help setup setup-kubernetes setup-ray setup-s3 setup-vllm smollm2 run plan doctor sweep serve runs show compare report rerun completion test docs lint structure golden test-integration test-ami test-pythons test-optimum test-nxd test-xla torture bench clean purge
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -155,6 +155,11 @@ GENERATIONS ?= 2.29 optimum 2.33
 test-ami: $(VENV)/.dev ## run every stage in the environments of Neuron's releases: GENERATIONS="2.29 optimum 2.33"
 	$(BIN)/python tests/ami/prove.py $(GENERATIONS)
 
+PYTHONS ?=
+
+test-pythons: $(VENV)/.dev ## run the control plane's tests on each Python here, and with the oldest packages: PYTHONS="python3.10 ..."
+	$(BIN)/python tests/pythons/prove.py $(PYTHONS) $(ARGS)
+
 structure: ## print the structure of the code in numbers
 	@$(PYTHON) tests/structure.py $(ARGS)
 
@@ -183,7 +188,7 @@ bench: $(VENV)/.dev ## run the benchmark suite, which installs its peers: ARGS="
 	$(BIN)/python tests/bench/run.py $(ARGS)
 
 clean: ## remove the environments; store/ and runs/ stay
-	rm -rf $(VENV) .kubernetes .venv-ami .venv-bench .venv-nxd .venv-ray .venv-s3 .venv-vllm .venv-xla
+	rm -rf $(VENV) .kubernetes .venv-ami .venv-bench .venv-nxd .venv-pythons .venv-ray .venv-s3 .venv-vllm .venv-xla
 
 purge: ## remove store/ and runs/ with all adapters and records; asks first, unless PURGE=yes
 	@if [ "$(PURGE)" != yes ]; then \
