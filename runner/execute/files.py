@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -156,6 +157,14 @@ def _empty(folder: Path) -> None:
 
 def _is_at(descriptor: int, path: Path) -> bool:
     return path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder. Raises OSError where it cannot be known: Path.is_dir says False, from Python 3.14."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def inside(folder: Path) -> list[Path]:

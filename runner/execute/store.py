@@ -45,7 +45,7 @@ class Store:
 
     def has(self, key: str) -> bool:
         """Whether the artifact `key` is finished, and all of its files have the sizes that they had then."""
-        return self.path(key).is_dir() and not self.damage(key)
+        return files.is_folder(self.path(key)) and not self.damage(key)
 
     def incoming(self, key: str) -> Path:
         """Where the artifact `key` of a remote store is copied to."""

@@ -26,7 +26,7 @@ VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 TESTS = (
     "compose/test_recipe.py", "plan/test_golden_plans.py", "execute/test_executor.py", "execute/test_store.py",
     "execute/test_events.py", "execute/test_files.py", "record/test_create.py", "record/test_runs.py",
-    "targets/kubernetes/test_target.py", "commands/test_hydra_app.py",
+    "targets/kubernetes/test_target.py", "commands/test_hydra_app.py", "test_startup.py", "test_permissions.py",
 )  # fmt: skip
 
 NEEDS_TORCH = "model_on_the_volume"

@@ -14,6 +14,7 @@ from typing import Any
 
 from runner.compose.schema import Architecture, Recipe
 from runner.errors import RecipeError
+from runner.execute import files
 from runner.plan import elsewhere
 from runner.plan.checks import initial_adapter, memory, model_config, releases, weights
 from runner.plan.trainers import trainer_of
@@ -53,7 +54,7 @@ def _folder(recipe: Recipe) -> Iterator[str]:
     weights.check(folder, "model.path")
     if not model.tokenizer:
         weights.check_tokenizer(folder, "model.path")
-    elif Path(model.tokenizer).expanduser().is_dir():
+    elif files.is_folder(Path(model.tokenizer).expanduser()):
         weights.check_tokenizer(Path(model.tokenizer).expanduser(), "model.tokenizer")
 
 
