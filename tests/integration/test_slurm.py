@@ -279,6 +279,29 @@ def test_a_server_on_a_node_is_reached_by_its_name(cluster: Cluster, work: Path)
     assert cluster.squeue() == []
 
 
+def test_a_server_on_a_node_is_reached_through_the_login_node(
+    cluster: Cluster, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not Path(SSHD).exists():
+        pytest.skip("no sshd")
+    home = work.parent / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    with ssh_host(work.parent / "login", home, "login", environment=f"SLURM_CONF={cluster.config}") as host:
+        words = [*on_slurm(work), f"target.host={host.name}", f"sdk.train_python={sys.executable}",
+                 f"target.forward={free_port()}"]  # fmt: skip
+        done(command(host, work, "run", "quickstart", *words, *SHORT))
+        served = done(command(host, work, "serve", "last", "--detach", "serve=embedded", "serve.host=0.0.0.0"))
+        assert f"serving at http://{socket.gethostname()}:" in served
+        assert "connect with `runner attach " in done(command(host, work, "serve", "--list"))
+        attached = command(host, work, "attach", "last")
+        assert attached.stdout and any("models: base, adapter" in line for line in attached.stdout)
+        assert "answers, " in done(command(host, work, "serve", "--list"))
+        done(command(host, work, "stop", "last"))
+        attached.communicate(timeout=60)
+        assert cluster.squeue() == []
+
+
 def test_a_sweep_packs_and_outlives_its_sweeper(cluster: Cluster, work: Path) -> None:
     """8 trials of 8 cores: the 32 cores of the cluster take four at once."""
     words = ["run", "quickstart", "-m", "train.seed=range(8)", *on_slurm(work), *SHORT, "train.max_steps=2",

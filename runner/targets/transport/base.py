@@ -32,8 +32,8 @@ class Transport(Protocol):
         """Output of a command, line by line as it comes. Raises as `call` does."""
         ...
 
-    def forwarding(self, local_port: int, remote_port: int) -> AbstractContextManager[None]:
-        """Forward a port of this machine to a port of the other one."""
+    def forwarding(self, local_port: int, port: int, host: str = "127.0.0.1") -> AbstractContextManager[None]:
+        """Forward a port of this machine to a port of the other one, or of a host that the other one reaches."""
         ...
 
     def close(self) -> None:

@@ -38,7 +38,7 @@ class LocalTransport:
                 raise
         _check(process, errors)
 
-    def forwarding(self, local_port: int, remote_port: int) -> AbstractContextManager[None]:
+    def forwarding(self, local_port: int, port: int, host: str = "127.0.0.1") -> AbstractContextManager[None]:
         return nullcontext()
 
     def close(self) -> None:

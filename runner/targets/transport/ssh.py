@@ -65,9 +65,9 @@ class SSHTransport:
             _check(channel)
 
     @contextmanager
-    def forwarding(self, local_port: int, remote_port: int) -> Iterator[None]:
-        """Forward a port of this machine to a port of the other one."""
-        with self._open().forward_local(local_port, remote_port, remote_host="127.0.0.1"):
+    def forwarding(self, local_port: int, port: int, host: str = "127.0.0.1") -> Iterator[None]:
+        """Forward a port of this machine to a port of the other one, or of a host that the other one reaches."""
+        with self._open().forward_local(local_port, port, remote_host=host):
             yield
 
     def close(self) -> None:
