@@ -86,7 +86,9 @@ def add_show(parser: argparse.ArgumentParser) -> None:
 def add_status(parser: argparse.ArgumentParser) -> None:
     """A run; without one, all in progress."""
     _add_run_anywhere(parser)
-    _add_json(parser)
+    form = parser.add_mutually_exclusive_group()
+    _add_json(form)
+    form.add_argument("--prometheus", action="store_true", help="print metrics for Prometheus")
     parser.set_defaults(run=None)
 
 
@@ -269,7 +271,7 @@ def _add_run_anywhere(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", help="HOST or HOST:FOLDER, for a run that another computer started there")
 
 
-def _add_json(parser: argparse.ArgumentParser) -> None:
+def _add_json(parser: argparse._ActionsContainer) -> None:
     """--json, for programs."""
     parser.add_argument("--json", action="store_true", help="as JSON, with nothing rounded")
 

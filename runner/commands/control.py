@@ -16,6 +16,7 @@ from runner import targets
 from runner.commands import questions, tables
 from runner.commands.lifecycle import watch
 from runner.commands.progress import last_progress
+from runner.commands.prometheus import exposition
 from runner.commands.tables import print_json, terminal
 from runner.errors import RecipeError, did_you_mean
 from runner.execute.run_folder import parse_event
@@ -154,20 +155,24 @@ def _find(args: argparse.Namespace) -> Run:
 
 def status_command(args: argparse.Namespace) -> int:
     """Show what runs are doing."""
-    if args.run:
-        selected = [_find(args)]
-        _ = selected[0].plan, selected[0].recipe  # of the run that was asked for, damage is an error
-    elif args.host:
-        if args.json:
-            print_json(targets.on_host(args.host).overview())
-        else:
-            status_of_host(args.host, terminal())
+    of_host = args.host if not args.run else None
+    selected = [] if of_host else _selected(args)
+    if not args.json and not args.prometheus:
+        status_of_host(of_host, terminal()) if of_host else status(selected, terminal())
         return 0
-    else:
-        states = runs.read_each(runs.every(args.folder), lambda run: run.state)
-        selected = [run for run, state in states.items() if state in runs.ACTIVE]
-    print_json(status_as_json(selected)) if args.json else status(selected, terminal())
+    rows = targets.on_host(of_host).overview() if of_host else status_as_json(selected)
+    print_json(rows) if args.json else print(exposition(rows), end="")
     return 0
+
+
+def _selected(args: argparse.Namespace) -> list[Run]:
+    """The run that was asked for, or all in progress. Raises RecipeError."""
+    if args.run:
+        run = _find(args)
+        _ = run.plan, run.recipe  # of the run that was asked for, damage is an error
+        return [run]
+    states = runs.read_each(runs.every(args.folder), lambda run: run.state)
+    return [run for run, state in states.items() if state in runs.ACTIVE]
 
 
 def attach_command(args: argparse.Namespace) -> int:

@@ -11,8 +11,17 @@ from records import a_run
 
 pytestmark = pytest.mark.skipif(not unprivileged.IS_BOUND, reason="root without setpriv")
 
-READING = ["runs", "status", "show last", "compare last", "logs last", "export last out", "report last", "gc --gb 0",
-           "ui --no-browser --port 0"]
+READING = [
+    "runs",
+    "status",
+    "show last",
+    "compare last",
+    "logs last",
+    "export last out",
+    "report last",
+    "gc --gb 0",
+    "ui --no-browser --port 0",
+]
 WRITING = ["run quickstart", "run quickstart -m train.lora.rank=4,8", "serve quickstart", "init project"]
 
 
