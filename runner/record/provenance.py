@@ -31,38 +31,48 @@ def git_state(root: Path) -> dict[str, Any] | None:
     A wheel may be installed inside a repository that has nothing to do with it.
     """
     commit = _git(root, "rev-parse", "HEAD") if _is_tracked(root) else None
-    return {"commit": commit.decode().strip(), "changed": bool(_changed_code(root))} if commit else None
+    return {"commit": commit.decode().strip(), "changed": bool(_changes(root))} if commit else None
 
 
 def uncommitted(root: Path) -> bytes:
     """The code below `root` against its last commit as a patch, new files included; empty if nothing was changed.
 
-    New files are added to a copy of the index, so that the user's own index stays as it is. Files that may hold a
-    secret are left out.
+    Git works on a copy of the index: new files are added to it, and `git diff` brings it up to date. Files that may
+    hold a secret are left out.
     """
-    changed = [path for path in _names(root, "diff", "--name-only", "HEAD") if not _may_hold_a_secret(path)]
-    new = [path for path in _names(root, "ls-files", "--others", "--exclude-standard") if _is_code(path)]
-    if not changed + new or not _is_tracked(root):
+    changes = _changes(root)
+    if not changes or not _is_tracked(root):
         return b""
-    index = _git(root, "rev-parse", "--path-format=absolute", "--git-path", "index") or b""
+    prefix = _line(root, "--show-prefix")  # of a folder inside the repository
+    found = {path.removeprefix(prefix): is_new for path, is_new in changes.items()}
+    recorded = [path for path, is_new in found.items() if _is_recorded(path, is_new)]
+    if not recorded:
+        return b""
     with tempfile.TemporaryDirectory() as folder:
-        environment = {"GIT_INDEX_FILE": shutil.copy(index.decode().strip(), folder)}
-        _git(root, "add", "--intent-to-add", "--", *new, env=environment)
-        diff = ("-c", f"core.bigFileThreshold={_LARGE}", "diff", "HEAD", "--", *changed, *new)
+        index = _line(root, "--path-format=absolute", "--git-path", "index")
+        environment = {"GIT_INDEX_FILE": shutil.copy(index, folder)}
+        _git(root, "add", "--intent-to-add", "--", *(path for path in recorded if found[path]), env=environment)
+        diff = ("-c", f"core.bigFileThreshold={_LARGE}", "diff", "HEAD", "--relative", "--", *recorded)
         return _git(root, *diff, env=environment) or b""
 
 
+def _line(root: Path, *question: str) -> str:
+    return os.fsdecode(_git(root, "rev-parse", *question) or b"\n")[:-1]
+
+
+def _changes(root: Path) -> dict[str, bool]:
+    """Whether each file that was changed since the commit is new to git; paths as seen from the repository's root."""
+    command = ("status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", *_CODE)
+    entries = (os.fsdecode(entry) for entry in (_git(root, *command) or b"").split(b"\0") if entry)
+    return {entry[3:]: entry.startswith("??") for entry in entries}
+
+
 def _is_tracked(root: Path) -> bool:
-    return bool(_names(root, "ls-files"))
+    return bool(_git(root, "ls-files", "--", *_CODE))
 
 
-def _names(root: Path, *command: str) -> list[str]:
-    """The paths below the folders of the code that a git command lists, relative to `root`."""
-    return [os.fsdecode(path) for path in (_git(root, *command, "-z", "--", *_CODE) or b"").split(b"\0") if path]
-
-
-def _is_code(path: str) -> bool:
-    return path.endswith(_SUFFIXES) and not _may_hold_a_secret(path)
+def _is_recorded(path: str, is_new: bool) -> bool:
+    return (path.endswith(_SUFFIXES) or not is_new) and not _may_hold_a_secret(path)
 
 
 def _may_hold_a_secret(path: str) -> bool:
@@ -72,14 +82,13 @@ def _may_hold_a_secret(path: str) -> bool:
     return named or any(part.startswith(".") for part in parts)
 
 
-def _changed_code(root: Path) -> bytes:
-    return _git(root, "status", "--porcelain", "--", *_CODE) or b""
-
-
 def _git(root: Path, *args: str, env: Mapping[str, str] | None = None) -> bytes | None:
-    """The output of a git command; None where git is missing or refuses."""
+    """The output of a git command; None where git is missing or refuses.
+
+    Without optional locks: `git status` would refresh the user's index, and leave its lock there if it is killed.
+    """
     try:
-        command = ["git", "-C", str(root), "--literal-pathspecs", *args]
+        command = ["git", "--no-optional-locks", "-C", str(root), "--literal-pathspecs", *args]
         return subprocess.run(command, capture_output=True, check=True, env={**os.environ, **(env or {})}).stdout
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -39,6 +40,15 @@ def test_an_installation_inside_a_repository_is_not_of_its_commit(checkout: Path
     assert provenance.git_state(checkout)
 
 
+def test_the_users_index_is_never_written(checkout: Path) -> None:
+    """A git that is killed while it writes leaves a lock, with which no other git command works."""
+    os.utime(checkout / "runner" / "a.py", (0, 0))  # the same content: git would note the new time
+    (checkout / "scripts" / "new.py").write_text("a = 1\n")
+    index = (checkout / ".git" / "index").read_bytes()
+    assert provenance.git_state(checkout) and provenance.uncommitted(checkout)
+    assert (checkout / ".git" / "index").read_bytes() == index
+
+
 def test_the_difference_is_a_patch_of_the_commit(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     (checkout / "runner" / "a.py").write_text("a = 2\n")
     (checkout / "scripts" / "new one.py").write_text("new = 'ä'\n")
@@ -54,6 +64,22 @@ def test_the_difference_is_a_patch_of_the_commit(checkout: Path, tmp_path_factor
     git(again, "apply", "patch")
     for file in ("runner/a.py", "scripts/new one.py"):
         assert (again / file).read_bytes() == (checkout / file).read_bytes()
+
+
+def test_a_folder_of_a_larger_repository_is_recorded_as_one_of_its_own(tmp_path: Path) -> None:
+    root = tmp_path / ".mono" / "recipes of mine"
+    (root / "runner").mkdir(parents=True)
+    for name in ("kept.py", "gone.py"):
+        (root / "runner" / name).write_text("a = 1\n")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "-A")
+    git(tmp_path, "commit", "-qm", "first")
+    (root / "runner" / "kept.py").write_text("a = 2\n")
+    (root / "runner" / "gone.py").unlink()
+    (root / "runner" / "new.py").write_text("a = 3\n")
+    difference = provenance.uncommitted(root)
+    for line in (b"+++ b/runner/kept.py", b"--- a/runner/gone.py", b"+++ b/runner/new.py"):
+        assert line in difference
 
 
 SECRETS = (
