@@ -29,7 +29,7 @@ from ssh_host import free_ports
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = ROOT / ".kubernetes"
 SERVERS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet")
-PROGRAMS = ("etcd", "containerd", "ctr", "runc", "kubectl", "ip", "openssl")
+PROGRAMS = ("etcd", "containerd", "ctr", "runc", "kubectl", "ip", "openssl", "setpriv")
 PLUGINS = Path("/usr/lib/cni")
 CONTEXT, CLAIM, IMAGE, NODE = "trn-test", "fsx-static-pvc", "runner.test/stages:1", "trn-node1"
 
@@ -102,10 +102,11 @@ class Cluster:
         _until(lambda: self.kubectl("get", *bound) == "Bound", f"{name} is bound")
 
     def start(self, program: str, *words: str) -> subprocess.Popen:
-        """A daemon, which ends with the cluster."""
+        """A daemon, which ends with the cluster, and also if the tests are killed."""
         path = BUILT / program if program in SERVERS else shutil.which(program)
         log = self.stack.enter_context((self.folder / f"{program}.log").open("ab"))
-        process = subprocess.Popen([str(path), *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        command = ["setpriv", "--pdeathsig", "TERM", str(path), *words]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.stack.callback(_end, process)
         return process
 
@@ -185,6 +186,7 @@ def _write_configuration(cluster: Cluster) -> None:
         "authorization": {"mode": "AlwaysAllow"}, "cgroupDriver": "cgroupfs", "enforceNodeAllocatable": [],
         "failSwapOn": False, "evictionHard": {"memory.available": "100Mi"}, "makeIPTablesUtilChains": False,
         "nodeStatusUpdateFrequency": "5s",
+        "imageGCHighThresholdPercent": 100,  # no collection: the images are nowhere else, and the disk may be full
     })  # fmt: skip
     addresses = {"type": "host-local", "dataDir": f"{folder}/addresses", "ranges": [[{"subnet": _PODS}]]}
     bridge = {"type": "bridge", "bridge": _BRIDGE, "isGateway": True, "ipam": addresses}

@@ -59,14 +59,15 @@ def _makes_bucket(address: str) -> bool:
 def counted(address: str, limit: int, act: Callable[[], None]) -> Iterator[str]:
     """An address through which the server is reached, and which calls `act` once `limit` bytes have passed."""
     host, _, port = address.removeprefix("http://").partition(":")
-    passed = 0
+    passed, counting = 0, threading.Lock()
 
     def pump(source: socket.socket, sink: socket.socket) -> None:
         nonlocal passed
         with suppress(OSError):
             while content := source.recv(2**16):
-                due = passed < limit <= passed + len(content)
-                passed += len(content)
+                with counting:
+                    due = passed < limit <= passed + len(content)
+                    passed += len(content)
                 sink.sendall(content)
                 if due:
                     act()
