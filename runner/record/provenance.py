@@ -50,7 +50,7 @@ def uncommitted(root: Path) -> bytes:
         return b""
     with tempfile.TemporaryDirectory() as folder:
         index = _line(root, "--path-format=absolute", "--git-path", "index")
-        environment = {"GIT_INDEX_FILE": shutil.copy(index, folder)}
+        environment = {"GIT_INDEX_FILE": shutil.copy2(index, folder)}  # with its time, which git compares
         _git(root, "add", "--intent-to-add", "--", *(path for path in recorded if found[path]), env=environment)
         diff = ("-c", f"core.bigFileThreshold={_LARGE}", "diff", "HEAD", "--relative", "--", *recorded)
         return _git(root, *diff, env=environment) or b""

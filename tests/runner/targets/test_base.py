@@ -66,7 +66,8 @@ def test_several_machines_are_refused_where_a_run_has_one() -> None:
         (["target=local"], ("node7", 8000)),
         (["target=ssh", "target.host=a"], ("127.0.0.1", 8001)),
         (["target=kubernetes"], ("127.0.0.1", 8001)),
-        (["target=slurm", "target.host=login"], ("node7", 8000)),
+        (["target=slurm", "target.host=login"], ("127.0.0.1", 8001)),
+        (["target=slurm"], ("node7", 8000)),
         (["target=ray"], ("node7", 8000)),
     ],
 )
