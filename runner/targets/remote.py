@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -20,7 +21,7 @@ from runner.compose.schema import Recipe
 from runner.compose.schema import Target as Settings
 from runner.errors import RecipeError
 from runner.execute import bootstrap, files
-from runner.execute.run_folder import EVENTS
+from runner.execute.run_folder import EVENTS, parse_event
 from runner.plan.command import Place
 from runner.record.create import incoming
 from runner.record.runs import Run
@@ -162,17 +163,29 @@ class RemoteTarget(MirroredTarget):
         plan_file.write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
 
     def _stream(self, run: Run, offset: int) -> Iterator[bytes]:
+        """The events from a byte on. A server that keeps running is meanwhile reached at a port of this machine."""
         command = self._agent_command(["follow", _remote_folder(run), "--offset", str(offset)])
-        with self._forwarding(run):
-            yield from self._transport.lines(command)
+        with ExitStack() as forwarded:
+            for event in [*run.events("serving")][-1:]:
+                self._forward(run, event, forwarded)
+            for line in self._transport.lines(command):
+                event = parse_event(line) if b'"serving"' in line else None
+                if event and event["event"] == "serving":
+                    self._forward(run, event, forwarded)
+                yield line
 
-    def _forwarding(self, run: Run) -> AbstractContextManager[None]:
-        """Make a server that keeps running reachable at a port of this machine."""
-        argv = next((step["argv"] for step in run.plan["steps"] if step["stage"] == "serve"), [])
-        if run.plan.get("job") or run.recipe["serve"]["mode"] != "foreground" or "--port" not in argv:
-            return nullcontext()
-        port = int(argv[argv.index("--port") + 1])
-        return self._transport.forwarding(self._settings.forward or port, port)
+    def _forward(self, run: Run, serving: Mapping[str, Any], forwarded: ExitStack) -> None:
+        """Forward a port of this machine to a server, in place of where it was before."""
+        forwarded.close()
+        if run.recipe["serve"]["mode"] == "foreground":
+            url = urlsplit(serving["url"])
+            assert url.hostname and url.port
+            host, local_port = self._host_of_server(url.hostname), self._settings.forward or url.port
+            forwarded.enter_context(self._transport.forwarding(local_port, url.port, host))
+
+    def _host_of_server(self, named: str) -> str:
+        """The host of a server, which calls itself so, as the machine of the transport reaches it."""
+        return "127.0.0.1"
 
     def _deliver(self, run: Run | None, carried: Mapping[str, str]) -> None:
         """Copy what the machine lacks of our code and of carried files, and the record of a new run."""

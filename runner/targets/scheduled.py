@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 from runner.compose.schema import Recipe
 from runner.compose.schema import Target as Settings
 from runner.execute.schedulers.base import Scheduler
 from runner.plan.model import Plan, Step
-from runner.record.runs import Run
 from runner.targets import bundle
 from runner.targets.remote import RemoteTarget, transport_to
 
@@ -42,24 +38,8 @@ class ScheduledTarget(RemoteTarget):
     def server_address(self, host: str, port: int) -> tuple[str, int]:
         return super().server_address(host, port) if self._settings.host else (host, port)
 
-    def _stream(self, run: Run, offset: int) -> Iterator[bytes]:
-        """From elsewhere, a server that keeps running is forwarded meanwhile, through the login node."""
-        with ExitStack() as forwarded:
-            for event in [*run.events("serving")][-1:]:
-                self._forward(run, event, forwarded)
-            for line in super()._stream(run, offset):
-                if b'"serving"' in line and (event := json.loads(line))["event"] == "serving":
-                    self._forward(run, event, forwarded)
-                yield line
-
-    def _forward(self, run: Run, serving: Mapping[str, Any], forwarded: ExitStack) -> None:
-        """Forward a port of this machine to the node of a server, in place of the node where it was before."""
-        forwarded.close()
-        if self._settings.host and run.recipe["serve"]["mode"] == "foreground":
-            url = urlsplit(serving["url"])
-            assert url.hostname and url.port
-            local_port = self._settings.forward or url.port
-            forwarded.enter_context(self._transport.forwarding(local_port, url.port, url.hostname))
+    def _host_of_server(self, named: str) -> str:
+        return named  # its node
 
     def assign(self, plan: Plan) -> Plan:
         code = bundle.code_name()

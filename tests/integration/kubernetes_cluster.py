@@ -24,6 +24,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import daemons
 from ssh_host import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,11 +105,8 @@ class Cluster:
     def start(self, program: str, *words: str) -> subprocess.Popen:
         """A daemon, which ends with the cluster, and also if the tests are killed."""
         path = BUILT / program if program in SERVERS else shutil.which(program)
-        log = self.stack.enter_context((self.folder / f"{program}.log").open("ab"))
         command = ["setpriv", "--pdeathsig", "TERM", str(path), *words]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        self.stack.callback(_end, process)
-        return process
+        return daemons.started(self.stack, self.folder / f"{program}.log", command)
 
     def start_kubelet(self) -> None:
         """Start the node's daemon, and wait until the node is ready."""
@@ -341,15 +339,6 @@ def _unmount(folder: Path) -> None:
     mounts = [line.split()[1] for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
     for mount in sorted((one for one in mounts if one.startswith(f"{folder}/")), reverse=True):
         _run(["umount", "--lazy", mount])
-
-
-def _end(process: subprocess.Popen) -> None:
-    process.terminate()
-    try:
-        process.wait(30)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _until(holds: Callable[[], bool], what: str) -> None:

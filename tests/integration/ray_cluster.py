@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import daemons
 from ssh_host import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 RAY = os.environ.get("RAY") or shutil.which("ray") or str(ROOT / ".venv-ray" / "bin" / "ray")
 CPUS, CORES = 8, 16  # of a node, declared
+_QUIET = {"RAY_DISABLE_IMPORT_WARNING": "1"}
 
 
 def missing() -> str:
@@ -45,28 +47,12 @@ def ray_cluster(nodes: int = 2, **variables: str) -> Iterator[str]:
         for number, agent in enumerate(agents):
             its = [*first, "--node-ip-address=127.0.0.1"] if number == 0 else [f"--address=127.0.0.1:{head}"]
             command = [*common, *its, f"--dashboard-agent-listen-port={agent}"]
-            started.append(_start(stack, folder / f"node-{number}.log", command, variables))
+            log, environment = folder / f"node-{number}.log", {**os.environ, **variables, **_QUIET}
+            # `ray start --block` ends what it started when it is asked to end.
+            started.append(daemons.started(stack, log, command, env=environment))
             _await_nodes(address, started)
         _await_job_agent(address)
         yield address
-
-
-def _start(stack: ExitStack, log: Path, command: list[str], variables: dict[str, str]) -> subprocess.Popen:
-    output = stack.enter_context(log.open("ab"))
-    environment = {**os.environ, **variables, "RAY_DISABLE_IMPORT_WARNING": "1"}
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
-    stack.callback(_end, process)
-    return process
-
-
-def _end(process: subprocess.Popen) -> None:
-    """`ray start --block` ends what it started when it is asked to end."""
-    process.terminate()
-    try:
-        process.wait(30)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _await_nodes(address: str, started: list[subprocess.Popen]) -> None:

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import daemons
 from ssh_host import free_ports
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
@@ -156,15 +157,8 @@ def _write_configuration(config: Path, munge: Path, names: list[str], port: int,
 def _start(stack: ExitStack, name: str, *words: str, user: str | None = None) -> subprocess.Popen:
     program = _daemon(name)
     assert program
-    log = stack.enter_context(Path(os.environ["SLURM_CONF"]).with_name(f"{name}-{len(words)}.log").open("ab"))
-    process = subprocess.Popen([program, *words], stdout=log, stderr=log, user=user, group=user)
-    stack.callback(_end, process)
-    return process
-
-
-def _end(process: subprocess.Popen) -> None:
-    process.terminate()
-    process.wait()
+    log = Path(os.environ["SLURM_CONF"]).with_name(f"{name}-{len(words)}.log")
+    return daemons.started(stack, log, [program, *words], user=user, group=user)
 
 
 def _await(command: list[str]) -> None:

@@ -35,7 +35,7 @@ from interrupted_training import (
     until_steps,
 )
 from slurm_cluster import Cluster, missing, slurm_cluster
-from ssh_host import SSHD, free_port, quoted, ssh_host
+from ssh_host import SSHD, Host, free_port, quoted, ssh_host
 
 from runner import targets
 from runner.commands.sweep.pruning import Pruner, watch
@@ -48,6 +48,18 @@ pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with slurm_cluster(tmp_path_factory.mktemp("slurm")) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def login(cluster: Cluster, work: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    """The cluster's login node, as a laptop reaches it."""
+    if not Path(SSHD).exists():
+        pytest.skip("no sshd")
+    home = work.parent / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    with ssh_host(work.parent / "login", home, "login", environment=f"SLURM_CONF={cluster.config}") as host:
+        yield host
 
 
 @pytest.fixture(autouse=True)
@@ -279,27 +291,19 @@ def test_a_server_on_a_node_is_reached_by_its_name(cluster: Cluster, work: Path)
     assert cluster.squeue() == []
 
 
-def test_a_server_on_a_node_is_reached_through_the_login_node(
-    cluster: Cluster, work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not Path(SSHD).exists():
-        pytest.skip("no sshd")
-    home = work.parent / "home"
-    home.mkdir()
-    monkeypatch.setenv("HOME", str(home))
-    with ssh_host(work.parent / "login", home, "login", environment=f"SLURM_CONF={cluster.config}") as host:
-        words = [*on_slurm(work), f"target.host={host.name}", f"sdk.train_python={sys.executable}",
-                 f"target.forward={free_port()}"]  # fmt: skip
-        done(command(host, work, "run", "quickstart", *words, *SHORT))
-        served = done(command(host, work, "serve", "last", "--detach", "serve=embedded", "serve.host=0.0.0.0"))
-        assert f"serving at http://{socket.gethostname()}:" in served
-        assert "connect with `runner attach " in done(command(host, work, "serve", "--list"))
-        attached = command(host, work, "attach", "last")
-        assert attached.stdout and any("models: base, adapter" in line for line in attached.stdout)
-        assert "answers, " in done(command(host, work, "serve", "--list"))
-        done(command(host, work, "stop", "last"))
-        attached.communicate(timeout=60)
-        assert cluster.squeue() == []
+def test_a_server_on_a_node_is_reached_through_the_login_node(cluster: Cluster, work: Path, login: Host) -> None:
+    words = [*on_slurm(work), f"target.host={login.name}", f"sdk.train_python={sys.executable}",
+             f"target.forward={free_port()}"]  # fmt: skip
+    done(command(login, work, "run", "quickstart", *words, *SHORT))
+    served = done(command(login, work, "serve", "last", "--detach", "serve=embedded", "serve.host=0.0.0.0"))
+    assert f"serving at http://{socket.gethostname()}:" in served
+    assert "connect with `runner attach " in done(command(login, work, "serve", "--list"))
+    attached = command(login, work, "attach", "last")
+    assert attached.stdout and any("models: base, adapter" in line for line in attached.stdout)
+    assert "answers, " in done(command(login, work, "serve", "--list"))
+    done(command(login, work, "stop", "last"))
+    attached.communicate(timeout=60)
+    assert cluster.squeue() == []
 
 
 def test_a_sweep_packs_and_outlives_its_sweeper(cluster: Cluster, work: Path) -> None:
@@ -330,36 +334,29 @@ def test_a_trial_that_falls_behind_is_cancelled_and_frees_its_place(cluster: Clu
     assert cluster.squeue() == []
 
 
-def test_submitted_from_a_laptop(cluster: Cluster, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not Path(SSHD).exists():
-        pytest.skip("no sshd")
-    home = work.parent / "home"
-    home.mkdir()
-    monkeypatch.setenv("HOME", str(home))
-    environment = f"SLURM_CONF={cluster.config}"
-    with ssh_host(work.parent / "login", home, "login", environment=environment) as host:
-        words = [*on_slurm(work), f"target.host={host.name}", f"sdk.train_python={sys.executable}"]
-        run = a_run(work, {"train": ENDS}, *words)
-        assert last(started(run)) == "finished"
-        assert "finished" in done(command(host, work, "status", run.name))
-        there = f"{host.name}:{work.parent}/shared"
-        other = a_run(work, {"convert": START_TWICE}, *on_slurm(work))  # on the login node itself
-        stream = started(other)
-        until_line(other, "start 1")
-        elsewhere = work.parent / "elsewhere"
-        elsewhere.mkdir()
-        listed = done(command(host, elsewhere, "status", other.name, "--host", there))
-        assert "running" in listed and "slurm at login" in listed
-        said = done(command(host, elsewhere, "status", "--host", there))
-        rows = [line for line in said.splitlines() if "quickstart" in line]
-        assert ["finished" in row for row in rows] == [True, False] and "convert" in rows[1]
-        assert [one.name for one in every(elsewhere / "runs")] == [other.name], "asking for all copies no record"
-        store = work.parent / "shared" / "store"
-        assert "removed train-1 " in done(command(host, elsewhere, "gc", "--host", there, "--days", "0"))
-        assert [path.name for kind in ("objects", "partial") for path in (store / kind).iterdir()] == ["convert-1"]
-        assert "stopped" in done(command(host, elsewhere, "cancel", other.name))
-        assert last(stream) == "stopped"
-        assert cluster.squeue() == []
+def test_submitted_from_a_laptop(cluster: Cluster, work: Path, login: Host) -> None:
+    words = [*on_slurm(work), f"target.host={login.name}", f"sdk.train_python={sys.executable}"]
+    run = a_run(work, {"train": ENDS}, *words)
+    assert last(started(run)) == "finished"
+    assert "finished" in done(command(login, work, "status", run.name))
+    there = f"{login.name}:{work.parent}/shared"
+    other = a_run(work, {"convert": START_TWICE}, *on_slurm(work))  # on the login node itself
+    stream = started(other)
+    until_line(other, "start 1")
+    elsewhere = work.parent / "elsewhere"
+    elsewhere.mkdir()
+    listed = done(command(login, elsewhere, "status", other.name, "--host", there))
+    assert "running" in listed and "slurm at login" in listed
+    said = done(command(login, elsewhere, "status", "--host", there))
+    rows = [line for line in said.splitlines() if "quickstart" in line]
+    assert ["finished" in row for row in rows] == [True, False] and "convert" in rows[1]
+    assert [one.name for one in every(elsewhere / "runs")] == [other.name], "asking for all copies no record"
+    store = work.parent / "shared" / "store"
+    assert "removed train-1 " in done(command(login, elsewhere, "gc", "--host", there, "--days", "0"))
+    assert [path.name for kind in ("objects", "partial") for path in (store / kind).iterdir()] == ["convert-1"]
+    assert "stopped" in done(command(login, elsewhere, "cancel", other.name))
+    assert last(stream) == "stopped"
+    assert cluster.squeue() == []
 
 
 def test_hydras_own_launcher_for_slurm_runs_trials_on_the_nodes(cluster: Cluster, work: Path) -> None:

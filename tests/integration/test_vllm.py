@@ -5,10 +5,8 @@ VLLM_PYTHON names another Python that has vLLM.
 
 from __future__ import annotations
 
-import html
 import json
 import os
-import re
 import select
 import signal
 import socket
@@ -23,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from tests.runner.ui.served import served
+from tests.runner.ui.served import playground_form, served, texts_by_model
 
 ROOT = Path(__file__).parents[2]
 PYTHON = os.environ.get("VLLM_PYTHON", str(ROOT / ".venv-vllm" / "bin" / "python"))
@@ -329,11 +327,9 @@ def answers_of_playground(runs: Path) -> dict[str, str]:
     """What the browser's playground streams from each model of the server that a run has."""
     with served(runs) as browser:
         page = browser.sign_in().get("/playground").text
-        form = json.loads(html.unescape(re.findall(r'data-form="([^"]*)"', page)[0]))
+        form = playground_form(page)
         fields = {"context": "CREATE TABLE boat (name TEXT)", "question": "How many boats are there?", "rows": ""}
         question = {"models": form["models"], "fields": fields}
         asked = {"server": form["server"], "question": question, "max_tokens": LENGTH}
         lines = [json.loads(line) for line in browser.post("/api/playground/answers", asked).body.splitlines()]
-    return {
-        model: "".join(line.get("text", "") for line in lines if line.get("model") == model) for model in form["models"]
-    }
+    return texts_by_model(lines, form["models"])

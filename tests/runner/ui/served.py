@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import http.client
 import json
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,16 @@ class Browser:
         answer = self.get(self.server.url.removeprefix(self.origin))
         self.cookie = answer.headers["Set-Cookie"].partition(";")[0]
         return self
+
+
+def playground_form(page: str) -> dict[str, Any]:
+    """What the playground's page asks a person to fill in."""
+    return json.loads(html.unescape(re.findall(r'data-form="([^"]*)"', page)[0]))
+
+
+def texts_by_model(lines: Sequence[dict[str, Any]], models: Sequence[str]) -> dict[str, str]:
+    """The answers of the playground, from the lines that it streams."""
+    return {model: "".join(line.get("text", "") for line in lines if line.get("model") == model) for model in models}
 
 
 @contextlib.contextmanager

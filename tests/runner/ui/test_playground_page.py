@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import html
 import json
-import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from runner.compose.schema import Template
 from runner.ui import playground_page
 from tests.runner.serving_run import many_models, serving
-from tests.runner.ui.served import Browser
+from tests.runner.ui.served import Browser, playground_form, texts_by_model
 
 ANSWERS = "/api/playground/answers"
-
-
-def form(text: str) -> dict[str, Any]:
-    return json.loads(html.unescape(re.findall(r'data-form="([^"]*)"', text)[0]))
 
 
 def test_without_a_server_the_page_says_how_to_start_one(browser: Browser) -> None:
@@ -28,7 +21,7 @@ def test_without_a_server_the_page_says_how_to_start_one(browser: Browser) -> No
 
 def test_the_form_has_the_columns_of_the_training_data(browser: Browser, tmp_path: Path) -> None:
     with many_models() as server, serving(tmp_path, server.server_port) as run:
-        shown = form(browser.get("/playground").text)
+        shown = playground_form(browser.get("/playground").text)
     assert shown == {
         "server": run.name, "base": "base", "models": ["base", "sql"], "chat": False,
         "columns": ["context", "question"], "tables": ["rows"], "has_examples": False, "max_tokens": 96,
@@ -42,11 +35,7 @@ def test_all_models_answer_line_by_line(browser: Browser, tmp_path: Path) -> Non
         answer = browser.post(ANSWERS, {"server": run.name, "question": question, "max_tokens": 9})
     lines = [json.loads(line) for line in answer.body.splitlines()]
     assert lines[0] == {"prompt": "CREATE TABLE t (a)\n-- Why?\n"}
-    texts = {
-        model: "".join(line.get("text", "") for line in lines if line.get("model") == model)
-        for model in ("base", "sql")
-    }
-    assert texts == {"base": "SELECT 'base'", "sql": "SELECT 'sql'"}
+    assert texts_by_model(lines, ["base", "sql"]) == {"base": "SELECT 'base'", "sql": "SELECT 'sql'"}
     assert [line["result"]["rows"] for line in lines if line.get("model") == "sql" and "result" in line] == [[["sql"]]]
     assert [body["max_tokens"] for body in server.received] == [9, 9]
 
