@@ -65,6 +65,11 @@ def _copy_atomic(source: str, path: str) -> None:
     files.copy_atomic(Path(source), Path(path))
 
 
-def note(text: str) -> bytes:
-    """A warning as an event for whoever follows; it does not become part of the record."""
-    return json.dumps({"event": "log", "level": "warning", "message": text}).encode()
+def note(text: str, level: str = "warning") -> bytes:
+    """A message as an event for whoever follows; it does not become part of the record."""
+    return json.dumps({"event": "log", "level": level, "message": text}).encode()
+
+
+def reached_at(local_port: int) -> str:
+    """Tells that a server is forwarded now, which its "serving" in the record does not."""
+    return f"reached from here at http://127.0.0.1:{local_port}"

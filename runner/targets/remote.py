@@ -27,7 +27,7 @@ from runner.record.create import incoming
 from runner.record.runs import Run
 from runner.targets import bundle
 from runner.targets.log import Log
-from runner.targets.mirror import Mirror, unpack
+from runner.targets.mirror import Mirror, note, reached_at, unpack
 from runner.targets.mirrored import MirroredTarget, check_room, remember_end, show_gc
 from runner.targets.transport.base import CommandFailed, ConnectionLost, Transport
 from runner.targets.transport.local import LocalTransport
@@ -167,21 +167,23 @@ class RemoteTarget(MirroredTarget):
         command = self._agent_command(["follow", _remote_folder(run), "--offset", str(offset)])
         with ExitStack() as forwarded:
             for event in [*run.events("serving")][-1:]:
-                self._forward(run, event, forwarded)
+                yield from self._forward(run, event, forwarded)
             for line in self._transport.lines(command):
+                yield line
                 event = parse_event(line) if b'"serving"' in line else None
                 if event and event["event"] == "serving":
-                    self._forward(run, event, forwarded)
-                yield line
+                    yield from self._forward(run, event, forwarded)
 
-    def _forward(self, run: Run, serving: Mapping[str, Any], forwarded: ExitStack) -> None:
-        """Forward a port of this machine to a server, in place of where it was before."""
+    def _forward(self, run: Run, serving: Mapping[str, Any], forwarded: ExitStack) -> Iterator[bytes]:
+        """Forward a port of this machine to a server, in place of where it was before; yields a note that says so."""
         forwarded.close()
         if run.recipe["serve"]["mode"] == "foreground":
             url = urlsplit(serving["url"])
             assert url.hostname and url.port
             host, local_port = self._host_of_server(url.hostname), self._settings.forward or url.port
             forwarded.enter_context(self._transport.forwarding(local_port, url.port, host))
+            if self._settings.host:
+                yield b" " + note(reached_at(local_port), "info")
 
     def _host_of_server(self, named: str) -> str:
         """The host of a server, which calls itself so, as the machine of the transport reaches it."""

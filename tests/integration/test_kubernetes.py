@@ -329,9 +329,7 @@ def test_a_server_is_reached_from_here_and_stopped(tmp_path: Path) -> None:
     serve = ["serve=embedded", "serve.mode=foreground", f"serve.port={port}", f"target.forward={here}"]
     run = command(tmp_path, "run", "quickstart", *words(), *SHORT, *serve)
     assert run.stdout
-    for line in run.stdout:
-        if "serving at" in line:
-            break
+    assert any("serving at" in line for line in run.stdout)
     models = httpx.get(f"http://127.0.0.1:{here}/v1/models", timeout=30).json()
     assert {model["id"] for model in models["data"]} == {"base", "adapter"}
     [one] = every(tmp_path / "runs")

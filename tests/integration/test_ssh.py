@@ -502,9 +502,7 @@ def test_a_far_server_is_reached_from_here_and_stopped(host: Host, work: Path) -
     serve = ["serve=embedded", "serve.mode=foreground", f"serve.port={there}", f"target.forward={here}"]
     run = command(host, work, "run", "quickstart", *host.target, PYTHON, *SHORT, *serve)
     assert run.stdout
-    for line in run.stdout:
-        if "serving at" in line:
-            break
+    assert any(f"reached from here at http://127.0.0.1:{here}" in line for line in run.stdout)
     models = httpx.get(f"http://127.0.0.1:{here}/v1/models", timeout=30).json()
     assert {model["id"] for model in models["data"]} == {"base", "adapter"}
     assert "stopped" in done(command(host, work, "stop", "last"))

@@ -19,7 +19,7 @@ from runner.targets.kubernetes.access import call, job_of, pods_of
 from runner.targets.kubernetes.cluster import Cluster, Missing, Object, Refused
 from runner.targets.kubernetes.forward import forwarding
 from runner.targets.kubernetes.manifests import RUN, SERVER, JobSpec
-from runner.targets.mirror import Mirror, note
+from runner.targets.mirror import Mirror, note, reached_at
 
 _POLL = 1.0  # seconds between requests while a run prints nothing
 # Warnings that the pod itself says better, and one that stops no pod.
@@ -69,7 +69,10 @@ class JobLog:
         """The log of a container. The log of a running one is read again, since the stream may end before it does."""
         name, serves = pod["metadata"]["name"], self._component == SERVER
         remote_port = self._job_spec.port if serves else 0
-        with forwarding(self._cluster, name, remote_port, self._port or remote_port) if serves else nullcontext():
+        local_port = self._port or remote_port
+        with forwarding(self._cluster, name, remote_port, local_port) if serves else nullcontext():
+            if serves:
+                yield from self._note(reached_at(local_port), "info")
             try:
                 for line in self._cluster.log(name, self._component):
                     yield from self._new(line)
@@ -181,11 +184,11 @@ class JobLog:
                 f"the Job has ended: {entry.get('reason', entry['type'])}: {entry.get('message', '')}"
             )
 
-    def _note(self, text: str) -> Iterator[bytes]:
+    def _note(self, text: str, level: str = "warning") -> Iterator[bytes]:
         """A message that is not an event; each is shown once."""
         if text.strip() and text not in self._noted:
             self._noted.add(text)
-            yield note(text)
+            yield note(text, level)
 
 
 def stopped() -> bytes:
