@@ -27,7 +27,12 @@ check_python() {
 }
 
 pip() {
-    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile "$@"
+}
+
+# On all cores, while pip uses one. Some packages have files that no Python 3 can read.
+compile_modules() {
+    "$folder/bin/python" -m compileall -qq -j 0 "$folder/lib" || true
 }
 
 # A CPU build that pip is configured to find, else PyTorch's own index, else PyPI's build with CUDA.
@@ -68,5 +73,6 @@ else
 fi
 [ -z "$TORCH" ] || install_torch
 pip "$@"
+compile_modules
 trap - EXIT
 rm "$mark"

@@ -11,9 +11,7 @@ from common.training.cpu.trainer import Trainer
 from common.training.parallel import Ranks
 
 args = train_torch.flags().parse_args()
-ranks = Ranks.from_environment()
-ranks.join()
-with ranks:
+with Ranks.from_environment().join() as ranks:
     trainer = Trainer(args, ranks)
     trainer.run()
     batch = trainer.eval_set.batch(np.arange(len(trainer.eval_set)))

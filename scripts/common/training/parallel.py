@@ -9,35 +9,39 @@ the forward pass and its gradient is summed; the output of a row-parallel layer 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from common.program import BadInput, Interrupted, StageFailed
+from common.training.shared_memory import SharedMemory, share
 
 
 @dataclass(frozen=True)
 class Ranks:
     """The ranks that share one model. With one rank there is no process group and collectives do nothing.
 
-    `group` is their process group; None: torch's default group.
+    `group` is their process group; None: torch's default group. `memory` is what ranks on one machine may share.
     """
 
     rank: int = 0
     size: int = 1
     group: Any = None
+    memory: SharedMemory | None = None
 
     @classmethod
     def from_environment(cls) -> Ranks:
         """Rank and world size as set by torchrun; does not join a process group."""
         return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
-    def join(self) -> None:
-        """Join the process group, waiting for the other ranks."""
-        if self.size > 1:
-            dist.init_process_group("gloo", rank=self.rank, world_size=self.size)
+    def join(self) -> Ranks:
+        """Join the process group, waiting for the other ranks; returns the ranks as members."""
+        if self.size == 1:
+            return self
+        dist.init_process_group("gloo", rank=self.rank, world_size=self.size)
+        return replace(self, memory=share(self))
 
     def __enter__(self) -> Ranks:
         return self
@@ -58,14 +62,18 @@ class Ranks:
             dist.barrier(self.group)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Sum `tensor` over the ranks, in place."""
-        if self.size > 1:
+        """Sum a contiguous `tensor` over the ranks, in place."""
+        if self.memory:
+            self.memory.reduce(tensor, torch.add)
+        elif self.size > 1:
             dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def max(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Take the elementwise maximum of `tensor` over the ranks, in place."""
-        if self.size > 1:
+        """Take the elementwise maximum of a contiguous `tensor` over the ranks, in place."""
+        if self.memory:
+            self.memory.reduce(tensor, torch.maximum)
+        elif self.size > 1:
             dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.group)
         return tensor
 
@@ -83,35 +91,33 @@ class Ranks:
 
     def scatter(self, hidden: torch.Tensor) -> torch.Tensor:
         """The input of a column-parallel layer: its gradient is summed over the ranks."""
-        return hidden if self.size == 1 else _SumBackward.apply(hidden)
+        return hidden if self.size == 1 else _SumBackward.apply(hidden, self)
 
     def gather(self, partial: torch.Tensor) -> torch.Tensor:
         """The output of a row-parallel layer: the sum of the ranks' `partial` outputs."""
-        return partial if self.size == 1 else _SumForward.apply(partial)
+        return partial if self.size == 1 else _SumForward.apply(partial, self)
 
 
 class _SumBackward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden):
+    def forward(ctx, hidden: torch.Tensor, ranks: Ranks):
+        ctx.ranks = ranks
         return hidden.view_as(hidden)
 
     @staticmethod
-    def backward(ctx, gradient):
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient)
-        return gradient
+    def backward(ctx, gradient: torch.Tensor):
+        return ctx.ranks.sum(gradient.contiguous()), None
 
 
 class _SumForward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, partial):
+    def forward(ctx, partial: torch.Tensor, ranks: Ranks):
         ctx.mark_dirty(partial)
-        dist.all_reduce(partial)
-        return partial
+        return ranks.sum(partial)
 
     @staticmethod
-    def backward(ctx, gradient):
-        return gradient
+    def backward(ctx, gradient: torch.Tensor):
+        return gradient, None
 
 
 def use_fair_share_of_cores() -> None:

@@ -18,8 +18,7 @@ from common.training.parallel import Ranks, use_fair_share_of_cores
 def train(args: argparse.Namespace) -> None:
     """Train with the flags of train_torch.py. An error of one rank is raised on every rank."""
     use_fair_share_of_cores()
-    with Ranks.from_environment() as ranks:
-        ranks.join()
+    with Ranks.from_environment().join() as ranks:
         build_on_all_ranks(ranks, lambda: Trainer(args, ranks)).run()
 
 
