@@ -41,7 +41,7 @@ class Ranks:
         if self.size == 1:
             return self
         dist.init_process_group("gloo", rank=self.rank, world_size=self.size)
-        return replace(self, memory=share(self))
+        return replace(self, memory=share(self.rank, self.size))
 
     def __enter__(self) -> Ranks:
         return self

@@ -12,14 +12,11 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import ExitStack, suppress
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-
-if TYPE_CHECKING:
-    from common.training.parallel import Ranks
 
 _SLOT = 1 << 20  # bytes; a longer tensor is reduced piece by piece
 
@@ -35,20 +32,22 @@ class _Made(NamedTuple):
         return os.open(f"/proc/{self.process}/fd/{descriptor}", flags)
 
 
-def share(ranks: Ranks) -> SharedMemory | None:
+def share(rank: int, size: int) -> SharedMemory | None:
     """Memory of all ranks; None if they are on several machines, or where the system does not allow it."""
-    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) < ranks.size or not hasattr(os, "memfd_create"):
+    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) < size or not hasattr(os, "memfd_create"):
         return None
     with ExitStack() as until_opened:
-        offers: list[Any] = [None] * ranks.size
-        own = _make(ranks.size, until_opened) if ranks.rank == 0 else None
-        dist.all_gather_object(offers, own, group=ranks.group)
-        shared, fault = None, None
-        try:
-            shared = SharedMemory(ranks.rank, ranks.size, offers[0])
-        except OSError as error:
-            fault = str(error)
-        return shared if ranks.first_message(fault) is None else None
+        made = _gathered(_make(size, until_opened) if rank == 0 else None, size)[0]
+        shared = None
+        with suppress(OSError):
+            shared = SharedMemory(rank, size, made)
+        return shared if all(_gathered(shared is not None, size)) else None
+
+
+def _gathered(value: Any, size: int) -> list[Any]:
+    values: list[Any] = [None] * size
+    dist.all_gather_object(values, value)
+    return values
 
 
 def _make(size: int, until_opened: ExitStack) -> _Made:

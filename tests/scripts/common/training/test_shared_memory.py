@@ -25,7 +25,7 @@ def one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def shared(ranks: Ranks) -> SharedMemory:
-    memory = share(ranks)
+    memory = share(ranks.rank, ranks.size)
     assert memory
     return memory
 
@@ -73,6 +73,6 @@ def test_ranks_on_several_machines_or_that_may_not_share_use_sockets(monkeypatch
 
     with monkeypatch.context() as patched:
         patched.setattr(shared_memory.os, "open", refuse)
-        assert run_on_ranks(3, share, monkeypatch) == [None] * 3
+        assert run_on_ranks(3, lambda ranks: share(ranks.rank, ranks.size), monkeypatch) == [None] * 3
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
-    assert run_on_ranks(3, share, monkeypatch) == [None] * 3
+    assert run_on_ranks(3, lambda ranks: share(ranks.rank, ranks.size), monkeypatch) == [None] * 3
