@@ -9,11 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.scripts.thread_ranks import run_on_ranks  # noqa: E402
-
 from common.training import shared_memory  # noqa: E402
 from common.training.parallel import Ranks  # noqa: E402
 from common.training.shared_memory import SharedMemory, share  # noqa: E402
+from tests.scripts.thread_ranks import run_on_ranks  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not hasattr(shared_memory.os, "memfd_create"), reason="only Linux has memfd_create")
 
