@@ -17,8 +17,8 @@ PYPI = "torch==2.13.0"
 NOTING = """#!/bin/bash
 here={here}
 case "$1 $2" in
-"-m venv") echo "venv" >>$here/notes; mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
-"-m pip") shift 5; echo "$*" >>$here/notes; ! grep -qxF -- "$*" $here/fails ;;
+"-m venv") echo "venv" >>$here/notes; mkdir -p "$3/bin" "$3/lib"; cp "$0" "$3/bin/python" ;;
+"-m pip") shift 6; echo "$*" >>$here/notes; ! grep -qxF -- "$*" $here/fails ;;
 *) PYTHONPATH=$here/modules exec {python} "$@" ;;
 esac
 """
@@ -69,6 +69,15 @@ def test_torch_is_built_for_cpus_where_that_can_be_had(tmp_path: Path, python: P
     assert notes(tmp_path) == ["venv", *tried, "--editable ."]
     assert told in done.stdout
     assert bool(told) == bool(done.stdout)
+
+
+def test_modules_are_compiled_but_those_that_cannot_be(tmp_path: Path, python: Path) -> None:
+    make(python, tmp_path / "made")
+    (tmp_path / "made" / "lib" / "good.py").write_text("")
+    (tmp_path / "made" / "lib" / "old.py").write_text("print 'Python 2'")
+    done = make(python, tmp_path / "made")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [file.name.partition(".")[0] for file in (tmp_path / "made" / "lib").rglob("*.pyc")] == ["good"]
 
 
 def test_a_torch_that_is_there_is_kept(tmp_path: Path, python: Path) -> None:

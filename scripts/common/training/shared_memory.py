@@ -28,7 +28,7 @@ class _Made(NamedTuple):
     memory: int
     pipes: dict[tuple[int, int], tuple[int, int]]  # by sender and receiver: the ends to read and to write
 
-    def open(self, descriptor: int, flags: int) -> int:
+    def reopen(self, descriptor: int, flags: int) -> int:
         return os.open(f"/proc/{self.process}/fd/{descriptor}", flags)
 
 
@@ -67,9 +67,9 @@ class SharedMemory:
     def __init__(self, rank: int, size: int, made: _Made) -> None:
         self._rank, self._turn = rank, 0
         others = [other for other in range(size) if other != rank]
-        self._from = [made.open(made.pipes[other, rank][0], os.O_RDONLY) for other in others]
-        self._to = [made.open(made.pipes[rank, other][1], os.O_WRONLY) for other in others]
-        memory = made.open(made.memory, os.O_RDWR)
+        self._from = [made.reopen(made.pipes[other, rank][0], os.O_RDONLY) for other in others]
+        self._to = [made.reopen(made.pipes[rank, other][1], os.O_WRONLY) for other in others]
+        memory = made.reopen(made.memory, os.O_RDWR)
         slots = mmap.mmap(memory, 2 * size * _SLOT)
         os.close(memory)
         self._slots = torch.frombuffer(slots, dtype=torch.uint8).view(2, size, _SLOT)
