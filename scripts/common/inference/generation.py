@@ -61,8 +61,6 @@ class Sequence:
         except Exception as error:
             self.fail(error)
             return
-        if self.near_ties is not None:
-            self.near_ties += _near_ties(logits, len(self.token_ids))
         self.token_ids.append(token_id)
         if self.sampling.ends(token_id, stop_ids):
             self.finish_reason = "stop"
@@ -127,9 +125,11 @@ class Batch:
         return logits[:, -1]
 
     def _choose(self, sequences: list[Sequence], logits: torch.Tensor) -> None:
-        for sequence, row in zip(sequences, logits, strict=True):
+        recorded = any(sequence.near_ties is not None for sequence in sequences)
+        near_ties = _near_ties(logits) if recorded else [[]] * len(sequences)
+        for sequence, row, ties in zip(sequences, logits, near_ties, strict=True):
             if sequence.near_ties is not None:
-                sequence.near_ties += _near_ties(row, len(sequence.token_ids))
+                sequence.near_ties += [NearTie(len(sequence.token_ids), *tie) for tie in ties]
             sequence.advance(row, self._stop_ids)
 
 
@@ -196,14 +196,13 @@ def _positions(mask: torch.Tensor) -> torch.Tensor:
     return (mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
-def _near_ties(logits: torch.Tensor, position: int) -> list[NearTie]:
-    """The likeliest tokens beside the first."""
-    values, token_ids = logits.float().topk(min(_CANDIDATES, len(logits)))
-    margins = (values[0] - values).tolist()
+def _near_ties(logits: torch.Tensor) -> list[list[tuple[int, float]]]:
+    """For each row the likeliest tokens beside the first, and how far they are below it."""
+    values, token_ids = logits.float().topk(min(_CANDIDATES, logits.shape[-1]))
+    margins = (values[:, :1] - values).tolist()
     return [
-        NearTie(position, token_id, round(margin, 4))
-        for token_id, margin in zip(token_ids.tolist()[1:], margins[1:], strict=True)
-        if margin <= NEAR
+        [(token_id, round(margin, 4)) for token_id, margin in [*zip(*row, strict=True)][1:] if margin <= NEAR]
+        for row in zip(token_ids.tolist(), margins, strict=True)
     ]
 
 

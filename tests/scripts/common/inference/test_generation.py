@@ -55,6 +55,23 @@ def test_greedy_tokens_of_any_batch_are_those_of_transformers(model, judge, prom
     assert {sequence.finish_reason for sequence in sequences} == {"stop", "length"}
 
 
+def test_near_ties_are_the_likeliest_other_tokens_of_each_position_once(model, judge, prompts):
+    recorded = [Sequence(prompt, 4, "tuned", near_ties=[]) for prompt in prompts[:3]]
+    others = [Sequence(prompt, 4, "tuned") for prompt in prompts[3:5]]
+    list(generate(model, [*recorded, *others], 5, EOS))
+    for sequence in recorded:
+        ids = torch.tensor([sequence.prompt_ids + sequence.token_ids[:-1]])
+        logits = judge(input_ids=ids).logits[0, len(sequence.prompt_ids) - 1 :]
+        ties = []
+        for position, row in enumerate(logits):
+            values, token_ids = row.topk(5)
+            margins = (values[0] - values).tolist()
+            ties += [(position, token_ids[i].item(), margins[i]) for i in range(1, 5) if margins[i] <= 1]
+        assert ties and [tie[:2] for tie in sequence.near_ties] == [tie[:2] for tie in ties]
+        assert [tie.margin for tie in sequence.near_ties] == pytest.approx([tie[2] for tie in ties], abs=2e-4)
+    assert all(sequence.near_ties is None for sequence in others)
+
+
 def test_late_and_longer_sequences_join_without_changing_the_others(model, judge, prompts):
     batch = Batch(model, EOS)
     sequences = [Sequence(prompt, 24, "tuned") for prompt in prompts]
