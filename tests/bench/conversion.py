@@ -1,4 +1,4 @@
-"""Conversion to shards and back, beside `cp` + fsync of the bytes that it writes and beside loading the model whole.
+"""Conversion to shards and back, and a merge, beside `cp` + fsync of the bytes written and beside loading all at once.
 
 The model is that of convert.py, which also measures larger ones. Needs four times the model on the disk.
 """
@@ -13,6 +13,27 @@ from pathlib import Path
 
 from convert import COPY, LOAD_WHOLE, SCRIPTS, SIZES, make_model
 from measure import Case, Comparison, Figures, Way, command
+
+# An adapter of rank 16 as training leaves it, with random values: the same in what ranks share. By another process,
+# because a child begins with the memory of its parent.
+MAKE_ADAPTER = """
+import sys
+from pathlib import Path
+scripts, shards, trained = map(Path, sys.argv[1:])
+sys.path.insert(0, str(scripts))
+import torch
+from common.formats.peft_folder import LoraConfig
+from common.shards.layout import PROJECTIONS, read_layout, read_shape, write_layout
+from common.training.lora import Adapter
+shape, layout = read_shape(shards), read_layout(shards)
+config = LoraConfig(16, 32, 0, use_rslora=False, targets=tuple(name.partition(".")[2] for name in PROJECTIONS))
+for rank in range(layout.tp_size):
+    adapter = Adapter(shape, layout, rank, config, seed=0)
+    adapter.weights.normal_(0, 0.01, generator=torch.Generator().manual_seed(0))
+    adapter.save(trained)
+adapter.save_config(trained)
+write_layout(trained, layout)
+"""
 
 
 def cases(scratch: Path, size: str, ranks: tuple[int, ...]) -> Iterator[Case]:
@@ -35,6 +56,11 @@ def cases(scratch: Path, size: str, ranks: tuple[int, ...]) -> Iterator[Case]:
     ways["convert back"] = _writing(folder, back)
     ways["cp of the model"] = _writing(folder, [sys.executable, "-c", COPY, model, folder / "output"])
     comparisons.append(Comparison(f"conversion back from {first} shards", "convert back", "cp of the model", 1.1))
+    command([sys.executable, "-c", MAKE_ADAPTER, SCRIPTS, folder / f"shards-{first}", folder / "adapter"])
+    merge = [sys.executable, SCRIPTS / "export_adapter.py", "--model", model, "--output", folder / "output", "--merge"]
+    ways["merge"] = _writing(folder, [*merge, "--adapter", folder / "adapter"])
+    comparisons.append(Comparison("merge of an adapter", "merge", "cp of the model", 1.1))
+    comparisons.append(Comparison("merge of an adapter, MB of memory", "merge", None, 64, "peak_mb"))
     ways["load whole"] = _writing(folder, [sys.executable, "-c", LOAD_WHOLE, model, folder / "output", first])
     comparisons.append(Comparison(f"conversion to {first} shards", f"convert to {first}", "load whole", 1.0))
     yield Case("conversion", ways, comparisons)

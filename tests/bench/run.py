@@ -41,7 +41,7 @@ def main() -> int:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--scratch", type=Path, help="folder for large temporary files (default: the system's)")
     flags.add_argument("--short", action="store_true", help="little work and one round, to see that everything works")
-    flags.add_argument("--rounds", type=int, default=7, help="measurements of each way (default: 7)")
+    flags.add_argument("--rounds", type=int, default=5, help="measurements of each way (default: 5)")
     flags.add_argument("--only", nargs="+", choices=TOPICS, default=TOPICS, metavar="TOPIC", help=", ".join(TOPICS))
     flags.add_argument("--json", type=Path, default=ROOT / "build" / "bench.json", help="(default: build/bench.json)")
     args = flags.parse_args()

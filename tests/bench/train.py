@@ -1,5 +1,7 @@
 """Useful tokens a CPU-second of train_torch.py, beside transformers' Trainer with PEFT and beside matrix products.
 
+And two tensor-parallel ranks beside one rank on the same cores.
+
 The model is a random Llama; the examples have lognormal lengths (median 120, clipped at 512; 40 % of each is a prompt
 without loss). train_torch.py gets them packed, as tokenize_dataset.py packs. All see the same number of examples an
 optimizer step, and the final losses must agree. A useful token is one that is not padding.
@@ -45,6 +47,7 @@ SIZES = {
         "num_key_value_heads": 3,
     },
 }
+STEPS = {"quickstart": 12, "smollm": 4}
 COMMON = {"vocab_size": 1536, "max_position_embeddings": SEQ_LEN, "tie_word_embeddings": True}
 
 
@@ -55,7 +58,7 @@ def cases(scratch: Path, python: Path, short: bool) -> Iterator[Case]:
     ):
         folder = scratch / f"training-{size}-{dtype}"
         folder.mkdir()
-        make_files(folder, size, 2 if short else 12)
+        make_files(folder, size, 2 if short else STEPS[size])
         yield _case(folder, python, size, dtype)
 
 
@@ -84,13 +87,27 @@ def _case(folder: Path, python: Path, size: str, dtype: str) -> Case:
     loss = Comparison(f"training {size}, {dtype}: final loss", "ours", "Trainer, padded", 1.05, "eval_loss")
     tokens = "tokens a CPU-second"
     goals = (("Trainer, padded", 4.0), ("Trainer, packed", 2.0), ("matrix products", 0.6))
-    return Case(f"training {size} {dtype}", ways, [*(compared(tokens, *goal) for goal in goals), busy_share, loss])
+    comparisons = [*(compared(tokens, *goal) for goal in goals), busy_share, loss]
+    if 2 in _tp_sizes(size):
+        ways["two ranks"] = lambda: _train("ours", sys.executable, folder, dtype, ranks=2)
+        name = f"training {size}, {dtype}: tokens a second of two ranks"
+        comparisons.append(Comparison(name, "two ranks", "ours", 0.8, "tokens_a_second", at_least=True))
+    return Case(f"training {size} {dtype}", ways, comparisons)
 
 
-def _train(name: str, python: str | Path, folder: Path, dtype: str) -> Figures:
-    """One training in a process of its own, with the threads that the runner gives a step."""
-    program = [python, Path(__file__).with_name("train_worker.py"), name, "--scratch", folder, "--dtype", dtype]
-    output = subprocess.run(program, env={**_threads(1), **os.environ}, check=True, stdout=subprocess.PIPE, text=True)
+def _tp_sizes(size: str) -> list[int]:
+    """The numbers of ranks, of those measured, that divide the heads."""
+    return [ranks for ranks in (1, 2) if SIZES[size]["num_key_value_heads"] % ranks == 0]
+
+
+def _train(name: str, python: str | Path, folder: Path, dtype: str, ranks: int = 1) -> Figures:
+    """One training in a process of its own, or by torchrun, with the threads that the runner gives a step."""
+    flags = ["--scratch", folder, "--dtype", dtype, "--tp-size", str(ranks)]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    program = [python, *(torchrun if ranks > 1 else []), Path(__file__).with_name("train_worker.py"), name, *flags]
+    waiting = {"OMP_WAIT_POLICY": "PASSIVE"} if ranks > 1 else {}
+    env = {**_threads(ranks), **waiting, **os.environ}
+    output = subprocess.run(program, env=env, check=True, stdout=subprocess.PIPE, text=True)
     figures = json.loads(output.stdout.splitlines()[-1])
     cpu, wall = figures["tokens"] / figures["cpu_seconds"], figures["tokens"] / figures["seconds"]
     return {**figures, "tokens_a_cpu_second": cpu, "tokens_a_second": wall}
@@ -116,8 +133,9 @@ def make_files(folder: Path, size: str, steps: int) -> None:
     config = LlamaConfig(**COMMON, **SIZES[size], initializer_range=0.05)
     LlamaForCausalLM(config).save_pretrained(folder / "model")
     convert = [sys.executable, SCRIPTS / "convert_checkpoint.py", "--input", folder / "model", "--output"]
-    layout = ["--tp-size", "1", "--layout", "trn2"]
-    subprocess.run([*convert, folder / "shards", *layout], check=True, stderr=subprocess.DEVNULL)
+    for tp_size in _tp_sizes(size):
+        layout = ["--tp-size", str(tp_size), "--layout", "trn2"]
+        subprocess.run([*convert, folder / f"shards-{tp_size}", *layout], check=True, stderr=subprocess.DEVNULL)
     (folder / "tokens").mkdir()
     generator = np.random.default_rng(0)
     for split, count in (("train", steps * EXAMPLES_A_STEP), ("eval", EXAMPLES_FOR_EVALUATION)):
