@@ -45,16 +45,8 @@ def train_ours(folder: Path, dtype: str, tp_size: int) -> dict:
 
     steps = len(json.loads((folder / "train.json").read_text())) // EXAMPLES_A_STEP
     sequences = len(np.load(folder / "tokens/train.input_ids.npy", mmap_mode="r"))
-    flags = [
-        "--shards",
-        folder / f"shards-{tp_size}",
-        "--data",
-        folder / "tokens",
-        "--output",
-        folder / "out",
-        "--dtype",
-        dtype,
-    ]
+    flags = ["--shards", folder / f"shards-{tp_size}", "--data", folder / "tokens", "--output", folder / "out"]
+    flags += ["--dtype", dtype]
     flags += ["--batch-size", round(sequences / steps), "--max-steps", steps, "--learning-rate", LEARNING_RATE]
     flags += ["--rank", RANK, "--alpha", ALPHA, "--schedule", "constant", "--warmup-ratio", 0]
     with Ranks.from_environment().join() as ranks:
