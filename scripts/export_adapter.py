@@ -253,10 +253,11 @@ def _merge_file(
     def copy(name: str) -> bool:
         bits, changed = file.bits(name), False
         update = _update(adapter, StoredTensor(file, name), scale)
-        for start, stop in streaming.row_ranges(len(bits), bits[0].nbytes):
+        # Tiles that are small as float32: an array of 2 MB comes anew from the system each time, at four times the cost.
+        for start, stop in streaming.row_ranges(len(bits), 4 * bits[0].size):
             tile = update.apply(bits, start, stop) if update else bits[start:stop]
             writer.write(name, start * bits[0].nbytes, tile)
-            changed = changed or not np.array_equal(tile, bits[start:stop])
+            changed = changed or update is not None and not np.array_equal(tile, bits[start:stop])
             count.add(tile.nbytes)
             file.release()
         adapter.release()
