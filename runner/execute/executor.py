@@ -72,8 +72,6 @@ class Executor:
 
     def execute(self, stages: Sequence[str] | None = None) -> int:
         """Run all steps, or those of some stages; returns the exit status."""
-        self._events.emit("run", state="started", pid=os.getpid(), host=socket.gethostname())
-        os.environ.update(_load_secrets(self._run))
         steps = [step for step in self._plan["steps"] if stages is None or step["stage"] in stages]
         status = self._run_steps(steps)
         if status in (0, 1, 2) and any(step.get("nodes", 1) > 1 for step in steps):
@@ -82,6 +80,8 @@ class Executor:
 
     def _run_steps(self, steps: Sequence[Mapping[str, Any]]) -> int:
         try:
+            self._events.emit("run", state="started", pid=os.getpid(), host=socket.gethostname())
+            os.environ.update(_load_secrets(self._run))
             pending = [step for step in steps if not self._is_done(step)]
             preflight.check_packages([*pending, *self._remote.requirement()])
             preflight.check_ports(pending)

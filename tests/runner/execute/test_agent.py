@@ -17,7 +17,7 @@ import pytest
 
 from runner import targets
 from runner.compose.recipe import compose
-from runner.execute import agent
+from runner.execute import agent, executor, signals
 from runner.plan.model import Plan, Step
 from runner.record import create
 from runner.record.runs import Run
@@ -117,6 +117,16 @@ def test_cancel_waits_until_the_step_has_ended(tmp_path: Path) -> None:
     assert agent.cancel(run.folder) == "stopped"
     assert step == "0" or ends(int(step))
     assert agent.cancel(run.folder) == "stopped"
+
+
+def test_a_run_that_is_stopped_as_soon_as_it_has_started_says_so(tmp_path: Path, monkeypatch) -> None:
+    def stopped(folder: Path) -> dict[str, str]:
+        raise signals.Stopped
+
+    monkeypatch.setattr(executor, "_load_secrets", stopped)
+    run = a_run(tmp_path)
+    assert executor.execute(run.plan, run.folder) == 130
+    assert run.state == "stopped"
 
 
 def test_a_run_that_may_not_wait_for_cores_is_refused_with_their_holder(
