@@ -253,7 +253,7 @@ def _merge_file(
     def copy(name: str) -> bool:
         bits, changed = file.bits(name), False
         update = _update(adapter, StoredTensor(file, name), scale)
-        # Tiles that are small as float32: an array of 2 MB comes anew from the system each time: 4 times the cost.
+        # Tiles that are small as float32: one of 2 MB comes anew from the system each time, at 4 times the cost.
         for start, stop in streaming.row_ranges(len(bits), 4 * bits[0].size):
             tile = update.apply(bits, start, stop) if update else bits[start:stop]
             writer.write(name, start * bits[0].nbytes, tile)

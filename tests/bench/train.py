@@ -102,7 +102,7 @@ def _tp_sizes(size: str) -> list[int]:
 
 def _train(name: str, python: str | Path, folder: Path, dtype: str, ranks: int = 1) -> Figures:
     """One training in a process of its own, or by torchrun, with the threads that the runner gives a step."""
-    flags = ["--scratch", folder, "--dtype", dtype, "--tp-size", str(ranks)]
+    flags = ["--scratch", folder, "--dtype", dtype]
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     program = [python, *(torchrun if ranks > 1 else []), Path(__file__).with_name("train_worker.py"), name, *flags]
     waiting = {"OMP_WAIT_POLICY": "PASSIVE"} if ranks > 1 else {}

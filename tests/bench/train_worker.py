@@ -28,15 +28,13 @@ def main() -> None:
     flags.add_argument("trainer", choices=TRAINERS)
     flags.add_argument("--scratch", type=Path, required=True)
     flags.add_argument("--dtype", choices=("fp32", "bf16"), required=True)
-    flags.add_argument("--tp-size", type=int, default=1, help="ranks of ours")
     args = flags.parse_args()
-    ours = [args.tp_size] if args.trainer == "ours" else []
-    figures = TRAINERS[args.trainer](args.scratch, args.dtype, *ours)
+    figures = TRAINERS[args.trainer](args.scratch, args.dtype)
     if os.environ.get("RANK", "0") == "0":
         print(json.dumps(figures))
 
 
-def train_ours(folder: Path, dtype: str, tp_size: int) -> dict:
+def train_ours(folder: Path, dtype: str) -> dict:
     """Every step takes as many packed sequences as hold EXAMPLES_A_STEP examples on average."""
     sys.path.insert(0, str(SCRIPTS))
     import train_torch
@@ -45,11 +43,11 @@ def train_ours(folder: Path, dtype: str, tp_size: int) -> dict:
 
     steps = len(json.loads((folder / "train.json").read_text())) // EXAMPLES_A_STEP
     sequences = len(np.load(folder / "tokens/train.input_ids.npy", mmap_mode="r"))
-    flags = ["--shards", folder / f"shards-{tp_size}", "--data", folder / "tokens", "--output", folder / "out"]
-    flags += ["--dtype", dtype]
+    flags = ["--data", folder / "tokens", "--output", folder / "out", "--dtype", dtype]
     flags += ["--batch-size", round(sequences / steps), "--max-steps", steps, "--learning-rate", LEARNING_RATE]
     flags += ["--rank", RANK, "--alpha", ALPHA, "--schedule", "constant", "--warmup-ratio", 0]
     with Ranks.from_environment().join() as ranks:
+        flags += ["--shards", folder / f"shards-{ranks.size}"]
         trainer = Trainer(train_torch.flags().parse_args([str(flag) for flag in flags]), ranks)
         ranks.barrier()
         started = time.process_time(), time.perf_counter()

@@ -37,10 +37,12 @@ def share(rank: int, size: int) -> SharedMemory | None:
     if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) < size or not hasattr(os, "memfd_create"):
         return None
     with ExitStack() as until_opened:
-        made = _gathered(_make(size, until_opened) if rank == 0 else None, size)[0]
-        shared = None
+        made = shared = None
         with suppress(OSError):
-            shared = SharedMemory(rank, size, made)
+            made = _make(size, until_opened) if rank == 0 else None
+        made = _gathered(made, size)[0]
+        with suppress(OSError):
+            shared = SharedMemory(rank, size, made) if made else None
         return shared if all(_gathered(shared is not None, size)) else None
 
 

@@ -67,11 +67,12 @@ def test_a_rank_that_has_ended_is_an_error_for_the_others(monkeypatch) -> None:
 
 
 def test_ranks_on_several_machines_or_that_may_not_share_use_sockets(monkeypatch) -> None:
-    def refuse(path: str, flags: int) -> int:
-        raise PermissionError(13, "Permission denied", path)
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(shared_memory.os, "open", refuse)
-        assert run_on_ranks(3, lambda ranks: share(ranks.rank, ranks.size), monkeypatch) == [None] * 3
+    for refused in ("open", "memfd_create"):
+        with monkeypatch.context() as patched:
+            patched.setattr(shared_memory.os, refused, refuse)
+            assert run_on_ranks(3, lambda ranks: share(ranks.rank, ranks.size), monkeypatch) == [None] * 3
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     assert run_on_ranks(3, lambda ranks: share(ranks.rank, ranks.size), monkeypatch) == [None] * 3
