@@ -298,11 +298,13 @@ def _signs_of_life() -> Iterator[None]:
         while not ended.wait(files.HEARTBEAT):
             print(flush=True)
 
-    threading.Thread(target=beat, daemon=True).start()
+    beating = threading.Thread(target=beat, daemon=True)
+    beating.start()
     try:
         yield
     finally:
         ended.set()
+        beating.join()  # what is printed next may be the answer to another request
 
 
 _VERBS = {

@@ -4,21 +4,34 @@
                            whether it is a file; those that exist count as used now
     receive FOLDER [TAR]   unpack a tar, by default from standard input, which may stay open after the tar's end;
                            every entry DIR/NAME appears whole, unless it exists already
+    serve FOLDER           answer requests until standard input ends, so that a login, a start of Python and its
+                           imports are paid for once
+
+A request is a line of JSON: ["look", NAME...], ["receive"] and then the tar in chunks, ["agent", CODE, ARGUMENT...] for
+`runner.execute.agent` of the code in FOLDER/CODE, or ["run", COMMAND...]. Commands run in FOLDER, if it exists. The
+answer is the output in chunks as it comes, and a line `end STATUS MESSAGE` with the last line of what went to stderr. A
+chunk is a line with its length and then its bytes; one of length 0 ends a tar.
 
 Standard library alone, in syntax that even a Python that is too old can read, so that it can report its version.
 """
 
 import contextlib
 import fcntl
+import importlib
+import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
+import traceback
 from pathlib import Path
 
 MINIMUM = (3, 9)
+_CHUNK = 2**16
 
 
 def look(folder, names):
@@ -37,16 +50,26 @@ def look(folder, names):
     print(json.dumps(report))
 
 
-def receive(folder, tars):
-    """Unpack to a temporary folder, then move each DIR/NAME into place: it appears whole, and nothing is replaced.
+@contextlib.contextmanager
+def owner_only():
+    """Keep what is made meanwhile from other users."""
+    umask = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(umask)
 
-    What a killed process left in such a folder is removed.
+
+@owner_only()
+def receive(folder, **source):
+    """Unpack the `source`, as tarfile.open takes it, to a temporary folder, then move each DIR/NAME into place.
+
+    It appears whole, and nothing is replaced. What a killed process left in such a folder is removed.
     """
-    os.umask(0o077)
     folder.mkdir(parents=True, exist_ok=True)
     temporary, lock = make_temporary(folder)
     try:
-        with tarfile.open(tars[0]) if tars else tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
+        with tarfile.open(**source) as archive:
             if hasattr(tarfile, "data_filter"):  # later Pythons warn without it; the first of 3.9 and 3.10 have none
                 archive.extraction_filter = tarfile.data_filter
             archive.extractall(str(temporary))
@@ -108,14 +131,132 @@ def sync(path):
         os.close(descriptor)
 
 
+class Chunks(io.RawIOBase):
+    """Output that is written to a stream in chunks, also by several threads."""
+
+    def __init__(self, stream):
+        self._stream, self._lock = stream, threading.Lock()
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        with self._lock:
+            self._stream.write(b"%d\n" % len(data))
+            self._stream.write(data)
+            self._stream.flush()
+        return len(data)
+
+
+class Payload:
+    """Input that is read from a stream in chunks, until it has `ended` with the one of length 0."""
+
+    def __init__(self, stream):
+        self._stream, self._left, self.ended = stream, 0, False
+
+    def read(self, size):
+        if not self._left and not self.ended:
+            self._left = int(self._stream.readline() or 0)
+            self.ended = not self._left
+        data = self._stream.read(min(size, self._left))
+        self._left -= len(data)
+        return data
+
+    def skip(self):
+        """Read on to the end."""
+        while self.read(_CHUNK):
+            pass
+
+
+def serve(folder):
+    """Answer the requests of standard input until it ends, or one of them leaves a part of its tar unread."""
+    os.environ["PYTHONUTF8"] = "1"
+    folder, requests, stream = folder.absolute(), os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what a request starts reads no other request,
+    os.dup2(2, 1)  # and prints into no answer
+    for line in requests:
+        request, tar, errors = json.loads(line.decode("utf-8")), Payload(requests), io.StringIO()
+        output = io.TextIOWrapper(io.BufferedWriter(Chunks(stream), _CHUNK), encoding="utf-8", errors="surrogateescape")
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            status = answer(folder, request, tar)
+            output.flush()
+        message = (errors.getvalue().strip().splitlines() or [""])[-1]
+        stream.write(f"end {status} {message}\n".encode("utf-8", "surrogateescape"))
+        stream.flush()
+        if request == ["receive"] and not tar.ended:
+            return
+
+
+def answer(folder, request, tar):
+    """Do what a request says; returns the exit status of a command that does the same, errors go to stderr."""
+    verb, words = request[0], request[1:]
+    try:
+        if folder.is_dir():
+            os.chdir(str(folder))
+        if verb == "agent":
+            return agent(folder, *words)
+        if verb == "run":
+            return run(words)
+        if verb == "look":
+            look(folder, words)
+        else:
+            receive(folder, fileobj=tar, mode="r|")
+            tar.skip()
+        return 0
+    except SystemExit as end:
+        return end.code
+    except (OSError, tarfile.TarError) as error:
+        print(reason(error, folder), file=sys.stderr)
+    except Exception:
+        traceback.print_exc()
+    return 1
+
+
+def agent(folder, code, *arguments):
+    """Call `runner.execute.agent` in this process; what it starts finds the same code."""
+    path = str(folder / code)
+    if path not in sys.path:
+        sys.path.insert(0, path)
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")]))
+    return importlib.import_module("runner.execute.agent").main(arguments)
+
+
+def run(command):
+    """Run a command that reads nothing, and pass its output on."""
+    with tempfile.TemporaryFile() as errors:
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors) as process:
+            try:
+                for output in iter(lambda: process.stdout.read1(_CHUNK), b""):
+                    sys.stdout.buffer.write(output)
+                    sys.stdout.buffer.flush()
+            except OSError:  # nobody listens
+                process.kill()
+                raise
+        errors.seek(0)
+        sys.stderr.write(errors.read().decode("utf-8", "replace"))
+        return process.returncode
+
+
+def reason(error, folder):
+    """What went wrong with a file or an archive, in one line."""
+    return "{}: {}".format(getattr(error, "filename", None) or folder, getattr(error, "strerror", None) or error)
+
+
 def main(verb, folder, *names):
     """Entry point: VERB FOLDER [NAME...]."""
-    if sys.version_info < MINIMUM and verb != "look":
+    if sys.version_info < MINIMUM and verb == "receive":
         sys.exit("this Python is too old")
     try:
-        look(Path(folder), names) if verb == "look" else receive(Path(folder), names)
+        if verb == "serve":
+            serve(Path(folder))
+        elif verb == "look":
+            look(Path(folder), names)
+        elif names:
+            receive(Path(folder), name=names[0])
+        else:
+            receive(Path(folder), fileobj=sys.stdin.buffer, mode="r|")
     except (OSError, tarfile.TarError) as error:
-        sys.exit("{}: {}".format(getattr(error, "filename", None) or folder, getattr(error, "strerror", None) or error))
+        sys.exit(reason(error, folder))
 
 
 if __name__ == "__main__":

@@ -31,13 +31,9 @@ from runner.targets.mirror import Mirror, note, reached_at, unpack
 from runner.targets.mirrored import MirroredTarget, check_room, remember_end, show_gc
 from runner.targets.transport.base import CommandFailed, ConnectionLost, Transport
 from runner.targets.transport.local import LocalTransport
+from runner.targets.transport.session import Feed, Sessions
 
-_BOOTSTRAP = Path(bootstrap.__file__)
 _COMMAND_NOT_FOUND = 127  # exit status
-# $1 is target.folder, which may not exist yet.
-_IN_FOLDER = 'cd "$1" 2>/dev/null; shift && exec "$@"'
-# $1 is target.folder, $2 our code below it.
-_WITH_CODE = 'cd "$1" && shift && export PYTHONUTF8=1 PYTHONPATH="$1${PYTHONPATH:+:$PYTHONPATH}" && shift && exec "$@"'
 
 
 def transport_to(host: str | None) -> Transport:
@@ -58,6 +54,7 @@ class RemoteTarget(MirroredTarget):
     def __init__(self, settings: Settings, transport: Transport) -> None:
         super().__init__(settings)
         self._transport = transport
+        self._sessions = Sessions(transport, settings.python, settings.folder)
         self._key = f"target.host: {settings.host}" if settings.host else f"target={settings.kind}"
         self._has_code = False
 
@@ -75,13 +72,14 @@ class RemoteTarget(MirroredTarget):
     def probe(self, program: Path, flags: Sequence[str]) -> bytes:
         self._look([])
         python = [*self.on_node, self._settings.python, "-c", program.read_text(encoding="utf-8")]
-        command = ["sh", "-c", _IN_FOLDER, "sh", self._settings.folder, *python, *flags]
-        return self._checked(lambda: self._transport.call(command))
+        return self._call(["run", *python, *flags])
 
     def survey(self, program: str, paths: Sequence[str]) -> Iterator[bytes]:
         self._look([])
         with self._errors_explained():
-            yield from self._transport.lines([self._settings.python, "-c", program, self._settings.folder, *paths])
+            yield from self._sessions.lines(
+                ["run", self._settings.python, "-c", program, self._settings.folder, *paths]
+            )
 
     def start(self, run: Run, attached: bool) -> None:
         self.start_all([run])
@@ -103,14 +101,14 @@ class RemoteTarget(MirroredTarget):
 
     def log(self, run: Run, stage: str | None, live: bool) -> Iterator[bytes]:
         log = Log(stage, live)
-        command = self._agent_command(["log", _remote_folder(run), *log.flags])
+        request = self._agent_request("log", _remote_folder(run), *log.flags)
         try:
-            yield from log.new_lines(self._transport.lines(command))
+            yield from log.new_lines(self._sessions.lines(request))
         except ConnectionLost as error:
             raise RecipeError(f"{self._key}: {error}; the run continues; `runner logs {run.name}` resumes") from error
 
     def detach(self) -> None:
-        self._transport.close()
+        self._sessions.close()
 
     def state(self, run: Run) -> str:
         """The state; the mirror gets the events so far."""
@@ -135,9 +133,9 @@ class RemoteTarget(MirroredTarget):
         return [json.loads(line) for line in self._agent("overview", "runs").splitlines() if line]
 
     def gc(self, flags: Sequence[str], show: Callable[[str], None]) -> int:
-        command = self._agent_command(["gc", *flags])
+        request = self._agent_request("gc", *flags)
         with self._errors_explained():
-            return show_gc(self._transport.lines(command), show)
+            return show_gc(self._sessions.lines(request), show)
 
     def copy_record(self, name: str, runs: Path) -> Path:
         """Copy the record of a run that was started from another computer into the folder `runs`; returns its folder.
@@ -164,11 +162,11 @@ class RemoteTarget(MirroredTarget):
 
     def _stream(self, run: Run, offset: int) -> Iterator[bytes]:
         """The events from a byte on. A server that keeps running is meanwhile reached at a port of this machine."""
-        command = self._agent_command(["follow", _remote_folder(run), "--offset", str(offset)])
+        request = self._agent_request("follow", _remote_folder(run), "--offset", str(offset))
         with ExitStack() as forwarded:
             for event in [*run.events("serving")][-1:]:
                 yield from self._forward(run, event, forwarded)
-            for line in self._transport.lines(command):
+            for line in self._sessions.lines(request):
                 yield line
                 event = parse_event(line) if b'"serving"' in line else None
                 if event and event["event"] == "serving":
@@ -206,11 +204,11 @@ class RemoteTarget(MirroredTarget):
                     bundle.write_run(archive, run, _remote_folder(run))
 
         if run or code not in present:
-            self._checked(lambda: self._transport.call(self._bootstrap("receive"), write))
+            self._call(["receive"], write)
         self._has_code = True
 
     def _look(self, names: Sequence[str]) -> dict[str, Any]:
-        machine = json.loads(self._checked(lambda: self._transport.call(self._bootstrap("look", *names))))
+        machine = json.loads(self._call(["look", *names]))
         if tuple(machine["python"]) < bootstrap.MINIMUM:
             version, minimum = (".".join(map(str, numbers)) for numbers in (machine["python"], bootstrap.MINIMUM))
             raise RecipeError(
@@ -223,29 +221,23 @@ class RemoteTarget(MirroredTarget):
             )
         return machine
 
-    def _bootstrap(self, verb: str, *names: str) -> list[str]:
-        """A command of `runner.execute.bootstrap`, which is sent as text: the machine may have nothing of ours yet."""
-        program = _BOOTSTRAP.read_text(encoding="utf-8")
-        return [self._settings.python, "-c", program, verb, self._settings.folder, *names]
-
-    def _agent_command(self, args: Sequence[str]) -> list[str]:
-        """A command of our own `runner.execute.agent`, in `target.folder`: another version may have started the run."""
+    def _agent_request(self, *args: str) -> list[str]:
+        """A request to our own `runner.execute.agent`: another version may have started the run."""
         if not self._has_code:
             self._deliver(None, {})
-        python = [self._settings.python, "-m", "runner.execute.agent"]
-        return ["sh", "-c", _WITH_CODE, "sh", self._settings.folder, bundle.code_name(), *python, *args]
+        return ["agent", bundle.code_name(), *args]
 
     def _agent(self, *args: str) -> bytes:
-        return self._checked(lambda: self._transport.call(self._agent_command(args)))
+        return self._call(self._agent_request(*args))
 
-    def _checked(self, call: Callable[[], bytes]) -> bytes:
-        """The result of a call of the transport. Raises RecipeError for whatever went wrong."""
+    def _call(self, request: Sequence[str], feed: Feed | None = None) -> bytes:
+        """The answer to a request. Raises RecipeError for whatever went wrong."""
         with self._errors_explained():
-            return call()
+            return self._sessions.call(request, feed)
 
     @contextmanager
     def _errors_explained(self) -> Iterator[None]:
-        """Convert errors of the transport to RecipeError."""
+        """Convert errors of the transport, and of the files that are copied, to RecipeError."""
         host = self._transport.host
         try:
             yield
@@ -257,6 +249,8 @@ class RemoteTarget(MirroredTarget):
             raise RecipeError(f"{self._key}: {error}") from error
         except ConnectionLost as error:
             raise RecipeError(f"{self._key}: cannot be reached: {error}; does `ssh {host}` work?") from error
+        except OSError as error:
+            raise RecipeError(f"{error.filename}: cannot be copied to {host}: {error.strerror}") from error
 
 
 def _remote_folder(run: Run) -> str:

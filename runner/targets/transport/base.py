@@ -1,10 +1,10 @@
-"""How the machine that runs belong to is reached: commands, their output, and what can break."""
+"""How the machine that runs belong to is reached: a command there, its input and output, and what can break."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import IO, Protocol
+from typing import Protocol
 
 
 class ConnectionLost(Exception):
@@ -19,17 +19,33 @@ class CommandFailed(Exception):
         self.status = status
 
 
+class Channel(Protocol):
+    """A running command: its standard input and output."""
+
+    def write(self, data: bytes) -> object:
+        """Write to the command. Raises OSError where it has ended, ConnectionLost."""
+        ...
+
+    def read(self, patience: float) -> bytes:
+        """What the command prints next.
+
+        Raises CommandFailed where it failed, ConnectionLost where it ended otherwise, or is silent for that many
+        seconds.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the command."""
+        ...
+
+
 class Transport(Protocol):
-    """Runs commands on a machine, in the user's home folder; `host` is what people call the machine."""
+    """Starts commands on a machine, in the user's home folder; `host` is what people call the machine."""
 
     host: str
 
-    def call(self, command: Sequence[str], feed: Callable[[IO[bytes]], None] | None = None) -> bytes:
-        """Output of a command; `feed` writes its standard input. Raises CommandFailed, ConnectionLost, RecipeError."""
-        ...
-
-    def lines(self, command: Sequence[str]) -> Iterator[bytes]:
-        """Output of a command, line by line as it comes. Raises as `call` does."""
+    def start(self, command: Sequence[str]) -> Channel:
+        """Start a command. Raises ConnectionLost, RecipeError."""
         ...
 
     def forwarding(self, local_port: int, port: int, host: str = "127.0.0.1") -> AbstractContextManager[None]:

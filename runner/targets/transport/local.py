@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
+import signal
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import IO
 
-from runner.targets.transport.base import CommandFailed
+from runner.targets.transport.base import CommandFailed, ConnectionLost
+
+_CHUNK = 2**16
 
 
 class LocalTransport:
@@ -17,26 +19,8 @@ class LocalTransport:
 
     host = "this machine"
 
-    def call(self, command: Sequence[str], feed: Callable[[IO[bytes]], None] | None = None) -> bytes:
-        with _started(command, subprocess.PIPE) as process:
-            assert process.stdin
-            with contextlib.suppress(BrokenPipeError):  # its error output tells more
-                if feed:
-                    feed(process.stdin)
-            output, errors = process.communicate()
-            _check(process, errors)
-            return output
-
-    def lines(self, command: Sequence[str]) -> Iterator[bytes]:
-        with _started(command, subprocess.DEVNULL) as process:
-            assert process.stdout and process.stderr
-            try:
-                yield from (line.rstrip(b"\n") for line in process.stdout)
-                errors = process.stderr.read()
-            except GeneratorExit:
-                process.terminate()
-                raise
-        _check(process, errors)
+    def start(self, command: Sequence[str]) -> LocalChannel:
+        return LocalChannel(command)
 
     def forwarding(self, local_port: int, port: int, host: str = "127.0.0.1") -> AbstractContextManager[None]:
         return nullcontext()
@@ -45,17 +29,34 @@ class LocalTransport:
         pass
 
 
-def _started(command: Sequence[str], stdin: int) -> subprocess.Popen[bytes]:
-    try:
-        return subprocess.Popen(
-            command, cwd=Path.home(), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the runner, which asks first
-        )  # fmt: skip
-    except FileNotFoundError as error:
-        raise CommandFailed(127, f"{error.filename}: no such command") from None
+class LocalChannel:
+    """A child process, as a `runner.targets.transport.base.Channel`; closing it also ends what the process started."""
 
+    def __init__(self, command: Sequence[str]) -> None:
+        try:
+            self._process = subprocess.Popen(
+                command, cwd=Path.home(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for the runner, which asks first
+            )  # fmt: skip
+        except FileNotFoundError as error:
+            raise CommandFailed(127, f"{error.filename}: no such command") from None
 
-def _check(process: subprocess.Popen[bytes], errors: bytes) -> None:
-    if process.wait():
-        lines = errors.decode(errors="replace").strip().splitlines()
-        raise CommandFailed(process.returncode, lines[-1] if lines else "")
+    def write(self, data: bytes) -> None:
+        assert self._process.stdin
+        self._process.stdin.write(data)
+        self._process.stdin.flush()
+
+    def read(self, patience: float) -> bytes:
+        assert self._process.stdout and self._process.stderr
+        output = os.read(self._process.stdout.fileno(), _CHUNK)
+        if not output:
+            errors = self._process.stderr.read().decode(errors="replace").strip().splitlines()
+            if self._process.wait() > 0:
+                raise CommandFailed(self._process.returncode, errors[-1] if errors else "")
+            raise ConnectionLost("it ended before it had answered")  # or was killed
+        return output
+
+    def close(self) -> None:
+        with self._process:
+            if self._process.poll() is None:
+                os.killpg(self._process.pid, signal.SIGTERM)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 import shlex
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import paramiko
 from fabric import Connection
@@ -22,8 +22,7 @@ from runner.errors import RecipeError
 from runner.targets.transport.base import CommandFailed, ConnectionLost
 
 _CONNECT = 15.0  # seconds
-_CALL_TIMEOUT = 60.0  # seconds of silence from a command that answers when it is done
-_STREAM_TIMEOUT = 8.0  # seconds of silence from a stream that sends something every `runner.execute.files.HEARTBEAT`
+_PATIENCE = 60.0  # seconds for the other machine to read
 _CHUNK = 2**16
 _MARK = "trainium-recipes begins"  # on a line of its own, before what a command prints
 # Between single quotes, these characters mean the same to sh, csh and fish.
@@ -39,30 +38,17 @@ class SSHTransport:
         self.host = host
         self._connection: Connection | None = None
 
-    def call(self, command: Sequence[str], feed: Callable[[IO[bytes]], None] | None = None) -> bytes:
-        """Output of a command; `feed` writes its standard input. Raises CommandFailed, ConnectionLost, RecipeError."""
-        with self._channel(command, _CALL_TIMEOUT) as channel:
-            if feed:
-                _feed(channel, feed)
-            channel.shutdown_write()
-            output = b"".join(iter(lambda: channel.recv(_CHUNK), b""))
-            before, mark, reply = output.partition(f"\n{_MARK}\n".encode())
-            _check(channel, None if mark else before)
-            return reply
-
-    def lines(self, command: Sequence[str]) -> Iterator[bytes]:
-        """Output of a command, line by line as it comes. Raises as `call` does, ConnectionLost also for silence."""
-        with self._channel(command, _STREAM_TIMEOUT) as channel:
-            channel.shutdown_write()
-            lines, before = _lines(channel), []
-            for line in lines:
-                if line == _MARK.encode():
-                    break
-                before.append(line)
-            else:
-                _check(channel, b"\n".join(before))
-            yield from lines
-            _check(channel)
+    def start(self, command: Sequence[str]) -> SSHChannel:
+        """Start a command. Raises ConnectionLost, RecipeError."""
+        try:
+            transport = self._open().transport
+            assert transport
+            channel = transport.open_session(timeout=_CONNECT)
+            channel.exec_command(_for_any_shell(command))
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            self.close()
+            raise ConnectionLost(_reason(error)) from error
+        return SSHChannel(channel)
 
     @contextmanager
     def forwarding(self, local_port: int, port: int, host: str = "127.0.0.1") -> Iterator[None]:
@@ -77,20 +63,6 @@ class SSHTransport:
                 self._connection.close()
         self._connection = None
 
-    @contextmanager
-    def _channel(self, command: Sequence[str], timeout: float) -> Iterator[paramiko.Channel]:
-        try:
-            transport = self._open().transport
-            assert transport
-            channel = transport.open_session(timeout=_CONNECT)
-            channel.settimeout(timeout)
-            channel.exec_command(_for_any_shell(command))
-            with channel:
-                yield channel
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            self.close()
-            raise ConnectionLost(_reason(error)) from error
-
     def _open(self) -> Connection:
         if self._connection is None:
             connection = _connection_to(self.host)
@@ -98,6 +70,58 @@ class SSHTransport:
             _connect(connection, self.host)
             self._connection = connection
         return self._connection
+
+
+class SSHChannel:
+    """A command on the other machine, as a `runner.targets.transport.base.Channel`."""
+
+    def __init__(self, channel: paramiko.Channel) -> None:
+        self._channel = channel
+        self._before: bytes | None = b""  # what the login shell prints; None from the mark on
+
+    def write(self, data: bytes) -> None:
+        self._channel.settimeout(_PATIENCE)
+        try:
+            self._channel.sendall(data)
+        except TimeoutError as error:
+            raise ConnectionLost(_reason(error)) from error
+        except OSError as error:
+            raise BrokenPipeError from error
+
+    def read(self, patience: float) -> bytes:
+        self._channel.settimeout(patience)
+        while self._before is not None:
+            before, mark, output = (self._before + self._receive()).partition(f"\n{_MARK}\n".encode())
+            self._before = None if mark else before
+            if output:
+                return output
+        return self._receive()
+
+    def close(self) -> None:
+        with suppress(Exception):  # the connection may be broken in any way
+            self._channel.close()
+
+    def _receive(self) -> bytes:
+        try:
+            output = self._channel.recv(_CHUNK)
+            if not output:
+                raise self._failure()
+            return output
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise ConnectionLost(_reason(error)) from error
+
+    def _failure(self) -> Exception:
+        """Why there is no more output."""
+        status = self._channel.recv_exit_status()
+        if status == -1:
+            return ConnectionLost("the connection was closed")
+        errors = b"".join(iter(lambda: self._channel.recv_stderr(_CHUNK), b""))
+        if self._before is not None:
+            said = _last_line(errors) or _last_line(self._before)
+            return CommandFailed(1, f"the login shell did not run the command: {said}")
+        if status:
+            return CommandFailed(status, _last_line(errors.rpartition(f"\n{_MARK}\n".encode())[2]))
+        return ConnectionLost("it ended before it had answered")
 
 
 def split_folder(text: str) -> tuple[str, str | None]:
@@ -120,50 +144,10 @@ def _connection_to(host: str) -> Connection:
     return Connection(parts["address"] or parts["name"], parts["user"], port, connect_timeout=int(_CONNECT))
 
 
-def _feed(channel: paramiko.Channel, feed: Callable[[IO[bytes]], None]) -> None:
-    """Write the standard input. A command that ends early closes it; its status and errors tell why."""
-    stream: Any = _Input(channel)
-    try:
-        feed(stream)
-    except OSError:
-        if not channel.exit_status_ready():
-            raise
-
-
-class _Input:
-    """Standard input of a command. A file of paramiko would write once more when it is collected, and complain."""
-
-    def __init__(self, channel: paramiko.Channel) -> None:
-        self._channel = channel
-
-    def write(self, data: bytes) -> int:
-        self._channel.sendall(data)
-        return len(data)
-
-
-def _lines(channel: paramiko.Channel) -> Iterator[bytes]:
-    rest = b""
-    while chunk := channel.recv(_CHUNK):
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
-
-
 def _for_any_shell(command: Sequence[str]) -> str:
     """A line with which any login shell runs a command; the mark separates its output from what the shell prints."""
     encoded = "".join(chr(byte) if byte in _PLAIN else f"\\0{byte:03o}" for byte in shlex.join(command).encode())
     return f"exec sh -c '{_START}' '{_MARK}' '{encoded}'"
-
-
-def _check(channel: paramiko.Channel, instead: bytes | None = None) -> None:
-    """Raises for a command that failed, or that the login shell did not run but printed something `instead`."""
-    status = channel.recv_exit_status()
-    if status == -1:
-        raise ConnectionLost("the connection was closed")
-    errors = b"".join(iter(lambda: channel.recv_stderr(_CHUNK), b""))
-    if instead is not None:
-        raise CommandFailed(1, f"the login shell did not run the command: {_last_line(errors) or _last_line(instead)}")
-    if status:
-        raise CommandFailed(status, _last_line(errors.rpartition(f"\n{_MARK}\n".encode())[2]))
 
 
 def _last_line(output: bytes) -> str:
