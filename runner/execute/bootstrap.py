@@ -225,8 +225,10 @@ def run(command):
     """Run a command that reads nothing, and pass its output on."""
     with tempfile.TemporaryFile() as errors:
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors) as process:
+            assert process.stdout
+            descriptor = process.stdout.fileno()
             try:
-                for output in iter(lambda: process.stdout.read1(_CHUNK), b""):
+                for output in iter(lambda: os.read(descriptor, _CHUNK), b""):
                     sys.stdout.buffer.write(output)
                     sys.stdout.buffer.flush()
             except OSError:  # nobody listens
