@@ -25,11 +25,12 @@ import json
 import random
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -48,6 +49,9 @@ LOSS = ("response", "last", "all")  # every answer, the last of a conversation, 
 CONDITIONS = "use only the rows with this value; of several all must hold"
 SHOWN = 5  # examples in preview.json
 BATCH = 1000  # rows tokenized at once: enough to keep every core busy
+T = TypeVar("T")
+R = TypeVar("R")
+Written = tuple[int, Mapping[str, Any], PromptTokenizer, list[Text]]  # how often a row is wanted, its columns, ...
 
 
 def run(args: argparse.Namespace) -> None:
@@ -157,17 +161,35 @@ def tokenized(
     """
     wanted, done = int(np.count_nonzero(times)), 0
     picked = ((count, row) for count, row in zip(times.tolist(), source, strict=True) if count)
-    while batch := list(islice(picked, BATCH)):
-        written = [(count, row.fields, *_written(row, writers, checks)) for count, row in batch]
-        texts: dict[PromptTokenizer, list[Text]] = {}
-        for _, _, writer, of_row in written:
-            texts.setdefault(writer, []).extend(of_row)
-        ids = {writer: iter(writer.ids(of_writer)) for writer, of_writer in texts.items()}
-        for count, fields, writer, of_row in written:
+    batches = iter(lambda: list(islice(picked, BATCH)), [])
+    written = ([(count, row.fields, *_written(row, writers, checks)) for count, row in batch] for batch in batches)
+    for batch, ids in one_ahead(_with_ids, written):
+        for count, fields, writer, of_row in batch:
             if of_row:
                 yield count, list(checks.watched(Example(fields, text, next(ids[writer]), writer) for text in of_row))
         done += len(batch)
         events.progress(done, wanted, "row")
+
+
+def one_ahead(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`work` of each item in turn; a thread does that of the next one meanwhile."""
+    with ThreadPoolExecutor(1) as thread:
+        current: Future[R] | None = None
+        for item in items:
+            following = thread.submit(work, item)
+            if current:
+                yield current.result()
+            current = following
+        if current:
+            yield current.result()
+
+
+def _with_ids(batch: list[Written]) -> tuple[list[Written], dict[PromptTokenizer, Iterator[list[list[int]]]]]:
+    """A batch and the token ids of its texts, in the order of the rows that a writer has written."""
+    texts: dict[PromptTokenizer, list[Text]] = {}
+    for _, _, writer, of_row in batch:
+        texts.setdefault(writer, []).extend(of_row)
+    return batch, {writer: iter(writer.ids(of_writer)) for writer, of_writer in texts.items()}
 
 
 def _written(row: rows.Row, writers: RowWriters | OneWriter, checks: RowChecks) -> tuple[PromptTokenizer, list[Text]]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -601,3 +602,25 @@ def test_conversations_can_be_asked_as_they_were_trained(chat_case):
     assert [turn["role"] for turn in line["messages"]] == ["user", "assistant", "user"]
     template = Template.load(str(chat_case.folder / "out" / "template.json"))
     assert template.question(line["fields"]) == {"messages": line["messages"]}
+
+
+def test_the_next_batch_is_worked_on_while_one_is_used():
+    """The second item is reached while the first result is still held."""
+    reached = threading.Event()
+
+    def work(item):
+        if item == 2:
+            reached.set()
+        return 10 * item
+
+    results = tokenize_dataset.one_ahead(work, [1, 2, 3])
+    assert next(results) == 10
+    assert reached.wait(60)
+    assert list(results) == [20, 30]
+    assert list(tokenize_dataset.one_ahead(work, [])) == []
+
+
+def test_an_error_in_a_batch_ends_the_work():
+    results = tokenize_dataset.one_ahead(lambda item: 1 / item, [1, 0, 1])
+    with pytest.raises(ZeroDivisionError):
+        list(results)
