@@ -10,6 +10,8 @@ Equivalent to PEFT's mixed batches, but only needs torch: the environments of a 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +24,7 @@ from common.formats import peft_folder
 from common.formats.peft_folder import BASE
 from common.program import BadInput
 
+_WORTH_THREADS = 2**28  # multiplications of a forward pass, e.g. of 100 tokens by a model of 2.7 M parameters
 Rows = dict[str, Any]  # adapter → indices of its rows in the batch
 
 
@@ -34,6 +37,7 @@ class AdaptedModel:
         self._names = {BASE}
         self._columns = _parameter(model, "logits_to_keep", "num_logits_to_keep")  # the latter before 4.49
         self._cache = _parameter(model, "cache", "past_key_values")  # the latter before 5.23
+        self._parameters = sum(parameter.numel() for parameter in model.parameters())
 
     def add(self, name: str, folder: Path) -> None:
         """Load an adapter that `peft_folder.check_adapter` has passed."""
@@ -54,7 +58,8 @@ class AdaptedModel:
         self._rows.clear()
         self._rows.update(_rows(adapters))
         options = {self._columns: columns, self._cache: cache, "use_cache": cache is not None}
-        return self.model(**inputs, **options).logits[:, -columns:]
+        with _one_thread_if(self._parameters * inputs["input_ids"].numel() < _WORTH_THREADS):
+            return self.model(**inputs, **options).logits[:, -columns:]
 
     def _lora_layer(self, module: str) -> LoraLinear:
         """The linear layer of that name, wrapped for adapters. Raises BadInput if it is not linear."""
@@ -97,6 +102,17 @@ class _Lora(NamedTuple):
     lora_a: torch.Tensor  # (rank, in features)
     lora_b: torch.Tensor  # (out features, rank)
     scale: float
+
+
+@contextmanager
+def _one_thread_if(is_little: bool) -> Iterator[None]:
+    """Compute on one thread where to wake the others, which sleep between products, costs more than they save."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if is_little else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _parameter(model: Any, *names: str) -> str:

@@ -31,12 +31,13 @@ class Piece(NamedTuple):
     finish_reason: str | None
 
 
+Deliver = Callable[[Piece], Any]
+
+
 class Request:
     """A sequence, its text so far, and `deliver`, which gets its pieces on the engine's thread."""
 
-    def __init__(
-        self, sequence: Sequence, tokenizer: Tokenizer, stop: list[str], deliver: Callable[[Piece], Any]
-    ) -> None:
+    def __init__(self, sequence: Sequence, tokenizer: Tokenizer, stop: list[str], deliver: Deliver) -> None:
         self.sequence = sequence
         self._deliver = deliver
         self._text = TextStream(tokenizer, stop)

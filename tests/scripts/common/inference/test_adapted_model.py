@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -136,3 +137,19 @@ def test_positions_are_those_of_the_config_in_the_words_of_either_transformers(t
     assert found.token_ids == expected[0, 30:].tolist()
     (other,) = generate(load_model(tiny_model, {}, "fp32"), [Sequence(prompt, 12)], 1, EOS)
     assert found.token_ids != other.token_ids
+
+
+@pytest.mark.parametrize(("tokens", "threads"), [(1, 1), (2**12, 3)])
+def test_little_work_is_done_on_one_thread(tiny_model: Path, monkeypatch, tokens: int, threads: int) -> None:
+    """All threads of the caller are its own again afterwards."""
+    model = load_model(tiny_model, {}, "fp32")
+    used = []
+    monkeypatch.setattr(model, "model", lambda **_: used.append(torch.get_num_threads()) or SimpleNamespace(logits=ids))
+    monkeypatch.setattr(model, "_parameters", 2**17)
+    ids, before = torch.zeros(1, tokens, 1, dtype=torch.long), torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        model([BASE], 1, input_ids=ids)
+        assert (used, torch.get_num_threads()) == ([threads], 3)
+    finally:
+        torch.set_num_threads(before)
