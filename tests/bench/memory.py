@@ -1,7 +1,7 @@
 """Peak memory of train_torch.py beside what runner/plan/checks/memory.py expects of it, at a few settings.
 
 Makes random Llamas and full sequences of one example each. Every setting trains two steps in a process of its
-own; its peak resident memory, less that of a process that has only loaded the trainer, is compared with
+own; its peak resident memory, less that of a training of a model of almost no size, is compared with
 the estimate. Prints a line a setting; ends with 1 where they differ by more than the factor of --within.
 
 Example: python tests/bench/memory.py --scratch /tmp
@@ -26,6 +26,7 @@ from runner.compose.schema import Architecture, Dataset, Lora, Recipe, Train  # 
 from runner.plan.checks import memory  # noqa: E402
 
 SIZES = {
+    "none": Architecture(32, 64, 1, 2, 2, 64, 2048),  # its training takes what the program and its kernels do
     "tiny": Architecture(256, 704, 6, 8, 4, 1536, 2048),
     "smollm": Architecture(576, 1536, 10, 9, 3, 49152, 2048),  # the widths of SmolLM2-135M, a third of its layers
 }
@@ -48,20 +49,18 @@ def main() -> None:
     parser.add_argument("--within", type=float, default=1.5, help="factor that estimate and peak may differ by")
     parser.add_argument("--settings", type=int, default=len(SETTINGS), metavar="N", help="only the first N")
     args = parser.parse_args()
-    start = peak([sys.executable, "-c", "import common.training.cpu.trainer"])
-    print(f"a process with the trainer loaded: {start / 2**20:.0f} MiB")
     with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
-        factors = [compare(Path(folder), start, *setting) for setting in SETTINGS[: args.settings]]
+        program = {dtype: trained(Path(folder), "none", 1, 32, False, dtype, 16) for dtype in ("fp32", "bf16")}
+        print(f"a training of almost no size: {', '.join(f'{program[d] / 2**20:.0f} MiB in {d}' for d in program)}")
+        factors = [compare(Path(folder), program, *setting) for setting in SETTINGS[: args.settings]]
     sys.exit(not all(1 / args.within <= factor <= args.within for factor in factors))
 
 
-def compare(folder: Path, start: int, size: str, batch: int, seq_len: int, again: bool, dtype: str, rank: int) -> float:
-    """Estimate over measured peak of one setting."""
-    shards = make_shards(folder / f"{size}-{dtype}", SIZES[size], dtype)
-    tokens = make_tokens(folder / f"tokens-{size}-{batch}-{seq_len}", SIZES[size].vocab_size, batch * STEPS, seq_len)
-    flags = ["--shards", shards, "--data", tokens, "--output", folder / "out", "--batch-size", batch, "--rank", rank]
-    flags += ["--dtype", dtype, "--gradient-checkpointing" if again else "--no-gradient-checkpointing"]
-    measured = peak([sys.executable, ROOT / "scripts" / "train_torch.py", *flags]) - start
+def compare(
+    folder: Path, program: dict[str, int], size: str, batch: int, seq_len: int, again: bool, dtype: str, rank: int
+) -> float:
+    """Estimate over measured peak of one setting, without what the `program` takes."""
+    measured = trained(folder, size, batch, seq_len, again, dtype, rank) - program[dtype]
     train = Train(batch_size=batch, gradient_checkpointing=again, dtype=dtype, lora=Lora(rank=rank))
     expected = memory.estimate(Recipe(dataset=Dataset(seq_len=seq_len), train=train), SIZES[size], 1).core
     print(
@@ -70,6 +69,15 @@ def compare(folder: Path, start: int, size: str, batch: int, seq_len: int, again
         flush=True,
     )
     return expected / measured
+
+
+def trained(folder: Path, size: str, batch: int, seq_len: int, again: bool, dtype: str, rank: int) -> int:
+    """Peak resident memory of a training, bytes."""
+    shards = make_shards(folder / f"{size}-{dtype}", SIZES[size], dtype)
+    tokens = make_tokens(folder / f"tokens-{size}-{batch}-{seq_len}", SIZES[size].vocab_size, batch * STEPS, seq_len)
+    flags = ["--shards", shards, "--data", tokens, "--output", folder / "out", "--batch-size", batch, "--rank", rank]
+    flags += ["--dtype", dtype, "--gradient-checkpointing" if again else "--no-gradient-checkpointing"]
+    return peak([sys.executable, ROOT / "scripts" / "train_torch.py", *flags])
 
 
 def peak(command: list) -> int:
@@ -97,7 +105,9 @@ def make_shards(folder: Path, a: Architecture, dtype: str) -> Path:
 def make_model(folder: Path, a: Architecture, dtype: str) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
     config = {name: getattr(a, name) for name in (*names, "vocab_size", "max_position_embeddings")}
     model = LlamaForCausalLM(LlamaConfig(**config, tie_word_embeddings=True))
