@@ -80,7 +80,7 @@ def cases(scratch: Path, topics: tuple[str, ...], short: bool) -> Iterator[Case]
     if "ssh" in topics and _installed("sshd", "rsync"):
         yield from ssh.cases(scratch)
     if "serving" in topics:
-        yield from serve.cases(scratch)
+        yield from serve.cases(scratch, peers.program("transformers", "transformers"))
 
 
 def _installed(*programs: str) -> bool:

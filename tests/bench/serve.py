@@ -1,7 +1,8 @@
-"""vLLM started by serve_vllm.py, beside plain vLLM with the same command line: start-up and tokens a second.
+"""Servers of the tiny Llama: vLLM started by serve_vllm.py beside plain vLLM with the same command line, and
+serve_embedded.py beside `transformers serve`.
 
-Both serve the tiny Llama, one request after another and 16 at once. While one is asked, the other is frozen, since an
-idle vLLM takes a core.
+Each is measured from its start to its first answer, then with one request after another and 16 at once. While one is
+asked, the others are frozen, since an idle vLLM takes a core.
 """
 
 from __future__ import annotations
@@ -15,62 +16,98 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http.client import HTTPResponse
 from pathlib import Path
 
 from measure import ROOT, Case, Comparison, Figures
 
-PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
-PORTS = {"plain": 29817, "ours": 29818}
-TOKENS, TOGETHER = 64, 16
-Servers = Mapping[str, "subprocess.Popen[bytes]"]
+from runner.execute.process import _threads
+
+VLLM = ROOT / ".venv-vllm" / "bin" / "python"
+MODEL = ROOT / "recipes" / "assets" / "tiny_llama"
+TOKENS, TOGETHER, REQUESTS = 64, 16, 32
 
 
-def cases(scratch: Path) -> Iterator[Case]:
-    """Start-up of vLLM, and then what it answers."""
-    if not PYTHON.is_file():
+@dataclass(frozen=True)
+class Server:
+    """The command of a server, its port, what requests call the model, and variables to set."""
+
+    command: Sequence[str]
+    port: int
+    model: str = "base"
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def cases(scratch: Path, transformers: Path | None) -> Iterator[Case]:
+    """Start-up of the servers, and then what they answer; `transformers` is the program of that name."""
+    if VLLM.is_file():
+        yield from _beside("vLLM", {"ours": _vllm(scratch), "plain": _plain_vllm(scratch)}, 1.05, 0.97)
+    else:
         print("vLLM: `make setup-vllm` installs it; its case is left out", flush=True)
-        return
-    commands = {"plain": plain(scratch), "ours": ours(scratch, PORTS["ours"])}
+    if transformers:
+        servers = {"ours": _embedded(), "transformers serve": _transformers_serve(transformers)}
+        yield from _beside("embedded server", servers, 1.0, 1.0)
+
+
+def _beside(what: str, servers: Mapping[str, Server], longest: float, slowest: float) -> Iterator[Case]:
+    """Our server beside another one: the goals are ratios of seconds and of tokens a second."""
+    ours, peer = servers
     yield Case(
-        "vLLM start-up",
-        {name: lambda name=name: start_and_stop(name, commands[name]) for name in commands},
-        [Comparison("vLLM: seconds to the first answer", "ours", "plain", 1.05)],
+        f"{what} start-up",
+        {name: lambda name=name: start_and_stop(servers[name]) for name in servers},
+        [Comparison(f"{what}: seconds to the first answer", ours, peer, longest)],
     )
-    servers = {name: start(name, command) for name, command in commands.items()}
+    running = {name: start(server) for name, server in servers.items()}
     try:
         yield Case(
-            "vLLM",
-            {name: lambda name=name: rates(name, servers) for name in servers},
+            what,
+            {name: lambda name=name: rates(name, servers, running) for name in servers},
             [
-                Comparison("vLLM: tokens a second", "ours", "plain", 0.97, "tokens_a_second", at_least=True),
-                Comparison("vLLM: tokens a second, 16 at once", "ours", "plain", 0.97, "together", at_least=True),
+                Comparison(f"{what}: tokens a second", ours, peer, slowest, "tokens_a_second", at_least=True),
+                Comparison(f"{what}: tokens a second, 16 at once", ours, peer, slowest, "together", at_least=True),
+                Comparison(f"{what}: seconds to the first token", ours, peer, longest, "first_token"),
             ],
         )
     finally:
-        for process in servers.values():
+        for process in running.values():
             stop(process)
 
 
-def ours(scratch: Path, port: int) -> list[str]:
-    command = [sys.executable, ROOT / "scripts" / "serve_vllm.py", "--python", PYTHON, "--port", port,
-               "--model", ROOT / "recipes" / "assets" / "tiny_llama", "--output", f"{scratch}/out"]  # fmt: skip
-    return list(map(str, command))
+def _vllm(scratch: Path, port: int = 29818) -> Server:
+    command = [sys.executable, ROOT / "scripts" / "serve_vllm.py", "--python", VLLM, "--port", port,
+               "--model", MODEL, "--output", f"{scratch}/out"]  # fmt: skip
+    return Server([str(word) for word in command], port)
 
 
-def plain(scratch: Path) -> list[str]:
+def _plain_vllm(scratch: Path) -> Server:
     """What our launcher would start, started without it."""
-    dry = [*ours(scratch, PORTS["plain"]), "--dry-run"]
-    return ["env", *shlex.split(subprocess.run(dry, capture_output=True, text=True, check=True).stdout)]
+    server = _vllm(scratch, 29817)
+    dry = subprocess.run([*server.command, "--dry-run"], capture_output=True, text=True, check=True)
+    return Server(["env", *shlex.split(dry.stdout)], server.port)
 
 
-def start(name: str, command: list[str]) -> subprocess.Popen[bytes]:
+def _embedded() -> Server:
+    command = [sys.executable, ROOT / "scripts" / "serve_embedded.py", "--model", MODEL, "--port", 29819]
+    return Server([str(word) for word in command], 29819, environment=_threads(1))
+
+
+def _transformers_serve(program: Path) -> Server:
+    options = ["--device", "cpu", "--dtype", "float32", "--port", "29820"]
+    return Server([str(program), "serve", str(MODEL), *options], 29820, str(MODEL))
+
+
+def start(server: Server) -> subprocess.Popen[bytes]:
     """A server that has answered."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    while not answers(PORTS[name]):
+    process = subprocess.Popen(
+        server.command, env={**os.environ, **server.environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    while not answers(server):
         if process.poll() is not None:
-            raise SystemExit(f"the server ended with status {process.returncode}: {shlex.join(command)}")
+            raise SystemExit(f"the server ended with status {process.returncode}: {shlex.join(server.command)}")
         time.sleep(0.1)
     return process
 
@@ -80,21 +117,25 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def start_and_stop(name: str, command: list[str]) -> Figures:
+def start_and_stop(server: Server) -> Figures:
     started = time.perf_counter()
-    process = start(name, command)
+    process = start(server)
     seconds = time.perf_counter() - started
     stop(process)
     return {"seconds": seconds}
 
 
-def rates(name: str, servers: Servers) -> Figures:
-    """Tokens a second of one server, one request after another and several at once, while the other is frozen."""
-    others = [pid for other, process in servers.items() if other != name for pid in tree(process.pid)]
+def rates(name: str, servers: Mapping[str, Server], running: Mapping[str, subprocess.Popen[bytes]]) -> Figures:
+    """What one server does alone and with several requests at once, while the others are frozen."""
+    others = [pid for other, process in running.items() if other != name for pid in tree(process.pid)]
     for pid in others:
         os.kill(pid, signal.SIGSTOP)
     try:
-        return {"tokens_a_second": rate(PORTS[name], 1), "together": rate(PORTS[name], TOGETHER)}
+        return {
+            "tokens_a_second": rate(servers[name], 1),
+            "together": rate(servers[name], TOGETHER),
+            "first_token": min(first_token(servers[name], number) for number in range(5)),
+        }
     finally:
         for pid in others:
             os.kill(pid, signal.SIGCONT)
@@ -109,28 +150,44 @@ def tree(pid: int) -> list[int]:
     return found
 
 
-def answers(port: int) -> bool:
+def answers(server: Server) -> bool:
     try:
-        ask(port, 0, tokens=1)
-    except (OSError, urllib.error.URLError):
+        ask(server, 0, max_tokens=1)
+    except urllib.error.HTTPError as error:
+        if error.code < 500:
+            raise
+        return False
+    except OSError:
         return False
     return True
 
 
-def rate(port: int, together: int) -> float:
+def rate(server: Server, together: int) -> float:
     """Tokens a second."""
-    requests = 2 * together
     started = time.perf_counter()
     with ThreadPoolExecutor(together) as pool:
-        list(pool.map(lambda number: ask(port, number), range(requests)))
-    return requests * TOKENS / (time.perf_counter() - started)
+        tokens = sum(pool.map(lambda number: ask(server, number), range(REQUESTS)))
+    return tokens / (time.perf_counter() - started)
 
 
-def ask(port: int, number: int, tokens: int = TOKENS) -> None:
-    body = {"model": "base", "prompt": f"CREATE TABLE t{number}", "max_tokens": tokens, "temperature": 0,
-            "ignore_eos": True}  # fmt: skip
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=120) as response:
-        response.read()
+def ask(server: Server, number: int, max_tokens: int = TOKENS) -> int:
+    """Ask for a greedy answer; returns how many tokens it has."""
+    with request(server, number, max_tokens=max_tokens) as response:
+        return json.load(response)["usage"]["completion_tokens"]
+
+
+def first_token(server: Server, number: int) -> float:
+    """Seconds until a stream brings its first text."""
+    started = time.perf_counter()
+    with request(server, number, max_tokens=TOKENS, stream=True) as response:
+        for line in response:
+            _, event, data = line.partition(b"data: ")
+            if event and any(choice.get("text") for choice in json.loads(data)["choices"]):
+                return time.perf_counter() - started
+    raise SystemExit(f"no text in a stream of {shlex.join(server.command)}")
+
+
+def request(server: Server, number: int, **options: object) -> HTTPResponse:
+    body = {"model": server.model, "prompt": f"CREATE TABLE t{number}", "temperature": 0, **options}
+    url, headers = f"http://127.0.0.1:{server.port}/v1/completions", {"Content-Type": "application/json"}
+    return urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), headers), timeout=120)

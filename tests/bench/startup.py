@@ -1,18 +1,20 @@
-"""How long commands take before they do anything: beside Python, bare Hydra, Hydra's multirun and `dvc repro`."""
+"""How long commands take before they do anything: beside Python, bare Hydra, its multirun, and DVC."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from measure import ROOT, RUNNER, Case, Comparison, command, newest_run, way
+from measure import ROOT, RUNNER, Case, Comparison, Way, command, newest_run, way
 
 SCRIPTS = ROOT / "scripts"
 QUICK = ["quickstart", "serve=none", "train.max_steps=2", "dataset.train_rows=60", "evaluate.examples=2", "tp_size=1"]
-TRIALS = "name=" + ",".join(f"trial{number}" for number in range(8))
+COUNT = 8
+TRIALS = "name=" + ",".join(f"trial{number}" for number in range(COUNT))
 WITHOUT_TORCH = ("convert_checkpoint", "export_adapter", "tokenize_dataset")
 SEVEN = ("fetch_model", *WITHOUT_TORCH, "train_torch", "evaluate", "smoke_test")
 BARE_HYDRA = """
@@ -47,14 +49,7 @@ def cases(scratch: Path, dvc: Path | None, records: int) -> Iterator[Case]:
         ],
     )
     yield _cached(scratch, dvc)
-    yield Case(
-        "sweep",
-        {
-            "sweep": way([*RUNNER, "run", *QUICK, *_folders(scratch), "-m", TRIALS]),
-            "Hydra's multirun": way([*bare[:2], "-m", *bare[2:], TRIALS]),
-        },
-        [Comparison("8 cached trials of a sweep", "sweep", "Hydra's multirun", 1.2)],
-    )
+    yield _cached_trials(scratch, dvc, bare)
     _multiply_record(scratch, records)
     listing = way([*RUNNER, "runs", "--in", scratch / "many"])
     yield Case("records", {"runs": listing}, [Comparison(f"`runner runs` of {records} runs", "runs", None, 0.3)])
@@ -100,6 +95,25 @@ def _cached(scratch: Path, dvc: Path | None) -> Case:
     return Case("cached run", ways, [Comparison("a run with nothing to do", "run", "dvc repro", 0.65)] if dvc else [])
 
 
+def _cached_trials(scratch: Path, dvc: Path | None, bare: list[str]) -> Case:
+    run = [*RUNNER, "run", *QUICK, *_folders(scratch), "-m", TRIALS]
+    ways = {
+        "sweep": _a_trial(way(run), COUNT),
+        "Hydra's multirun": _a_trial(way([*bare[:2], "-m", *bare[2:], TRIALS]), COUNT),
+    }
+    if dvc:
+        project, numbers = _dvc_experiments(scratch / "dvc", dvc), itertools.count(1)
+        experiment = [dvc, "exp", "run", "--quiet", "--set-param"]
+        ways["dvc exp run"] = _a_trial(lambda: command([*experiment, f"trial={next(numbers)}"], project), 1)
+    what = "a cached trial of a sweep"
+    return Case("sweep", ways, [Comparison(what, "sweep", peer, 1.2, "a_trial") for peer in list(ways)[1:]])
+
+
+def _a_trial(sweep: Way, trials: int) -> Way:
+    """A way with the seconds of each of its trials."""
+    return lambda: {"a_trial": sweep()["seconds"] / trials}
+
+
 def _dvc_project(scratch: Path, dvc: Path) -> Path:
     """A DVC pipeline over copies of the artifacts of the newest run, already reproduced."""
     project = scratch / "dvc"
@@ -115,6 +129,26 @@ def _dvc_project(scratch: Path, dvc: Path) -> Path:
     for arguments in (["init", "--no-scm", "--quiet"], ["config", "core.analytics", "false"], ["repro", "--quiet"]):
         command([dvc, *arguments], project)
     return project
+
+
+def _dvc_experiments(project: Path, dvc: Path) -> Path:
+    """The same pipeline in a Git repository, as experiments need it; a stage that does nothing depends on `trial`."""
+    experiments = project.with_name("experiments")
+    shutil.copytree(project, experiments, ignore=shutil.ignore_patterns(".dvc"))
+    (experiments / "params.yaml").write_text("trial: 0\n", encoding="utf-8")
+    with (experiments / "dvc.yaml").open("a", encoding="utf-8") as pipeline:
+        pipeline.write("  nothing: {cmd: 'true', params: [trial]}\n")
+    git = ["git", "-c", "user.name=bench", "-c", "user.email=bench"]
+    for arguments in (
+        [*git, "init", "--quiet"],
+        [dvc, "init", "--quiet"],
+        [dvc, "config", "core.analytics", "false"],
+        [dvc, "repro", "--quiet"],
+        [*git, "add", "."],
+        [*git, "commit", "--quiet", "--message", "pipeline"],
+    ):
+        command(arguments, experiments)
+    return experiments
 
 
 def _multiply_record(scratch: Path, records: int) -> None:
