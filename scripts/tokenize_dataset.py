@@ -25,12 +25,12 @@ import json
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -51,7 +51,15 @@ SHOWN = 5  # examples in preview.json
 BATCH = 1000  # rows tokenized at once: enough to keep every core busy
 T = TypeVar("T")
 R = TypeVar("R")
-Written = tuple[int, Mapping[str, Any], PromptTokenizer, list[Text]]  # how often a row is wanted, its columns, ...
+
+
+class Written(NamedTuple):
+    """A row as text: how often it is wanted, its columns, what has written it, and the texts of its examples."""
+
+    times: int
+    fields: dict[str, Any]
+    writer: PromptTokenizer
+    texts: list[Text]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -162,7 +170,7 @@ def tokenized(
     wanted, done = int(np.count_nonzero(times)), 0
     picked = ((count, row) for count, row in zip(times.tolist(), source, strict=True) if count)
     batches = iter(lambda: list(islice(picked, BATCH)), [])
-    written = ([(count, row.fields, *_written(row, writers, checks)) for count, row in batch] for batch in batches)
+    written = ([Written(n, row.fields, *_written(row, writers, checks)) for n, row in batch] for batch in batches)
     for batch, ids in one_ahead(_with_ids, written):
         for count, fields, writer, of_row in batch:
             if of_row:
@@ -187,8 +195,8 @@ def one_ahead(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 def _with_ids(batch: list[Written]) -> tuple[list[Written], dict[PromptTokenizer, Iterator[list[list[int]]]]]:
     """A batch and the token ids of its texts, in the order of the rows that a writer has written."""
     texts: dict[PromptTokenizer, list[Text]] = {}
-    for _, _, writer, of_row in batch:
-        texts.setdefault(writer, []).extend(of_row)
+    for row in batch:
+        texts.setdefault(row.writer, []).extend(row.texts)
     return batch, {writer: iter(writer.ids(of_writer)) for writer, of_writer in texts.items()}
 
 
