@@ -204,7 +204,7 @@ def answer(folder, request, tar):
             tar.skip()
         return 0
     except SystemExit as end:
-        return end.code
+        return end.code or 0
     except (OSError, tarfile.TarError) as error:
         print(reason(error, folder), file=sys.stderr)
     except Exception:
