@@ -31,15 +31,20 @@ class Piece(NamedTuple):
     finish_reason: str | None
 
 
-Deliver = Callable[[Piece], Any]
-
-
 class Request:
-    """A sequence, its text so far, and `deliver`, which gets its pieces on the engine's thread."""
+    """A sequence, its text so far, and `deliver`, which gets its pieces on the engine's thread.
 
-    def __init__(self, sequence: Sequence, tokenizer: Tokenizer, stop: list[str], deliver: Deliver) -> None:
+    The pieces are its tokens, or the `whole` answer: whoever takes them on another thread is woken for each, which
+    takes a good part of the time of a small model's token.
+    """
+
+    def __init__(
+        self, sequence: Sequence, tokenizer: Tokenizer, stop: list[str], deliver: Callable[[Piece], Any],
+        whole: bool = False,
+    ) -> None:  # fmt: skip
         self.sequence = sequence
         self._deliver = deliver
+        self._whole = whole
         self._text = TextStream(tokenizer, stop)
         self._answered = False
 
@@ -55,8 +60,11 @@ class Request:
         try:
             if sequence.error:
                 raise sequence.error
-            self._deliver(self._newest_piece())
-            self._answered = sequence.finish_reason is not None
+            self._read_token()
+            ended = sequence.finish_reason is not None
+            if ended or not self._whole:
+                self._deliver(self._newest_piece())
+            self._answered = ended
         except Exception as error:
             _LOG.error("a request failed", exc_info=error)
             self.fail(f"{error}" or type(error).__name__)
@@ -69,15 +77,18 @@ class Request:
         with suppress(Exception):
             self._deliver(Piece(message, [], "error"))
 
-    def _newest_piece(self) -> Piece:
+    def _read_token(self) -> None:
         sequence = self.sequence
         may_stop = len(sequence.token_ids) > sequence.sampling.min_tokens
         if self._text.push(sequence.token_ids[-1], may_stop):
             sequence.finish_reason = "stop"
         elif sequence.finish_reason:
             self._text.close()
+
+    def _newest_piece(self) -> Piece:
+        sequence = self.sequence
         text = self._text.take(last=sequence.finish_reason is not None)
-        return Piece(text, sequence.token_ids[-1:], sequence.finish_reason)
+        return Piece(text, sequence.token_ids[0 if self._whole else -1 :], sequence.finish_reason)
 
 
 class TextStream:

@@ -7,7 +7,6 @@ import html
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from itertools import chain
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ from common.inference.loading import Limits
 from common.program import BadInput
 from common.serving import openai_api
 from common.serving.access import Access
-from common.serving.engine import Deliver, Engine, Piece, Request
+from common.serving.engine import Engine, Piece, Request
 from common.serving.openai_api import Answer, ApiError, Format, Options
 
 _CLIENT_GONE = 499  # nginx's status; never received
@@ -177,18 +176,15 @@ class ModelServer:
 
 
 class Exchange:
-    """The answers to one HTTP request, passed from the engine's thread to the event loop.
-
-    Token by token, or each as a `whole`: to wake the event loop takes a good part of the time of a small model's token.
-    """
+    """The answers to one HTTP request, passed from the engine's thread to the event loop, by token or each `whole`."""
 
     def __init__(self, sequences: list[Sequence], tokenizer: Tokenizer, stop: list[str], whole: bool) -> None:
         self.answers = [Answer(sequence.prompt_ids, "", [], None) for sequence in sequences]
         self._arrived: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._requests = [
-            Request(sequence, tokenizer, stop, _joining(deliver) if whole else deliver)
-            for sequence, deliver in zip(sequences, map(self._deliver_to, range(len(sequences))), strict=True)
+            Request(sequence, tokenizer, stop, self._deliver_to(index), whole)
+            for index, sequence in enumerate(sequences)
         ]
 
     def submit(self, engine: Engine) -> None:
@@ -219,23 +215,8 @@ class Exchange:
                 pass
         return self.answers
 
-    def _deliver_to(self, index: int) -> Deliver:
+    def _deliver_to(self, index: int) -> Any:
         return lambda piece: self._loop.call_soon_threadsafe(self._arrived.put_nowait, (index, piece))
-
-
-def _joining(deliver: Deliver) -> Deliver:
-    """Delivers the pieces of an answer as one, when the last one has come."""
-    pieces: list[Piece] = []
-
-    def join(piece: Piece) -> None:
-        pieces.append(piece)
-        if piece.finish_reason == "error":
-            deliver(piece)
-        elif piece.finish_reason:
-            token_ids = chain.from_iterable(each.token_ids for each in pieces)
-            deliver(Piece("".join(each.text for each in pieces), [*token_ids], piece.finish_reason))
-
-    return join
 
 
 async def _complete(http: HttpRequest, exchange: Exchange, shape: Format) -> Response:

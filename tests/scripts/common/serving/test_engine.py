@@ -114,6 +114,45 @@ def test_bytes_that_are_no_text_lose_nothing_else(byte_fallback, token_ids):
     assert streamed(byte_fallback, token_ids).count("a") == token_ids.count(3)
 
 
+def delivered(tokenizer: Tokenizer, token_ids: list[int], stop: list[str], whole: bool) -> list[Piece]:
+    """The pieces of an answer of these tokens, the last of which is the last that was asked for."""
+    pieces: list[Piece] = []
+    sequence = Sequence([5], len(token_ids))
+    request = Request(sequence, tokenizer, stop, pieces.append, whole)
+    for token_id in token_ids:
+        sequence.token_ids.append(token_id)
+        if len(sequence.token_ids) == sequence.max_new_tokens:
+            sequence.finish_reason = "length"
+        request.advance()
+        if sequence.finish_reason:
+            break
+        assert not (whole and pieces)
+    return pieces
+
+
+@given(text=st.text("ab€", min_size=1, max_size=12), stop=st.lists(st.text("ab", min_size=1, max_size=3), max_size=2))
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_whole_answer_is_delivered_once_and_is_what_a_stream_tells(tokenizer, text, stop):
+    token_ids = tokenizer.encode(text).ids
+    pieces = delivered(tokenizer, token_ids, stop, whole=False)
+    told = Piece(
+        "".join(piece.text for piece in pieces),
+        [token_id for piece in pieces for token_id in piece.token_ids],
+        pieces[-1].finish_reason,
+    )
+    assert delivered(tokenizer, token_ids, stop, whole=True) == [told]
+
+
+def test_an_error_is_delivered_without_what_came_before(tokenizer):
+    pieces: list[Piece] = []
+    sequence = Sequence([5], 9)
+    request = Request(sequence, tokenizer, [], pieces.append, whole=True)
+    sequence.token_ids.append(6)
+    request.advance()
+    request.fail("out of memory")
+    assert pieces == [Piece("out of memory", [], "error")]
+
+
 def test_a_cancelled_answer_makes_room_for_the_next(engine, tokenizer):
     pieces: SimpleQueue[Piece] = SimpleQueue()
     endless = Request(Sequence([5], ENDLESS), tokenizer, [], pieces.put)

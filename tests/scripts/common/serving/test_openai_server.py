@@ -9,8 +9,7 @@ from tokenizers import Tokenizer
 
 from common.formats.peft_folder import BASE
 from common.inference.loading import Limits, load_model
-from common.serving import openai_server
-from common.serving.engine import Engine, Piece
+from common.serving.engine import Engine
 from common.serving.openai_server import ModelServer
 
 
@@ -61,20 +60,3 @@ def test_a_person_with_a_browser_is_led_to_the_playground(tiny_model: Path):
     page = asyncio.run(ask())
     assert page.status_code == 200 and "default-src 'none'" in page.headers["content-security-policy"]
     assert all(words in page.text for words in ("<code>base</code>", "<code>&lt;b&gt;</code>", "runner ui"))
-
-
-def test_an_answer_that_is_not_streamed_is_delivered_once():
-    delivered = []
-    deliver = openai_server._joining(delivered.append)
-    for piece in (Piece("a", [1], None), Piece("", [2], None), Piece("bc", [3], "stop")):
-        assert delivered == []
-        deliver(piece)
-    assert delivered == [Piece("abc", [1, 2, 3], "stop")]
-
-
-def test_an_error_is_delivered_without_what_came_before():
-    delivered = []
-    deliver = openai_server._joining(delivered.append)
-    deliver(Piece("a", [1], None))
-    deliver(Piece("out of memory", [], "error"))
-    assert delivered == [Piece("out of memory", [], "error")]
