@@ -292,7 +292,10 @@ def test_cancel_leaves_no_process(host: Host, work: Path) -> None:
     ended = os.pidfd_open(executor)
     assert target.cancel(run) == "stopped"
     assert select.select([ended], [], [], 10)[0]
-    assert [line for line in processes_of(host) if " serve " not in line] == []  # what serves our connection stays
+    connection = [os.pidfd_open(pid) for session in host.sessions() for pid in family(session, but=executor)]
+    target.detach()
+    assert all(select.select([process], [], [], 10)[0] for process in connection)
+    assert processes_of(host) == []
     assert (target.cancel(run), target.state(run)) == ("stopped", "stopped")
 
 
