@@ -131,6 +131,11 @@ def sync(path):
         os.close(descriptor)
 
 
+def chunk(data):
+    """Bytes as a part of a tar or of an answer."""
+    return b"%d\n" % len(data) + data
+
+
 class Chunks(io.RawIOBase):
     """Output that is written to a stream in chunks, also by several threads."""
 
@@ -142,8 +147,7 @@ class Chunks(io.RawIOBase):
 
     def write(self, data):
         with self._lock:
-            self._stream.write(b"%d\n" % len(data))
-            self._stream.write(data)
+            self._stream.write(chunk(data))
             self._stream.flush()
         return len(data)
 
@@ -181,7 +185,7 @@ def serve(folder):
             status = answer(folder, request, tar)
             output.flush()
         message = (errors.getvalue().strip().splitlines() or [""])[-1]
-        stream.write(f"end {status} {message}\n".encode("utf-8", "surrogateescape"))
+        stream.write(b"end %d %s\n" % (status, message.encode("utf-8", "surrogateescape")))
         stream.flush()
         if request == ["receive"] and not tar.ended:
             return
@@ -207,7 +211,7 @@ def answer(folder, request, tar):
         return end.code or 0
     except (OSError, tarfile.TarError) as error:
         print(reason(error, folder), file=sys.stderr)
-    except Exception:
+    except Exception:  # would end a process of its own, not this one, which has other requests to answer
         traceback.print_exc()
     return 1
 

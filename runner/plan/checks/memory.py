@@ -13,7 +13,7 @@ GIB = 2**30
 _BYTES = {"fp32": 4, "bf16": 2}
 _STORED = 2  # bytes a parameter of a checkpoint on disk: bf16, as Llama is published
 COMPILED, COMPILED_SHARE = ("fork", "nxdi"), 1.2  # vLLM generations that keep a compiled model; its relative size
-_PROCESS = 0.25 * GIB  # a training of almost no size: 243 MiB in fp32, 264 in bf16 (tests/bench/memory.py)
+_PROCESS = 0.25 * GIB  # a training of almost no size: 243 MiB in fp32, 265 in bf16 (tests/bench/memory.py)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 
 from runner.compose.schema import Kubernetes
 from runner.errors import RecipeError
-from runner.targets.transport.base import CommandFailed, ConnectionLost
+from runner.targets.transport.base import CommandFailed, ConnectionLost, whole_lines
 
 _CONNECT, _ANSWER = 10.0, 30.0  # seconds
 _SILENCE = 60.0  # seconds of silence: a command answers when done, or every `runner.execute.files.HEARTBEAT`
@@ -87,7 +87,7 @@ class Cluster:
                 _preload_content=False, _request_timeout=(_CONNECT, None),
             )  # fmt: skip
             try:
-                yield from _lines(answer.stream(_CHUNK))
+                yield from whole_lines(answer.stream(_CHUNK))
             finally:
                 answer.close()
 
@@ -97,7 +97,7 @@ class Cluster:
 
     def lines(self, pod: str, container: str, command: Sequence[str]) -> Iterator[bytes]:
         """Output of a command in a pod, line by line as it comes. Raises as `call` does."""
-        return _lines(self._output(pod, container, command, None))
+        return whole_lines(self._output(pod, container, command, None))
 
     def port(self, pod: str, port: int) -> socket.socket:
         """A connection to a port of a pod."""
@@ -252,13 +252,6 @@ def _reason(error: Any) -> str:
 
 def _first_line(text: str) -> str:
     return text.strip().partition("\n")[0]
-
-
-def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    rest = b""
-    for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
 
 
 def _frames(websocket: Any) -> Iterator[tuple[int, bytes]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -55,3 +55,16 @@ class Transport(Protocol):
     def close(self) -> None:
         """Close the connection; the next command makes a new one."""
         ...
+
+
+def whole_lines(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of output that comes in parts, without one that is cut off at the end."""
+    rest = b""
+    for part in parts:
+        *lines, rest = (rest + part).split(b"\n")
+        yield from lines
+
+
+def last_line(output: bytes) -> str:
+    """The last line of what a command printed, which tells why it failed; empty if it printed nothing."""
+    return next(reversed(output.decode(errors="replace").strip().splitlines()), "")

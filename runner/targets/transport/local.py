@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from runner.targets.transport.base import CommandFailed, ConnectionLost
+from runner.targets.transport.base import CommandFailed, ConnectionLost, last_line
 
 _CHUNK = 2**16
 
@@ -50,9 +50,9 @@ class LocalChannel:
         assert self._process.stdout and self._process.stderr
         output = os.read(self._process.stdout.fileno(), _CHUNK)
         if not output:
-            errors = self._process.stderr.read().decode(errors="replace").strip().splitlines()
+            errors = self._process.stderr.read()
             if self._process.wait() > 0:
-                raise CommandFailed(self._process.returncode, errors[-1] if errors else "")
+                raise CommandFailed(self._process.returncode, last_line(errors))
             raise ConnectionLost("it ended before it had answered")  # or was killed
         return output
 

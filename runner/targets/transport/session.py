@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from runner.execute import bootstrap
-from runner.targets.transport.base import Channel, CommandFailed, ConnectionLost, Transport
+from runner.targets.transport.base import Channel, CommandFailed, ConnectionLost, Transport, whole_lines
 
 _PROGRAM = Path(bootstrap.__file__)
 _CALL_PATIENCE = 60.0  # seconds of silence from a request that is answered when it is done
@@ -34,10 +34,7 @@ class Sessions:
 
     def lines(self, request: Sequence[str]) -> Iterator[bytes]:
         """The answer, line by line as it comes. Raises as `call` does, ConnectionLost also for a short silence."""
-        rest = b""
-        for part in self._answer(request, None, _STREAM_PATIENCE):
-            *lines, rest = (rest + part).split(b"\n")
-            yield from lines
+        return whole_lines(self._answer(request, None, _STREAM_PATIENCE))
 
     def close(self) -> None:
         """Close the connection; the next request makes a new one."""
@@ -79,7 +76,7 @@ class _Session:
             if feed:
                 stream: Any = _Chunks(self.channel)
                 feed(stream)
-                self.channel.write(_header(0))
+                self.channel.write(bootstrap.chunk(b""))
         while not (header := self._line(patience)).startswith(b"end "):
             yield self._exactly(int(header), patience)
         _, status, message = header.split(b" ", 2)
@@ -107,9 +104,5 @@ class _Chunks:
         self._channel = channel
 
     def write(self, data: bytes) -> int:
-        self._channel.write(_header(len(data)) + data)
+        self._channel.write(bootstrap.chunk(data))
         return len(data)
-
-
-def _header(size: int) -> bytes:
-    return b"%d\n" % size

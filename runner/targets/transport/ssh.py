@@ -19,7 +19,7 @@ from fabric import Connection
 from paramiko.ssh_exception import NoValidConnectionsError
 
 from runner.errors import RecipeError
-from runner.targets.transport.base import CommandFailed, ConnectionLost
+from runner.targets.transport.base import CommandFailed, ConnectionLost, last_line
 
 _CONNECT = 15.0  # seconds
 _PATIENCE = 60.0  # seconds for the other machine to read
@@ -117,10 +117,10 @@ class SSHChannel:
             return ConnectionLost("the connection was closed")
         errors = b"".join(iter(lambda: self._channel.recv_stderr(_CHUNK), b""))
         if self._before is not None:
-            said = _last_line(errors) or _last_line(self._before)
+            said = last_line(errors) or last_line(self._before)
             return CommandFailed(1, f"the login shell did not run the command: {said}")
         if status:
-            return CommandFailed(status, _last_line(errors.rpartition(f"\n{_MARK}\n".encode())[2]))
+            return CommandFailed(status, last_line(errors.rpartition(f"\n{_MARK}\n".encode())[2]))
         return ConnectionLost("it ended before it had answered")
 
 
@@ -148,11 +148,6 @@ def _for_any_shell(command: Sequence[str]) -> str:
     """A line with which any login shell runs a command; the mark separates its output from what the shell prints."""
     encoded = "".join(chr(byte) if byte in _PLAIN else f"\\0{byte:03o}" for byte in shlex.join(command).encode())
     return f"exec sh -c '{_START}' '{_MARK}' '{encoded}'"
-
-
-def _last_line(output: bytes) -> str:
-    lines = output.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else ""
 
 
 def _check_host_keys(connection: Connection) -> None:
