@@ -41,17 +41,20 @@ def call(plan: Mapping[str, Any], run: Path, state: str, events: EventWriter) ->
 def _run(command: str, environment: Mapping[str, str], log: Path) -> int:
     """The exit status of a command that gets no credentials; nothing of it is left afterwards."""
     env = {**credentials.of_step({"argv": [command], "env": {}}), **environment}
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            ["sh", "-c", command], env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            start_new_session=True,
-        )  # fmt: skip
-    try:
+    with contextlib.ExitStack() as group:
+        with log.open("ab") as output, signals.deferred():
+            process = subprocess.Popen(
+                ["sh", "-c", command], env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                start_new_session=True,
+            )  # fmt: skip
+            group.callback(_kill_group, process)
         return process.wait(_PATIENCE)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+
+
+def _kill_group(process: subprocess.Popen) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _reason(run: Path) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.execute import credentials
+from runner.execute import credentials, signals
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
@@ -46,29 +46,28 @@ def run_command(
         "PATH": _search_path(step["argv"][0]),
     }
     ooms = _oom_kills()
-    with log.open("ab") as output:
-        start = output.tell()
-        process = subprocess.Popen(
-            step["argv"],
-            env={
-                **_threads(step.get("processes", 1)),
-                **credentials.of_step(step),
-                **step["env"],
-                **environment,
-                **described,
-            },
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            pass_fds=inherit,
-            preexec_fn=die_with_parent,
-        )
-    try:
+    with contextlib.ExitStack() as group:
+        with log.open("ab") as output, signals.deferred():
+            start = output.tell()
+            process = subprocess.Popen(
+                step["argv"],
+                env={
+                    **_threads(step.get("processes", 1)),
+                    **credentials.of_step(step),
+                    **step["env"],
+                    **environment,
+                    **described,
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=inherit,
+                preexec_fn=die_with_parent,
+            )
+            group.callback(_terminate_group, process)
         _, wait_status, usage = os.wait4(process.pid, 0)
         status = process.returncode = os.waitstatus_to_exitcode(wait_status)
-    finally:
-        _terminate_group(process)
     if status != 0:
         time.sleep(_SKEW)
         raise StepFailed(step["stage"], status, _failure(step["argv"], status, log, start) + _memory(ooms))

@@ -6,10 +6,11 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 _HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+_AGAIN = 1.0  # seconds
 
 
 class Stopped(Exception):
@@ -22,8 +23,36 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """Raise Stopped or Interrupted in the main thread when a signal arrives."""
-    previous = {number: signal.signal(number, _raise) for number in _HANDLED}
+    """Raise Stopped or Interrupted in the main thread when a signal arrives.
+
+    Python handles a signal between two of its instructions. One that arrives just before the main thread waits in a
+    system call, or that the kernel delivers to another thread, would not be handled until the wait ends; therefore a
+    timer interrupts it now and then.
+    """
+    with _handling({**dict.fromkeys(_HANDLED, _raise), signal.SIGALRM: lambda *_: None}):
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN, _AGAIN)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """In the main thread, handle the signals that arrive within this context at its end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    with _handling(dict.fromkeys(_HANDLED, lambda number, frame: arrived.append(number))):
+        yield
+    for number in arrived[:1]:
+        signal.raise_signal(number)
+
+
+@contextlib.contextmanager
+def _handling(handlers: Mapping[int, Callable[[int, Any], None]]) -> Iterator[None]:
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:

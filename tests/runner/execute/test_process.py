@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from runner.execute import signals
 from runner.execute.executor import execute
 from runner.execute.process import StepFailed, run_command
 from runner.plan.model import Step
@@ -141,6 +143,22 @@ def test_a_killed_rank_is_named_with_its_signal(tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)]
     with pytest.raises(StepFailed, match=r"^rank 1 was killed by SIGKILL \(exit status 1; "):
         run_command({**step(tmp_path, "train", ""), "argv": argv}, tmp_path / "log", tmp_path / "events.jsonl", {}, ())
+
+
+def test_a_step_that_starts_while_a_signal_arrives_is_terminated(tmp_path: Path, monkeypatch) -> None:
+    started = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *args: Any, **kwargs: Any):
+            super().__init__(*args, **kwargs)
+            started.append(self)
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    one = step(tmp_path, "train", "import time; time.sleep(60)")
+    with signals.raised(), pytest.raises(signals.Stopped):
+        run_command(one, tmp_path / "log", tmp_path / "events.jsonl", {}, ())
+    assert started[0].returncode == -signal.SIGTERM
 
 
 def test_an_earlier_attempt_is_not_the_reason(tmp_path: Path) -> None:

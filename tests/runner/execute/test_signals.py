@@ -62,6 +62,38 @@ def test_a_signal_is_an_exception_and_a_second_one_is_ignored(number: int, excep
     assert signal.getsignal(number) is before
 
 
+def test_a_signal_ends_a_wait_though_another_thread_received_it() -> None:
+    code = """
+import os, signal, subprocess, threading
+from runner.execute import signals
+
+def pass_on(stream):
+    stream.readline()
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+once_waited_for = 'until grep -q "State:.S" /proc/$PPID/status; do :; done; echo; exec sleep 60'
+try:
+    with signals.raised(), subprocess.Popen(["sh", "-c", once_waited_for], stdout=subprocess.PIPE) as child:
+        try:
+            threading.Thread(target=pass_on, args=(child.stdout,), daemon=True).start()
+            os.wait4(child.pid, 0)
+        finally:
+            child.kill()
+except signals.Stopped:
+    print("stopped")
+"""
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=30)
+    assert done.stdout == b"stopped\n"
+
+
+def test_a_deferred_signal_is_handled_at_the_end() -> None:
+    done = []
+    with signals.raised(), pytest.raises(signals.Stopped), signals.deferred():
+        signal.raise_signal(signal.SIGTERM)
+        done.append("started")
+    assert done == ["started"]
+
+
 @pytest.mark.parametrize(("message", "stops"), [(b"", True), (b"detach", False)])
 def test_the_end_of_the_lifeline_stops_the_process(message: bytes, stops: bool) -> None:
     code = (
