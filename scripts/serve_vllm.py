@@ -25,8 +25,8 @@ import sys
 import time
 from collections import deque
 from contextlib import suppress
-from threading import Thread
-from typing import IO
+from io import BufferedReader
+from threading import Event, Thread
 
 from common import events, program
 from common.program import BadInput, StageFailed
@@ -37,6 +37,8 @@ from common.serving.vllm_options import Container, Settings
 
 _STOP_GRACE = 50  # seconds from SIGTERM to SIGKILL: time to release an accelerator properly
 _BETWEEN_PROBES = 0.2  # seconds
+_BETWEEN_READS = 0.2  # seconds
+_PIPE = 2**16  # bytes that a pipe holds
 _KEPT_LINES = 200  # of the log, searched for the cause of a failed start
 
 # Log messages of vLLM, NxD Inference and the plugin during startup, and what to report for them.
@@ -130,7 +132,8 @@ def serve(argv: list[str], variables: dict[str, str], client: Client, models: li
         stderr=subprocess.STDOUT, preexec_fn=processes.end_with_parent,
     )  # fmt: skip
     lines: deque[str] = deque(maxlen=_KEPT_LINES)
-    reader = Thread(target=_relay, args=(process.stdout, lines), name="log")
+    serving = Event()
+    reader = Thread(target=_relay, args=(process.stdout, lines, serving), name="log")
     reader.start()
     started = time.monotonic()
     try:
@@ -138,6 +141,7 @@ def serve(argv: list[str], variables: dict[str, str], client: Client, models: li
         seconds = time.monotonic() - started
         events.metric({"startup_seconds": round(seconds, 2)})
         events.serving(f"http://{client.host}:{client.port}", models, compiled)
+        serving.set()
         process.wait()
     except _NotReady as error:
         raise StageFailed(f"{error}; {_cause(lines)}") from None
@@ -161,13 +165,28 @@ def _wait_until_ready(process: subprocess.Popen[bytes], client: Client, models: 
             raise _NotReady(f"vLLM is not ready after {client.timeout:g} s (--timeout)")
 
 
-def _relay(stream: IO[bytes], lines: deque[str]) -> None:
-    """Copy the server's output to stdout and report the milestones in it."""
-    for line in stream:
-        sys.stdout.buffer.write(line)
+def _relay(stream: BufferedReader, lines: deque[str], serving: Event) -> None:
+    """Copy the server's output to stdout and report the milestones in it.
+
+    A server that is serving logs each request: reading that at once would wake this program while an answer is made.
+    """
+    rest = b""
+    while part := stream.read1(_PIPE):
+        sys.stdout.buffer.write(part)
         sys.stdout.buffer.flush()
-        lines.append(line.decode(errors="replace").strip())
-        _report_milestone(lines[-1])
+        *whole, rest = (rest + part).split(b"\n")
+        for line in whole:
+            _look_at(line, lines)
+        if serving.is_set() and len(part) < _PIPE:
+            time.sleep(_BETWEEN_READS)
+    _look_at(rest, lines)
+
+
+def _look_at(output: bytes, lines: deque[str]) -> None:
+    line = output.decode(errors="replace").strip()
+    if line:
+        lines.append(line)
+        _report_milestone(line)
 
 
 def _report_milestone(line: str) -> None:

@@ -1,8 +1,8 @@
 """Servers of the tiny Llama: vLLM started by serve_vllm.py beside plain vLLM with the same command line, and
 serve_embedded.py beside `transformers serve`.
 
-Each is measured from its start to its first answer, then with one request after another and 16 at once. While one is
-asked, the others are frozen, since an idle vLLM takes a core.
+Each is started for every measurement, alone, since an idle vLLM takes a core: from its start to its first answer, then
+with one request after another and 16 at once.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPResponse
 from pathlib import Path
@@ -56,24 +57,15 @@ def _beside(what: str, servers: Mapping[str, Server], longest: float, slowest: f
     """Our server beside another one: the goals are ratios of seconds and of tokens a second."""
     ours, peer = servers
     yield Case(
-        f"{what} start-up",
-        {name: lambda name=name: start_and_stop(servers[name]) for name in servers},
-        [Comparison(f"{what}: seconds to the first answer", ours, peer, longest)],
+        what,
+        {name: lambda server=server: measured(server) for name, server in servers.items()},
+        [
+            Comparison(f"{what}: seconds to the first answer", ours, peer, longest),
+            Comparison(f"{what}: tokens a second", ours, peer, slowest, "tokens_a_second", at_least=True),
+            Comparison(f"{what}: tokens a second, 16 at once", ours, peer, slowest, "together", at_least=True),
+            Comparison(f"{what}: seconds to the first token", ours, peer, longest, "first_token"),
+        ],
     )
-    running = {name: start(server) for name, server in servers.items()}
-    try:
-        yield Case(
-            what,
-            {name: lambda name=name: rates(name, servers, running) for name in servers},
-            [
-                Comparison(f"{what}: tokens a second", ours, peer, slowest, "tokens_a_second", at_least=True),
-                Comparison(f"{what}: tokens a second, 16 at once", ours, peer, slowest, "together", at_least=True),
-                Comparison(f"{what}: seconds to the first token", ours, peer, longest, "first_token"),
-            ],
-        )
-    finally:
-        for process in running.values():
-            stop(process)
 
 
 def _vllm(scratch: Path, port: int = 29818) -> Server:
@@ -99,55 +91,35 @@ def _transformers_serve(program: Path) -> Server:
     return Server([str(program), "serve", str(MODEL), *options], 29820, str(MODEL))
 
 
-def start(server: Server) -> subprocess.Popen[bytes]:
+def measured(server: Server) -> Figures:
+    """What a server does, from its start to its end."""
+    started = time.perf_counter()
+    with running(server):
+        return {
+            "seconds": time.perf_counter() - started,
+            "tokens_a_second": rate(server, 1),
+            "together": rate(server, TOGETHER),
+            "first_token": min(first_token(server, number) for number in range(9)),
+        }
+
+
+@contextmanager
+def running(server: Server) -> Iterator[None]:
     """A server that has answered."""
     process = subprocess.Popen(
         server.command, env={**os.environ, **server.environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
-    while not answers(server):
-        if process.poll() is not None:
-            raise SystemExit(f"the server ended with status {process.returncode}: {shlex.join(server.command)}")
-        time.sleep(0.1)
-    return process
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait()
-
-
-def start_and_stop(server: Server) -> Figures:
-    started = time.perf_counter()
-    process = start(server)
-    seconds = time.perf_counter() - started
-    stop(process)
-    return {"seconds": seconds}
-
-
-def rates(name: str, servers: Mapping[str, Server], running: Mapping[str, subprocess.Popen[bytes]]) -> Figures:
-    """What one server does alone and with several requests at once, while the others are frozen."""
-    others = [pid for other, process in running.items() if other != name for pid in tree(process.pid)]
-    for pid in others:
-        os.kill(pid, signal.SIGSTOP)
     try:
-        return {
-            "tokens_a_second": rate(servers[name], 1),
-            "together": rate(servers[name], TOGETHER),
-            "first_token": min(first_token(servers[name], number) for number in range(9)),
-        }
+        while not answers(server):
+            if process.poll() is not None:
+                raise SystemExit(f"the server ended with status {process.returncode}: {shlex.join(server.command)}")
+            time.sleep(0.1)
+        yield
     finally:
-        for pid in others:
-            os.kill(pid, signal.SIGCONT)
-
-
-def tree(pid: int) -> list[int]:
-    """A process and all below it."""
-    found = [pid]
-    for one in found:
-        for task in Path(f"/proc/{one}/task").glob("*/children"):
-            found += map(int, task.read_text().split())
-    return found
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
 
 
 def answers(server: Server) -> bool:
@@ -163,7 +135,7 @@ def answers(server: Server) -> bool:
 
 
 def rate(server: Server, together: int) -> float:
-    """Tokens a second, once the server is warm: it was frozen before."""
+    """Tokens a second, once the server is warm."""
     with ThreadPoolExecutor(together) as pool:
         list(pool.map(lambda number: ask(server, number), range(TOGETHER)))
         started = time.perf_counter()
