@@ -43,20 +43,20 @@ class Server:
 
 
 def cases(scratch: Path, transformers: Path | None) -> Iterator[Case]:
-    """Start-up of the servers, and then what they answer; `transformers` is the program of that name."""
+    """Our servers, each beside its peer; `transformers` is the program of that name."""
     if VLLM.is_file():
-        yield from _beside("vLLM", {"ours": _vllm(scratch), "plain": _plain_vllm(scratch)}, 1.05, 0.97)
+        yield _beside("vLLM", {"ours": _vllm(scratch), "plain": _plain_vllm(scratch)}, 1.05, 0.97)
     else:
         print("vLLM: `make setup-vllm` installs it; its case is left out", flush=True)
     if transformers:
         servers = {"ours": _embedded(), "transformers serve": _transformers_serve(transformers)}
-        yield from _beside("embedded server", servers, 1.0, 1.0)
+        yield _beside("embedded server", servers, 1.0, 1.0)
 
 
-def _beside(what: str, servers: Mapping[str, Server], longest: float, slowest: float) -> Iterator[Case]:
+def _beside(what: str, servers: Mapping[str, Server], longest: float, slowest: float) -> Case:
     """Our server beside another one: the goals are ratios of seconds and of tokens a second."""
     ours, peer = servers
-    yield Case(
+    return Case(
         what,
         {name: lambda server=server: measured(server) for name, server in servers.items()},
         [
