@@ -191,10 +191,7 @@ class TorchZipWriter:
             raise ValueError(f"{record.name.decode()}: piece at {offset}, expected at {record.written}")
         record.crc = zlib.crc32(content, record.crc)
         write_all(self._descriptor, content, record.data + offset)
-        length = memoryview(content).nbytes
-        # Has the disk begin with these pages now, so that little is left for the fsync at the end.
-        os.posix_fadvise(self._descriptor, record.data + offset, length, os.POSIX_FADV_DONTNEED)
-        record.written += length
+        record.written += memoryview(content).nbytes
 
 
 class _Record:
