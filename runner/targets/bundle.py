@@ -21,6 +21,7 @@ from runner.record.runs import Run
 
 _EXECUTOR = ("__init__.py", "execute/**/*.py")
 _RECORD = ("recipe.yaml", "manifest.json", "plan.json", "uncommitted.diff")
+_PART = 63 * 2**10  # bytes: two packets of SSH with its length; tarfile and Paramiko copy the rest of a part many times
 
 
 def code_files() -> dict[str, Path]:
@@ -105,4 +106,4 @@ def asks_hub(plan: Mapping[str, Any]) -> bool:
 
 def archive(stream: IO[bytes]) -> tarfile.TarFile:
     """A tar that is streamed while it is made; links to files become files."""
-    return tarfile.open(fileobj=stream, mode="w|", dereference=True, bufsize=2**20)
+    return tarfile.open(fileobj=stream, mode="w|", dereference=True, bufsize=_PART, copybufsize=_PART)
