@@ -12,6 +12,7 @@ from typing import Any
 
 from runner.execute import credentials, signals
 from runner.execute.events import EventWriter
+from runner.execute.process import start
 from runner.execute.run_folder import read_events, run_name
 
 _PATIENCE = 20.0  # seconds; Slurm kills a cancelled job after 30
@@ -42,13 +43,7 @@ def _run(command: str, environment: Mapping[str, str], log: Path) -> int:
     """The exit status of a command that gets no credentials; nothing of it is left afterwards."""
     env = {**credentials.of_step({"argv": [command], "env": {}}), **environment}
     with contextlib.ExitStack() as group:
-        with log.open("ab") as output, signals.deferred():
-            process = subprocess.Popen(
-                ["sh", "-c", command], env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                start_new_session=True,
-            )  # fmt: skip
-            group.callback(_kill_group, process)
-        return process.wait(_PATIENCE)
+        return start(group, ["sh", "-c", command], log, _kill_group, env=env).wait(_PATIENCE)
 
 
 def _kill_group(process: subprocess.Popen) -> None:

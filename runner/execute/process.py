@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,33 +45,35 @@ def run_command(
         "RUNNER_STAGE": step["stage"],
         "PATH": _search_path(step["argv"][0]),
     }
-    ooms = _oom_kills()
+    variables = {
+        **_threads(step.get("processes", 1)), **credentials.of_step(step), **step["env"], **environment, **described,
+    }  # fmt: skip
+    ooms, begin = _oom_kills(), log.stat().st_size if log.exists() else 0
+    options = {"env": variables, "pass_fds": inherit, "preexec_fn": die_with_parent}
     with contextlib.ExitStack() as group:
-        with log.open("ab") as output, signals.deferred():
-            start = output.tell()
-            process = subprocess.Popen(
-                step["argv"],
-                env={
-                    **_threads(step.get("processes", 1)),
-                    **credentials.of_step(step),
-                    **step["env"],
-                    **environment,
-                    **described,
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=inherit,
-                preexec_fn=die_with_parent,
-            )
-            group.callback(_terminate_group, process)
+        process = start(group, step["argv"], log, _terminate_group, **options)
         _, wait_status, usage = os.wait4(process.pid, 0)
         status = process.returncode = os.waitstatus_to_exitcode(wait_status)
     if status != 0:
         time.sleep(_SKEW)
-        raise StepFailed(step["stage"], status, _failure(step["argv"], status, log, start) + _memory(ooms))
+        raise StepFailed(step["stage"], status, _failure(step["argv"], status, log, begin) + _memory(ooms))
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def start(
+    group: contextlib.ExitStack, command: Sequence[str], log: Path, end: Callable[[subprocess.Popen], object],
+    **options: Any,
+) -> subprocess.Popen:  # fmt: skip
+    """Start a command in a session of its own that adds its output to `log`; `options` are those of Popen.
+
+    When `group` closes, `end` ends what is left of it, also if a signal arrives while it starts.
+    """
+    with log.open("ab") as output, signals.deferred():
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, **options
+        )
+        group.callback(end, process)
+    return process
 
 
 def die_with_parent() -> None:

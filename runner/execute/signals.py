@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 _HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-_AGAIN = 1.0  # seconds
+_AGAIN = 1.0  # seconds between the interruptions of a wait
 
 
 class Stopped(Exception):
@@ -46,7 +46,7 @@ def deferred() -> Iterator[None]:
     arrived: list[int] = []
     with _handling(dict.fromkeys(_HANDLED, lambda number, frame: arrived.append(number))):
         yield
-    for number in arrived[:1]:
+    for number in arrived:
         signal.raise_signal(number)
 
 

@@ -106,5 +106,5 @@ def asks_hub(plan: Mapping[str, Any]) -> bool:
 
 def archive(stream: IO[bytes]) -> tarfile.TarFile:
     """A tar that is streamed while it is made; links to files become files."""
-    parts: Any = {"bufsize": _PART, "copybufsize": _PART}
+    parts: Any = {"bufsize": _PART, "copybufsize": _PART}  # types of tarfile.open leave the second out
     return tarfile.open(fileobj=stream, mode="w|", dereference=True, **parts)

@@ -79,7 +79,7 @@ def _folder(host: Host, folder: Path, home: dict[str, str]) -> Case:
         figures = command(argv, folder, home)
         return {**figures, "mb_a_second": MEGABYTES / figures["seconds"]}
 
-    rsync = ["rsync", "-a", "-e", f"ssh -F '{host.home}/.ssh/config'", source, f"{host.name}:{carried}/"]
+    rsync = [*_rsync(host), source, f"{host.name}:{carried}/"]
     ours = [sys.executable, "-c", CARRY, host.name, host.root, source]
     what = f"a folder of {MEGABYTES} MB over SSH"
     return Case(
@@ -92,13 +92,16 @@ def _folder(host: Host, folder: Path, home: dict[str, str]) -> Case:
     )
 
 
+def _rsync(host: Host) -> list[str]:
+    return ["rsync", "-a", "-e", f"ssh -F '{host.home}/.ssh/config'"]
+
+
 def _by_hand(host: Host, folder: Path) -> Figures:
     """The newest run's plan, its code and data, by rsync and ssh."""
     run = newest_run(host.root / "runs")
     [code] = (host.root / "code").iterdir()
-    shell = f"ssh -F '{host.home}/.ssh/config'"
     sources = [host.root / "code", host.root / "inputs", run]
-    deliver = command(["rsync", "-a", "-e", shell, *sources, f"{host.name}:{folder}/plain/"])
+    deliver = command([*_rsync(host), *sources, f"{host.name}:{folder}/plain/"])
     start = f"PYTHONPATH=code/{code.name} python3 -m runner.execute {run.name}/plan.json --run {run.name}"
     execute = command(["ssh", "-F", f"{host.home}/.ssh/config", host.name, f"cd {folder}/plain && {start}"])
     return {"seconds": deliver["seconds"] + execute["seconds"]}

@@ -31,6 +31,9 @@ class Piece(NamedTuple):
     finish_reason: str | None
 
 
+Deliver = Callable[[Piece], Any]
+
+
 class Request:
     """A sequence, its text so far, and `deliver`, which gets its pieces on the engine's thread.
 
@@ -39,9 +42,8 @@ class Request:
     """
 
     def __init__(
-        self, sequence: Sequence, tokenizer: Tokenizer, stop: list[str], deliver: Callable[[Piece], Any],
-        whole: bool = False,
-    ) -> None:  # fmt: skip
+        self, sequence: Sequence, tokenizer: Tokenizer, stop: list[str], deliver: Deliver, whole: bool = False
+    ) -> None:
         self.sequence = sequence
         self._deliver = deliver
         self._whole = whole

@@ -26,7 +26,7 @@ from common.inference.loading import Limits
 from common.program import BadInput
 from common.serving import openai_api
 from common.serving.access import Access
-from common.serving.engine import Engine, Piece, Request
+from common.serving.engine import Deliver, Engine, Piece, Request
 from common.serving.openai_api import Answer, ApiError, Format, Options
 
 _CLIENT_GONE = 499  # nginx's status; never received
@@ -215,7 +215,7 @@ class Exchange:
                 pass
         return self.answers
 
-    def _deliver_to(self, index: int) -> Any:
+    def _deliver_to(self, index: int) -> Deliver:
         return lambda piece: self._loop.call_soon_threadsafe(self._arrived.put_nowait, (index, piece))
 
 
