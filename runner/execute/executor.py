@@ -269,8 +269,10 @@ def _load_secrets(run: Path) -> dict[str, str]:
 
 def _link_artifact(run: Path, stage: str, artifact: Path) -> None:
     link = run / "artifacts" / stage
-    link.unlink(missing_ok=True)
-    link.symlink_to(os.path.relpath(artifact, link.parent))
+    target = Path(os.path.relpath(artifact, link.parent))
+    if not (link.is_symlink() and link.readlink() == target):  # who reads it meanwhile always finds it
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
 
 
 def _keep_results(run: Path, stage: str) -> None:

@@ -112,15 +112,22 @@ def _locked(temporary: Path) -> int:
     while True:
         try:
             descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
-        except PermissionError:
-            if not temporary.exists():
+        except PermissionError:  # of another user's process, or no file can be made here
+            if not os.access(temporary.parent, os.W_OK):
                 raise
-            temporary.unlink()  # left by another user's process
+            _remove_abandoned(temporary)
             continue
         lock(descriptor)
         if _is_at(descriptor, temporary):
             return descriptor
         os.close(descriptor)  # it has taken its place meanwhile
+
+
+def _remove_abandoned(temporary: Path) -> None:
+    """Remove a file that another user's process writes, or has left there, once that has ended."""
+    with contextlib.suppress(PermissionError):  # nor may it be locked
+        wait_until_unlocked(temporary)
+    temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -131,10 +138,10 @@ def made_aside(folder: Path) -> Iterator[Path]:
     """
     temporary = folder.with_name(f".{folder.name}.partial")
     temporary.mkdir(exist_ok=True)
-    descriptor = os.open(temporary, os.O_RDONLY)
+    descriptor = _only_descriptor(temporary)
+    if descriptor is None:
+        raise BlockingIOError(errno.EAGAIN, "another command is writing it", str(folder))
     try:
-        if not try_lock(descriptor) or not _is_at(descriptor, temporary):
-            raise BlockingIOError(errno.EAGAIN, "another command is writing it", str(folder))
         _empty(temporary)
         try:
             yield temporary
@@ -147,6 +154,16 @@ def made_aside(folder: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
+def _only_descriptor(folder: Path) -> int | None:
+    """The descriptor of a folder that this process alone fills; None if another does, or has just moved it away."""
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        if try_lock(descriptor) and _is_at(descriptor, folder):
+            return descriptor
+        os.close(descriptor)
+    return None
+
+
 def _empty(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
@@ -156,7 +173,10 @@ def _empty(folder: Path) -> None:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    return path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def is_folder(path: Path) -> bool:

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,11 +130,15 @@ def _artifacts(root: Path, records: Path, copies: Copies | None) -> list[_Artifa
     folders += [path for path in [root / CACHE] if path.is_dir()]
     if copies and active <= {run.name for run in runs}:  # otherwise nothing here tells what a run needs
         folders += _unused_copies(copies.folder)
-    return [
-        _Artifact(path, used.get(_name(path), path.stat().st_mtime), _size(path), _name(path) in used)
-        for path in folders
-        if not _names(path) & needed
-    ]
+    free = (path for path in folders if not _names(path) & needed)
+    return [artifact for path in free for artifact in _measured(path, used)]
+
+
+def _measured(path: Path, used: Mapping[str, float]) -> Iterator[_Artifact]:
+    """What is at `path`; nothing where another process moves it, or removes of it, meanwhile."""
+    name = _name(path)
+    with contextlib.suppress(FileNotFoundError):
+        yield _Artifact(path, used.get(name, path.stat().st_mtime), _size(path), name in used)
 
 
 def _names(path: Path) -> set[str]:
@@ -158,7 +162,11 @@ def _unused_copies(folder: Path) -> list[Path]:
 
 
 def _is_recent(path: Path) -> bool:
-    return time.time() - path.stat().st_mtime < _DAY
+    """Whether it is younger than a day, or goes away by another process."""
+    try:
+        return time.time() - path.stat().st_mtime < _DAY
+    except FileNotFoundError:
+        return True
 
 
 def _is_in_progress(run: Path) -> bool:
@@ -178,10 +186,17 @@ def _refers_to(run: Path, root: Path) -> set[str]:
     Until the server has reported which compiled model it uses, the whole folder of them. Of a run whose plan is
     damaged, what it links to. Raises PermissionError where its record may not be read.
     """
-    links = {link.readlink().name for link in files.inside(run / "artifacts") if link.is_symlink()}
+    links = {path.name for link in files.inside(run / "artifacts") for path in _target(link)}
     reported = {event["compiled"] for event in read_events(run, "serving") if "compiled" in event}
     planned = _planned(run, root)
     return links | reported | (planned - {COMPILED} if reported else planned)
+
+
+def _target(link: Path) -> Iterator[Path]:
+    """Where a link leads; nothing of what is no link, or is removed meanwhile with its record."""
+    with contextlib.suppress(FileNotFoundError):
+        if link.is_symlink():
+            yield link.readlink()
 
 
 def _planned(run: Path, root: Path) -> set[str]:

@@ -130,9 +130,11 @@ def _times(lines: Iterable[bytes]) -> Iterator[float]:
 
 
 def last_event(run: Path) -> float:
-    """When something was recorded last, in Unix time."""
-    events = run / EVENTS
-    return (events if events.exists() else run).stat().st_mtime
+    """When something was recorded last, in Unix time; zero if the record has been removed meanwhile."""
+    for path in (run / EVENTS, run):
+        with contextlib.suppress(FileNotFoundError):
+            return path.stat().st_mtime
+    return 0.0
 
 
 def last_state(run: Path) -> str | None:

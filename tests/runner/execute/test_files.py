@@ -80,11 +80,16 @@ def test_what_a_killed_process_left_beside_a_file_is_replaced_by_the_next(tmp_pa
 
 def test_processes_that_write_the_same_file_take_turns(tmp_path: Path) -> None:
     write = "import sys; from pathlib import Path; from runner.execute import files\n"
-    write += "for _ in range(200): files.write_atomic(Path(sys.argv[1]), sys.argv[2] * 1000)"
-    writers = [subprocess.Popen([sys.executable, "-c", write, str(tmp_path / "file"), text]) for text in "ab"]
-    assert [writer.wait() for writer in writers] == [0, 0]
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    assert (tmp_path / "file").read_text() in ("a" * 1000, "b" * 1000)
+    write += "for _ in range(1000): files.copy_atomic(Path(sys.argv[1]), Path(sys.argv[2]))"  # does not wait for a disk
+    sources = [tmp_path / letter for letter in "abcd"]
+    for source in sources:
+        source.write_text(source.name * 1000)
+    writers = [
+        subprocess.Popen([sys.executable, "-c", write, str(source), str(tmp_path / "file")]) for source in sources
+    ]
+    assert [writer.wait() for writer in writers] == [0, 0, 0, 0]
+    assert sorted(tmp_path.iterdir()) == [*sources, tmp_path / "file"]
+    assert (tmp_path / "file").read_text() in [source.read_text() for source in sources]
 
 
 def test_lines_of_a_growing_file_come_whole_and_none_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -258,3 +258,29 @@ def test_while_a_run_has_no_record_yet_all_copies_stay(copied: Path) -> None:
 def test_a_copy_that_a_gc_was_killed_at_goes_with_the_next(copied: Path) -> None:
     (copied / UNKNOWN).rename((copied / UNKNOWN).with_suffix(".doomed"))
     assert collect_copies(copied, unreachable=True) == ALWAYS | {OLD, NEW, SHARED}
+
+
+CHANGE = """
+import shutil, sys
+from pathlib import Path
+from runner.execute.store import Store
+store, run = Store(Path(sys.argv[1])), Path(sys.argv[2])
+print("begun", flush=True)
+while True:
+    (store.prepare("train-9", keep=False) / "weights").touch()
+    store.publish("train-9").rename(store.partial("train-9"))
+    shutil.rmtree(shutil.copytree(run, run.with_name("another"), symlinks=True))
+"""
+
+
+def test_what_other_processes_move_or_remove_meanwhile_is_no_error(folder: Path) -> None:
+    command = [sys.executable, "-c", CHANGE, str(folder / "store"), str(every(folder / "runs")[0].folder)]
+    other = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        assert other.stdout and other.stdout.readline() == b"begun\n"
+        for _ in range(300):
+            collect(folder, dry_run=True, days=7.0)
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.communicate()
