@@ -8,19 +8,18 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Collection, Iterator
-from glob import glob
 from pathlib import Path
 
 from runner.compose.schema import DATA_SUFFIXES, Dataset, Recipe, Template
 from runner.errors import RecipeError
-from runner.plan.checks import rows
+from runner.plan.checks import row_files, rows
 from runner.plan.checks import template as prompt
 from runner.plan.checks.row_formats import REQUIRED, UnknownFormat, is_written, recognise
 from runner.plan.checks.rows import Row
 from runner.plan.fingerprint import check_kind
 
 _HINTS = {"evaluate.sql_schema": "; for answers that are not SQL, use evaluate=text"}
-_LARGE = 32 * 2**20  # bytes; only the first row of a larger file is read
+_LARGE = 32 * 2**20  # bytes; of more, only the first row of each file is read
 
 
 def check(recipe: Recipe) -> None:
@@ -57,9 +56,10 @@ def formats_of(dataset: Dataset) -> list[str]:
     """
     if is_written(dataset.template):
         return []
-    if dataset.format or dataset.source != "files":
+    if dataset.format or dataset.source != "files" or not dataset.path:
         return [dataset.format] if dataset.format else []
-    found = [file for path in dataset.paths for file in files(path) if file.is_file() and rows.can_be_read(file)]
+    found = [file for path in dataset.paths for file in row_files.find(path, "dataset.path") if file.is_file()]
+    found = [file for file in found if rows.can_be_read(file)]
     return list(dict.fromkeys(_format_of(file, "dataset.path") for file in found))
 
 
@@ -68,18 +68,6 @@ def _format_of(path: Path, key: str) -> str:
         return recognise(_first(path, key, path.stat().st_mtime_ns).fields)
     except UnknownFormat as error:
         raise RecipeError(f"{key}: {path}: {error}") from None
-
-
-def files(name: str) -> list[Path]:
-    """What a data set's path names: itself if it exists, else the files that it matches as a pattern.
-
-    >>> files("no such file")
-    [PosixPath('no such file')]
-    """
-    path = Path(name).expanduser()
-    if path.exists():
-        return [path]
-    return sorted(map(Path, glob(str(path), recursive=True))) or [path]  # noqa: PTH207  absolute patterns too
 
 
 def _check_template(template: Template) -> None:
@@ -131,7 +119,9 @@ def _check_mixture(dataset: Dataset) -> None:
 
 def _check_files(recipe: Recipe, name: str, named: str) -> int | None:
     """The number of rows that match dataset.where; None if it is not known. Raises RecipeError."""
-    counts = [_check_file(recipe, f"dataset.{name}", path) for path in files(named)]
+    found = row_files.find(named, f"dataset.{name}")
+    whole = sum(path.stat().st_size for path in found if path.is_file()) <= _LARGE
+    counts = [_check_file(recipe, f"dataset.{name}", path, whole) for path in found]
     if None in counts:
         return None
     total = sum(count or 0 for count in counts)
@@ -140,17 +130,17 @@ def _check_files(recipe: Recipe, name: str, named: str) -> int | None:
     return total
 
 
-def _check_file(recipe: Recipe, key: str, path: Path) -> int | None:
+def _check_file(recipe: Recipe, key: str, path: Path, whole: bool) -> int | None:
     try:
-        status = path.stat()
         check_kind(path, key)
-        if path.is_dir() or not _is_read_here(path, key):
+        if not _is_read_here(path, key):
             return None
-        first = _first(path, key, status.st_mtime_ns)
+        changed = path.stat().st_mtime_ns
+        first = _first(path, key, changed)
         _check_format(recipe.dataset, path, key, first)
         named = _required_columns(recipe, first.fields)
         where = tuple(recipe.dataset.where.items())
-        return _count(path, status.st_size, status.st_mtime_ns, tuple(named), where)
+        return _count(path, whole, changed, tuple(named), where)
     except rows.BadRow as error:
         raise RecipeError(f"{key}: {error}") from None
     except OSError as error:
@@ -200,14 +190,14 @@ def _first(path: Path, key: str, changed: int) -> Row:
 
 @functools.cache
 def _count(
-    path: Path, size: int, changed: int, columns: tuple[tuple[str, str], ...], where: tuple[tuple[str, str], ...]
+    path: Path, whole: bool, changed: int, columns: tuple[tuple[str, str], ...], where: tuple[tuple[str, str], ...]
 ) -> int | None:
-    """Check the columns of every row and count the rows that match `where`; None for a large file."""
+    """Check the columns of every row and count those that match `where`; unless `whole`, check the first alone."""
     count = 0
     for row in rows.read(path):
         for key, column in columns:
             _check_column(row, key, column)
-        if size > _LARGE:
+        if not whole:
             return None
         count += rows.matches(row.fields, dict(where))
     return count

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from runner.compose.schema import Recipe
 from runner.plan import initial_adapter
-from runner.plan.checks.dataset import files
+from runner.plan.checks import row_files
 from runner.plan.command import OUTPUT, Argument, Artifacts, StageCommand
 from runner.plan.packages import S3
 
@@ -20,7 +20,7 @@ def model(recipe: Recipe, artifacts: Artifacts) -> StageCommand | None:
 def data(recipe: Recipe, artifacts: Artifacts) -> StageCommand | None:
     """The command that copies the rows; None if they are elsewhere."""
     named = [*recipe.dataset.paths, *([recipe.dataset.eval_path] if recipe.dataset.eval_path else [])]
-    paths = [str(path) for name in named if name for path in files(name)]
+    paths = [str(path) for name in named if name for path in row_files.named(name)]
     return _command("download_data", f"copy the rows of {recipe.dataset.name} from S3", paths, artifacts)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from runner.compose.schema import Dataset, Recipe, Template
 from runner.errors import RecipeError
-from runner.plan.checks.dataset import files, formats_of
+from runner.plan.checks import row_files
+from runner.plan.checks.dataset import formats_of
 from runner.plan.checks.row_formats import is_written
 from runner.plan.checks.rows import suffixes
 from runner.plan.command import OUTPUT, Argument, Artifacts, StageCommand, flags
@@ -59,14 +60,12 @@ def _uses(dataset: Dataset) -> Iterator[str]:
         yield HUB
     if dataset.template.chat or dataset.template.turns or not is_written(dataset.template):
         yield CHAT
-    if dataset.source == "files" and any(_needs_arrow(path) for name in names if name for path in files(name)):
-        yield PARQUET
+    if dataset.source == "files":
+        files = (file for name in names if name for file in row_files.find(name, "dataset.path"))
+        yield from [PARQUET] if any(map(_needs_arrow, files)) else []
 
 
 def _needs_arrow(path: Path) -> bool:
-    """Whether reading a file, or those of a folder, takes pyarrow."""
-    if path.is_dir():
-        return any(_needs_arrow(file) for file in path.rglob("*") if file.is_file())
     kind, packing = suffixes(path)
     return kind in (".parquet", ".arrow") or packing == ".zst"
 
@@ -83,7 +82,7 @@ def _rows(dataset: Dataset, artifacts: Artifacts) -> Sequence[str | Argument]:
 
 
 def _files(name: str, key: str, artifacts: Artifacts) -> list[Argument]:
-    return [artifacts.external(str(path), key) for path in files(name)]
+    return [artifacts.external(str(path), key) for path in row_files.named(name)]
 
 
 def _held_out(dataset: Dataset, artifacts: Artifacts) -> Sequence[str | Argument]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from glob import glob
 from pathlib import Path
 
 from common.data import rows
+from common.files import read_json
 from common.program import BadInput
 
 _NOT_ROWS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json"}
@@ -39,12 +39,21 @@ def _files(name: str, flag: str) -> list[Path]:
 
 def _of_folder(folder: Path) -> list[Path]:
     if (folder / "dataset_dict.json").is_file():
-        splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8")).get("splits", [])
-        raise BadInput(f"{folder}: holds the splits {', '.join(splits)}; name one, such as {folder / str(splits[0])}")
-    state = folder / "state.json"
-    if state.is_file():
-        listed = json.loads(state.read_text(encoding="utf-8")).get("_data_files", [])
-        return [folder / each["filename"] for each in listed]
-    inside = (path.relative_to(folder) for path in sorted(folder.rglob("*")))
-    visible = (path for path in inside if not any(part.startswith(".") for part in path.parts))
-    return [folder / path for path in visible if rows.suffixes(path)[0] in rows.READERS and path.name not in _NOT_ROWS]
+        splits = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        raise BadInput(f"{folder}: holds the splits {', '.join(splits)}; name the folder of one")
+    return _listed(folder / "state.json") or [path for path in sorted(folder.rglob("*")) if _is_of_rows(path, folder)]
+
+
+def _listed(state: Path) -> list[Path]:
+    """The files that `save_to_disk` lists; none where it has not written the folder."""
+    if not state.is_file():
+        return []
+    try:
+        return [state.parent / each["filename"] for each in read_json(state).get("_data_files", [])]
+    except (LookupError, TypeError):
+        raise BadInput(f"{state}: its _data_files are not what save_to_disk writes") from None
+
+
+def _is_of_rows(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return rows.suffixes(path)[0] in rows.READERS and path.name not in _NOT_ROWS and not hidden

@@ -87,8 +87,6 @@ def test_a_pattern_is_its_files(tmp_path: Path) -> None:
         text = '{"instruction": "a", "output": "b"}\n'
         (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
     assert recognised(tmp_path / "a*") == ["alpaca"]
-    assert dataset.files(str(tmp_path / "a*")) == [tmp_path / "a1.jsonl", tmp_path / "a2.jsonl.gz"]
-    assert dataset.files(str(tmp_path / "[b].jsonl")) == [tmp_path / "[b].jsonl"], "a file's name is no pattern"
     with pytest.raises(RecipeError, match="dataset.eval_rows: 1 of the 1 rows"):
         recognised(tmp_path / "[b].jsonl")
 
@@ -103,6 +101,17 @@ def test_what_only_the_stage_programs_read_is_left_to_them(tmp_path: Path) -> No
     (tmp_path / "a.jsonl.zst").write_text("")
     assert recognised(tmp_path / "a.jsonl.zst") == []
     assert recognised(tmp_path) == []
+
+
+def test_the_rows_of_a_folder_are_looked_at(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        write(tmp_path, name, [ROW, ROW])
+    check(tmp_path)
+    with pytest.raises(RecipeError, match="dataset.eval_rows: 4 of the 4 rows in .* leave nothing to train on"):
+        check(tmp_path, eval_rows=4)
+    write(tmp_path, "b.jsonl", [ROW, {"q": "no answer"}])
+    with pytest.raises(RecipeError, match=r"dataset.template.response: .*b\.jsonl:2 has no column 'a'"):
+        check(tmp_path)
 
 
 def test_columns_of_no_known_format_are_told(tmp_path: Path) -> None:
@@ -217,3 +226,10 @@ def test_of_a_large_file_the_first_row_is_looked_at(tmp_path: Path, monkeypatch:
     check(write(tmp_path, "a.jsonl", [ROW, {"q": "no answer"}]), eval_rows=2)
     with pytest.raises(RecipeError, match="has no column"):
         check(write(tmp_path, "b.jsonl", [{"q": "no answer"}, ROW]))
+
+
+def test_many_small_files_are_as_large_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "_LARGE", 100)
+    for name in ("a.jsonl", "b.jsonl"):
+        write(tmp_path, name, [ROW, {"q": "no answer"}])
+    check(tmp_path, eval_rows=4)
