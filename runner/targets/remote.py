@@ -210,16 +210,18 @@ class RemoteTarget(MirroredTarget):
     def _look(self, names: Sequence[str]) -> dict[str, Any]:
         machine = json.loads(self._call(["look", *names]))
         if tuple(machine["python"]) < bootstrap.MINIMUM:
-            version, minimum = (".".join(map(str, numbers)) for numbers in (machine["python"], bootstrap.MINIMUM))
-            raise RecipeError(
-                f"target.python: {self._settings.python} on {self._transport.host} is Python {version}; "
-                f"name one of {minimum} or newer"
-            )
+            raise self._too_old(f"Python {'.'.join(map(str, machine['python']))}")
         if machine["is_file"]:
             raise RecipeError(
                 f"target.folder: {self._settings.folder} on {self._transport.host} is a file; name a folder"
             )
         return machine
+
+    def _too_old(self, version: str) -> RecipeError:
+        python, minimum = self._settings.python, ".".join(map(str, bootstrap.MINIMUM))
+        return RecipeError(
+            f"target.python: {python} on {self._transport.host} is {version}; name one of {minimum} or newer"
+        )
 
     def _agent_request(self, *args: str) -> list[str]:
         """A request to our own `runner.execute.agent`: another version may have started the run."""
@@ -246,6 +248,8 @@ class RemoteTarget(MirroredTarget):
                 raise RecipeError(
                     f"target.python: {host} has no {self._settings.python}; install Python 3, or name another"
                 ) from error
+            if "Try `python -h'" in str(error):  # it does not know the options that ours start with
+                raise self._too_old("Python 2") from error
             raise RecipeError(f"{self._key}: {error}") from error
         except ConnectionLost as error:
             raise RecipeError(f"{self._key}: cannot be reached: {error}; does `ssh {host}` work?") from error

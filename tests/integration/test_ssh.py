@@ -31,6 +31,7 @@ import pathlib, sys
 pathlib.Path(sys.argv[1], "training.json").write_text('{"loss": 1.0}')
 sys.stdout.buffer.write("done \\N{HORIZONTAL ELLIPSIS}\\n".encode())
 """
+PYENV = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
 SHORT = ["evaluate=none", "serve=none", "train.max_steps=3", "dataset.train_rows=60"]
 
 
@@ -366,6 +367,18 @@ def test_what_is_missing_there_is_one_line(host: Host, work: Path, overrides: li
     assert expected in said
     assert said.count("\n") == 1
     assert every(work / "runs") == []
+
+
+@pytest.mark.parametrize("version", ["2.7", "3.6"])
+def test_a_python_that_is_too_old_is_told(host: Host, work: Path, version: str) -> None:
+    python = next(PYENV.glob(f"versions/{version}.*/bin/python"), None)
+    if python is None:
+        pytest.skip(f"pyenv has no Python {version} here")
+    words = ["run", "quickstart", *host.target, PYTHON, f"target.python={python}", *SHORT]
+    said = done(command(host, work, *words), 2)
+    assert f"target.python: {python} on trn-a is Python {version[:1]}" in said
+    assert said.endswith("name one of 3.9 or newer\n")
+    assert said.count("\n") == 1
 
 
 def test_nobody_listens(host: Host, work: Path, home: Path) -> None:
