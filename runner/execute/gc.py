@@ -208,7 +208,8 @@ def _planned(run: Path, root: Path) -> set[str]:
     except PermissionError:
         raise
     except _DAMAGE as error:
-        print(f"{run / 'plan.json'} is damaged ({error}); of this run, only what it links to is kept")
+        if run.exists():  # otherwise it was removed meanwhile
+            print(f"{run / 'plan.json'} is damaged ({error}); of this run, only what it links to is kept")
     return names
 
 
