@@ -20,6 +20,15 @@ def test_second_run_makes_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "two" / "artifacts" / "convert" / "made").read_text() == "x"
 
 
+def test_a_run_that_is_started_again_leaves_its_links_alone(tmp_path: Path) -> None:
+    plan = {"store": str(tmp_path / "store"), "steps": [step(tmp_path / "store", "convert", WRITE)]}
+    links = []
+    for _ in range(2):
+        assert execute(plan, tmp_path / "run") == 0
+        links.append((tmp_path / "run" / "artifacts" / "convert").lstat())
+    assert links[0].st_ctime_ns == links[1].st_ctime_ns, "gc, or a server, may read it at any time"
+
+
 def test_failed_step_publishes_nothing_and_ends_the_run(tmp_path: Path) -> None:
     store = tmp_path / "store"
     broken = step(store, "train", WRITE + "; print('no luck'); sys.exit(2)")
