@@ -31,7 +31,7 @@ class Metric:
 
     def interval(self, value: float, examples: int) -> tuple[float, float] | None:
         """The 95 % confidence interval of a share of right examples; None of any other metric."""
-        return wilson(value, examples) if self.counted and examples > 0 else None
+        return wilson(value, examples) if self.counted and examples > 0 and 0 <= value <= 1 else None
 
 
 def wilson(share: float, examples: int) -> tuple[float, float]:
@@ -59,6 +59,12 @@ RANKING = {
     "train.eval_loss_end": Metric("held-out loss after training"),
     "train.loss": Metric("training loss"),
 }
+
+
+def compared(report: Mapping[str, Any]) -> list[tuple[Metric, float, float]]:
+    """The metrics in the content of report.json, of the base model and of the adapter."""
+    base, adapter = report["base"], report["adapter"]
+    return [(metric, base[name], adapter[name]) for name, metric in EVALUATION.items() if name in base.keys() & adapter]
 
 
 def decisive(metrics: Iterable[Mapping[str, float]]) -> str | None:

@@ -20,7 +20,7 @@ from runner.commands.serve.generate import artifact
 from runner.compose.schema import Recipe
 from runner.errors import RecipeError
 from runner.execute import files
-from runner.metrics import EVALUATION
+from runner.metrics import EVALUATION, compared
 from runner.paths import SCRIPTS
 from runner.plan.elsewhere import S3
 from runner.plan.stages import server_options
@@ -209,9 +209,8 @@ def _results(run: Run) -> str:
     if not report:
         return ""
     rows = [
-        f"| {figure.title} | {figure.text(report['base'][key])} | {figure.text(report['adapter'][key])} |"
-        for key, figure in EVALUATION.items()
-        if key in report["base"]
+        f"| {metric.title} | {metric.text(base)} | {metric.text(adapter)} |"
+        for metric, base, adapter in compared(report)
     ]
     head = f"## Results\n\nOn {report['examples']} held-out examples:\n\n| | base | adapter |\n|---|---:|---:|"
     return "\n".join([head, *rows]) + "\n"

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.commands import tables
-from runner.metrics import EVALUATION, served
+from runner.metrics import compared, served
 from runner.record.runs import Run
 
 _LONGEST_SAMPLE = 400  # characters
@@ -56,9 +56,8 @@ def _comparison(report: dict[str, Any]) -> Table:
     table = tables.table("", "base", "adapter", title=title, title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
-    for name, metric in EVALUATION.items():
-        if name in report["base"]:
-            table.add_row(metric.title, *(metric.text(report[side][name]) for side in ("base", "adapter")))
+    for metric, *values in compared(report):
+        table.add_row(metric.title, *map(metric.text, values))
     return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,8 +25,12 @@ HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # the variables that may be
 SWEEP = "sweep.json"  # in the folder of a sweep, which holds the folders of its trials
 
 _RECORD = ("manifest.json", "plan.json", "recipe.yaml", EVENTS)  # a folder with any of them is a record
-# The fields that readers rely on, by kind of event, and of a step by its state.
+# The fields that readers rely on, in any event that has them, by kind of event, and of a step by its state.
 _NUMBER = (int, float)
+_OPTIONAL = {
+    "time": _NUMBER, "seconds": _NUMBER, "peak_memory": (int, type(None)), "reason": str, "status": int,
+    "compiled": str,
+}  # fmt: skip
 _FIELDS: dict[str, dict[str, Any]] = {
     "run": {"state": str},
     "step": {"stage": str, "state": str},
@@ -94,10 +99,14 @@ def _is_complete(event: dict[str, Any]) -> bool:
     fields = {"event": str, **_FIELDS.get(event["event"], {})}
     if event["event"] == "step":
         fields = {**fields, **_STEP_FIELDS[event["state"]]}
-    if event["event"] == "metric" and not all(isinstance(value, _NUMBER) for value in event["values"].values()):
+    fields = {**{name: types for name, types in _OPTIONAL.items() if name in event}, **fields}
+    if not all(isinstance(event[name], types) and _is_finite(event[name]) for name, types in fields.items()):
         return False
-    fields = {**{name: _NUMBER for name in ("time", "seconds") if name in event}, **fields}
-    return all(isinstance(event[name], types) for name, types in fields.items())
+    return event["event"] != "metric" or all(isinstance(value, _NUMBER) for value in event["values"].values())
+
+
+def _is_finite(value: object) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def read_events(run: Path, *kinds: str) -> Iterator[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 
 from runner.compose.schema import Recipe
 from runner.errors import RecipeError
+from runner.metrics import EVALUATION
 from runner.record.old_keys import rename_old_keys
 
 
@@ -24,15 +26,41 @@ class Maybe:
     shape: Any
 
 
-Shape = Mapping[str, Any]  # a type, a tuple of types, [the shape of every item] or a mapping, by key
+# By key: a type, what tells whether a value fits, a tuple of possible shapes, [the shape of every item] or a mapping;
+# {str: SHAPE} is a mapping of any keys to values of that shape.
+Shape = Mapping[Any, Any]
 
 _NUMBER = (int, float)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, _NUMBER) and math.isfinite(value)
+
+
+def _is_command(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(word, str) for word in value)
+
+
+def _is_point(value: object) -> bool:
+    """Whether it is a step and the loss there."""
+    return _is_pair(value, _NUMBER, (*_NUMBER, type(None)))
+
+
+def _is_piece(value: object) -> bool:
+    """Whether it is a text and whether that is learnt."""
+    return _is_pair(value, str, bool)
+
+
+def _is_pair(value: object, first: Any, second: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], first) and isinstance(value[1], second)
+
+
 MANIFEST: Shape = {
     "recipe": str,
     "overrides": [str],
     "choices": dict,
     "command": [str],
-    "git": (dict, type(None)),
+    "git": ({"commit": str, "changed": bool}, type(None)),
     "python": str,
     "packages": dict,
     "machine": {"host": str},
@@ -43,18 +71,29 @@ _STEP: Shape = {
     "stage": str,
     "title": str,
     "key": str,
-    "argv": [str],
+    "argv": _is_command,
     "env": dict,
     "cached": bool,
     "resumable": bool,
     "nodes": Maybe(int),
 }
-PLAN: Shape = {"recipe": str, "store": str, "steps": [_STEP]}
+PLAN: Shape = {
+    "recipe": str, "store": str, "steps": [_STEP], "carried": Maybe(dict), "where": Maybe((str, type(None))),
+}  # fmt: skip
+_COUNTS = Maybe({str: _is_finite})
+_LOSS = Maybe((*_NUMBER, type(None)))
+_METRICS = {name: Maybe(_NUMBER) for name in EVALUATION}
 RESULTS: Mapping[str, Shape] = {
-    "report.json": {"examples": int, "base": dict, "adapter": dict},
-    "smoke.json": {"equal_to_evaluation": int, "prompts": int, "differs_from_base": int},
-    "statistics.json": {"seq_len": int},
-}
+    "preview.json": {"examples": Maybe([[_is_piece]])},
+    "report.json": {"examples": int, "base": _METRICS, "adapter": _METRICS},
+    "smoke.json": {"equal_to_evaluation": int, "prompts": int, "differs_from_base": int, "as_evaluated": Maybe(int)},
+    "statistics.json": {"seq_len": int, "train": _COUNTS, "eval": _COUNTS},
+    "training.json": {
+        "steps": Maybe(int), "tokens": Maybe(int), "label_tokens": Maybe(int), "seconds": Maybe(_is_finite),
+        "best_step": Maybe((int, type(None))), "eval_loss_start": _LOSS, "eval_loss_end": _LOSS,
+        "evaluations": Maybe([_is_point]),
+    },
+}  # fmt: skip
 SWEEP: Shape = {"objective": str, "direction": str, "keys": Maybe([str]), "trials": Maybe(int)}
 JOB: Shape = {"scheduler": str, "ids": [str]}
 RECIPE: Shape = {
@@ -62,6 +101,7 @@ RECIPE: Shape = {
     "model": {"name": (str, type(None))},
     "dataset": {"name": (str, type(None))},
     "hardware": {"name": (str, type(None)), "price_per_hour": (*_NUMBER, type(None))},
+    "parallel": {"tp_size": int},
     "train": {"lora": {"rank": int, "alpha": _NUMBER}},
     "serve": {"mode": str},
     "target": {"kind": str},
@@ -136,6 +176,8 @@ def _misfit(value: Any, shape: Any, where: str) -> str:
         if not isinstance(value, dict):
             return f"{where or 'the content'} is no mapping"
         prefix = f"{where}." if where else ""
+        if str in shape:
+            return _first(_misfit(item, shape[str], f"{prefix}{key}") for key, item in value.items())
         missing = (key for key, part in shape.items() if key not in value and not isinstance(part, Maybe))
         for key in missing:
             return f"{prefix}{key} is missing"
@@ -143,11 +185,14 @@ def _misfit(value: Any, shape: Any, where: str) -> str:
         return _first(_misfit(value[key], part, f"{prefix}{key}") for key, part in present)
     if isinstance(shape, Maybe):
         return _misfit(value, shape.shape, where)
+    if isinstance(shape, tuple):
+        return "" if any(not _misfit(value, one, where) for one in shape) else f"{where} is of another type"
     if isinstance(shape, list):
         if not isinstance(value, list):
             return f"{where} is no list"
         return _first(_misfit(item, shape[0], f"{where}[{number}]") for number, item in enumerate(value))
-    return "" if isinstance(value, shape) else f"{where} is of another type"
+    fits = isinstance(value, shape) if isinstance(shape, type) else shape(value)
+    return "" if fits else f"{where} is of another type"
 
 
 def _first(misfits: Iterator[str]) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from runner.metrics import EVALUATION, Metric, duration, served
+from runner.metrics import EVALUATION, Metric, compared, duration, served
 from runner.record import cost
 from runner.record.attempts import Attempt, attempts, without_pauses
 from runner.record.report import charts, parts, word_diff
@@ -55,7 +55,7 @@ def verdict(run: Run) -> Verdict:
     if run.state != "finished":
         return Verdict(_UNFINISHED.get(run.state, "Ended before it was done"), reason=run.prune_reason or "")
     report, training = run.result("evaluate", "report.json"), run.result("train", "training.json") or {}
-    if report:
+    if report and compared(report):
         return _measured(report)
     start, end = training.get("eval_loss_start"), training.get("eval_loss_end")
     if start is None or end is None:
@@ -65,11 +65,9 @@ def verdict(run: Run) -> Verdict:
 
 def _measured(report: dict[str, Any]) -> Verdict:
     """The first metric large, the others and the number of examples below it."""
-    base, adapter = report["base"], report["adapter"]
-    first, *others = [(name, metric) for name, metric in EVALUATION.items() if name in base]
-    changes = [f"{metric.title} {metric.text(base[name])} → {metric.text(adapter[name])}" for name, metric in others]
-    lead = f"On {report['examples']} held-out examples; {', '.join(changes)}"
-    return _change(first[1], base[first[0]], adapter[first[0]], lead)
+    first, *others = compared(report)
+    changes = [f"{metric.title} {metric.text(base)} → {metric.text(adapter)}" for metric, base, adapter in others]
+    return _change(*first, f"On {report['examples']} held-out examples; {', '.join(changes)}")
 
 
 def _change(metric: Metric, before: float, after: float, lead: str | None = None) -> Verdict:
@@ -122,9 +120,8 @@ def _evaluation(run: Run) -> dict[str, Any] | None:
     report, smoke = run.result("evaluate", "report.json"), run.result("serve", "smoke.json")
     if not report:
         return None
-    base, adapter = report["base"], report["adapter"]
     examples = report["examples"]
-    rows = [_row(metric, base[name], adapter[name], examples) for name, metric in EVALUATION.items() if name in base]
+    rows = [_row(*measured, examples) for measured in compared(report)]
     return {"examples": examples, "rows": rows, "served": smoke and served(smoke)}
 
 

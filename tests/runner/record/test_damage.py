@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +21,12 @@ from runner import cli
 from runner.commands import completion
 from runner.commands.sweep.trial import is_finished
 from runner.record import runs
+from tests.runner.trained_run import trained_run
 
-FILES = ("manifest.json", "plan.json", "recipe.yaml", "events.jsonl", "results/train/training.json")
+FILES = (
+    "manifest.json", "plan.json", "recipe.yaml", "events.jsonl", "results/tokenize/statistics.json",
+    "results/train/training.json", "results/evaluate/report.json",
+)  # fmt: skip
 OTHERS = (None, 3, "text", [], {}, [3], {"a": []}, [None], float("nan"))
 
 
@@ -30,9 +35,9 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs and a trial."""
     folder = tmp_path_factory.mktemp("three")
     a_run(folder, "name=good", key="train-1", loss=0.5)
-    a_run(folder, "name=bad", key="train-2", loss=0.25)
+    trained_run(folder, "name=bad", key="2")
     a_sweep(folder, "one")
-    a_run(folder, trial="one/000", key="train-3", loss=0.75)
+    trained_run(folder, key="3", trial="one/000")
     return folder
 
 
@@ -85,10 +90,34 @@ def said(*argv: str) -> tuple[int, str, list[str]]:
     return status, out.getvalue(), err.getvalue().splitlines()
 
 
+def setting(value: Any, *keys: Any) -> Callable[[Path], None]:
+    """A damage: one value of a file of JSON, or of its first line."""
+
+    def damage(path: Path) -> None:
+        first, *rest = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+        content = json.loads(first)
+        place = content
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = value
+        path.write_text("\n".join([json.dumps(content), *rest, ""]))
+
+    return damage
+
+
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(name="bad", file="manifest.json", damage=lambda path: path.unlink())
 @example(name="bad", file="plan.json", damage=lambda path: path.write_bytes(b""))
 @example(name="000", file="recipe.yaml", damage=lambda path: path.write_bytes(b"\xff"))
+@example(name="bad", file="plan.json", damage=setting([], "steps", 0, "argv"))
+@example(name="bad", file="plan.json", damage=setting(3, "where"))
+@example(name="bad", file="manifest.json", damage=setting({}, "git"))
+@example(name="bad", file="events.jsonl", damage=setting(math.nan, "time"))
+@example(name="bad", file="results/tokenize/statistics.json", damage=setting(None, "eval"))
+@example(name="bad", file="results/train/training.json", damage=setting(math.nan, "seconds"))
+@example(name="bad", file="results/evaluate/report.json", damage=setting({}, "base"))
+@example(name="bad", file="results/evaluate/report.json", damage=setting("text", "base", "loss"))
+@example(name="bad", file="results/evaluate/report.json", damage=setting(3, "adapter", "exact_match"))
 @given(name=st.sampled_from(["bad", "000"]), file=st.sampled_from(FILES), damage=DAMAGES)
 def test_no_damage_of_one_record_breaks_a_command(three: Path, tmp_path: Path, name: str, file: str, damage) -> None:
     shutil.rmtree(tmp_path / "copy", ignore_errors=True)
