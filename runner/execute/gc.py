@@ -135,7 +135,7 @@ def _artifacts(root: Path, records: Path, copies: Copies | None) -> list[_Artifa
 
 
 def _measured(path: Path, used: Mapping[str, float]) -> Iterator[_Artifact]:
-    """What is at `path`; nothing where another process moves it, or removes of it, meanwhile."""
+    """What is at `path`; nothing where another process moves it, or removes a part of it, meanwhile."""
     name = _name(path)
     with contextlib.suppress(FileNotFoundError):
         yield _Artifact(path, used.get(name, path.stat().st_mtime), _size(path), name in used)
@@ -162,7 +162,7 @@ def _unused_copies(folder: Path) -> list[Path]:
 
 
 def _is_recent(path: Path) -> bool:
-    """Whether it is younger than a day, or goes away by another process."""
+    """Whether it is younger than a day, or removed meanwhile."""
     try:
         return time.time() - path.stat().st_mtime < _DAY
     except FileNotFoundError:

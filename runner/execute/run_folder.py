@@ -100,13 +100,14 @@ def _is_complete(event: dict[str, Any]) -> bool:
     if event["event"] == "step":
         fields = {**fields, **_STEP_FIELDS[event["state"]]}
     fields = {**{name: types for name, types in _OPTIONAL.items() if name in event}, **fields}
-    if not all(isinstance(event[name], types) and _is_finite(event[name]) for name, types in fields.items()):
+    if not all(fits(event[name], types) for name, types in fields.items()):
         return False
     return event["event"] != "metric" or all(isinstance(value, _NUMBER) for value in event["values"].values())
 
 
-def _is_finite(value: object) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)
+def fits(value: object, types: type | tuple[type, ...]) -> bool:
+    """Whether a value is of one of these types, and as a float neither NaN nor infinite."""
+    return isinstance(value, types) and (not isinstance(value, float) or math.isfinite(value))
 
 
 def read_events(run: Path, *kinds: str) -> Iterator[dict[str, Any]]:

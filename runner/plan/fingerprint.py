@@ -74,11 +74,12 @@ def check_kind(path: Path, key: str) -> None:
 
 
 def _hash_folder(folder: Path, digest: Callable[[Path], str]) -> str:
-    found = sorted(file for file in folder.rglob("*") if file.is_file() and not _hidden(file.relative_to(folder)))
+    found = sorted(file for file in folder.rglob("*") if file.is_file() and not is_hidden(file.relative_to(folder)))
     return hash_text(*(part for file in found for part in (str(file.relative_to(folder)), digest(file))))
 
 
-def _hidden(path: Path) -> bool:
+def is_hidden(path: Path) -> bool:
+    """Whether a file, by its path in a data set or a model, or one of its folders has a name that begins with a dot."""
     return any(part.startswith(".") for part in path.parts)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 
 from runner.compose.schema import Recipe
 from runner.errors import RecipeError
+from runner.execute import run_folder
 from runner.metrics import EVALUATION
 from runner.record.old_keys import rename_old_keys
 
@@ -34,7 +34,7 @@ _NUMBER = (int, float)
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, _NUMBER) and math.isfinite(value)
+    return run_folder.fits(value, _NUMBER)
 
 
 def _is_command(value: object) -> bool:

@@ -58,9 +58,9 @@ def formats_of(dataset: Dataset) -> list[str]:
         return []
     if dataset.format or dataset.source != "files" or not dataset.path:
         return [dataset.format] if dataset.format else []
-    found = [file for path in dataset.paths for file in row_files.find(path, "dataset.path") if file.is_file()]
-    found = [file for file in found if rows.can_be_read(file)]
-    return list(dict.fromkeys(_format_of(file, "dataset.path") for file in found))
+    found = (file for path in dataset.paths for file in row_files.find(path, "dataset.path"))
+    formats = (_format_of(file, "dataset.path") for file in found if file.is_file() and rows.can_be_read(file))
+    return list(dict.fromkeys(formats))
 
 
 def _format_of(path: Path, key: str) -> str:

@@ -17,6 +17,7 @@ from runner.compose.schema import Architecture
 from runner.compose.validate import InvalidKey, build, keys
 from runner.errors import RecipeError
 from runner.paths import SCRIPTS
+from runner.plan.checks import json_file
 
 Config = dict[str, Any]
 
@@ -29,12 +30,7 @@ def read(folder: Path, key: str) -> Config:
     path = folder / "config.json"
     if not path.is_file():
         raise RecipeError(f"{key}: {path}: no such file; {key} must be a Hugging Face folder")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise RecipeError(f"{key}: {path}: not JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise RecipeError(f"{key}: {path}: not a JSON object")
+    config = json_file.read(path, key)
     kind = config.get("model_type")
     absent = family(kind).get("absent", {})
     return {name: value for name, value in {**absent, **config}.items() if value is not None}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from glob import glob
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from runner.compose.schema import DATA_SUFFIXES
 from runner.errors import RecipeError
+from runner.plan.checks import json_file
 from runner.plan.checks.rows import suffixes
+from runner.plan.fingerprint import is_hidden
 
 _NOT_ROWS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json"}
 
@@ -34,10 +38,10 @@ def find(name: str, key: str) -> list[Path]:
 
 
 def _of_folder(folder: Path, key: str) -> list[Path]:
-    if (folder / "dataset_dict.json").is_file():
-        splits = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        raise RecipeError(f"{key}: {folder}: holds the splits {', '.join(splits)}; name the folder of one")
-    found = _listed(folder / "state.json", key)
+    if splits := _listed(folder / "dataset_dict.json", "splits", str, key):
+        example = folder / splits[0]
+        raise RecipeError(f"{key}: {folder}: holds the splits {', '.join(splits)}; name one, such as {example}")
+    found = [folder / name for name in _listed(folder / "state.json", "_data_files", itemgetter("filename"), key)]
     found = found or [path for path in sorted(folder.rglob("*")) if _is_of_rows(path, folder)]
     if not found:
         raise RecipeError(
@@ -46,18 +50,16 @@ def _of_folder(folder: Path, key: str) -> list[Path]:
     return found
 
 
-def _listed(state: Path, key: str) -> list[Path]:
-    """The files that `save_to_disk` lists; none where it has not written the folder."""
-    if not state.is_file():
+def _listed(file: Path, name: str, name_of: Callable[[Any], str], key: str) -> list[str]:
+    """The names in a list that `save_to_disk` has written to a file; none where it has not."""
+    if not file.is_file():
         return []
     try:
-        return [state.parent / each["filename"] for each in json.loads(state.read_bytes()).get("_data_files", [])]
-    except (ValueError, RecursionError):
-        raise RecipeError(f"{key}: {state}: not JSON") from None
-    except (LookupError, TypeError, AttributeError):
-        raise RecipeError(f"{key}: {state}: its _data_files are not what save_to_disk writes") from None
+        return [name_of(each) for each in json_file.read(file, key).get(name, [])]
+    except (LookupError, TypeError):
+        raise RecipeError(f"{key}: {file}: its {name} are not what save_to_disk writes") from None
 
 
 def _is_of_rows(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return suffixes(path)[0] in DATA_SUFFIXES and path.name not in _NOT_ROWS and not hidden and path.is_file()
+    is_shown = path.is_file() and not is_hidden(path.relative_to(folder))
+    return suffixes(path)[0] in DATA_SUFFIXES and path.name not in _NOT_ROWS and is_shown

@@ -62,7 +62,8 @@ def _uses(dataset: Dataset) -> Iterator[str]:
         yield CHAT
     if dataset.source == "files":
         files = (file for name in names if name for file in row_files.find(name, "dataset.path"))
-        yield from [PARQUET] if any(map(_needs_arrow, files)) else []
+        if any(map(_needs_arrow, files)):
+            yield PARQUET
 
 
 def _needs_arrow(path: Path) -> bool:

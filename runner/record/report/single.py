@@ -55,19 +55,20 @@ def verdict(run: Run) -> Verdict:
     if run.state != "finished":
         return Verdict(_UNFINISHED.get(run.state, "Ended before it was done"), reason=run.prune_reason or "")
     report, training = run.result("evaluate", "report.json"), run.result("train", "training.json") or {}
-    if report and compared(report):
-        return _measured(report)
+    measured = compared(report) if report else []
+    if report and measured:
+        return _measured(measured, report["examples"])
     start, end = training.get("eval_loss_start"), training.get("eval_loss_end")
     if start is None or end is None:
         return Verdict("Finished; nothing was measured")
     return _change(EVALUATION["loss"], start, end)
 
 
-def _measured(report: dict[str, Any]) -> Verdict:
+def _measured(measured: Sequence[tuple[Metric, float, float]], examples: int) -> Verdict:
     """The first metric large, the others and the number of examples below it."""
-    first, *others = compared(report)
+    first, *others = measured
     changes = [f"{metric.title} {metric.text(base)} → {metric.text(adapter)}" for metric, base, adapter in others]
-    return _change(*first, f"On {report['examples']} held-out examples; {', '.join(changes)}")
+    return _change(*first, f"On {examples} held-out examples; {', '.join(changes)}")
 
 
 def _change(metric: Metric, before: float, after: float, lead: str | None = None) -> Verdict:

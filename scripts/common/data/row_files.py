@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from glob import glob
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from common.data import rows
 from common.files import read_json
@@ -38,20 +40,20 @@ def _files(name: str, flag: str) -> list[Path]:
 
 
 def _of_folder(folder: Path) -> list[Path]:
-    if (folder / "dataset_dict.json").is_file():
-        splits = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        raise BadInput(f"{folder}: holds the splits {', '.join(splits)}; name the folder of one")
-    return _listed(folder / "state.json") or [path for path in sorted(folder.rglob("*")) if _is_of_rows(path, folder)]
+    if splits := _listed(folder / "dataset_dict.json", "splits", str):
+        raise BadInput(f"{folder}: holds the splits {', '.join(splits)}; name one, such as {folder / splits[0]}")
+    saved = [folder / name for name in _listed(folder / "state.json", "_data_files", itemgetter("filename"))]
+    return saved or [path for path in sorted(folder.rglob("*")) if _is_of_rows(path, folder)]
 
 
-def _listed(state: Path) -> list[Path]:
-    """The files that `save_to_disk` lists; none where it has not written the folder."""
-    if not state.is_file():
+def _listed(file: Path, name: str, name_of: Callable[[Any], str]) -> list[str]:
+    """The names in a list that `save_to_disk` has written to a file; none where it has not."""
+    if not file.is_file():
         return []
     try:
-        return [state.parent / each["filename"] for each in read_json(state).get("_data_files", [])]
+        return [name_of(each) for each in read_json(file).get(name, [])]
     except (LookupError, TypeError):
-        raise BadInput(f"{state}: its _data_files are not what save_to_disk writes") from None
+        raise BadInput(f"{file}: its {name} are not what save_to_disk writes") from None
 
 
 def _is_of_rows(path: Path, folder: Path) -> bool:

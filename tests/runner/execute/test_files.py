@@ -80,7 +80,9 @@ def test_what_a_killed_process_left_beside_a_file_is_replaced_by_the_next(tmp_pa
 
 def test_processes_that_write_the_same_file_take_turns(tmp_path: Path) -> None:
     write = "import sys; from pathlib import Path; from runner.execute import files\n"
-    write += "for _ in range(1000): files.copy_atomic(Path(sys.argv[1]), Path(sys.argv[2]))"  # does not wait for a disk
+    write += "source, path = map(Path, sys.argv[1:])\n"
+    write += "for _ in range(1000): files.copy_atomic(source, path)\n"  # does not wait for a disk
+    write += "for _ in range(200): files.write_atomic(path, source.read_text())"
     sources = [tmp_path / letter for letter in "abcd"]
     for source in sources:
         source.write_text(source.name * 1000)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import math
+import operator
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -48,15 +50,23 @@ def places(value: Any) -> list[tuple[Any, Any]]:
     return own + [place for container, key in own for place in places(container[key])]
 
 
-def rewritten(path: Path, change: Callable[[Any, Any], None], where: int) -> None:
-    """The file with one of its values changed."""
+def edited(path: Path, edit: Callable[[list[Any]], None]) -> None:
+    """The file with a change of what it holds: a value, or one in each line."""
     load, dump = (yaml.safe_load, yaml.safe_dump) if path.suffix == ".yaml" else (json.loads, json.dumps)
     lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
     values = [load(line) for line in lines]
-    possible = places(values)
-    container, key = possible[where % len(possible)]
-    change(container, key)
+    edit(values)
     path.write_text("".join(dump(value) + "\n" for value in values))
+
+
+def rewritten(path: Path, change: Callable[[Any, Any], None], where: int) -> None:
+    """The file with one of its values changed."""
+
+    def edit(values: list[Any]) -> None:
+        possible = places(values)
+        change(*possible[where % len(possible)])
+
+    edited(path, edit)
 
 
 def put(container: Any, key: Any, value: Any) -> None:
@@ -91,18 +101,13 @@ def said(*argv: str) -> tuple[int, str, list[str]]:
 
 
 def setting(value: Any, *keys: Any) -> Callable[[Path], None]:
-    """A damage: one value of a file of JSON, or of its first line."""
+    """A damage: another value at one place of a file, or of its first line."""
 
-    def damage(path: Path) -> None:
-        first, *rest = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
-        content = json.loads(first)
-        place = content
-        for key in keys[:-1]:
-            place = place[key]
-        place[keys[-1]] = value
-        path.write_text("\n".join([json.dumps(content), *rest, ""]))
+    def edit(values: list[Any]) -> None:
+        *outer, last = keys
+        put(functools.reduce(operator.getitem, outer, values[0]), last, value)
 
-    return damage
+    return lambda path: edited(path, edit)
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -43,6 +43,7 @@ def test_a_folder_is_all_its_files_of_rows(folder: Path) -> None:
 
 
 def test_a_pattern_is_its_files_and_a_name_that_exists_is_no_pattern(folder: Path) -> None:
+    assert found(folder / "*.jsonl") == ["[b].jsonl", "b.jsonl"]
     assert found(folder / "**/*.csv.gz") == ["c.csv.gz"]
     assert found(folder / "[b].jsonl") == ["[b].jsonl"]
 
@@ -80,7 +81,7 @@ def test_a_damaged_list_is_refused(folder: Path, listed: object) -> None:
 
 
 def test_of_several_splits_one_is_to_be_named(folder: Path) -> None:
-    for split in ("train", "test"):
-        (folder / "splits" / split).mkdir(parents=True)
-    (folder / "splits" / "dataset_dict.json").touch()
-    refused(folder / "splits", "splits: holds the splits test, train; name the folder of one")
+    (folder / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    refused(folder, "holds the splits train, test; name one, such as .*/train")
+    (folder / "dataset_dict.json").write_text('{"splits": 3}')
+    refused(folder, "dataset_dict.json: its splits are not what save_to_disk writes")

@@ -43,6 +43,9 @@ def test_a_folder_of_save_to_disk_is_the_files_that_it_lists(folder):
     listed = [{"filename": "data-00001.arrow"}, {"filename": "data-00000.arrow"}]
     (saved / "state.json").write_text(json.dumps({"_data_files": listed}))
     assert [path.name for path in find([str(saved)], "--input")] == ["data-00001.arrow", "data-00000.arrow"]
+    (folder / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    with pytest.raises(BadInput, match="holds the splits train, test; name one, such as .*/data/train"):
+        find([str(folder)], "--input")
 
 
 def test_what_is_not_there_is_told(folder):
